@@ -1,0 +1,1 @@
+"""Train image captioners and caption pictures, on Chainer."""

@@ -1,0 +1,155 @@
+"""Files written whole or not at all, and NumPy archives read without ever executing anything."""
+import contextlib
+import json
+import os
+import tempfile
+import zipfile
+import zlib
+
+import numpy as np
+
+from chainer_caption.errors import InputError
+
+# What NumPy, zipfile and zlib raise on bytes that are no sound archive.
+_ARCHIVE_ERRORS = (ValueError, KeyError, EOFError, SyntaxError, NotImplementedError, RuntimeError, zipfile.BadZipFile,
+                   zlib.error)
+
+
+@contextlib.contextmanager
+def replacing(path, mode='wb', **kwargs):
+    """Opens a temporary file that takes the place of `path` when the block ends well, and vanishes when it does not.
+
+    The content is on the disk (fsync) before the name points to it, so that a crash leaves the old file or the new
+    one, never a part of it.
+
+    Args:
+        path (str or os.PathLike): The file to write. Its folder must exist.
+        mode (str): `'wb'` or `'w'`; text is UTF-8 with plain newlines.
+        **kwargs: Passed on to `open`.
+
+    Yields:
+        The open file.
+    """
+    path = os.fspath(path)
+    if 'b' not in mode:
+        kwargs = {'encoding': 'utf-8', 'newline': '\n', **kwargs}
+    handle, temporary = tempfile.mkstemp(prefix='.' + os.path.basename(path) + '.', dir=os.path.dirname(path) or '.')
+    try:
+        with open(handle, mode, **kwargs) as f:
+            yield f
+            f.flush()
+            os.fsync(f.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)             # mkstemp's own mode would keep everybody else out
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+    _sync_folder(os.path.dirname(path) or '.')
+
+
+def _sync_folder(folder):
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_json(path, value, indent=1):
+    """Writes `value` as JSON in UTF-8, whole or not at all."""
+    with replacing(path, 'w') as f:
+        json.dump(value, f, ensure_ascii=False, indent=indent)
+        f.write('\n')
+
+
+def read_json(path):
+    """Reads a JSON file in UTF-8.
+
+    Raises:
+        InputError: The file is missing or cannot be read, is cut short, or is no JSON.
+    """
+    try:
+        with open(path, 'rb') as f:
+            return json.loads(f.read().decode('utf-8-sig'))
+    except OSError as e:
+        raise unreadable(path, e) from e
+    except UnicodeDecodeError as e:
+        raise InputError(f'{path}: not UTF-8 at byte {e.start}; save it as UTF-8') from e
+    except json.JSONDecodeError as e:
+        cut = e.pos >= len(e.doc.rstrip())
+        raise InputError(f'{path}: the JSON is cut short (a download broken off?); fetch the file again' if cut else
+                         f'{path}: no JSON at line {e.lineno}, column {e.colno}: {e.msg}') from e
+    except RecursionError as e:
+        raise InputError(f'{path}: the JSON is nested too deeply to be what this file should hold') from e
+
+
+def unreadable(path, error):
+    """An InputError for a file that the system will not open. `error` is the OSError."""
+    if isinstance(error, FileNotFoundError):
+        return InputError(f'{path}: no such file')
+    return InputError(f'{path}: cannot be read ({error.strerror or error})')
+
+
+def unwritable(path, error):
+    """An InputError for a file or folder that the system will not write. `error` is the OSError."""
+    return InputError(f'{path}: cannot be written ({error.strerror or error})')
+
+
+def write_npz(path, arrays):
+    """Writes `{name: array}` as an uncompressed `.npz`, whole or not at all; object arrays, which would be pickled,
+    are refused."""
+    for name, array in arrays.items():
+        if array.dtype.hasobject:
+            raise TypeError(f'{name} is an object array, which only a pickle could hold')
+    with replacing(path) as f:
+        np.savez(f, **arrays)
+
+
+def npz_shapes(path):
+    """What an `.npz` says it holds, read from its headers alone: `{name: (shape, dtype)}`.
+
+    Nothing is unpickled and no array is read, so that sizes can be checked before memory is taken.
+
+    Raises:
+        InputError: No sound `.npz`, or an array in it would need unpickling.
+    """
+    shapes = {}
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for member in archive.infolist():
+                with archive.open(member) as f:
+                    version = np.lib.format.read_magic(f)
+                    if version == (1, 0):
+                        shape, _, dtype = np.lib.format.read_array_header_1_0(f)
+                    else:
+                        shape, _, dtype = np.lib.format.read_array_header_2_0(f)
+                name = member.filename.removesuffix('.npy')
+                if dtype.hasobject:
+                    raise InputError(f'{path}: {name} is pickled, and loading a pickle could run anything; refused')
+                shapes[name] = shape, dtype
+    except OSError as e:
+        raise unreadable(path, e) from e
+    except InputError:
+        raise
+    except _ARCHIVE_ERRORS as e:
+        raise InputError(f'{path}: not a sound .npz file ({e})') from e
+    return shapes
+
+
+def read_npz(path):
+    """Reads every array of an `.npz`: `{name: array}`. Pickles are refused; see `npz_shapes` to check sizes first.
+
+    Raises:
+        InputError: As `npz_shapes`.
+    """
+    npz_shapes(path)                                    # its refusals come first, and name the array
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except OSError as e:
+        raise unreadable(path, e) from e
+    except _ARCHIVE_ERRORS as e:
+        raise InputError(f'{path}: not a sound .npz file ({e})') from e

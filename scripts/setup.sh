@@ -1,0 +1,54 @@
+#!/usr/bin/env bash
+# Makes .venv with pinned, working versions and this package in it; quick when it is there already.
+#
+#   scripts/setup.sh                 CPU
+#   scripts/setup.sh cuda13x         with CuPy for CUDA 13 (or cuda12x)
+#   PYTHON=python3.12 scripts/setup.sh    with that interpreter (3.10 or newer)
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+fail() { echo "setup: $*" >&2; exit 2; }
+
+for extra in "$@"; do
+    case "$extra" in
+        cuda12x|cuda13x) ;;
+        -h|--help) sed -n '2,6s/^# \{0,1\}//p' "$0"; exit 0 ;;
+        *) fail "unknown extra '$extra': cuda12x or cuda13x" ;;
+    esac
+done
+
+suits='import sys; sys.exit(sys.version_info < (3, 10))'
+if [ -n "${PYTHON:-}" ]; then
+    "$PYTHON" -c "$suits" 2>/dev/null || fail "PYTHON=$PYTHON is no Python 3.10 or newer"
+else
+    for candidate in python3 python3.13 python3.12 python3.11 python3.10; do
+        if "$candidate" -c "$suits" 2>/dev/null; then PYTHON=$candidate; break; fi
+    done
+    [ -n "${PYTHON:-}" ] || fail 'needs Python 3.10 or newer: install it, or name one with PYTHON=/path/to/python3'
+fi
+
+# What was installed is written last, so that a set-up broken off half-way is done again. An environment with CuPy
+# stays one when the tests or the demo set up without naming it.
+extras=test
+wanted=$(printf '%s\n' "$@" | sort -u | paste -sd, -)
+stamp=.venv/installed
+if [ -z "$wanted" ] && [ -f "$stamp" ]; then wanted=$(sed -n 's/^extras //p' "$stamp"); fi
+[ -z "$wanted" ] || extras=$extras,$wanted
+version=$("$PYTHON" -c 'import sys; print(*sys.version_info[:3], sys.prefix)')
+state="extras $wanted
+python $version
+place $PWD
+pins $(cat scripts/constraints.txt setup.cfg pyproject.toml scripts/setup.sh | cksum)"
+if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$state" ]; then exit 0; fi
+
+"$PYTHON" -c 'import venv, ensurepip' 2>/dev/null ||
+    fail "$PYTHON lacks its venv module: on Debian and Ubuntu, apt-get install python3-venv"
+echo "setup: installing into .venv ($("$PYTHON" --version))" >&2
+"$PYTHON" -m venv --clear .venv
+export PIP_CONSTRAINT=scripts/constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1
+pip() { .venv/bin/python -m pip --quiet "$@"; }
+# Chainer comes as source and needs setuptools below 81 to build, which an isolated build would not give it.
+pip install --upgrade pip setuptools wheel
+pip install --no-build-isolation chainer
+pip install --no-build-isolation --editable ".[$extras]"
+printf '%s\n' "$state" > "$stamp"
