@@ -16,15 +16,16 @@ _ARCHIVE_ERRORS = (ValueError, KeyError, EOFError, SyntaxError, NotImplementedEr
 
 
 @contextlib.contextmanager
-def replacing(path, mode='wb', **kwargs):
+def replacing(path, mode='wb', durable=True, **kwargs):
     """Opens a temporary file that takes the place of `path` when the block ends well, and vanishes when it does not.
 
     The content is on the disk (fsync) before the name points to it, so that a crash leaves the old file or the new
-    one, never a part of it.
+    one, never a part of it. `durable=False` leaves out the waiting for the disk, for what can be made again.
 
     Args:
         path (str or os.PathLike): The file to write. Its folder must exist.
         mode (str): `'wb'` or `'w'`; text is UTF-8 with plain newlines.
+        durable (bool): Whether to wait until the content is on the disk.
         **kwargs: Passed on to `open`.
 
     Yields:
@@ -38,7 +39,8 @@ def replacing(path, mode='wb', **kwargs):
         with open(handle, mode, **kwargs) as f:
             yield f
             f.flush()
-            os.fsync(f.fileno())
+            if durable:
+                os.fsync(f.fileno())
         umask = os.umask(0)
         os.umask(umask)
         os.chmod(temporary, 0o666 & ~umask)             # mkstemp's own mode would keep everybody else out
@@ -47,7 +49,8 @@ def replacing(path, mode='wb', **kwargs):
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
         raise
-    _sync_folder(os.path.dirname(path) or '.')
+    if durable:
+        _sync_folder(os.path.dirname(path) or '.')
 
 
 def _sync_folder(folder):
@@ -98,13 +101,13 @@ def unwritable(path, error):
     return InputError(f'{path}: cannot be written ({error.strerror or error})')
 
 
-def write_npz(path, arrays):
+def write_npz(path, arrays, durable=True):
     """Writes `{name: array}` as an uncompressed `.npz`, whole or not at all; object arrays, which would be pickled,
     are refused."""
     for name, array in arrays.items():
         if array.dtype.hasobject:
             raise TypeError(f'{name} is an object array, which only a pickle could hold')
-    with replacing(path) as f:
+    with replacing(path, durable=durable) as f:
         np.savez(f, **arrays)
 
 

@@ -1,0 +1,222 @@
+"""The model directory: everything a trained captioner is, in files that can be read and cannot be run.
+
+`config.json` (sizes, dropout, where the features came from, how it was trained, library versions), `vocabulary.json`
+(words in id order, and their counts), `weights.npz` (the layout of Chainer's `save_npz`), and while it trains
+`log.json` and `snapshot.npz`. There is no pickle in any of them, and none is read: Chainer's `load_npz` would run one,
+and its serializer would write `None` as one.
+"""
+import os
+import pathlib
+import platform
+import sys
+
+import chainer
+import numpy as np
+from chainer.serializers import DictionarySerializer, NpzDeserializer
+
+from chainer_caption.errors import InputError
+from chainer_caption.files import npz_shapes, read_json, read_npz, replacing, unwritable, write_json, write_npz
+from chainer_caption.models import ShowAndTell
+from chainer_caption.vocabulary import Vocabulary
+
+CONFIG, VOCABULARY, WEIGHTS, SNAPSHOT, LOG = (
+    'config.json', 'vocabulary.json', 'weights.npz', 'snapshot.npz', 'log.json')
+FORMAT = 1
+
+# What stands in a file for None: an array that no parameter or counter has the shape of.
+_NONE = np.zeros((0, 0, 0), np.int8)
+
+
+class Bundle:
+    """A model with what it needs to be used.
+
+    Attributes:
+        model (ShowAndTell): The network.
+        vocabulary (Vocabulary): Its words.
+        origin (dict or None): The `network` and `profile` that made the features it was trained on; None if unknown.
+        training (dict): How it was trained; for the record, and to compare with when training is resumed.
+    """
+
+    def __init__(self, model, vocabulary, origin=None, training=None):
+        self.model = model
+        self.vocabulary = vocabulary
+        self.origin = origin
+        self.training = training or {}
+
+    def save(self, folder):
+        """Writes the model directory: configuration, vocabulary and weights.
+
+        Raises:
+            InputError: It cannot be written.
+        """
+        folder = pathlib.Path(folder)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self.save_config(folder)
+            write_json(folder / VOCABULARY, self.vocabulary.to_json(), indent=None)
+            self.save_weights(folder)
+        except OSError as e:
+            raise unwritable(e.filename or folder, e) from e
+
+    def save_config(self, folder):
+        model = self.model
+        write_json(pathlib.Path(folder) / CONFIG, {
+            'format': FORMAT, 'model': 'show_and_tell', 'hidden': model.hidden, 'feature_size': model.feature_size,
+            'vocabulary_size': model.vocabulary_size, 'dropout': model.dropout, 'features': self.origin,
+            'training': self.training, 'versions': _versions()})
+
+    def save_weights(self, folder):
+        write_npz(pathlib.Path(folder) / WEIGHTS, to_arrays(self.model))
+
+    @classmethod
+    def load(cls, folder):
+        """Reads a model directory; the model is on the CPU.
+
+        Raises:
+            InputError: A file is missing or damaged, or they do not belong together; the line says which.
+        """
+        folder = pathlib.Path(folder)
+        if not folder.is_dir():
+            raise InputError(f'{folder}: no such model directory' if not folder.exists() else
+                             f'{folder}: not a model directory; that is a folder written by train.py')
+        for name in (CONFIG, VOCABULARY, WEIGHTS):
+            if not (folder / name).exists():
+                raise InputError(f'{folder}: lacks {name}, so it is no complete model directory; train it again')
+        config = read_json(folder / CONFIG)
+        sizes = _check_config(config, folder / CONFIG)
+        vocabulary = Vocabulary.from_json(read_json(folder / VOCABULARY), folder / VOCABULARY)
+        if len(vocabulary) != sizes['vocabulary_size']:
+            raise InputError(f'{folder / VOCABULARY}: {len(vocabulary)} words, but config.json says '
+                             f'{sizes["vocabulary_size"]}; the files are of different models')
+        # The weights' own shapes are looked at first: no configuration makes more memory be taken than there are
+        # weights in the file.
+        check_shapes(folder / WEIGHTS, **sizes)
+        model = ShowAndTell(**sizes, dropout=config['dropout'])
+        load_weights(model, folder / WEIGHTS)
+        return cls(model, vocabulary, config.get('features'), config.get('training'))
+
+
+def _versions():
+    return {'python': platform.python_version(), 'chainer': chainer.__version__, 'numpy': np.__version__,
+            'cupy': getattr(sys.modules.get('cupy'), '__version__', None)}
+
+
+def _check_config(config, path):
+    if not isinstance(config, dict) or config.get('format') != FORMAT or config.get('model') != 'show_and_tell':
+        raise InputError(f'{path}: not the configuration of a Show and Tell model of format {FORMAT}')
+    sizes = {key: config.get(key) for key in ('feature_size', 'vocabulary_size', 'hidden')}
+    for key, value in sizes.items():
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise InputError(f'{path}: "{key}" should be a positive whole number, not {value!r}')
+    dropout = config.get('dropout')
+    if not isinstance(dropout, int | float) or not 0 <= dropout < 1:
+        raise InputError(f'{path}: "dropout" should be a number from 0 to below 1, not {dropout!r}')
+    origin = config.get('features')
+    if origin is not None and not (isinstance(origin, dict) and all(
+            isinstance(origin.get(key), str) for key in ('network', 'profile'))):
+        raise InputError(f'{path}: "features" should name a network and a profile, or be null')
+    if not isinstance(config.get('training', {}), dict):
+        raise InputError(f'{path}: "training" should be an object')
+    return sizes
+
+
+def weight_shapes(feature_size, vocabulary_size, hidden):
+    """The names and shapes in `weights.npz`, as the seed's chain has them."""
+    return {'word_vec/W': (vocabulary_size, hidden), 'image_vec/W': (hidden, feature_size), 'image_vec/b': (hidden,),
+            'lstm/upward/W': (4 * hidden, hidden), 'lstm/upward/b': (4 * hidden,),
+            'lstm/lateral/W': (4 * hidden, hidden), 'out_word/W': (vocabulary_size, hidden),
+            'out_word/b': (vocabulary_size,)}
+
+
+def check_shapes(path, feature_size, vocabulary_size, hidden):
+    """Checks that a weights file holds the arrays of a model of these sizes, before any of them is read.
+
+    Raises:
+        InputError: It does not; the line names the first array that is missing or does not fit.
+    """
+    there = npz_shapes(path)
+    for name, shape in weight_shapes(feature_size, vocabulary_size, hidden).items():
+        if name not in there:
+            raise InputError(f'{path}: lacks {name}; these are not the weights of a Show and Tell model')
+        if there[name][0] != shape or there[name][1].kind != 'f':
+            raise InputError(f'{path}: {name} is {there[name][1]} of shape {there[name][0]}, '
+                             f'but the model needs floats of shape {shape}')
+
+
+def load_weights(model, path):
+    """Loads `weights.npz` into a model whose shapes have been checked."""
+    arrays = read_npz(path)
+    for name, array in arrays.items():
+        if array.dtype.kind == 'f' and not np.isfinite(array).all():
+            raise InputError(f'{path}: {name} holds values that are not finite')
+    NpzDeserializer(arrays).load(model)
+
+
+class _Serializer(DictionarySerializer):
+    """Chainer's serializer, but that None is written as an array and not as a pickle."""
+
+    def __getitem__(self, key):
+        return _Serializer(self.target, self.path + key.strip('/') + '/')
+
+    def __call__(self, key, value):
+        super().__call__(key, _NONE if value is None else value)
+        return value
+
+
+class _Deserializer(NpzDeserializer):
+
+    def __getitem__(self, key):
+        return _Deserializer(self.npz, self.path + key.strip('/') + '/', self.strict, self.ignore_names)
+
+    def __call__(self, key, value):
+        array = self.npz.get(self.path + key.lstrip('/'))
+        if array is not None and array.shape == _NONE.shape and array.dtype == _NONE.dtype:
+            return None
+        return super().__call__(key, value)
+
+
+def to_arrays(target):
+    """What a Chainer object serializes, as a dict of arrays on the CPU, None included."""
+    serializer = _Serializer()
+    serializer.save(target)
+    return {name: np.asarray(array) for name, array in serializer.target.items()}
+
+
+def save_snapshot(filename, folder, arrays):
+    """A writer for Chainer's `snapshot` extension that writes whole files without pickles."""
+    # The extension has used Chainer's own serializer, for which None is an object array.
+    arrays = {name: _NONE if array.dtype.hasobject else array
+              for name, array in ((name, np.asarray(array)) for name, array in arrays.items())}
+    write_npz(os.path.join(folder, filename), arrays)
+
+
+def load_snapshot(path, target):
+    """Loads what `save_snapshot` wrote into a trainer.
+
+    Raises:
+        InputError: The file is damaged, or is the snapshot of something else.
+    """
+    try:
+        _Deserializer(read_npz(path)).load(target)
+    except (KeyError, ValueError, TypeError) as e:
+        raise InputError(f'{path}: not a snapshot of this training ({type(e).__name__}: {e}); '
+                         'use --overwrite to start afresh') from e
+
+
+def check_new(folder, resume, overwrite):
+    """Checks that a model may be written into a folder, before hours are spent on it.
+
+    Raises:
+        InputError: There is a model already and neither resuming nor overwriting was asked for, or the folder cannot
+            be written.
+    """
+    folder = pathlib.Path(folder)
+    if (folder / CONFIG).exists() and not (resume or overwrite):
+        raise InputError(f'{folder}: there is a model in it already; --resume goes on with it, --overwrite replaces it')
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with replacing(folder / '.writable') as f:
+            f.write(b'')
+        (folder / '.writable').unlink()
+    except OSError as e:
+        raise unwritable(folder, e) from e

@@ -1,0 +1,236 @@
+"""Captioner: pictures or features in, captions out. The API that most users need."""
+import collections
+import concurrent.futures
+import dataclasses
+import itertools
+
+import chainer
+import numpy as np
+
+from chainer_caption.batches import take_rows
+from chainer_caption.bundle import Bundle
+from chainer_caption.decoding import beam_search
+from chainer_caption.errors import InputError
+from chainer_caption.features import Extractor, PictureError, find_pictures
+from chainer_caption.features.pictures import MAX_PIXELS
+from chainer_caption.models.stepper import Stepper
+
+# What is assumed of a model that does not know where its features came from: the seed captioned with VGG-19, and
+# Karpathy's preprocessing made the published matrices.
+ASSUMED = {'network': 'vgg19', 'profile': 'karpathy'}
+
+# Pictures that go through the network together. Batches begin at fixed places, so that a picture is always computed in
+# the same company and its features are the same to the last bit, whatever came before.
+_PICTURES = 16
+
+# Rows of stored features that are searched together, at most.
+_ROWS = 512
+
+
+@dataclasses.dataclass(frozen=True)
+class Caption:
+    """A caption and what the model thinks of it.
+
+    Attributes:
+        tokens (list of str): Its words.
+        log_prob (float): The sum of the log-probabilities of its words and its `</S>`, nats.
+        log_prob_per_token (float): That over the number of words plus `</S>`, nats.
+        finished (bool): Whether it came to its end; otherwise it was cut at the greatest length.
+    """
+    tokens: list
+    log_prob: float
+    log_prob_per_token: float
+    finished: bool
+
+    @property
+    def text(self):
+        return ' '.join(self.tokens)
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What became of one picture.
+
+    Attributes:
+        path (str or None): Where the picture lies; None for stored features.
+        filename (str): What to call it.
+        image_id (int or None): Its `imgid`, for a picture of a release.
+        captions (list of Caption): Best first; empty if there was an error.
+        error (str or None): Why there are none, in one line.
+    """
+    path: str | None
+    filename: str
+    image_id: int | None = None
+    captions: list = dataclasses.field(default_factory=list)
+    error: str | None = None
+
+
+class Captioner:
+    """A trained model, ready to caption.
+
+    Args:
+        bundle (Bundle): The model with its vocabulary.
+        device (str or chainer.backend.Device): Where to run.
+        extractor (Extractor or None): What turns pictures into features; not needed for stored features.
+
+    Raises:
+        InputError: The extractor's features are not those that the model learned from.
+    """
+
+    def __init__(self, bundle, device='@numpy', extractor=None):
+        self.bundle = bundle
+        self.device = chainer.get_device(device)
+        self.extractor = extractor
+        bundle.model.to_device(self.device)
+        self._stepper = Stepper(bundle.model)
+        if extractor is not None:
+            self._check_size(extractor.dim, f'the network {extractor.network}')
+
+    @classmethod
+    def load(cls, folder, device='@numpy', image_weights=None, network=None, profile=None, pictures=True,
+             honour_exif=True, max_pixels=MAX_PIXELS, say=lambda line: None):
+        """Loads a model directory, and the network that makes the features it wants.
+
+        Args:
+            folder (str or os.PathLike): The model directory.
+            device (str or chainer.backend.Device): As `chainer.get_device` takes it: `'@numpy'`, `'@cupy:0'`.
+            image_weights (str or os.PathLike or None): The network's weights; by default they are looked for where
+                Chainer keeps its models.
+            network (str or None): Only for a model that does not record its network.
+            profile (str or None): Only for a model that does not record its preprocessing.
+            pictures (bool): False loads no network, which is enough for stored features.
+            honour_exif (bool): Turn pictures as their EXIF orientation says.
+            max_pixels (int): Refuse pictures of more.
+            say (callable): Takes a notice, one line, about what had to be assumed.
+
+        Raises:
+            InputError: A file is missing or damaged, or the network is not the one that the model learned from.
+        """
+        bundle = Bundle.load(folder)
+        if not pictures:
+            return cls(bundle, device)
+        origin = bundle.origin
+        if origin is None:
+            origin = {'network': network or ASSUMED['network'], 'profile': profile or ASSUMED['profile']}
+            if network is None or profile is None:
+                say(f'{folder}: does not record what made its features; assuming the network {origin["network"]} and '
+                    f'the profile {origin["profile"]} (--network, --profile)')
+        for given, key in ((network, 'network'), (profile, 'profile')):
+            if given not in (None, origin[key]):
+                raise InputError(f'{folder}: learned from features of the {key} {origin[key]}; captions of '
+                                 f'{given} features would mean nothing, leave out --{key}')
+        extractor = Extractor.load(**origin, weights=image_weights, device=device, honour_exif=honour_exif,
+                                   max_pixels=max_pixels)
+        return cls(bundle, device, extractor)
+
+    def _check_size(self, size, what):
+        wanted = self.bundle.model.feature_size
+        if size != wanted:
+            raise InputError(f'{what} has features of {size} numbers, but the model learned from {wanted}')
+
+    def caption(self, paths, **options):
+        """Captions pictures.
+
+        Args:
+            paths (str, os.PathLike, or iterable of them): Pictures, and folders, which are walked (`find_pictures`).
+            **options: As `beam_search` takes them: `width`, `top`, `max_length`, `allow_unk`,
+                `length_normalization`.
+
+        Yields:
+            Result: One a picture, in sorted order, as they are done. A picture that cannot be read is a result with
+            an `error`.
+        """
+        return self.caption_files(find_pictures(paths), **options)
+
+    def caption_files(self, paths, **options):
+        """Captions the pictures of a list, in its order; otherwise as `caption`."""
+        if self.extractor is None:
+            raise InputError('this captioner was loaded without a network, so it can caption stored features only')
+        return self._caption_files(paths, options)
+
+    def _caption_files(self, paths, options):
+        prepared = _ahead(self._prepare, paths, 2 * _PICTURES)
+        while batch := list(itertools.islice(prepared, _PICTURES)):
+            good = [picture for _, picture in batch if isinstance(picture, np.ndarray)]
+            found = iter(self._search(self.extractor(np.stack(good)), options) if good else ())
+            for path, picture in batch:
+                if isinstance(picture, np.ndarray):
+                    yield Result(path, path, captions=next(found))
+                else:
+                    yield Result(path, path, error=str(picture))
+
+    def _prepare(self, path):
+        try:
+            return path, self.extractor.prepare(path)
+        except PictureError as e:
+            return path, e
+
+    def caption_features(self, features, **options):
+        """Captions pictures by their features.
+
+        Args:
+            features (numpy.ndarray): (N, D) float; a memory map does.
+            **options: As for `caption`.
+
+        Yields:
+            list of Caption: One a picture, best first.
+
+        Raises:
+            InputError: D is not the model's.
+        """
+        self._check_size(features.shape[1], 'the matrix')
+        return self._caption_rows(features, np.arange(len(features)), options)
+
+    def _caption_rows(self, features, rows, options):
+        for start in range(0, len(rows), _ROWS):
+            yield from self._search(take_rows(features, rows[start:start + _ROWS], self.device), options)
+
+    def caption_release(self, release, split, **options):
+        """Captions the pictures of a release's split by the features stored there.
+
+        Args:
+            release (Release): The release.
+            split (str): `train`, `restval`, `val` or `test`.
+            **options: As for `caption`.
+
+        Yields:
+            Result: One a picture, in the release's order.
+
+        Raises:
+            InputError: The split is empty, or the features are not those that the model learned from.
+        """
+        pictures = release.pictures(split)
+        self._check_size(release.feature_size, str(release.features_path))
+        known = self.bundle.origin
+        if known and release.origin and known != release.origin:
+            raise InputError(f'{release.features_path}: features of {release.origin["network"]}/'
+                             f'{release.origin["profile"]}, but the model learned from {known["network"]}/'
+                             f'{known["profile"]}')
+        captions = release.captions
+        rows = captions.image_ids[pictures]
+        found = self._caption_rows(release.features, rows, options)
+        return (Result(None, captions.filenames[picture], int(row), best)
+                for picture, row, best in zip(pictures, rows, found, strict=True))
+
+    def _search(self, features, options):
+        with chainer.using_device(self.device):
+            found = beam_search(self._stepper, features, **options)
+        decode = self.bundle.vocabulary.decode
+        return [[Caption(decode(h.words), h.log_prob, h.log_prob_per_token, h.finished) for h in best]
+                for best in found]
+
+
+def _ahead(function, items, window):
+    """`map(function, items)` in threads that stay at most `window` items ahead."""
+    with concurrent.futures.ThreadPoolExecutor(2, thread_name_prefix='pictures') as pool:
+        pending = collections.deque()
+        try:
+            for item in items:
+                pending.append(pool.submit(function, item))
+                if len(pending) >= window:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            for future in pending:
+                future.cancel()

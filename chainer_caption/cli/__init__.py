@@ -1,0 +1,64 @@
+"""The command line: arguments, progress, exit codes; no work of its own.
+
+Each command is a module with `DESCRIPTION`, `EXAMPLES`, `add_arguments(parser)` and `run(args)`, which returns the exit
+status: 0 all done, 1 some pictures failed, 2 the call or its input was wrong.
+"""
+import argparse
+import importlib
+import os
+import signal
+import sys
+
+COMMANDS = ('train', 'generate', 'benchmark')
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong with the arguments in one line."""
+
+    def error(self, message):
+        self.exit(2, f'{self.prog}: {message} (-h shows how it is called)\n')
+
+
+def main(argv=None):
+    """`chainer-caption NAME …`"""
+    argv = sys.argv[1:] if argv is None else argv
+    if argv[:1] in ([], ['-h'], ['--help']):
+        print(f'usage: chainer-caption {{{",".join(COMMANDS)}}} …\n\n{__import__("chainer_caption").__doc__}')
+        for name in COMMANDS:
+            print(f'  {name:<12} {_command(name).DESCRIPTION}')
+        return 0
+    if argv[0] not in COMMANDS:
+        print(f'chainer-caption: no command {argv[0]!r}: it is one of {", ".join(COMMANDS)}', file=sys.stderr)
+        return 2
+    return run(argv[0], argv[1:], f'chainer-caption {argv[0]}')
+
+
+def _command(name):
+    return importlib.import_module(f'chainer_caption.cli.{name}')
+
+
+def run(name, argv=None, program=None):
+    """Runs one command and returns its exit status."""
+    from chainer_caption.errors import InputError
+    program = program or os.path.basename(sys.argv[0])
+    command = _command(name)
+    parser = _Parser(prog=program, description=command.DESCRIPTION, epilog='examples:\n' + command.EXAMPLES,
+                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    command.add_arguments(parser)
+    args = parser.parse_args(argv)
+    try:
+        return command.run(args)
+    except InputError as e:
+        print(f'{program}: {e}', file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        # Whoever read our output has gone; nothing is left to tell them, not even while Python shuts down.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except OSError as e:
+        where = f'{e.filename}: ' if e.filename else ''
+        print(f'{program}: {where}{e.strerror or e}', file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f'\n{program}: stopped', file=sys.stderr)
+        return 128 + signal.SIGINT

@@ -1,0 +1,47 @@
+"""What several commands share."""
+import sys
+
+from chainer_caption.errors import InputError
+from chainer_caption.features import NETWORKS, PROFILES
+from chainer_caption.release import Release
+
+
+def add_device(parser):
+    parser.add_argument('-g', '--gpu', default='-1', metavar='GPU',
+                        help='GPU to use, by its number; -1, the default, uses the CPU (a Chainer device such as '
+                             '@cupy:0 is taken too)')
+
+
+def device(gpu):
+    """The Chainer device that `-g` names.
+
+    Raises:
+        InputError: There is no such device.
+    """
+    import chainer
+    from chainer.backends import cuda
+    name = gpu if gpu.startswith('@') else '@numpy' if gpu == '-1' else f'@cupy:{gpu}'
+    if name.startswith('@cupy') and not cuda.available:
+        raise InputError(f'-g {gpu}: no GPU can be used here: CuPy is not installed or sees no CUDA device '
+                         '(scripts/setup.sh cuda13x or cuda12x installs it); leave out -g to use the CPU')
+    try:
+        found = chainer.get_device(name)
+        if found.xp is cuda.cupy:
+            with chainer.using_device(found):
+                cuda.cupy.zeros(1)                      # a number past the last GPU is noticed here and no sooner
+        return found
+    except Exception as e:
+        raise InputError(f'-g {gpu}: no such device ({e})') from e
+
+
+def add_origin(parser, of):
+    parser.add_argument('--network', choices=sorted(NETWORKS), help=f'the network that {of}')
+    parser.add_argument('--profile', choices=sorted(PROFILES), help='and how the pictures were prepared for it')
+
+
+def open_release(folder, dataset=None, features=None):
+    return Release(folder, dataset, features)
+
+
+def say(line):
+    print(line, file=sys.stderr, flush=True)

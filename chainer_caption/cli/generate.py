@@ -1,0 +1,130 @@
+"""generate: captions of pictures, or of a release's stored features."""
+import contextlib
+import os
+import sys
+
+from tqdm import tqdm
+
+from chainer_caption.cli.common import add_device, add_origin, device, open_release, say
+from chainer_caption.errors import InputError
+from chainer_caption.files import unreadable
+
+DESCRIPTION = 'Caption pictures, folders of pictures, or the stored features of a release.'
+EXAMPLES = '''\
+  generate.py -m model -i VGG_ILSVRC_19_layers.caffemodel holiday/ dog.jpg
+  generate.py -m model -l pictures.txt --top 1 -g 0
+  generate.py -m model holiday/ -o captions.jsonl           or .csv, or .html: a gallery
+  generate.py -m model --release features/coco --split test -o captions.jsonl'''
+
+FORMATS = {'.txt': 'text', '.jsonl': 'jsonl', '.csv': 'csv', '.html': 'html', '.htm': 'html'}
+
+
+def add_arguments(parser):
+    from chainer_caption.features.pictures import MAX_PIXELS
+    parser.add_argument('pictures', nargs='*', metavar='PICTURE|FOLDER', help='folders are walked, in sorted order')
+    parser.add_argument('-m', '--model', required=True, metavar='MODEL', help='model directory that train.py wrote')
+    parser.add_argument('-i', '--image-weights', metavar='WEIGHTS',
+                        help="the image network's weights (.caffemodel, .npz, .safetensors)")
+    parser.add_argument('-l', '--list', metavar='LIST', help='file with a picture path on each line')
+    parser.add_argument('-s', '--sentences', metavar='FILE', help='not needed: a model carries its vocabulary')
+    parser.add_argument('--release', metavar='RELEASE', help="caption a release's pictures by its stored features")
+    parser.add_argument('--split', metavar='SPLIT', choices=('train', 'restval', 'val', 'test'),
+                        help='which of them (default: test)')
+    add_device(parser)
+    parser.add_argument('--beam-width', type=int, default=20, metavar='N', help='1 is greedy search (%(default)s)')
+    parser.add_argument('--top', type=int, metavar='N', help='captions a picture (5, or the beam width if less)')
+    parser.add_argument('--max-length', type=int, default=60, metavar='N', help='words at most (%(default)s)')
+    parser.add_argument('--allow-unk', action='store_true', help='let captions say <UNK>')
+    parser.add_argument('--length-normalization', type=float, default=0.0, metavar='A',
+                        help='compare captions by log-probability / tokens ** A (%(default)s: not normalised)')
+    add_origin(parser, "made the model's features, if the model does not record it")
+    parser.add_argument('--no-exif', dest='exif', action='store_false',
+                        help='take pictures as they are stored, whatever their EXIF orientation says')
+    parser.add_argument('--max-pixels', type=int, default=MAX_PIXELS, metavar='N',
+                        help='refuse pictures of more (%(default)s)')
+    parser.add_argument('--format', choices=('text', 'jsonl', 'csv', 'html'),
+                        help='(default: by the name of OUT, else text)')
+    parser.add_argument('-o', '--output', metavar='OUT', help='file to write (default: standard output)')
+
+
+def run(args):
+    paths = _paths(args)
+    from chainer_caption.captioner import Captioner
+    if args.sentences is not None:
+        say('-s is not needed: the model carries its vocabulary')
+    options = {'width': args.beam_width, 'max_length': args.max_length, 'allow_unk': args.allow_unk,
+               'top': min(5, args.beam_width) if args.top is None else args.top,
+               'length_normalization': args.length_normalization}
+    if not 1 <= options['top'] <= args.beam_width:
+        raise InputError(f'--top {options["top"]}: must be at least 1 and at most the --beam-width {args.beam_width}')
+    if args.release is not None:
+        release = open_release(args.release)
+        captioner = Captioner.load(args.model, device(args.gpu), pictures=False)
+        split = args.split or 'test'
+        total, results = len(release.pictures(split)), captioner.caption_release(release, split, **options)
+    else:
+        captioner = Captioner.load(args.model, device(args.gpu), args.image_weights, args.network, args.profile,
+                                   honour_exif=args.exif, max_pixels=args.max_pixels, say=say)
+        total, results = len(paths), captioner.caption_files(paths, **options)
+    return _write(args, captioner, results, total, options)
+
+
+def _paths(args):
+    """The pictures to caption; None where a release is to be captioned instead."""
+    named = bool(args.pictures) or args.list is not None
+    if args.release is not None:
+        if named:
+            raise InputError('caption either pictures or a --release, not both')
+        return None
+    if args.split is not None:
+        raise InputError('--split belongs to --release')
+    if not named:
+        raise InputError('nothing to caption: name pictures or folders, -l LIST, or --release RELEASE')
+    from chainer_caption.features import find_pictures
+    paths = find_pictures(args.pictures)
+    if args.list is not None:
+        paths += _read_list(args.list)
+    if not paths:
+        raise InputError(f'{args.list or ", ".join(args.pictures)}: no pictures in there')
+    return paths
+
+
+def _read_list(path):
+    try:
+        with open(path, 'rb') as f:
+            # File names are bytes; os.fsdecode keeps those that are not text.
+            return [os.fsdecode(line) for line in f.read().splitlines() if line.strip()]
+    except OSError as e:
+        raise unreadable(path, e) from e
+
+
+def _write(args, captioner, results, total, options):
+    from chainer_caption.report import open_writer
+    suffix = os.path.splitext(args.output or '')[1].lower()
+    kind = args.format or FORMATS.get(suffix, 'text')
+    settings = _gallery_settings(args, captioner, options) if kind == 'html' else {}
+    failed = 0
+    # A file that cannot be written should be found out before the first picture is captioned, hence the order.
+    with contextlib.ExitStack() as stack:
+        writer = stack.enter_context(open_writer(kind, args.output or sys.stdout, **settings))
+        # disable=None: a bar on a terminal only; and none where the captions themselves go there.
+        hidden = True if args.output is None and sys.stdout.isatty() else None
+        for result in stack.enter_context(tqdm(results, total=total, unit=' pictures', disable=hidden)):
+            writer.write(result)
+            if result.error is not None:
+                failed += 1
+                tqdm.write(f'{result.filename}: {result.error}'.encode(errors='backslashreplace').decode(),
+                           file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _gallery_settings(args, captioner, options):
+    import datetime
+    origin = captioner.bundle.origin or {}
+    extractor = captioner.extractor
+    return {'title': f'Captions by {os.path.basename(os.path.normpath(args.model))}',
+            'date': datetime.date.today().isoformat(),
+            'settings': {'model': os.path.basename(os.path.normpath(args.model)),
+                         'network': extractor.network if extractor else origin.get('network', 'unknown'),
+                         'profile': extractor.profile if extractor else origin.get('profile', 'unknown'),
+                         'beam width': options['width']}}

@@ -1,0 +1,51 @@
+"""train: from a release to a model directory."""
+import sys
+
+from chainer_caption.cli.common import add_device, add_origin, device, open_release, say
+from chainer_caption.errors import InputError
+
+DESCRIPTION = 'Train a captioner on a release (dataset.json and vgg_feats.mat).'
+EXAMPLES = '''\
+  train.py features/flickr8k -o model               30 epochs on the CPU, the best on val is kept
+  train.py features/coco -o model -g 0              on the first GPU
+  train.py features/coco -o model -g 0 --resume     go on where it was stopped
+  train.py -s dataset.json -i vgg_feats.mat -o model
+  train.py features/flickr8k -o model -m weights.npz --epochs 0     make a model directory of bare weights'''
+
+
+def add_arguments(parser):
+    parser.add_argument('release', nargs='?', metavar='RELEASE', help='folder with dataset.json and vgg_feats.mat')
+    parser.add_argument('-s', '--sentences', metavar='FILE', help='dataset.json, in place of the one in RELEASE')
+    parser.add_argument('-i', '--features', metavar='FILE', help='feature matrix, in place of the one in RELEASE')
+    parser.add_argument('-o', '--output', required=True, metavar='MODEL', help='model directory to write')
+    parser.add_argument('-m', '--model', metavar='MODEL', help='model directory or weights.npz to start from')
+    add_device(parser)
+    parser.add_argument('--epochs', '--iter', type=int, default=30, metavar='N', help='(default: %(default)s)')
+    parser.add_argument('--batch-size', type=int, default=128, metavar='N', help='captions an update (%(default)s)')
+    parser.add_argument('--hidden', type=int, metavar='N', help='width of the LSTM and the embeddings (512)')
+    parser.add_argument('--dropout', type=float, default=0.5, metavar='P', help='(%(default)s)')
+    parser.add_argument('--min-count', type=int, default=5, metavar='N',
+                        help='words seen at least so often are in the vocabulary (%(default)s)')
+    parser.add_argument('--seed', type=int, default=0, metavar='N', help='(%(default)s)')
+    parser.add_argument('--patience', type=int, metavar='K',
+                        help='stop after K epochs without a better validation loss')
+    parser.add_argument('--resume', action='store_true', help='go on with the training of MODEL')
+    parser.add_argument('--overwrite', action='store_true', help='replace MODEL if it is there')
+    add_origin(parser, 'made the features, if the release does not record it')
+
+
+def run(args):
+    if args.resume and args.overwrite:
+        raise InputError('--resume and --overwrite exclude each other')
+    if (args.network is None) != (args.profile is None):
+        raise InputError('--network and --profile belong together: name both or neither')
+    # Only now, so that -h and wrong calls are answered at once.
+    from chainer_caption.training import Settings, train
+    settings = Settings(args.epochs, args.batch_size, args.hidden, args.dropout, args.min_count, args.seed,
+                        args.patience)
+    where = device(args.gpu)
+    release = open_release(args.release, args.sentences, args.features)
+    origin = {'network': args.network, 'profile': args.profile} if args.network else None
+    train(release, args.output, settings, where, args.resume, args.overwrite, args.model, origin,
+          progress=sys.stdout if sys.stdout.isatty() else None, say=say)
+    return 0

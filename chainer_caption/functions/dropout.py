@@ -1,0 +1,93 @@
+"""Dropout whose mask is a function of a key and a position, so that it is stored nowhere and repeats anywhere.
+
+A random generator has state: it must be saved for a run to be resumed, CuPy's cannot be, and NumPy and CuPy draw
+different numbers. Here an element is kept or dropped by a hash of its position under a key made from the seed and the
+number of the update (a counter-based generator; Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011;
+the mixing is MurmurHash3's finalizer, twice, with a word of the key before each). The backward pass computes the mask
+again, and the CPU and every GPU drop the same elements.
+
+Dropout: Srivastava et al., JMLR 15 (2014); inverted, as Chainer's: what is kept is divided by 1 - ratio.
+"""
+import chainer
+import numpy as np
+from chainer.backends import cuda
+
+from chainer_caption.functions.compiled import HASH32_CUDA, compiled, hash32, in_threads
+
+
+def mask_key(seed, update, site):
+    """The key of one dropout mask.
+
+    Args:
+        seed (int): The run's seed.
+        update (int): The number of the update.
+        site (int): Which of a model's dropouts it is.
+
+    Returns:
+        numpy.ndarray: Two words, uint32.
+    """
+    return np.random.SeedSequence((seed, update, site)).generate_state(2)
+
+
+def dropout(x, ratio, key):
+    """Drops elements of `x`, each with probability `ratio`, and scales the others by 1 / (1 - ratio).
+
+    Does nothing outside training (`chainer.config.train`).
+
+    Args:
+        x (chainer.Variable or array): Any shape, float32.
+        ratio (float): The probability of dropping an element, in [0, 1).
+        key: Two uint32 words, from `mask_key`.
+
+    Returns:
+        chainer.Variable: The shape and dtype of `x`.
+    """
+    if not chainer.config.train or ratio == 0:
+        return chainer.as_variable(x)
+    return _Dropout(ratio, key).apply((x,))[0]
+
+
+def mask_arguments(ratio, key):
+    """`(key0, key1, threshold, scale)` as the loops and kernels take them: an element is kept where its hash reaches
+    the threshold."""
+    return key[0], key[1], np.uint32(min(round(ratio * 2 ** 32), 2 ** 32 - 1)), np.float32(1 / (1 - ratio))
+
+
+class _Dropout(chainer.FunctionNode):
+
+    def __init__(self, ratio, key):
+        self.ratio = ratio
+        self.key = key
+
+    def forward(self, inputs):
+        x, = inputs
+        return apply_mask(x, self.ratio, self.key),
+
+    def backward(self, indexes, grad_outputs):
+        return _Dropout(self.ratio, self.key).apply(grad_outputs)
+
+
+def apply_mask(x, ratio, key):
+    """The masked and scaled copy of an array, NumPy or CuPy."""
+    arguments = mask_arguments(ratio, key)
+    if isinstance(x, cuda.ndarray):
+        return _mask_kernel()(x, *arguments)
+    x = np.ascontiguousarray(x)
+    y = np.empty_like(x)
+    in_threads(_mask, x.size, x.reshape(-1), y.reshape(-1), *arguments)
+    return y
+
+
+@compiled
+def _mask(x, y, key0, key1, threshold, scale, start, stop):
+    for i in range(start, stop):
+        kept = hash32(np.uint32(i), key0, key1) >= threshold
+        y[i] = x[i] * scale if kept else np.float32(0)
+
+
+@cuda.memoize()
+def _mask_kernel():
+    return cuda.cupy.ElementwiseKernel(
+        'T x, uint32 key0, uint32 key1, uint32 threshold, float32 scale', 'T y',
+        'y = hash32((unsigned int)i, key0, key1) >= threshold ? x * (T)scale : (T)0',
+        'caption_dropout', preamble=HASH32_CUDA)

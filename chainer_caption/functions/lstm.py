@@ -1,0 +1,191 @@
+"""An LSTM over a whole packed minibatch as one Chainer function.
+
+Chainer's `L.LSTM` makes a dozen function nodes a step. Here the input projections of all steps are one matrix product,
+each step costs one product and one compiled pass, and the gradients of both weight matrices are one product each over
+all steps (Appleyard et al., "Optimizing performance of recurrent neural networks on GPUs", 2016).
+"""
+import itertools
+
+import chainer
+import numpy as np
+from chainer.backends import cuda
+
+from chainer_caption.functions.compiled import compiled, sigmoid, tanh
+
+
+def lstm_sequence(x, W_x, b, W_h, sizes):
+    """Runs an LSTM from a zero state over packed sequences.
+
+    The equations and the layout of the weights are those of `chainer.functions.lstm` (Hochreiter and Schmidhuber 1997,
+    with Gers et al.'s forget gate): row 4 * unit + gate, gates a (candidate), i, f, o::
+
+        c[t] = tanh(a) * sigmoid(i) + c[t - 1] * sigmoid(f),    h[t] = tanh(c[t]) * sigmoid(o)
+
+    Args:
+        x (chainer.Variable or array): The inputs of all steps, packed: (N, I) float32, N = sum(sizes).
+        W_x (chainer.Variable or array): Input weights (`lstm/upward/W`), (4H, I) float32.
+        b (chainer.Variable or array): Biases (`lstm/upward/b`), (4H,) float32.
+        W_h (chainer.Variable or array): Recurrent weights (`lstm/lateral/W`), (4H, H) float32.
+        sizes (sequence of int): The rows of each step, on the host; never increasing, each at least 1.
+
+    Returns:
+        chainer.Variable: h of all steps, packed as `x` is: (N, H) float32.
+    """
+    return _LSTMSequence(sizes).apply((x, W_x, b, W_h))[0]
+
+
+class _LSTMSequence(chainer.FunctionNode):
+
+    def __init__(self, sizes):
+        bounds = np.cumsum([0, *sizes]).tolist()
+        self.steps = list(itertools.pairwise(bounds))     # (start, stop) of each step's rows
+
+    def forward(self, inputs):
+        self.retain_inputs((0, 1, 3))
+        x, W_x, b, W_h = inputs
+        xp = chainer.backend.get_array_module(x)
+        units = W_h.shape[1]
+        first = self.steps[0][1]
+        gates = xp.dot(x, W_x.T)
+        h = xp.empty((len(x), units), x.dtype)
+        c = xp.empty_like(h)
+        # The state that each row starts from, packed like the rows of the steps after the first, which starts from 0.
+        h_before = xp.empty((len(x) - first, units), x.dtype)
+        c_before = xp.empty_like(h_before)
+        recurrent = xp.zeros((first, len(b)), x.dtype)
+        for t, (start, stop) in enumerate(self.steps):
+            if t == 0:
+                h0, c0 = None, xp.zeros((first, units), x.dtype)
+            else:
+                h0, c0 = h_before[start - first:stop - first], c_before[start - first:stop - first]
+                xp.dot(h0, W_h.T, out=recurrent[:stop - start])
+            lstm_cell(gates[start:stop], recurrent[:stop - start], b, c0, c[start:stop], h[start:stop])
+            if t + 1 < len(self.steps):
+                after = slice(stop - first, self.steps[t + 1][1] - first)
+                rows = after.stop - after.start
+                h_before[after] = h[start:start + rows]
+                c_before[after] = c[start:start + rows]
+        if chainer.config.enable_backprop:
+            self.gates, self.c, self.h_before, self.c_before = gates, c, h_before, c_before
+        return h,
+
+    def backward(self, indexes, grad_outputs):
+        x, W_x, W_h = (v.array for v in self.get_retained_inputs())
+        gh = grad_outputs[0].array
+        xp = chainer.backend.get_array_module(x)
+        first = self.steps[0][1]
+        ggates = xp.empty_like(self.gates)
+        # What a step hands to the one before it. A caption that ends before the others has handed nothing: zero.
+        gh_carried = xp.zeros((first, W_h.shape[1]), x.dtype)
+        gc = xp.zeros_like(gh_carried)
+        for t in range(len(self.steps) - 1, -1, -1):
+            start, stop = self.steps[t]
+            rows = stop - start
+            c0 = self.c_before[start - first:stop - first] if t else xp.zeros_like(gc)
+            _cell_backward(self.gates[start:stop], self.c[start:stop], c0, gh[start:stop], gh_carried[:rows],
+                           gc[:rows], ggates[start:stop])
+            if t:
+                xp.dot(ggates[start:stop], W_h, out=gh_carried[:rows])
+        gx = xp.dot(ggates, W_x) if 0 in indexes else None
+        gW_x = xp.dot(ggates.T, x)
+        gW_h = xp.dot(ggates[first:].T, self.h_before)
+        gb = ggates.sum(axis=0)
+        return tuple(chainer.as_variable(g) for i, g in enumerate((gx, gW_x, gb, gW_h)) if i in indexes)
+
+
+def lstm_cell(gates, recurrent, b, c0, c, h):
+    """One step, in place: `gates` becomes the activated gates; `c` and `h` are written. Rows are packed captions.
+
+    Args:
+        gates (array): The input's share of the gates, (n, 4H) float32; overwritten.
+        recurrent (array): The share of the state before, (n, 4H) float32.
+        b (array): Biases, (4H,) float32.
+        c0 (array): The cell before, (n, H) float32.
+        c (array): Out, (n, H) float32.
+        h (array): Out, (n, H) float32.
+    """
+    if isinstance(gates, cuda.ndarray):
+        g = gates.reshape(*c.shape, 4)
+        r = recurrent.reshape(*c.shape, 4)
+        bias = b.reshape(-1, 4)
+        _cell_kernel()(r[..., 0], r[..., 1], r[..., 2], r[..., 3], bias[:, 0], bias[:, 1], bias[:, 2], bias[:, 3], c0,
+                       g[..., 0], g[..., 1], g[..., 2], g[..., 3], c, h)
+    else:
+        _cell(gates, recurrent, b, c0, c, h)
+
+
+def _cell_backward(gates, c, c0, gh, gh_carried, gc, ggates):
+    if isinstance(gates, cuda.ndarray):
+        g = gates.reshape(*c.shape, 4)
+        gg = ggates.reshape(*c.shape, 4)
+        _cell_backward_kernel()(g[..., 0], g[..., 1], g[..., 2], g[..., 3], c, c0, gh, gh_carried, gc,
+                                gg[..., 0], gg[..., 1], gg[..., 2], gg[..., 3])
+    else:
+        _cell_backward_loop(gates, c, c0, gh, gh_carried, gc, ggates)
+
+
+@compiled
+def _cell(gates, recurrent, b, c0, c, h):
+    rows, units = c.shape
+    for i in range(rows):
+        for u in range(units):
+            k = 4 * u
+            ga = tanh(gates[i, k] + recurrent[i, k] + b[k])
+            gi = sigmoid(gates[i, k + 1] + recurrent[i, k + 1] + b[k + 1])
+            gf = sigmoid(gates[i, k + 2] + recurrent[i, k + 2] + b[k + 2])
+            go = sigmoid(gates[i, k + 3] + recurrent[i, k + 3] + b[k + 3])
+            cell = ga * gi + c0[i, u] * gf
+            gates[i, k] = ga
+            gates[i, k + 1] = gi
+            gates[i, k + 2] = gf
+            gates[i, k + 3] = go
+            c[i, u] = cell
+            h[i, u] = tanh(cell) * go
+
+
+@compiled
+def _cell_backward_loop(gates, c, c0, gh, gh_carried, gc, ggates):
+    one = np.float32(1)
+    rows, units = c.shape
+    for i in range(rows):
+        for u in range(units):
+            k = 4 * u
+            ga, gi, gf, go = gates[i, k], gates[i, k + 1], gates[i, k + 2], gates[i, k + 3]
+            tc = tanh(c[i, u])
+            dh = gh[i, u] + gh_carried[i, u]
+            dc = gc[i, u] + dh * go * (one - tc * tc)
+            ggates[i, k] = dc * gi * (one - ga * ga)
+            ggates[i, k + 1] = dc * ga * gi * (one - gi)
+            ggates[i, k + 2] = dc * c0[i, u] * gf * (one - gf)
+            ggates[i, k + 3] = dh * tc * go * (one - go)
+            gc[i, u] = dc * gf
+
+
+@cuda.memoize()
+def _cell_kernel():
+    return cuda.cupy.ElementwiseKernel(
+        'T ra, T ri, T rf, T ro, T ba, T bi, T bf, T bo, T c0', 'T ga, T gi, T gf, T go, T c, T h',
+        '''
+        ga = tanh(ga + ra + ba);
+        gi = (T)1 / ((T)1 + exp(-(gi + ri + bi)));
+        gf = (T)1 / ((T)1 + exp(-(gf + rf + bf)));
+        go = (T)1 / ((T)1 + exp(-(go + ro + bo)));
+        c = ga * gi + c0 * gf;
+        h = tanh(c) * go
+        ''', 'caption_lstm_cell')
+
+
+@cuda.memoize()
+def _cell_backward_kernel():
+    return cuda.cupy.ElementwiseKernel(
+        'T ga, T gi, T gf, T go, T c, T c0, T gh, T gh_carried', 'T gc, T gga, T ggi, T ggf, T ggo',
+        '''
+        T tc = tanh(c);
+        T dh = gh + gh_carried;
+        T dc = gc + dh * go * ((T)1 - tc * tc);
+        gga = dc * gi * ((T)1 - ga * ga);
+        ggi = dc * ga * gi * ((T)1 - gi);
+        ggf = dc * c0 * gf * ((T)1 - gf);
+        ggo = dh * tc * go * ((T)1 - go);
+        gc = dc * gf
+        ''', 'caption_lstm_cell_backward')

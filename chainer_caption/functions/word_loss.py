@@ -1,0 +1,155 @@
+"""The loss of the words: output layer, log-softmax and gradient in one function that never holds more than a block.
+
+With a vocabulary of ten thousand words the scores of one minibatch are the largest thing in training, and a stock
+implementation holds them five times over (scores, log-probabilities, loss, and the gradients of two of them). Here the
+scores of a block of rows are made, turned into their own gradient where they stand, multiplied into the gradients of
+the layer, and dropped.
+"""
+import math
+
+import chainer
+import numpy as np
+from chainer.backends import cuda
+
+from chainer_caption.functions.compiled import compiled, exp, in_threads
+
+# The largest block of scores, in bytes. A block much smaller costs matrix products of awkward shape.
+BLOCK_BYTES = 64 * 2 ** 20
+
+
+def word_loss(h, W, b, targets):
+    """The mean negative log-probability of the target words, in nats per token.
+
+    Equal to `softmax_cross_entropy(linear(h, W, b), targets)`. The gradients are made on the way forward, unless
+    `chainer.config.enable_backprop` is off.
+
+    Args:
+        h (chainer.Variable or array): The LSTM's outputs, (N, H) float32.
+        W (chainer.Variable or array): The output layer's weights, (V, H) float32.
+        b (chainer.Variable or array): The output layer's biases, (V,) float32.
+        targets (array): The words to predict, (N,) int32, each in [0, V).
+
+    Returns:
+        tuple of chainer.Variable: The loss and the accuracy (the fraction of the tokens whose word scores highest;
+        a tie counts as right), both () float32. Only the loss has gradients.
+    """
+    return _WordLoss(targets).apply((h, W, b))
+
+
+class _WordLoss(chainer.FunctionNode):
+
+    def __init__(self, targets):
+        self.targets = targets
+
+    def forward(self, inputs):
+        h, W, b = inputs
+        xp = chainer.backend.get_array_module(h)
+        tokens = len(h)
+        block = max(1, BLOCK_BYTES // (W.shape[0] * W.itemsize))
+        nats = xp.empty(tokens, h.dtype)
+        right = xp.empty(tokens, np.bool_)
+        keep = chainer.config.enable_backprop
+        if keep:
+            gh, gW, gb = xp.empty_like(h), None, None
+        for start in range(0, tokens, block):
+            rows = slice(start, min(start + block, tokens))
+            scores = xp.dot(h[rows], W.T)
+            row_losses(scores, b, self.targets[rows], nats[rows], right[rows], 1 / tokens if keep else None)
+            if not keep:
+                continue
+            xp.dot(scores, W, out=gh[rows])
+            # One block is the usual case; then its gradients are the sums already.
+            gW_block, gb_block = xp.dot(scores.T, h[rows]), scores.sum(axis=0)
+            gW, gb = (gW_block, gb_block) if gW is None else (gW + gW_block, gb + gb_block)
+        if keep:
+            self.gradients = gh, gW, gb
+        # Summed in float64: a mean that an early stop compares should not depend on the order of the rows.
+        return tuple(xp.asarray(a.mean(dtype=np.float64), h.dtype) for a in (nats, right))
+
+    def backward(self, indexes, grad_outputs):
+        gloss = grad_outputs[0]
+        # On the CPU the usual factor, 1, is seen and saves three passes; on a GPU looking would wait for it.
+        factor = None if gloss is None else gloss.array
+        if factor is not None and isinstance(factor, np.ndarray) and factor == 1:
+            return tuple(chainer.as_variable(self.gradients[i]) for i in indexes)
+        return tuple(None if factor is None else chainer.as_variable(self.gradients[i] * factor) for i in indexes)
+
+
+def row_losses(scores, b, targets, nats, right, scale=None):
+    """Negative log-probabilities of the targets, row by row; with `scale` the scores become their gradient in place.
+
+    Args:
+        scores (array): h W^T, without the biases, (n, V) float32; overwritten.
+        b (array): Biases, (V,) float32.
+        targets (array): (n,) int32.
+        nats (array): Out: -log softmax(scores + b)[target], (n,) float32.
+        right (array): Out: whether no word scores higher than the target, (n,) bool.
+        scale (float or None): With a number, `scores` becomes scale * (softmax(scores + b) - onehot(target)).
+    """
+    if isinstance(scores, cuda.ndarray):
+        _row_losses_gpu(scores, b, targets, nats, right, scale)
+    elif scale is None:
+        in_threads(_row_losses, len(scores), scores, b, targets, nats, right)
+    else:
+        in_threads(_row_gradients, len(scores), scores, b, targets, nats, right, np.float32(scale))
+
+
+@compiled
+def _row_losses(scores, b, targets, nats, right, start, stop):
+    words = len(b)
+    for i in range(start, stop):
+        row = scores[i]
+        top = np.float32(-np.inf)
+        for j in range(words):
+            row[j] += b[j]
+            top = max(top, row[j])
+        total = np.float32(0)
+        for j in range(words):
+            total += exp(row[j] - top)
+        nats[i] = np.float32(math.log(total)) + top - row[targets[i]]
+        right[i] = row[targets[i]] >= top
+
+
+@compiled
+def _row_gradients(scores, b, targets, nats, right, scale, start, stop):
+    words = len(b)
+    for i in range(start, stop):
+        row = scores[i]
+        top = np.float32(-np.inf)
+        for j in range(words):
+            row[j] += b[j]
+            top = max(top, row[j])
+        target = row[targets[i]]
+        total = np.float32(0)
+        for j in range(words):
+            e = exp(row[j] - top)
+            row[j] = e
+            total += e
+        nats[i] = np.float32(math.log(total)) + top - target
+        right[i] = target >= top
+        factor = scale / total
+        for j in range(words):
+            row[j] *= factor
+        row[targets[i]] -= scale
+
+
+def _row_losses_gpu(scores, b, targets, nats, right, scale):
+    xp = cuda.cupy
+    scores += b
+    top = scores.max(axis=1)
+    target = xp.take_along_axis(scores, targets[:, None], axis=1)[:, 0]
+    xp.subtract(scores, top[:, None], out=scores)
+    xp.exp(scores, out=scores)
+    total = scores.sum(axis=1)
+    nats[...] = xp.log(total) + top - target
+    right[...] = target >= top
+    if scale is not None:
+        words = xp.arange(scores.shape[1], dtype=targets.dtype)
+        _gradient_kernel()(total[:, None], targets[:, None], words, scale, scores)
+
+
+@cuda.memoize()
+def _gradient_kernel():
+    return cuda.cupy.ElementwiseKernel(
+        'T total, int32 target, int32 word, float32 scale', 'T score',
+        'score = (T)scale * (score / total - (T)(word == target))', 'caption_word_gradient')

@@ -1,0 +1,78 @@
+"""Show and Tell: an LSTM that reads an image, then says it word by word."""
+import chainer
+import chainer.functions as F
+import chainer.links as L
+import numpy as np
+
+from chainer_caption.functions import dropout, lstm_sequence, mask_key, sequence_input, word_loss
+
+# One mask a dropout, told apart by their place in the model.
+_FEATURE, _IMAGE, _WORDS, _OUTPUT = range(4)
+
+
+class ShowAndTell(chainer.Chain):
+    """The captioner of Vinyals et al., "Show and Tell: a neural image caption generator" (CVPR 2015).
+
+    The embedded image is the LSTM's first input, `<S>` its second, then the words. Links, parameter names and layouts
+    are those of a chain of `L.EmbedID`, `L.Linear`, `L.LSTM` and `L.Linear` run word by word: either loads the
+    other's weights.
+
+    Args:
+        feature_size (int): D, the length of an image's feature vector.
+        vocabulary_size (int): V, the number of words, special ones included.
+        hidden (int): H, the width of the embeddings and of the LSTM.
+        dropout (float): The ratio for the feature, its embedding, the embedded words and the LSTM's output.
+        log_frequencies (array or None): What the output biases start from, (V,), from
+            `Vocabulary.log_frequencies`: the first updates are not spent on learning which words are common. None
+            starts them from zero.
+    """
+
+    def __init__(self, feature_size, vocabulary_size, hidden=512, dropout=0.5, log_frequencies=None):
+        super().__init__()
+        self.dropout = dropout
+        with self.init_scope():
+            self.word_vec = L.EmbedID(vocabulary_size, hidden)
+            self.image_vec = L.Linear(feature_size, hidden)
+            self.lstm = L.LSTM(hidden, hidden)
+            self.out_word = L.Linear(hidden, vocabulary_size, initial_bias=log_frequencies)
+
+    @property
+    def feature_size(self):
+        return self.image_vec.W.shape[1]
+
+    @property
+    def vocabulary_size(self):
+        return self.out_word.W.shape[0]
+
+    @property
+    def hidden(self):
+        return self.image_vec.W.shape[0]
+
+    def __call__(self, features, words, targets, sizes, update_key=None):
+        """The loss of a packed minibatch of captions (`batches.pack` makes its arguments).
+
+        Reports `loss` (nats per token) and `accuracy`.
+
+        Args:
+            features (array): One row a caption, longest caption first, (B, D) float32.
+            words (array): The words to read, `<S>` first, packed: (N,) int32.
+            targets (array): The words to predict, `</S>` last, packed in the same way: (N,) int32.
+            sizes (sequence of int): The captions still running at each word.
+            update_key (tuple of int or None): (seed, number of the update), from which the dropout masks follow.
+                None draws a key from NumPy's global generator, as Chainer's own dropout would.
+
+        Returns:
+            chainer.Variable: The loss, () float32.
+        """
+        if update_key is None:
+            update_key = np.random.randint(0, 2 ** 31, 2).tolist()  # noqa: NPY002 (Chainer's habit)
+        ratio = self.dropout
+        masks = [mask_key(*update_key, site) for site in range(4)]
+        image = dropout(self.image_vec(dropout(features, ratio, masks[_FEATURE])), ratio, masks[_IMAGE])
+        x = sequence_input(image, self.word_vec.W, words, ratio, masks[_WORDS])
+        h = lstm_sequence(x, self.lstm.upward.W, self.lstm.upward.b, self.lstm.lateral.W, [len(features), *sizes])
+        # The image's own output says nothing. (split_axis: the gradient of a slice would be a slow scatter.)
+        h = dropout(F.split_axis(h, [len(features)], axis=0)[1], ratio, masks[_OUTPUT])
+        loss, accuracy = word_loss(h, self.out_word.W, self.out_word.b, targets)
+        chainer.report({'loss': loss, 'accuracy': accuracy}, self)
+        return loss

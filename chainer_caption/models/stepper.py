@@ -1,0 +1,88 @@
+"""Show and Tell one word at a time, for searching: no graph, no links, and the work that repeats done once."""
+import chainer
+import numpy as np
+
+from chainer_caption.functions.compiled import compiled, in_threads, sigmoid, tanh
+from chainer_caption.functions.lstm import lstm_cell
+
+
+class Stepper:
+    """A trained ShowAndTell as a recurrence over arrays.
+
+    A word's share of the gates is the same wherever it stands, so all of them are computed once, one product for the
+    whole vocabulary, and a step is left with the recurrent product and the output layer.
+
+    Args:
+        model (ShowAndTell): The model, on the device where the search is to run.
+    """
+
+    def __init__(self, model):
+        self.device = model.device
+        self._image = model.image_vec.W.array, model.image_vec.b.array
+        self._W_x, self._b = model.lstm.upward.W.array, model.lstm.upward.b.array
+        self._W_h = model.lstm.lateral.W.array
+        self._W_out = model.out_word.W.array
+        #: The biases of the words' scores, (V,); `step` leaves them to be added by whoever reads the scores next.
+        self.bias = model.out_word.b.array
+        with chainer.using_device(self.device):
+            self._word_gates = model.xp.dot(model.word_vec.W.array, self._W_x.T)
+
+    def start(self, features):
+        """Reads the images.
+
+        Args:
+            features (array): (n, D) float32, on the device.
+
+        Returns:
+            tuple: The state `(h, c)`, each (n, H) float32.
+        """
+        xp = self.device.xp
+        W, b = self._image
+        gates = xp.dot(xp.dot(features, W.T) + b, self._W_x.T)
+        c = xp.empty((len(features), self._W_h.shape[1]), np.float32)
+        h = xp.empty_like(c)
+        lstm_cell(gates, xp.zeros_like(gates), self._b, xp.zeros_like(c), c, h)
+        return h, c
+
+    def step(self, state, parents, words):
+        """Reads one word in each of some hypotheses.
+
+        Args:
+            state (tuple): `(h, c)` of the hypotheses before, each (m, H) float32.
+            parents (numpy.ndarray): Which of them each new hypothesis continues, (n,) int.
+            words (numpy.ndarray): The word that it reads, (n,) int.
+
+        Returns:
+            tuple: `(state, scores)`: the state of the new hypotheses, and the scores of their next words, without
+            the biases: (n, V) float32.
+        """
+        h0, c0 = state
+        xp = self.device.xp
+        h = xp.empty((len(parents), h0.shape[1]), np.float32)
+        c = xp.empty_like(h)
+        if xp is np:
+            # Hypotheses with the same parent share its recurrent product.
+            distinct, places = np.unique(parents, return_inverse=True)
+            recurrent = np.dot(h0[distinct], self._W_h.T)
+            in_threads(_step, len(parents), self._word_gates, words, recurrent, places, self._b, c0, parents, c, h)
+        else:
+            parents, words = self.device.send(parents), self.device.send(words)
+            lstm_cell(self._word_gates[words], xp.dot(h0[parents], self._W_h.T), self._b, c0[parents], c, h)
+        return (h, c), xp.dot(h, self._W_out.T)
+
+
+@compiled
+def _step(word_gates, words, recurrent, places, b, c0, parents, c, h, start, stop):
+    units = c.shape[1]
+    for i in range(start, stop):
+        read = word_gates[words[i]]
+        carried = recurrent[places[i]]
+        before = c0[parents[i]]
+        for u in range(units):
+            k = 4 * u
+            ga = tanh(read[k] + carried[k] + b[k])
+            gi = sigmoid(read[k + 1] + carried[k + 1] + b[k + 1])
+            gf = sigmoid(read[k + 2] + carried[k + 2] + b[k + 2])
+            go = sigmoid(read[k + 3] + carried[k + 3] + b[k + 3])
+            c[i, u] = ga * gi + before[u] * gf
+            h[i, u] = tanh(c[i, u]) * go

@@ -1,0 +1,314 @@
+"""Training: a `chainer.training.Trainer` put together from a release and some settings."""
+import dataclasses
+import math
+import pathlib
+import sys
+
+import chainer
+import numpy as np
+from chainer.backends import cuda
+from chainer.training import extensions
+
+from chainer_caption import bundle
+from chainer_caption.batches import MAX_WORDS, CaptionDataset, LengthBucketIterator, PackCaptions
+from chainer_caption.bundle import Bundle
+from chainer_caption.errors import InputError
+from chainer_caption.files import npz_shapes, read_json, write_json
+from chainer_caption.functions import Adam
+from chainer_caption.models import ShowAndTell
+from chainer_caption.release import SPLITS, TRAINING_SPLITS
+from chainer_caption.release.cache import sample_digest
+from chainer_caption.vocabulary import Vocabulary
+
+# Of the memory free on a GPU, how much the features may take so as to live there.
+_FEATURES_SHARE = 0.5
+
+_MONITORED = 'validation/main/loss'
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What a training is made of. Given the same release, the same settings give the same model on the CPU.
+
+    Attributes:
+        epochs (int): Passes over the training captions.
+        batch_size (int): Captions an update.
+        hidden (int or None): Width of the embeddings and of the LSTM; None takes that of the weights to start from,
+            or 512.
+        dropout (float): See ShowAndTell.
+        min_count (int): How often a word must stand in the training captions to be in the vocabulary.
+        seed (int): Of the initial weights, the order of the captions and the dropout masks.
+        patience (int or None): Epochs without a better validation loss after which to stop; None never does.
+    """
+    epochs: int = 30
+    batch_size: int = 128
+    hidden: int | None = None
+    dropout: float = 0.5
+    min_count: int = 5
+    seed: int = 0
+    patience: int | None = None
+
+    def __post_init__(self):
+        least = {'epochs': 0, 'batch_size': 1, 'hidden': 1, 'min_count': 1, 'seed': 0, 'patience': 1}
+        for name, bound in least.items():
+            value = getattr(self, name)
+            if value is not None and value < bound:
+                raise InputError(f'--{name.replace("_", "-")} {value}: must be at least {bound}')
+        if not 0 <= self.dropout < 1:
+            raise InputError(f'--dropout {self.dropout}: must be from 0 to below 1')
+
+
+# These may change when training is resumed.
+_MAY_CHANGE = ('epochs', 'patience')
+
+
+def train(release, output, settings=None, device='@numpy', resume=False, overwrite=False, start_from=None, origin=None,
+          progress=None, say=lambda line: None):
+    """Trains a captioner and writes its model directory, in which the best epoch's weights are kept.
+
+    Args:
+        release (Release): What to train on: its splits `train` and `restval`; `val` chooses the best epoch.
+        output (str or os.PathLike): The model directory.
+        settings (Settings): None for the defaults.
+        device (str or chainer.backend.Device): Where to train.
+        resume (bool): Go on with the training of the model directory, if there is one.
+        overwrite (bool): Replace a model that is there already.
+        start_from (str or os.PathLike or None): A model directory, whose vocabulary is kept, or a `weights.npz` in the
+            layout of Chainer's `save_npz` that fits the release's vocabulary.
+        origin (dict or None): The `network` and `profile` that made the features, where the release does not record
+            them.
+        progress (file or None): A terminal to draw a progress bar on.
+        say (callable): Takes notices for the user, a line each.
+
+    Returns:
+        Bundle: The model of the best epoch.
+
+    Raises:
+        InputError: Something about the release, the settings or the folder is wrong; the line says what.
+    """
+    settings = settings or Settings()
+    output = pathlib.Path(output)
+    device = chainer.get_device(device)
+    bundle.check_new(output, resume, overwrite)
+    if overwrite:
+        for name in (bundle.CONFIG, bundle.WEIGHTS, bundle.SNAPSHOT, bundle.LOG, bundle.VOCABULARY):
+            (output / name).unlink(missing_ok=True)
+    resume = resume and (output / bundle.CONFIG).exists()
+    current = _start(release, settings, start_from, _known_origin(release, origin))
+    if resume:
+        _check_same_settings(output, current.training)
+        if not (output / bundle.SNAPSHOT).exists() and (output / bundle.WEIGHTS).exists():
+            current.model = Bundle.load(output).model
+            say(f'{output}: no snapshot in it; training begins with its weights')
+    trainer = _make_trainer(release, current, settings, device, output, progress, say)
+    if resume and (output / bundle.SNAPSHOT).exists():
+        bundle.load_snapshot(output / bundle.SNAPSHOT, trainer)
+    current.save_config(output)
+    write_json(output / bundle.VOCABULARY, current.vocabulary.to_json(), indent=None)
+    with chainer.using_device(device):
+        trainer.run(show_loop_exception_msg=False)
+    if not (output / bundle.WEIGHTS).exists():
+        current.save_weights(output)                    # no epoch was asked for
+    return Bundle.load(output)
+
+
+def _known_origin(release, declared):
+    if declared is None or release.origin is None or declared == release.origin:
+        return release.origin or declared
+    raise InputError(f'{release.features_path}: recorded as features of {release.origin["network"]} under the profile '
+                     f'{release.origin["profile"]}, not of {declared["network"]} under {declared["profile"]}; '
+                     'leave out --network and --profile')
+
+
+def _start(release, settings, start_from, origin):
+    """The untrained bundle: the vocabulary of the training captions, and weights fresh from the seed or given."""
+    training = dataclasses.asdict(settings)
+    training['release'] = release.digest
+    vocabulary = Vocabulary.from_counts(*release.word_counts(*_training_splits(release)),
+                                        min_count=settings.min_count)
+    if start_from is None:
+        training['hidden'] = settings.hidden or 512
+        return Bundle(_fresh_model(release, vocabulary, training), vocabulary, origin, training)
+    start_from = pathlib.Path(start_from)
+    weights = start_from / bundle.WEIGHTS if start_from.is_dir() else start_from
+    if start_from.is_dir():
+        given = Bundle.load(start_from)
+        vocabulary = given.vocabulary
+        if origin and given.origin and origin != given.origin:
+            raise InputError(f'{start_from}: learned from features of {given.origin["network"]}/'
+                             f'{given.origin["profile"]}, the release has {origin["network"]}/{origin["profile"]}')
+    shapes = npz_shapes(weights)
+    hidden = shapes.get('image_vec/W', ((settings.hidden or 512,),))[0][0]
+    if settings.hidden not in (None, hidden):
+        raise InputError(f'{weights}: has hidden size {hidden}; leave out --hidden {settings.hidden} to train it')
+    bundle.check_shapes(weights, release.feature_size, len(vocabulary), hidden)
+    training.update(hidden=hidden, start_from=sample_digest(weights))
+    model = _fresh_model(release, vocabulary, training)
+    bundle.load_weights(model, weights)
+    return Bundle(model, vocabulary, origin, training)
+
+
+def _training_splits(release):
+    return [split for split in TRAINING_SPLITS if SPLITS.index(split) in release.captions.splits] or TRAINING_SPLITS
+
+
+def _fresh_model(release, vocabulary, training):
+    # Chainer's initializers draw from NumPy's global generator: it is borrowed, and given back as it was. Made on the
+    # CPU, so that a seed means the same weights for every device.
+    state = np.random.get_state()                       # noqa: NPY002
+    np.random.seed(training['seed'])                    # noqa: NPY002
+    try:
+        return ShowAndTell(release.feature_size, len(vocabulary), training['hidden'], training['dropout'],
+                           vocabulary.log_frequencies())
+    finally:
+        np.random.set_state(state)                      # noqa: NPY002
+
+
+def _check_same_settings(output, training):
+    before = read_json(output / bundle.CONFIG).get('training') or {}
+    for name, value in training.items():
+        if name not in _MAY_CHANGE and before.get(name) != value:
+            what = 'was trained on another release' if name == 'release' else \
+                f'was trained with --{name.replace("_", "-")} {before.get(name)}, not {value}'
+            raise InputError(f'{output}: {what}; resume with what it began with, or choose another folder')
+
+
+def _make_trainer(release, current, settings, device, output, progress, say):
+    model, vocabulary = current.model, current.vocabulary
+    model.to_device(device)
+    data = CaptionDataset.from_release(release, vocabulary, *_training_splits(release))
+    if data.overlong:
+        say(f'{data.overlong} captions are longer than {MAX_WORDS - 1} words and are trained on without what is over')
+    converter = PackCaptions(_place_features(release.features, device))
+    optimizer = Adam()
+    optimizer.setup(model)
+    iterator = LengthBucketIterator(data, settings.batch_size, seed=settings.seed)
+    updater = chainer.training.updaters.StandardUpdater(
+        iterator, optimizer, converter=converter, device=device,
+        loss_func=lambda *batch: model(*batch, update_key=(settings.seed, updater.iteration)))
+    keep_best = KeepBest(current, output)
+    trainer = chainer.training.Trainer(updater, _stop_trigger(settings, keep_best), out=str(output))
+    columns = ['epoch', 'iteration', 'main/loss', 'main/perplexity', 'main/accuracy']
+    if SPLITS.index('val') in release.captions.splits:
+        validation = LengthBucketIterator(CaptionDataset.from_release(release, vocabulary, 'val'), settings.batch_size,
+                                          repeat=False, shuffle=False)
+        trainer.extend(TokenEvaluator(validation, model, converter=converter, device=device))
+        columns += [_MONITORED, 'validation/main/perplexity', 'validation/main/accuracy']
+    else:
+        say(f'{release.dataset_path}: no image is of the split val, so the last epoch is kept and not the best')
+    trainer.extend(keep_best)
+    trainer.extend(extensions.LogReport(filename=bundle.LOG, postprocess=_add_perplexity))
+    trainer.extend(extensions.PrintReport([*columns, 'elapsed_time'], out=_Table(sys.stdout)))
+    if extensions.PlotReport.available():
+        trainer.extend(extensions.PlotReport(['main/loss', _MONITORED], 'epoch', filename='loss.png'))
+    trainer.extend(extensions.snapshot(filename=bundle.SNAPSHOT, writer=bundle.save_snapshot))
+    if progress is not None:
+        length = settings.epochs, 'epoch'
+        trainer.extend(extensions.ProgressBar(training_length=length, update_interval=10, out=progress))
+    return trainer
+
+
+class _Table:
+    """Chainer's PrintReport clears the terminal below its table, where the progress bar is; a file gets the table
+    alone."""
+
+    def __init__(self, out):
+        self._out = out
+
+    def write(self, text):
+        self._out.write(text if self._out.isatty() else text.replace('\033[J', ''))
+
+    def flush(self):
+        self._out.flush()
+
+
+def _place_features(features, device):
+    """The feature matrix on the device if it is a GPU with room for it, and where it is otherwise."""
+    if device.xp is not cuda.cupy:
+        return features
+    with chainer.using_device(device):
+        if features.nbytes > _FEATURES_SHARE * cuda.cupy.cuda.runtime.memGetInfo()[0]:
+            return features
+        placed = cuda.cupy.empty(features.shape, features.dtype)
+        for start in range(0, len(features), 4096):     # a block at a time: a memory map need not fit into memory
+            placed[start:start + 4096] = device.send(np.ascontiguousarray(features[start:start + 4096]))
+    return placed
+
+
+def _add_perplexity(entry):
+    entry['main/perplexity'] = perplexity(entry['main/loss'])
+
+
+def perplexity(nats):
+    """exp(nats per token); infinite where that is more than a float holds."""
+    return math.exp(nats) if nats < math.log(sys.float_info.max) else math.inf
+
+
+def _stop_trigger(settings, keep_best):
+    def stop(trainer):
+        return (trainer.updater.epoch >= settings.epochs
+                or (settings.patience is not None and keep_best.epochs_since >= settings.patience))
+    return stop
+
+
+class TokenEvaluator(extensions.Evaluator):
+    """Chainer's Evaluator with every token weighing the same, whatever minibatch it is in.
+
+    Reports `validation/main/loss` (nats per token), `…/perplexity` and `…/accuracy`.
+    """
+    trigger = 1, 'epoch'
+
+    def evaluate(self):
+        iterator = self.get_iterator('main')
+        model = self.get_target('main')
+        iterator.reset()
+        sums, tokens = dict.fromkeys(('loss', 'accuracy'), 0.0), 0
+        reporter = chainer.Reporter()
+        reporter.add_observer('', model)
+        with chainer.using_config('train', False), chainer.no_backprop_mode():
+            for examples in iterator:
+                batch = self.converter(examples, self.device)
+                observed = {}
+                with reporter.scope(observed):
+                    model(*batch)
+                count = len(batch[1])
+                tokens += count
+                for name in sums:
+                    # Added up where they are: a GPU is not waited for until the end.
+                    sums[name] = sums[name] + observed['/' + name].array.astype(np.float64) * count
+        means = {name: float(total) / tokens for name, total in sums.items()}
+        means['perplexity'] = perplexity(means['loss'])
+        # The trainer has named this extension: "validation".
+        return {f'{self.name}/main/{name}': mean for name, mean in means.items()}
+
+
+class KeepBest(chainer.training.Extension):
+    """Keeps the weights of the epoch with the least validation loss in the model directory; of the last epoch where
+    nothing is validated.
+
+    Attributes:
+        epochs_since (int): Epochs since the best.
+    """
+    trigger = 1, 'epoch'
+    # After the evaluator has reported, before the snapshot is taken.
+    priority = chainer.training.PRIORITY_EDITOR
+
+    def __init__(self, current, output):
+        self._bundle = current
+        self._output = output
+        self._best = math.inf
+        self.epochs_since = 0
+
+    def __call__(self, trainer):
+        figure = trainer.observation.get(_MONITORED)
+        if figure is not None and not figure < self._best:
+            self.epochs_since += 1
+            return
+        self.epochs_since = 0
+        if figure is not None:
+            self._best = float(figure)
+        self._bundle.save_weights(self._output)
+
+    def serialize(self, serializer):
+        self._best = float(serializer('best', self._best))
+        self.epochs_since = int(serializer('epochs_since', self.epochs_since))
