@@ -1,0 +1,214 @@
+'use strict';
+// Makes the cards. Data become text nodes and properties, never markup.
+{
+  // Cards come in blocks, and a block is in the document only while it is near the window. Sixty fill whole rows of
+  // one to six columns, so that no gap shows where one block ends.
+  const BLOCK = 60;
+
+  let rows, gallery, query, order, count;
+  let blocks = [];
+  let terms = [];
+
+  const watcher = new IntersectionObserver(entries => {
+    for (const {target, isIntersecting} of entries) (isIntersecting ? fill : empty)(target.block);
+  }, {rootMargin: '150% 0px'});
+
+  addEventListener('DOMContentLoaded', () => {
+    [gallery, query, order, count] = ['gallery', 'query', 'order', 'count'].map(id => document.getElementById(id));
+    rows = Array.from(document.querySelectorAll('script[type="application/json"]'), element => {
+      const row = JSON.parse(element.textContent);
+      row.data = element.nextElementSibling;
+      row.texts = [row.filename, ...(row.captions || []).map(caption => caption.caption), row.error || '']
+        .map(text => text.normalize());
+      row.score = row.captions?.[0]?.log_prob ?? -Infinity;
+      return row;
+    });
+    query.form.hidden = false;
+    query.form.addEventListener('submit', event => event.preventDefault());
+    query.addEventListener('input', show);
+    order.addEventListener('change', show);
+    addEventListener('resize', estimate);
+    addEventListener('beforeprint', () => blocks.forEach(fill));
+    addEventListener('afterprint', watch);
+    addEventListener('keydown', shortcut);
+    addEventListener('hashchange', restore);
+    restore();
+  });
+
+  // The search is kept in the address, as #q=dog&sort=name, so that it can be passed on.
+  function restore() {
+    const state = new URLSearchParams(location.hash.slice(1));
+    query.value = state.get('q') || '';
+    order.value = orders[state.get('sort')] ? state.get('sort') : '';
+    show();
+  }
+
+  function save() {
+    const state = new URLSearchParams();
+    if (query.value) state.set('q', query.value);
+    if (order.value) state.set('sort', order.value);
+    if (location.hash.slice(1) !== String(state)) history.replaceState(null, '', '#' + state);
+  }
+
+  function shortcut(event) {
+    if (event.key === '/' && !event.ctrlKey && !event.metaKey && !event.altKey && document.activeElement !== query) {
+      event.preventDefault();
+      query.select();
+    }
+  }
+
+  // ---- Searching: every word of the query must begin a word of the file name or of a caption. Case does not count;
+  // accents do once the query has some ("cho" finds "chó", "chó" does not find "chợ").
+
+  const sameLength = (changed, text) => changed.length === text.length ? changed : text;
+  const plain = text => sameLength(text.toLowerCase(), text);
+  const bare = text => plain(sameLength(
+    text.normalize('NFD').replace(/[\u0300-\u036f]/g, '').normalize().replace(/đ/g, 'd').replace(/Đ/g, 'D'), text));
+
+  function term(word) {
+    const view = bare(word) === plain(word) ? bare : plain;
+    const text = view(word);
+    const escaped = text.replace(/[\\^$.*+?()[\]{}|]/g, '\\$&');
+    return {text, view, pattern: new RegExp((/^[\p{L}\p{N}]/u.test(text) ? '(?<![\\p{L}\\p{N}])' : '') + escaped, 'gu')};
+  }
+
+  function found(row, {text, view, pattern}) {
+    const haystack = row[view.name] ??= row.texts.map(view).join('\n');
+    return haystack.includes(text) && haystack.search(pattern) >= 0;
+  }
+
+  function marked(text) {
+    text = text.normalize();
+    const ranges = terms
+      .flatMap(({view, pattern}) => Array.from(view(text).matchAll(pattern), m => [m.index, m.index + m[0].length]))
+      .sort((a, b) => a[0] - b[0]);
+    const parts = [];
+    let end = 0;
+    for (const [from, to] of ranges) {
+      if (to <= end) continue;
+      const start = Math.max(from, end);
+      parts.push(text.slice(end, start), make('mark', {}, text.slice(start, to)));
+      end = to;
+    }
+    return [...parts, text.slice(end)];
+  }
+
+  // ---- Showing what was found, in order
+
+  const names = new Intl.Collator(undefined, {numeric: true});
+  const orders = {
+    name: (a, b) => names.compare(a.filename, b.filename),
+    likely: (a, b) => b.score - a.score || 0,
+    unlikely: (a, b) => !a.captions - !b.captions || a.score - b.score || 0,
+  };
+
+  function show() {
+    terms = query.value.normalize().split(/\s+/).filter(Boolean).map(term);
+    const shown = rows.filter(row => terms.every(wanted => found(row, wanted)));
+    if (orders[order.value]) shown.sort(orders[order.value]);
+
+    blocks = [];
+    for (let i = 0; i < shown.length; i += BLOCK) {
+      const block = {rows: shown.slice(i, i + BLOCK), element: make('section'), filled: false};
+      block.element.block = block;
+      blocks.push(block);
+    }
+    gallery.replaceChildren(...blocks.map(block => block.element));
+    if (!shown.length) {
+      gallery.append(make('p', {className: 'note'}, rows.length ? 'No picture has these words.' : 'No pictures.'));
+    }
+    count.value = tally(shown);
+    if (blocks.length) fill(blocks[0]);
+    estimate();
+    watch();
+    if (gallery.getBoundingClientRect().top < 0) scrollTo(0, gallery.offsetTop - query.form.offsetHeight);
+    save();
+  }
+
+  // An observer reports on every element that it begins to watch.
+  function watch() {
+    watcher.disconnect();
+    blocks.forEach(block => watcher.observe(block.element));
+  }
+
+  function tally(shown) {
+    const number = n => n.toLocaleString('en');
+    const failed = shown.filter(row => row.error !== undefined).length;
+    return (shown.length < rows.length ? number(shown.length) + ' of ' : '') + number(rows.length)
+      + (rows.length === 1 ? ' picture' : ' pictures') + (failed ? `, ${number(failed)} failed` : '');
+  }
+
+  function fill(block) {
+    if (block.filled) return;
+    block.filled = true;
+    block.element.style.minHeight = '';
+    block.element.replaceChildren(...block.rows.map(card));
+  }
+
+  function empty(block) {
+    if (!block.filled) return;
+    block.filled = false;
+    block.element.style.minHeight = block.element.offsetHeight + 'px';
+    block.element.replaceChildren();
+  }
+
+  // Blocks that are not filled are taken to be as tall as one that is, so that the scroll bar is nearly right.
+  function estimate() {
+    const known = blocks.find(block => block.filled);
+    if (!known) return;
+    const each = known.element.offsetHeight / known.rows.length;
+    for (const block of blocks) if (!block.filled) block.element.style.minHeight = each * block.rows.length + 'px';
+  }
+
+  // ---- Cards
+
+  function make(tag, properties = {}, ...children) {
+    const element = Object.assign(document.createElement(tag), properties);
+    element.append(...children);
+    return element;
+  }
+
+  const said = (tag, properties, text) =>
+    make(tag, {lang: gallery.dataset.lang, dir: 'auto', ...properties}, ...marked(text));
+  const nats = score => score === null ? '−∞' : score.toFixed(2).replace('-', '−');
+  const ending = caption => caption.finished ? [] :
+    [' ', make('span', {className: 'cut', title: 'Cut at the length limit'}, '… unfinished')];
+
+  function card(row) {
+    const [best, ...others] = row.captions || [];
+    const text = make('div', {className: 'text'});
+    const article = make('article');
+    if (row.picture) article.append(picture(row, best));
+    article.append(text);
+    if (best) {
+      const p = said('p', {className: 'best'}, best.caption);
+      p.append(...ending(best));
+      text.append(p, make('p', {className: 'scores'},
+        `${nats(best.log_prob)} nats, ${nats(best.log_prob_per_token)} a token`));
+    }
+    if (others.length) text.append(make('ol', {start: 2}, ...others.map(other => alternative(other, best))));
+    if (row.error !== undefined) text.append(make('p', {className: 'problem'}, 'No captions: ', ...marked(row.error)));
+    const id = row.image_id === undefined ? '' : `#${row.image_id} `;
+    text.append(make('p', {className: 'name', translate: false}, id, said('span', {lang: ''}, row.filename)));
+    return article;
+  }
+
+  function picture({picture: {width, height, tint}, data}, best) {
+    const img = make('img', {
+      width, height, alt: best.caption, lang: gallery.dataset.lang, decoding: 'async',
+      src: 'data:image/webp;base64,' + data.textContent,
+    });
+    img.style.setProperty('--tint', tint);
+    return img;
+  }
+
+  function alternative(caption, best) {
+    const share = Math.min(1, Math.exp(caption.log_prob - best.log_prob));
+    const bar = make('i', {title: `${(100 * share).toFixed()} % of the first caption’s probability`});
+    bar.style.setProperty('--share', 100 * share + '%');
+    const text = said('span', {}, caption.caption);
+    text.append(...ending(caption));
+    return make('li', {}, text, make('span', {className: 'scores'},
+      `${nats(caption.log_prob)} / ${nats(caption.log_prob_per_token)}`, bar));
+  }
+}

@@ -1,0 +1,133 @@
+"""What is written is read back by the formats' own readers, whatever the names and captions hold."""
+import csv
+import io
+import json
+import os
+import types
+
+import numpy as np
+import pytest
+
+from chainer_caption.errors import InputError
+from chainer_caption.report import WRITERS, open_writer
+
+HOSTILE_NAMES = ['a b.jpg', 'quote"\'.jpg', 'line\nbreak\r.jpg', '<script>alert(1)</script>.jpg',
+                 '\u2028\x85\x1b[31m.jpg', 'chó 狗 🐕.jpg', 'back\\nslash.jpg', '=cmd|calc.jpg',
+                 os.fsdecode(b'latin-\xe9.jpg'), ',;\t.jpg']
+
+
+def caption(text, log_prob=-3.5, finished=True):
+    tokens = text.split()
+    return types.SimpleNamespace(text=text, tokens=tokens, log_prob=log_prob,
+                                 log_prob_per_token=log_prob / (len(tokens) + 1), finished=finished)
+
+
+def captioned(filename, *captions, image_id=None, path=None):
+    return types.SimpleNamespace(path=path, filename=filename, image_id=image_id, error=None, captions=list(captions))
+
+
+def failed(filename, error='cannot be read (No such file or directory)'):
+    return types.SimpleNamespace(path=filename, filename=filename, image_id=None, error=error, captions=None)
+
+
+def written(format, results, **settings):
+    stream = io.StringIO()
+    with open_writer(format, stream, **settings) as writer:
+        for result in results:
+            writer.write(result)
+    stream.getvalue().encode('utf-8')                   # whatever came in, UTF-8 can hold it
+    return stream.getvalue()
+
+
+def test_text_is_the_path_then_a_caption_a_line():
+    results = [captioned('a.jpg', caption('a dog runs'), caption('a dog')), failed('b.jpg', 'cut short')]
+    assert written('text', results) == '# a.jpg\na dog runs\na dog\n# b.jpg\n! cut short\n'
+
+
+@pytest.mark.parametrize('name', HOSTILE_NAMES)
+def test_text_keeps_a_row_on_its_line_and_can_be_undone(name):
+    first, *rest = written('text', [captioned(name, caption('a dog')), failed(name)]).splitlines()
+    assert rest == ['a dog', first, '! cannot be read (No such file or directory)']
+    assert first.isprintable()
+    escaped = first.removeprefix('# ').encode('latin-1', 'backslashreplace') if '\\' in first else b''
+    assert not escaped or escaped.decode('unicode_escape').encode('utf-16', 'surrogatepass') == \
+        name.encode('utf-16', 'surrogatepass')
+
+
+def test_jsonl_rows_are_the_contract():
+    results = [captioned('a.jpg', caption('a dog', -3.0), caption('a', -4.0, finished=False), image_id=7),
+               captioned('b.jpg', caption('chó')), failed('c.jpg', 'cut short')]
+    text = written('jsonl', results)
+    assert 'chó' in text
+    assert [json.loads(line) for line in text.splitlines()] == [
+        {'filename': 'a.jpg', 'image_id': 7, 'captions': [
+            {'caption': 'a dog', 'tokens': ['a', 'dog'], 'log_prob': -3.0, 'log_prob_per_token': -1.0,
+             'finished': True},
+            {'caption': 'a', 'tokens': ['a'], 'log_prob': -4.0, 'log_prob_per_token': -2.0, 'finished': False}]},
+        {'filename': 'b.jpg', 'captions': [
+            {'caption': 'chó', 'tokens': ['chó'], 'log_prob': -3.5, 'log_prob_per_token': -1.75, 'finished': True}]},
+        {'filename': 'c.jpg', 'error': 'cut short'}]
+
+
+def test_jsonl_gives_back_every_name_to_the_byte():
+    lines = written('jsonl', [captioned(name, caption('a dog')) for name in HOSTILE_NAMES]).splitlines()
+    names = [json.loads(line)['filename'] for line in lines]
+    assert [os.fsencode(name) for name in names] == [os.fsencode(name) for name in HOSTILE_NAMES]
+
+
+def test_jsonl_is_json_even_of_a_caption_that_is_impossible():
+    row = json.loads(written('jsonl', [captioned('a.jpg', caption('a', float('-inf')))]), parse_constant=pytest.fail)
+    assert row['captions'][0]['log_prob'] is None
+
+
+def test_jsonl_takes_scores_as_numpy_has_them():
+    score = caption('a', np.float32(-1.5), np.bool_(True))
+    row = json.loads(written('jsonl', [captioned('a.jpg', score, image_id=np.int64(3))]))
+    assert (row['image_id'], row['captions'][0]['log_prob'], row['captions'][0]['finished']) == (3, -1.5, True)
+
+
+def test_csv_has_a_row_for_each_caption_and_each_error():
+    results = [captioned('a.jpg', caption('a "dog", he said', -3.0), caption('a', -4.0, finished=False)),
+               failed('b.jpg', 'cut\nshort')]
+    rows = list(csv.DictReader(io.StringIO(written('csv', results), newline='')))
+    assert [list(row.values()) for row in rows] == [
+        ['a.jpg', '1', 'a "dog", he said', '-3.0', '-0.6', 'true', ''],
+        ['a.jpg', '2', 'a', '-4.0', '-2.0', 'false', ''],
+        ['b.jpg', '', '', '', '', '', 'cut\nshort']]
+    assert list(rows[0]) == ['filename', 'rank', 'caption', 'log_prob', 'log_prob_per_token', 'finished', 'error']
+
+
+@pytest.mark.parametrize('cell', ['=1+1', '+1', '-1', '@SUM(1)', '\t=1', '\r=1', '\n=1'])
+def test_csv_gives_a_spreadsheet_no_formula(cell):
+    rows = list(csv.DictReader(io.StringIO(written('csv', [captioned(cell, caption(cell)), failed(cell, cell)]),
+                                           newline='')))
+    assert [rows[0]['filename'], rows[0]['caption'], rows[1]['error']] == ["'" + cell] * 3
+    assert float(rows[0]['log_prob']) == -3.5           # a negative number is no formula and stays one
+
+
+def test_csv_reads_back_names_with_line_breaks_and_quotes():
+    names = [name for name in HOSTILE_NAMES if not name.startswith('=') and name.isprintable()] + ['line\nbreak\r.jpg']
+    text = written('csv', [captioned(name, caption('a dog')) for name in names])
+    assert [row['filename'] for row in csv.DictReader(io.StringIO(text, newline=''))] == names
+
+
+def test_csv_goes_on_without_a_second_header():
+    assert written('csv', [failed('a.jpg', 'no')], header=False) == 'a.jpg,,,,,,no\r\n'
+
+
+@pytest.mark.parametrize('format', ['text', 'jsonl', 'csv'])
+def test_rows_are_in_the_file_as_they_come(format, tmp_path):
+    path = tmp_path / 'captions'
+    with open_writer(format, path) as writer:
+        for name in 'chó.jpg', 'b.jpg':
+            writer.write(captioned(name, caption('a dog')))
+            assert name in path.read_text('utf-8')
+
+
+@pytest.mark.parametrize('format', WRITERS)
+def test_a_lent_stream_stays_open_and_a_path_that_cannot_be_written_is_named(format, tmp_path):
+    stream = io.StringIO()
+    open_writer(format, stream).close()
+    assert not stream.closed
+    with pytest.raises(InputError, match='missing'):
+        open_writer(format, tmp_path / 'missing' / 'captions')
