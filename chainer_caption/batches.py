@@ -33,7 +33,7 @@ class CaptionDataset(chainer.dataset.DatasetMixin):
         lengths = np.diff(bounds)
         self.overlong = int(np.count_nonzero(lengths > MAX_WORDS))
         #: Targets of each caption, (n,) int.
-        self.lengths = np.minimum(lengths + 1, MAX_WORDS)
+        self.lengths = np.where(lengths > MAX_WORDS, MAX_WORDS, lengths + 1)
 
     @classmethod
     def from_release(cls, release, vocabulary, *splits):
@@ -46,7 +46,8 @@ class CaptionDataset(chainer.dataset.DatasetMixin):
 
     def get_example(self, i):
         start, stop = self._bounds[i:i + 2]
-        return self.rows[i], np.append(self._words[start:stop], np.int32(EOS))[:MAX_WORDS]
+        words = self._words[start:stop]
+        return self.rows[i], words[:MAX_WORDS] if len(words) > MAX_WORDS else np.append(words, np.int32(EOS))
 
 
 class LengthBucketIterator(chainer.dataset.Iterator):

@@ -91,7 +91,7 @@ class Bundle:
         # The weights' own shapes are looked at first: no configuration makes more memory be taken than there are
         # weights in the file.
         check_shapes(folder / WEIGHTS, **sizes)
-        model = ShowAndTell(**sizes, dropout=config['dropout'])
+        model = ShowAndTell(**sizes, dropout=config['dropout'], seed=0)
         load_weights(model, folder / WEIGHTS)
         return cls(model, vocabulary, config.get('features'), config.get('training'))
 

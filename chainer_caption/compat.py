@@ -46,7 +46,8 @@ def _restore_numpy_names():
 def _restore_numpy_distutils():
     # Removed on Python 3.12, with the distutils it was built on: numpy.distutils. Chainer asks it which BLAS NumPy was
     # built with, for `chainer.print_runtime_info()` and a warning about macOS's Accelerate; {} answers "not known".
-    if importlib.util.find_spec('numpy.distutils') is not None:
+    # A module that is there may be somebody's stand-in, which find_spec would refuse for having no __spec__.
+    if sys.modules.get('numpy.distutils') is not None or importlib.util.find_spec('numpy.distutils') is not None:
         return
     system_info = types.ModuleType('numpy.distutils.system_info')
     system_info.get_info = lambda name, notfound_action=0: {}

@@ -1,8 +1,10 @@
 """Files written whole or not at all, and NumPy archives read without ever executing anything."""
 import contextlib
 import json
+import math
 import os
 import tempfile
+import tokenize
 import zipfile
 import zlib
 
@@ -10,9 +12,9 @@ import numpy as np
 
 from chainer_caption.errors import InputError
 
-# What NumPy, zipfile and zlib raise on bytes that are no sound archive.
-_ARCHIVE_ERRORS = (ValueError, KeyError, EOFError, SyntaxError, NotImplementedError, RuntimeError, zipfile.BadZipFile,
-                   zlib.error)
+# What NumPy, zipfile and zlib raise on bytes that are no sound archive or claim more than memory holds.
+ARCHIVE_ERRORS = (ValueError, KeyError, EOFError, SyntaxError, NotImplementedError, RuntimeError, OverflowError,
+                  MemoryError, tokenize.TokenError, zipfile.BadZipFile, zlib.error)
 
 
 @contextlib.contextmanager
@@ -63,7 +65,8 @@ def _sync_folder(folder):
 
 def write_json(path, value, indent=1):
     """Writes `value` as JSON in UTF-8, whole or not at all."""
-    with replacing(path, 'w') as f:
+    # Half of a surrogate pair, which JSON can spell and UTF-8 cannot, is written as its escape.
+    with replacing(path, 'w', errors='backslashreplace') as f:
         json.dump(value, f, ensure_ascii=False, indent=indent)
         f.write('\n')
 
@@ -80,13 +83,19 @@ def read_json(path):
     except OSError as e:
         raise unreadable(path, e) from e
     except UnicodeDecodeError as e:
-        raise InputError(f'{path}: not UTF-8 at byte {e.start}; save it as UTF-8') from e
+        raise _cut_short(path) if e.reason == 'unexpected end of data' else \
+            InputError(f'{path}: not UTF-8 at byte {e.start}; save it as UTF-8') from e
     except json.JSONDecodeError as e:
-        cut = e.pos >= len(e.doc.rstrip())
-        raise InputError(f'{path}: the JSON is cut short (a download broken off?); fetch the file again' if cut else
-                         f'{path}: no JSON at line {e.lineno}, column {e.colno}: {e.msg}') from e
+        raise _cut_short(path) if e.pos >= len(e.doc.rstrip()) or e.msg.startswith('Unterminated string') else \
+            InputError(f'{path}: no JSON at line {e.lineno}, column {e.colno}: {e.msg}') from e
+    except ValueError as e:                             # a number of thousands of digits
+        raise InputError(f'{path}: {e}') from e
     except RecursionError as e:
         raise InputError(f'{path}: the JSON is nested too deeply to be what this file should hold') from e
+
+
+def _cut_short(path):
+    return InputError(f'{path}: the JSON is cut short (a download broken off?); fetch the file again')
 
 
 def unreadable(path, error):
@@ -111,6 +120,20 @@ def write_npz(path, arrays, durable=True):
         np.savez(f, **arrays)
 
 
+def npy_header(f):
+    """The shape and dtype of the `.npy` that begins where the open file `f` stands.
+
+    Raises:
+        One of ARCHIVE_ERRORS: It is none.
+    """
+    version = np.lib.format.read_magic(f)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(f)
+    if any(isinstance(n, bool) or n < 0 for n in shape):
+        raise ValueError(f'an array of shape {shape}')
+    return shape, dtype
+
+
 def npz_shapes(path):
     """What an `.npz` says it holds, read from its headers alone: `{name: (shape, dtype)}`.
 
@@ -124,12 +147,10 @@ def npz_shapes(path):
         with zipfile.ZipFile(path) as archive:
             for member in archive.infolist():
                 with archive.open(member) as f:
-                    version = np.lib.format.read_magic(f)
-                    if version == (1, 0):
-                        shape, _, dtype = np.lib.format.read_array_header_1_0(f)
-                    else:
-                        shape, _, dtype = np.lib.format.read_array_header_2_0(f)
+                    shape, dtype = npy_header(f)
                 name = member.filename.removesuffix('.npy')
+                if math.prod(shape) * dtype.itemsize > member.file_size:
+                    raise ValueError(f'{name} is smaller than it says')
                 if dtype.hasobject:
                     raise InputError(f'{path}: {name} is pickled, and loading a pickle could run anything; refused')
                 shapes[name] = shape, dtype
@@ -137,7 +158,7 @@ def npz_shapes(path):
         raise unreadable(path, e) from e
     except InputError:
         raise
-    except _ARCHIVE_ERRORS as e:
+    except ARCHIVE_ERRORS as e:
         raise InputError(f'{path}: not a sound .npz file ({e})') from e
     return shapes
 
@@ -154,5 +175,5 @@ def read_npz(path):
             return {name: archive[name] for name in archive.files}
     except OSError as e:
         raise unreadable(path, e) from e
-    except _ARCHIVE_ERRORS as e:
+    except ARCHIVE_ERRORS as e:
         raise InputError(f'{path}: not a sound .npz file ({e})') from e

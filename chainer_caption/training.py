@@ -124,7 +124,7 @@ def _start(release, settings, start_from, origin):
     """The untrained bundle: the vocabulary of the training captions, and weights fresh from the seed or given."""
     training = dataclasses.asdict(settings)
     training['release'] = release.digest
-    vocabulary = Vocabulary.from_counts(*release.word_counts(*_training_splits(release)),
+    vocabulary = Vocabulary.from_counts(*release.word_counts(*training_splits(release)),
                                         min_count=settings.min_count)
     if start_from is None:
         training['hidden'] = settings.hidden or 512
@@ -148,20 +148,13 @@ def _start(release, settings, start_from, origin):
     return Bundle(model, vocabulary, origin, training)
 
 
-def _training_splits(release):
+def training_splits(release):
     return [split for split in TRAINING_SPLITS if SPLITS.index(split) in release.captions.splits] or TRAINING_SPLITS
 
 
 def _fresh_model(release, vocabulary, training):
-    # Chainer's initializers draw from NumPy's global generator: it is borrowed, and given back as it was. Made on the
-    # CPU, so that a seed means the same weights for every device.
-    state = np.random.get_state()                       # noqa: NPY002
-    np.random.seed(training['seed'])                    # noqa: NPY002
-    try:
-        return ShowAndTell(release.feature_size, len(vocabulary), training['hidden'], training['dropout'],
-                           vocabulary.log_frequencies())
-    finally:
-        np.random.set_state(state)                      # noqa: NPY002
+    return ShowAndTell(release.feature_size, len(vocabulary), training['hidden'], training['dropout'],
+                       vocabulary.log_frequencies(), training['seed'])
 
 
 def _check_same_settings(output, training):
@@ -176,10 +169,10 @@ def _check_same_settings(output, training):
 def _make_trainer(release, current, settings, device, output, progress, say):
     model, vocabulary = current.model, current.vocabulary
     model.to_device(device)
-    data = CaptionDataset.from_release(release, vocabulary, *_training_splits(release))
+    data = CaptionDataset.from_release(release, vocabulary, *training_splits(release))
     if data.overlong:
-        say(f'{data.overlong} captions are longer than {MAX_WORDS - 1} words and are trained on without what is over')
-    converter = PackCaptions(_place_features(release.features, device))
+        say(f'{data.overlong} captions are longer than {MAX_WORDS} words and are trained on without what is over')
+    converter = PackCaptions(place_features(release.features, device))
     optimizer = Adam()
     optimizer.setup(model)
     iterator = LengthBucketIterator(data, settings.batch_size, seed=settings.seed)
@@ -222,7 +215,7 @@ class _Table:
         self._out.flush()
 
 
-def _place_features(features, device):
+def place_features(features, device):
     """The feature matrix on the device if it is a GPU with room for it, and where it is otherwise."""
     if device.xp is not cuda.cupy:
         return features

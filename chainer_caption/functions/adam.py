@@ -34,8 +34,12 @@ class Adam(chainer.optimizers.Adam):
 
 @compiled
 def _update(param, grad, m, v, one_minus_beta1, one_minus_beta2, alpha_t, eps, eta, decay, start, stop):
-    for i in range(start, stop):
+    # Slices from 0 on: a loop whose index might be negative is not vectorised.
+    param, grad, m, v = param[start:stop], grad[start:stop], m[start:stop], v[start:stop]
+    for i in range(len(param)):
         g = grad[i]
-        m[i] += one_minus_beta1 * (g - m[i])
-        v[i] += one_minus_beta2 * (g * g - v[i])
-        param[i] -= eta * (alpha_t * m[i] / (np.sqrt(v[i]) + eps) + decay * param[i])
+        first = m[i] + one_minus_beta1 * (g - m[i])
+        second = v[i] + one_minus_beta2 * (g * g - v[i])
+        m[i] = first
+        v[i] = second
+        param[i] -= eta * (alpha_t * first / (np.sqrt(second) + eps) + decay * param[i])

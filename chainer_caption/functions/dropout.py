@@ -80,8 +80,10 @@ def apply_mask(x, ratio, key):
 
 @compiled
 def _mask(x, y, key0, key1, threshold, scale, start, stop):
-    for i in range(start, stop):
-        kept = hash32(np.uint32(i), key0, key1) >= threshold
+    x, y = x[start:stop], y[start:stop]
+    first = np.uint32(start)
+    for i in range(len(x)):
+        kept = hash32(np.uint32(first + np.uint32(i)), key0, key1) >= threshold
         y[i] = x[i] * scale if kept else np.float32(0)
 
 

@@ -5,11 +5,13 @@ each step costs one product and one compiled pass, and the gradients of both wei
 all steps (Appleyard et al., "Optimizing performance of recurrent neural networks on GPUs", 2016).
 """
 import itertools
+import weakref
 
 import chainer
 import numpy as np
 from chainer.backends import cuda
 
+from chainer_caption.functions.buffers import column_sums, give, take
 from chainer_caption.functions.compiled import compiled, sigmoid, tanh
 
 
@@ -46,7 +48,8 @@ class _LSTMSequence(chainer.FunctionNode):
         xp = chainer.backend.get_array_module(x)
         units = W_h.shape[1]
         first = self.steps[0][1]
-        gates = xp.dot(x, W_x.T)
+        gates = take(xp, (len(x), len(b)))
+        xp.dot(x, W_x.T, out=gates)
         h = xp.empty((len(x), units), x.dtype)
         c = xp.empty_like(h)
         # The state that each row starts from, packed like the rows of the steps after the first, which starts from 0.
@@ -67,6 +70,9 @@ class _LSTMSequence(chainer.FunctionNode):
                 c_before[after] = c[start:start + rows]
         if chainer.config.enable_backprop:
             self.gates, self.c, self.h_before, self.c_before = gates, c, h_before, c_before
+            weakref.finalize(self, give, gates)         # with the graph, whether it is gone backward through or not
+        else:
+            give(gates)
         return h,
 
     def backward(self, indexes, grad_outputs):
@@ -74,7 +80,7 @@ class _LSTMSequence(chainer.FunctionNode):
         gh = grad_outputs[0].array
         xp = chainer.backend.get_array_module(x)
         first = self.steps[0][1]
-        ggates = xp.empty_like(self.gates)
+        ggates = take(xp, self.gates.shape)
         # What a step hands to the one before it. A caption that ends before the others has handed nothing: zero.
         gh_carried = xp.zeros((first, W_h.shape[1]), x.dtype)
         gc = xp.zeros_like(gh_carried)
@@ -89,7 +95,8 @@ class _LSTMSequence(chainer.FunctionNode):
         gx = xp.dot(ggates, W_x) if 0 in indexes else None
         gW_x = xp.dot(ggates.T, x)
         gW_h = xp.dot(ggates[first:].T, self.h_before)
-        gb = ggates.sum(axis=0)
+        gb = column_sums(ggates)
+        give(ggates)
         return tuple(chainer.as_variable(g) for i, g in enumerate((gx, gW_x, gb, gW_h)) if i in indexes)
 
 

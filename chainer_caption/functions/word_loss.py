@@ -11,6 +11,7 @@ import chainer
 import numpy as np
 from chainer.backends import cuda
 
+from chainer_caption.functions.buffers import column_sums, give, take
 from chainer_caption.functions.compiled import compiled, exp, in_threads
 
 # The largest block of scores, in bytes. A block much smaller costs matrix products of awkward shape.
@@ -53,14 +54,15 @@ class _WordLoss(chainer.FunctionNode):
             gh, gW, gb = xp.empty_like(h), None, None
         for start in range(0, tokens, block):
             rows = slice(start, min(start + block, tokens))
-            scores = xp.dot(h[rows], W.T)
+            scores = take(xp, (rows.stop - rows.start, W.shape[0]))
+            xp.dot(h[rows], W.T, out=scores)
             row_losses(scores, b, self.targets[rows], nats[rows], right[rows], 1 / tokens if keep else None)
-            if not keep:
-                continue
-            xp.dot(scores, W, out=gh[rows])
-            # One block is the usual case; then its gradients are the sums already.
-            gW_block, gb_block = xp.dot(scores.T, h[rows]), scores.sum(axis=0)
-            gW, gb = (gW_block, gb_block) if gW is None else (gW + gW_block, gb + gb_block)
+            if keep:
+                xp.dot(scores, W, out=gh[rows])
+                # One block is the usual case; then its gradients are the sums already.
+                gW_block, gb_block = xp.dot(scores.T, h[rows]), column_sums(scores)
+                gW, gb = (gW_block, gb_block) if gW is None else (gW + gW_block, gb + gb_block)
+            give(scores)
         if keep:
             self.gradients = gh, gW, gb
         # Summed in float64: a mean that an early stop compares should not depend on the order of the rows.

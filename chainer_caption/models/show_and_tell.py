@@ -1,4 +1,6 @@
 """Show and Tell: an LSTM that reads an image, then says it word by word."""
+import contextlib
+
 import chainer
 import chainer.functions as F
 import chainer.links as L
@@ -8,6 +10,19 @@ from chainer_caption.functions import dropout, lstm_sequence, mask_key, sequence
 
 # One mask a dropout, told apart by their place in the model.
 _FEATURE, _IMAGE, _WORDS, _OUTPUT = range(4)
+
+
+@contextlib.contextmanager
+def _generator(seed):
+    # Chainer's initializers draw from NumPy's global generator: with a seed it is borrowed, and given back as it was.
+    state = np.random.get_state()                       # noqa: NPY002
+    try:
+        if seed is not None:
+            np.random.seed(seed)                        # noqa: NPY002
+        yield
+    finally:
+        if seed is not None:
+            np.random.set_state(state)                  # noqa: NPY002
 
 
 class ShowAndTell(chainer.Chain):
@@ -25,12 +40,14 @@ class ShowAndTell(chainer.Chain):
         log_frequencies (array or None): What the output biases start from, (V,), from
             `Vocabulary.log_frequencies`: the first updates are not spent on learning which words are common. None
             starts them from zero.
+        seed (int or None): What the initial weights follow from. None draws them from NumPy's global generator, as
+            Chainer does.
     """
 
-    def __init__(self, feature_size, vocabulary_size, hidden=512, dropout=0.5, log_frequencies=None):
+    def __init__(self, feature_size, vocabulary_size, hidden=512, dropout=0.5, log_frequencies=None, seed=None):
         super().__init__()
         self.dropout = dropout
-        with self.init_scope():
+        with self.init_scope(), _generator(seed):
             self.word_vec = L.EmbedID(vocabulary_size, hidden)
             self.image_vec = L.Linear(feature_size, hidden)
             self.lstm = L.LSTM(hidden, hidden)
@@ -65,7 +82,7 @@ class ShowAndTell(chainer.Chain):
             chainer.Variable: The loss, () float32.
         """
         if update_key is None:
-            update_key = np.random.randint(0, 2 ** 31, 2).tolist()  # noqa: NPY002 (Chainer's habit)
+            update_key = np.random.randint(0, 2 ** 31, 2).tolist() if chainer.config.train else (0, 0)  # noqa: NPY002
         ratio = self.dropout
         masks = [mask_key(*update_key, site) for site in range(4)]
         image = dropout(self.image_vec(dropout(features, ratio, masks[_FEATURE])), ratio, masks[_IMAGE])

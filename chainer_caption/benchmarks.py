@@ -1,0 +1,126 @@
+"""How fast training, decoding and extraction are on this machine; `scripts/benchmark.py` prints it.
+
+What is timed is the work and not its beginnings: loading, compiling and the first updates are left out, captions have
+their real lengths, validation is not part of training's time.
+"""
+import resource
+import statistics
+import time
+
+import chainer
+import numpy as np
+from chainer.backends import cuda
+
+from chainer_caption.batches import CaptionDataset, LengthBucketIterator, PackCaptions
+from chainer_caption.captioner import Captioner
+from chainer_caption.features import NETWORKS
+from chainer_caption.functions import Adam
+from chainer_caption.models import ShowAndTell
+from chainer_caption.training import place_features, training_splits
+from chainer_caption.vocabulary import Vocabulary
+
+_WARM_UP = 5
+
+
+def benchmark_training(release, settings, device, updates):
+    """Captions and tokens trained on in a second.
+
+    Args:
+        release (Release): What to train on.
+        settings (Settings): How.
+        device (chainer.backend.Device): Where.
+        updates (int): How many updates to time.
+
+    Returns:
+        dict: `captions_per_s`, `tokens_per_s`, `peak_mib` and what they were measured with.
+    """
+    splits = training_splits(release)
+    vocabulary = Vocabulary.from_counts(*release.word_counts(*splits), min_count=settings.min_count)
+    data = CaptionDataset.from_release(release, vocabulary, *splits)
+    iterator = LengthBucketIterator(data, settings.batch_size, seed=settings.seed)
+    converter = PackCaptions(place_features(release.features, device))
+    model = ShowAndTell(release.feature_size, len(vocabulary), settings.hidden or 512, settings.dropout,
+                        vocabulary.log_frequencies(), settings.seed)
+    model.to_device(device)
+    optimizer = Adam()
+    optimizer.setup(model)
+    captions = tokens = 0
+    with chainer.using_device(device):
+        for update in range(_WARM_UP + updates):
+            if update == _WARM_UP:
+                _wait(device)
+                captions, tokens, start = 0, 0, time.perf_counter()
+            batch = converter(iterator.next(), device)
+            optimizer.update(model, *batch, (settings.seed, update))
+            captions += batch[3][0]
+            tokens += len(batch[1])
+        _wait(device)
+        seconds = time.perf_counter() - start
+    return {'captions_per_s': round(captions / seconds, 1), 'tokens_per_s': round(tokens / seconds, 1),
+            'peak_mib': _peak_mib(device), 'updates': updates, 'batch_size': settings.batch_size,
+            'vocabulary': len(vocabulary)}
+
+
+def benchmark_decoding(release, model, device, split, pictures, options):
+    """Pictures captioned in a second, from stored features.
+
+    Args:
+        release (Release): Where the features are.
+        model (str or os.PathLike): A model directory.
+        device (chainer.backend.Device): Where.
+        split (str): Whose pictures.
+        pictures (int or None): How many of them; None for all.
+        options (dict): As for `Captioner.caption`.
+
+    Returns:
+        dict: `pictures_per_s`, `peak_mib` and what they were measured with.
+    """
+    captioner = Captioner.load(model, device, pictures=False)
+    rows = release.captions.image_ids[release.pictures(split)][:pictures]
+    features = np.ascontiguousarray(release.features[rows])
+    list(captioner.caption_features(features[:2 * _WARM_UP], **options))
+    _wait(device)
+    start = time.perf_counter()
+    count = sum(1 for _ in captioner.caption_features(features, **options))
+    _wait(device)
+    seconds = time.perf_counter() - start
+    return {'pictures_per_s': round(count / seconds, 2), 'peak_mib': _peak_mib(device), 'pictures': count, **options}
+
+
+def benchmark_extraction(network, device, batch_size, repeats):
+    """Pictures that go through an image network in a second; prepared pictures, random weights.
+
+    Args:
+        network (str): One of `NETWORKS`.
+        device (chainer.backend.Device): Where.
+        batch_size (int): Pictures at a time.
+        repeats (int): Batches to time; the median counts.
+
+    Returns:
+        dict: `pictures_per_s`, `peak_mib` and what they were measured with.
+    """
+    link = NETWORKS[network].link()
+    link.to_device(device)
+    size = NETWORKS[network].size
+    batch = device.send(np.random.default_rng(0).random((batch_size, 3, size, size), np.float32))
+    times = []
+    with chainer.using_device(device), chainer.using_config('train', False), chainer.no_backprop_mode():
+        for _ in range(1 + repeats):
+            start = time.perf_counter()
+            link(batch)
+            _wait(device)
+            times.append(time.perf_counter() - start)
+    return {'pictures_per_s': round(batch_size / statistics.median(times[1:]), 2), 'peak_mib': _peak_mib(device),
+            'network': network, 'batch_size': batch_size}
+
+
+def _wait(device):
+    if device.xp is cuda.cupy:
+        cuda.cupy.cuda.Device().synchronize()
+
+
+def _peak_mib(device):
+    """The most memory held so far: the GPU's, as CuPy has taken it, or else the process's resident memory."""
+    if device.xp is cuda.cupy:
+        return cuda.cupy.get_default_memory_pool().total_bytes() // 2 ** 20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 2 ** 10

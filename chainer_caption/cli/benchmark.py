@@ -1,0 +1,53 @@
+"""benchmark: how fast this machine trains, decodes and extracts."""
+import json
+
+from chainer_caption.cli.common import add_device, device, open_release
+
+DESCRIPTION = 'Measure the speed of training, decoding or feature extraction on this machine.'
+EXAMPLES = '''\
+  benchmark.py train features/flickr8k --json
+  benchmark.py train features/coco -g 0 --batch-size 512 --updates 500
+  benchmark.py decode features/flickr8k -m model --beam-width 5
+  benchmark.py extract --network vgg19 --batch-size 8'''
+
+
+def add_arguments(parser):
+    kinds = parser.add_subparsers(dest='kind', required=True, metavar='train|decode|extract')
+    train = kinds.add_parser('train', help='captions and tokens a second')
+    train.add_argument('release', metavar='RELEASE')
+    train.add_argument('--updates', type=int, default=100, metavar='N', help='how many to time (%(default)s)')
+    train.add_argument('--batch-size', type=int, default=128, metavar='N', help='(%(default)s)')
+    train.add_argument('--hidden', type=int, default=512, metavar='N', help='(%(default)s)')
+    train.add_argument('--min-count', type=int, default=5, metavar='N', help='(%(default)s)')
+    decode = kinds.add_parser('decode', help='pictures a second')
+    decode.add_argument('release', metavar='RELEASE')
+    decode.add_argument('-m', '--model', required=True, metavar='MODEL')
+    decode.add_argument('--split', default='test', metavar='SPLIT', help='(%(default)s)')
+    decode.add_argument('--pictures', type=int, metavar='N', help='how many of them (all)')
+    decode.add_argument('--beam-width', type=int, default=20, metavar='N', help='(%(default)s)')
+    decode.add_argument('--top', type=int, metavar='N', help='(5, or the beam width if less)')
+    decode.add_argument('--max-length', type=int, default=60, metavar='N', help='(%(default)s)')
+    extract = kinds.add_parser('extract', help='pictures a second through the image network')
+    extract.add_argument('--network', default='vgg19', metavar='NETWORK', help='(%(default)s)')
+    extract.add_argument('--batch-size', type=int, default=8, metavar='N', help='(%(default)s)')
+    extract.add_argument('--repeats', type=int, default=5, metavar='N', help='batches to time (%(default)s)')
+    for kind in (train, decode, extract):
+        add_device(kind)
+        kind.add_argument('--json', action='store_true', help='print one JSON object')
+
+
+def run(args):
+    from chainer_caption import Settings, benchmarks
+    where = device(args.gpu)
+    if args.kind == 'train':
+        settings = Settings(batch_size=args.batch_size, hidden=args.hidden, min_count=args.min_count)
+        figures = benchmarks.benchmark_training(open_release(args.release), settings, where, args.updates)
+    elif args.kind == 'decode':
+        top = min(5, args.beam_width) if args.top is None else args.top
+        figures = benchmarks.benchmark_decoding(
+            open_release(args.release), args.model, where, args.split, args.pictures,
+            {'width': args.beam_width, 'top': top, 'max_length': args.max_length})
+    else:
+        figures = benchmarks.benchmark_extraction(args.network, where, args.batch_size, args.repeats)
+    print(json.dumps(figures) if args.json else '\n'.join(f'{name:<16} {value}' for name, value in figures.items()))
+    return 0

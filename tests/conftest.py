@@ -1,0 +1,119 @@
+"""What the tests share: a small release that can be learned, a model trained on it, and a cache of their own."""
+import json
+import os
+import pathlib
+
+import numpy as np
+import pytest
+import scipy.io
+
+import chainer_caption
+from chainer_caption import Release, Settings, train
+
+SHARED = pathlib.Path(__file__).resolve().parents[2] / 'shared' / 'data'
+
+COLOURS = 'red', 'green', 'blue'
+SHAPES = 'circle', 'square'
+SPLITS = 'train', 'train', 'train', 'restval', 'val', 'test'
+
+
+def pytest_runtest_setup(item):
+    if item.get_closest_marker('gpu'):
+        from chainer.backends import cuda
+        if not cuda.available:
+            pytest.skip('needs a CUDA device and CuPy')
+
+
+@pytest.fixture(autouse=True, scope='session')
+def _session_cache(tmp_path_factory):
+    # For the fixtures that live longer than a test.
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path_factory.mktemp('cache')))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory, monkeypatch):
+    """The package's cache folder, empty and of this test alone; it does not exist yet."""
+    base = tmp_path_factory.mktemp('cache')
+    monkeypatch.setenv('XDG_CACHE_HOME', str(base))
+    return base / 'chainer_caption'
+
+
+@pytest.fixture
+def shared():
+    """The folder of genuine releases beside the repository; skips the test where there is none."""
+    if not SHARED.is_dir():
+        pytest.skip('needs the genuine releases in ../shared/data')
+    return SHARED
+
+
+def write_release(folder, pictures=48, dim=16, seed=0, splits=SPLITS, dtype=np.float32):
+    """Writes a release whose captions follow from its features: each picture has a colour and a shape, one feature
+    for each of them, and noise. Splits take turns; columns are in the order of the pictures; three sentences each."""
+    rng = np.random.default_rng(seed)
+    colour, shape = rng.integers(len(COLOURS), size=pictures), rng.integers(len(SHAPES), size=pictures)
+    feats = rng.normal(0, 0.1, (dim, pictures))
+    feats[colour, range(pictures)] += 1
+    feats[len(COLOURS) + shape, range(pictures)] += 1
+    images = []
+    for i in range(pictures):
+        words = {'colour': COLOURS[colour[i]], 'shape': SHAPES[shape[i]]}
+        spoken = [text.format(**words) for text in ('a {colour} {shape}', 'the {shape} is {colour}',
+                                                    'there is a {shape}')]
+        images.append({'filename': f'{i:04}.png', 'imgid': i, 'split': splits[i % len(splits)],
+                       'sentences': [{'tokens': text.split(), 'raw': f'{text.capitalize()}.'} for text in spoken]})
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / 'dataset.json').write_text(json.dumps({'dataset': 'small', 'images': images}), encoding='utf-8')
+    scipy.io.savemat(folder / 'vgg_feats.mat', {'feats': feats.astype(dtype)}, do_compression=True)
+    return folder
+
+
+@pytest.fixture
+def make_release(tmp_path):
+    """A factory of small releases: `make_release(folder=None, **as write_release takes them)` gives the folder."""
+    def make(folder=None, **kwargs):
+        return write_release(tmp_path / 'release' if folder is None else pathlib.Path(folder), **kwargs)
+    return make
+
+
+@pytest.fixture(scope='session')
+def release_dir(tmp_path_factory):
+    """The release that `model_dir` was trained on; not to be changed."""
+    return write_release(tmp_path_factory.mktemp('shared') / 'release')
+
+
+@pytest.fixture(scope='session')
+def model_dir(release_dir):
+    """A model directory, trained briefly and not well; not to be changed."""
+    folder = release_dir.with_name('model')
+    train(Release(release_dir), folder, Settings(epochs=2, batch_size=32, hidden=16))
+    return folder
+
+
+@pytest.fixture(scope='session')
+def package_environment():
+    """The environment for interpreters that the tests start: they import this package, from anywhere."""
+    root = str(pathlib.Path(chainer_caption.__file__).parents[1])
+    path = os.pathsep.join(filter(None, [root, os.environ.get('PYTHONPATH')]))
+    return {**os.environ, 'PYTHONPATH': path, 'OMP_NUM_THREADS': '1', 'OPENBLAS_NUM_THREADS': '1'}
+
+
+class Payload:
+    """An object that leaves a mark, a folder, where it is unpickled."""
+
+    def __init__(self, mark):
+        self.mark = mark
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.mark),)
+
+    @property
+    def ran(self):
+        return self.mark.exists()
+
+
+@pytest.fixture
+def payload(tmp_path):
+    """What somebody could hide in a pickle: `payload.ran` says whether it was run."""
+    return Payload(tmp_path / 'it_ran')

@@ -1,0 +1,192 @@
+"""Beam search against exhaustive search, and against a beam written plainly."""
+import chainer
+import chainer.functions as F
+import numpy as np
+import pytest
+
+from chainer_caption import InputError
+from chainer_caption.decoding import beam_search
+from chainer_caption.models import ShowAndTell
+from chainer_caption.models.stepper import Stepper
+from chainer_caption.vocabulary import BOS, EOS, UNK
+
+D = 7
+
+
+def random_model(vocabulary_size, hidden=8, seed=0, scale=1.0, end=0.5):
+    rng = np.random.default_rng(seed)
+    model = ShowAndTell(D, vocabulary_size, hidden)
+    for param in model.params():
+        param.array[...] = scale * rng.standard_normal(param.shape)
+    model.out_word.b.array[EOS] += end
+    return model
+
+
+def features(pictures, seed=1):
+    return np.random.default_rng(seed).random((pictures, D), np.float32)
+
+
+def next_log_probs(model, feature, words):
+    """The log-probabilities of the word after `words`, by Chainer's links, one caption, one word at a time."""
+    model.lstm.reset_state()
+    model.lstm(model.image_vec(feature[None]))
+    for word in [BOS, *words]:
+        h = model.lstm(model.word_vec(np.array([word], np.int32)))
+    return F.log_softmax(model.out_word(h)).array[0].astype(np.float64)
+
+
+def all_captions(model, feature, max_length, allow_unk, normalization):
+    """Every caption that there is: `(score, words, finished)`, best first."""
+    captions = []
+
+    def extend(words, log_prob):
+        following = next_log_probs(model, feature, words)
+        ended = log_prob + following[EOS]
+        allowed = [w for w in range(len(following)) if allow_unk or w != UNK]
+        if len(words) < max_length:
+            captions.append((ended / (len(words) + 1) ** normalization, words, True))
+            for word in allowed:
+                if word != EOS:
+                    extend([*words, word], log_prob + following[word])
+        elif max(allowed, key=lambda w: following[w]) == EOS:
+            captions.append((ended / (len(words) + 1) ** normalization, words, True))
+        else:
+            captions.append((log_prob / len(words) ** normalization, words, False))
+
+    extend([], 0.0)
+    return sorted(captions, key=lambda c: -c[0])
+
+
+def score_of(hypothesis, normalization):
+    return hypothesis.log_prob / (len(hypothesis.words) + hypothesis.finished) ** normalization
+
+
+@pytest.mark.parametrize('allow_unk', [False, True])
+@pytest.mark.parametrize('normalization', [0.0, 0.7])
+def test_a_beam_as_wide_as_the_space_finds_what_exhaustive_search_finds(allow_unk, normalization):
+    model, x = random_model(5, end=-3), features(4)
+    found = beam_search(Stepper(model), x, width=1000, top=7, max_length=4, allow_unk=allow_unk,
+                        length_normalization=normalization)
+    kinds = set()
+    for feature, hypotheses in zip(x, found, strict=True):
+        expected = all_captions(model, feature, 4, allow_unk, normalization)[:7]
+        assert [h.words for h in hypotheses] == [words for _, words, _ in expected]
+        assert [h.finished for h in hypotheses] == [finished for _, _, finished in expected]
+        np.testing.assert_allclose([score_of(h, normalization) for h in hypotheses], [s for s, _, _ in expected],
+                                   rtol=1e-5)
+        kinds |= {h.finished for h in hypotheses}
+    assert kinds == {True, False}                       # both ways to end have been seen
+
+
+def plain_beam(model, feature, width, top, max_length):
+    """The search as a textbook has it: lists, sorting, one picture, no early stop but the exact one."""
+    beam = [(0.0, [], False)]
+    for _ in range(max_length):
+        grown = [b for b in beam if b[2]]
+        for log_prob, words, finished in beam:
+            if not finished:
+                following = next_log_probs(model, feature, words)
+                grown += [(log_prob + following[w], words if w == EOS else [*words, w], w == EOS)
+                          for w in range(len(following)) if w != UNK]
+        beam = sorted(grown, key=lambda b: -b[0])[:width]
+        if all(finished for _, _, finished in beam[:top]):
+            break
+    return beam[:top]
+
+
+@pytest.mark.parametrize('width', [1, 2, 5, 20, 50])
+def test_equals_a_plain_beam(width):
+    model, x = random_model(40, hidden=12, scale=0.7, end=2.0), features(6)
+    top = min(5, width)
+    found = beam_search(Stepper(model), x, width=width, top=top, max_length=12)
+    for feature, hypotheses in zip(x, found, strict=True):
+        expected = plain_beam(model, feature, width, top, 12)
+        assert [h.words for h in hypotheses if h.finished] == [words for _, words, finished in expected if finished]
+        np.testing.assert_allclose([h.log_prob for h in hypotheses if h.finished],
+                                   [s for s, _, finished in expected if finished], rtol=1e-5)
+
+
+def test_width_one_is_greedy():
+    model, x = random_model(30, seed=3), features(5)
+    for feature, (hypothesis,) in zip(x, beam_search(Stepper(model), x, width=1, top=1, max_length=10), strict=True):
+        words = []
+        while len(words) < 10:
+            following = next_log_probs(model, feature, words)
+            following[UNK] = -np.inf
+            if following.argmax() == EOS:
+                break
+            words.append(int(following.argmax()))
+        assert hypothesis.words == words
+
+
+def test_many_pictures_find_what_each_finds_alone(monkeypatch):
+    model, x = random_model(40, scale=0.7), features(23)
+    stepper = Stepper(model)
+    together = beam_search(stepper, x, width=6, top=3, max_length=9)
+    alone = [beam_search(stepper, row[None], width=6, top=3, max_length=9)[0] for row in x]
+    monkeypatch.setattr('chainer_caption.decoding._CPU_BYTES', 4 * 6 * 40 * 4)      # four pictures at a time
+    in_fours = beam_search(stepper, x, width=6, top=3, max_length=9)
+    for others in (alone, in_fours):
+        assert [[h.words for h in hs] for hs in others] == [[h.words for h in hs] for hs in together]
+        np.testing.assert_allclose([[h.log_prob for h in hs] for hs in others],
+                                   [[h.log_prob for h in hs] for hs in together], rtol=1e-5)
+
+
+def test_unk_is_said_only_when_allowed_and_leaves_its_probability_to_nobody():
+    model, x = random_model(6), features(4)
+    model.out_word.b.array[UNK] += 5
+    stepper = Stepper(model)
+    without = beam_search(stepper, x, width=20, top=5, max_length=5)
+    assert not any(UNK in h.words for hypotheses in without for h in hypotheses)
+    assert any(UNK in h.words for hypotheses in beam_search(stepper, x, max_length=5, allow_unk=True)
+               for h in hypotheses)
+    best = without[0][0]
+    log_prob = sum(next_log_probs(model, x[0], best.words[:t])[w] for t, w in enumerate(best.words))
+    if best.finished:
+        log_prob += next_log_probs(model, x[0], best.words)[EOS]
+    assert best.log_prob == pytest.approx(log_prob, rel=1e-5)
+
+
+def test_captions_that_never_end_are_cut_with_all_their_words():
+    model = random_model(6, end=-100)
+    for hypotheses in beam_search(Stepper(model), features(3), width=5, top=2, max_length=7):
+        assert [(len(h.words), h.finished) for h in hypotheses] == [(7, False)] * 2
+        assert hypotheses[0].log_prob_per_token == pytest.approx(hypotheses[0].log_prob / 7)
+
+
+def test_a_caption_of_the_greatest_length_that_ends_there_is_finished():
+    model = random_model(8, seed=5)
+    whole = beam_search(Stepper(model), features(20), width=1, top=1, max_length=30)
+    for length in (1, 2, 3):
+        at_length = [i for i, (h,) in enumerate(whole) if h.finished and len(h.words) == length]
+        for i in at_length:
+            (again,), = beam_search(Stepper(model), features(20)[i:i + 1], width=1, top=1, max_length=length)
+            assert again.finished
+            assert again.words == whole[i][0].words
+            assert again.log_prob_per_token == pytest.approx(again.log_prob / (length + 1))
+
+
+def test_a_space_smaller_than_the_beam_gives_what_there_is():
+    model = random_model(4, end=0)                      # <S>, </S>, <UNK> and one word
+    found, = beam_search(Stepper(model), features(1), width=20, top=20, max_length=1)
+    assert sorted(h.words for h in found) == [[], [0], [3]]
+
+
+@pytest.mark.parametrize('options', [{'width': 3, 'top': 4}, {'top': 0}, {'max_length': 0},
+                                     {'length_normalization': -1}])
+def test_contradictory_options_are_refused(options):
+    with pytest.raises(InputError):
+        beam_search(Stepper(random_model(5)), features(1), **options)
+
+
+@pytest.mark.gpu
+def test_gpu_finds_what_the_cpu_finds():
+    model, x = random_model(300, hidden=32, scale=0.5), features(50)
+    expected = beam_search(Stepper(model), x, width=20, top=5, max_length=15)
+    device = chainer.get_device('@cupy:0')
+    model.to_device(device)
+    with chainer.using_device(device):
+        found = beam_search(Stepper(model), device.send(x), width=20, top=5, max_length=15)
+    assert [[h.words for h in hs] for hs in found] == [[h.words for h in hs] for hs in expected]
+    np.testing.assert_allclose([[h.log_prob for h in hs] for hs in found],
+                               [[h.log_prob for h in hs] for hs in expected], rtol=1e-4)
