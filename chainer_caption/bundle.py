@@ -91,8 +91,9 @@ class Bundle:
         # The weights' own shapes are looked at first: no configuration makes more memory be taken than there are
         # weights in the file.
         check_shapes(folder / WEIGHTS, **sizes)
+        arrays = read_weights(folder / WEIGHTS)
         model = ShowAndTell(**sizes, dropout=config['dropout'], seed=0)
-        load_weights(model, folder / WEIGHTS)
+        NpzDeserializer(arrays).load(model)
         return cls(model, vocabulary, config.get('features'), config.get('training'))
 
 
@@ -143,13 +144,17 @@ def check_shapes(path, feature_size, vocabulary_size, hidden):
                              f'but the model needs floats of shape {shape}')
 
 
-def load_weights(model, path):
-    """Loads `weights.npz` into a model whose shapes have been checked."""
+def read_weights(path):
+    """The arrays of a `weights.npz` whose shapes have been checked.
+
+    Raises:
+        InputError: It is damaged, or a value is not finite.
+    """
     arrays = read_npz(path)
     for name, array in arrays.items():
         if array.dtype.kind == 'f' and not np.isfinite(array).all():
             raise InputError(f'{path}: {name} holds values that are not finite')
-    NpzDeserializer(arrays).load(model)
+    return arrays
 
 
 class _Serializer(DictionarySerializer):

@@ -9,7 +9,7 @@ import numpy as np
 
 from chainer_caption.batches import take_rows
 from chainer_caption.bundle import Bundle
-from chainer_caption.decoding import beam_search
+from chainer_caption.decoding import beam_search, check_options
 from chainer_caption.errors import InputError
 from chainer_caption.features import Extractor, PictureError, find_pictures
 from chainer_caption.features.pictures import MAX_PIXELS
@@ -111,16 +111,18 @@ class Captioner:
             return cls(bundle, device)
         origin = bundle.origin
         if origin is None:
-            origin = {'network': network or ASSUMED['network'], 'profile': profile or ASSUMED['profile']}
-            if network is None or profile is None:
-                say(f'{folder}: does not record what made its features; assuming the network {origin["network"]} and '
-                    f'the profile {origin["profile"]} (--network, --profile)')
+            # A network that was named without a profile has one of its own.
+            origin = {'network': network, 'profile': profile} if network else {**ASSUMED, **(
+                {'profile': profile} if profile else {})}
         for given, key in ((network, 'network'), (profile, 'profile')):
-            if given not in (None, origin[key]):
+            if bundle.origin and given not in (None, origin[key]):
                 raise InputError(f'{folder}: learned from features of the {key} {origin[key]}; captions of '
                                  f'{given} features would mean nothing, leave out --{key}')
         extractor = Extractor.load(**origin, weights=image_weights, device=device, honour_exif=honour_exif,
                                    max_pixels=max_pixels)
+        if bundle.origin is None and None in (network, profile):
+            say(f'{folder}: does not record what made its features; assuming the network {extractor.network} and the '
+                f'profile {extractor.profile} (--network, --profile)')
         return cls(bundle, device, extractor)
 
     def _check_size(self, size, what):
@@ -146,6 +148,7 @@ class Captioner:
         """Captions the pictures of a list, in its order; otherwise as `caption`."""
         if self.extractor is None:
             raise InputError('this captioner was loaded without a network, so it can caption stored features only')
+        check_options(**options)
         return self._caption_files(paths, options)
 
     def _caption_files(self, paths, options):
@@ -178,7 +181,11 @@ class Captioner:
         Raises:
             InputError: D is not the model's.
         """
+        features = np.asanyarray(features)
+        if features.ndim != 2:
+            raise InputError(f'features are a matrix of a row for each picture, this has the shape {features.shape}')
         self._check_size(features.shape[1], 'the matrix')
+        check_options(**options)
         return self._caption_rows(features, np.arange(len(features)), options)
 
     def _caption_rows(self, features, rows, options):
@@ -199,6 +206,7 @@ class Captioner:
         Raises:
             InputError: The split is empty, or the features are not those that the model learned from.
         """
+        check_options(**options)
         pictures = release.pictures(split)
         self._check_size(release.feature_size, str(release.features_path))
         known = self.bundle.origin
@@ -214,6 +222,8 @@ class Captioner:
 
     def _search(self, features, options):
         with chainer.using_device(self.device):
+            # A network may hand over columns; the same numbers in the same order are captioned the same to the bit.
+            features = self.device.xp.ascontiguousarray(features)
             found = beam_search(self._stepper, features, **options)
         decode = self.bundle.vocabulary.decode
         return [[Caption(decode(h.words), h.log_prob, h.log_prob_per_token, h.finished) for h in best]

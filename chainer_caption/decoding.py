@@ -37,6 +37,22 @@ class Hypothesis:
         return self.log_prob / max(1, len(self.words) + self.finished)
 
 
+def check_options(width=20, top=5, max_length=60, length_normalization=0.0, **others):
+    """Checks options of `beam_search`, for those who want to know before there is anything to search.
+
+    Raises:
+        InputError: One is impossible, or two contradict each other.
+    """
+    if width < 1:
+        raise InputError(f'--beam-width {width}: must be at least 1')
+    if not 1 <= top <= width:
+        raise InputError(f'--top {top}: must be at least 1 and at most the beam width, {width}')
+    if max_length < 1:
+        raise InputError(f'--max-length {max_length}: must be at least 1')
+    if not 0 <= length_normalization < float('inf'):
+        raise InputError(f'--length-normalization {length_normalization}: must be a number and not negative')
+
+
 def beam_search(stepper, features, width=20, top=5, max_length=60, allow_unk=False, length_normalization=0.0):
     """Finds the best captions of pictures.
 
@@ -57,12 +73,7 @@ def beam_search(stepper, features, width=20, top=5, max_length=60, allow_unk=Fal
     Raises:
         InputError: The options contradict each other.
     """
-    if not 1 <= top <= width:
-        raise InputError(f'the {top} best of a beam of width {width}: top must be at least 1 and at most the width')
-    if max_length < 1:
-        raise InputError(f'captions of at most {max_length} words: max-length must be at least 1')
-    if length_normalization < 0:
-        raise InputError('length-normalization must not be negative')
+    check_options(width, top, max_length, length_normalization)
     # No step has more continuations than this to keep, however wide the beam.
     on_cpu = isinstance(features, np.ndarray)
     group = max(1, (_CPU_BYTES if on_cpu else _GPU_BYTES) // (4 * width * len(stepper.bias)))

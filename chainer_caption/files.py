@@ -1,7 +1,6 @@
 """Files written whole or not at all, and NumPy archives read without ever executing anything."""
 import contextlib
 import json
-import math
 import os
 import tempfile
 import tokenize
@@ -149,8 +148,6 @@ def npz_shapes(path):
                 with archive.open(member) as f:
                     shape, dtype = npy_header(f)
                 name = member.filename.removesuffix('.npy')
-                if math.prod(shape) * dtype.itemsize > member.file_size:
-                    raise ValueError(f'{name} is smaller than it says')
                 if dtype.hasobject:
                     raise InputError(f'{path}: {name} is pickled, and loading a pickle could run anything; refused')
                 shapes[name] = shape, dtype

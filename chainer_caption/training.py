@@ -1,18 +1,19 @@
 """Training: a `chainer.training.Trainer` put together from a release and some settings."""
 import dataclasses
-import math
 import pathlib
 import sys
 
 import chainer
 import numpy as np
 from chainer.backends import cuda
+from chainer.serializers import NpzDeserializer
 from chainer.training import extensions
 
 from chainer_caption import bundle
 from chainer_caption.batches import MAX_WORDS, CaptionDataset, LengthBucketIterator, PackCaptions
 from chainer_caption.bundle import Bundle
 from chainer_caption.errors import InputError
+from chainer_caption.extensions import MONITORED, KeepBest, Table, TokenEvaluator, perplexity
 from chainer_caption.files import npz_shapes, read_json, write_json
 from chainer_caption.functions import Adam
 from chainer_caption.models import ShowAndTell
@@ -22,8 +23,6 @@ from chainer_caption.vocabulary import Vocabulary
 
 # Of the memory free on a GPU, how much the features may take so as to live there.
 _FEATURES_SHARE = 0.5
-
-_MONITORED = 'validation/main/loss'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,18 +89,22 @@ def train(release, output, settings=None, device='@numpy', resume=False, overwri
     output = pathlib.Path(output)
     device = chainer.get_device(device)
     bundle.check_new(output, resume, overwrite)
-    if overwrite:
+    before = _settings_before(output) if resume and (output / bundle.CONFIG).exists() else None
+    if before is not None and settings.hidden is None:
+        settings = dataclasses.replace(settings, hidden=before['hidden'])
+    current = _start(release, settings, start_from, _known_origin(release, origin), before and output)
+    if before is not None:
+        _check_same_settings(output, before, current.training, start_from)
+    elif overwrite:
+        # Not before everything that was asked for has been found possible; it may even start from what is replaced.
         for name in (bundle.CONFIG, bundle.WEIGHTS, bundle.SNAPSHOT, bundle.LOG, bundle.VOCABULARY):
             (output / name).unlink(missing_ok=True)
-    resume = resume and (output / bundle.CONFIG).exists()
-    current = _start(release, settings, start_from, _known_origin(release, origin))
-    if resume:
-        _check_same_settings(output, current.training)
-        if not (output / bundle.SNAPSHOT).exists() and (output / bundle.WEIGHTS).exists():
-            current.model = Bundle.load(output).model
-            say(f'{output}: no snapshot in it; training begins with its weights')
+    resume = before is not None and (output / bundle.SNAPSHOT).exists()
+    if before is not None and not resume and (output / bundle.WEIGHTS).exists():
+        current.model = Bundle.load(output).model
+        say(f'{output}: no snapshot in it; training begins with its weights')
     trainer = _make_trainer(release, current, settings, device, output, progress, say)
-    if resume and (output / bundle.SNAPSHOT).exists():
+    if resume:
         bundle.load_snapshot(output / bundle.SNAPSHOT, trainer)
     current.save_config(output)
     write_json(output / bundle.VOCABULARY, current.vocabulary.to_json(), indent=None)
@@ -120,12 +123,16 @@ def _known_origin(release, declared):
                      'leave out --network and --profile')
 
 
-def _start(release, settings, start_from, origin):
-    """The untrained bundle: the vocabulary of the training captions, and weights fresh from the seed or given."""
+def _start(release, settings, start_from, origin, resumed=None):
+    """The untrained bundle: the vocabulary of the training captions or, when a training is resumed, its own; and
+    weights fresh from the seed or given."""
     training = dataclasses.asdict(settings)
     training['release'] = release.digest
-    vocabulary = Vocabulary.from_counts(*release.word_counts(*training_splits(release)),
-                                        min_count=settings.min_count)
+    if resumed and (resumed / bundle.VOCABULARY).exists():
+        vocabulary = Vocabulary.from_json(read_json(resumed / bundle.VOCABULARY), resumed / bundle.VOCABULARY)
+    else:
+        vocabulary = Vocabulary.from_counts(*release.word_counts(*training_splits(release)),
+                                            min_count=settings.min_count)
     if start_from is None:
         training['hidden'] = settings.hidden or 512
         return Bundle(_fresh_model(release, vocabulary, training), vocabulary, origin, training)
@@ -143,8 +150,9 @@ def _start(release, settings, start_from, origin):
         raise InputError(f'{weights}: has hidden size {hidden}; leave out --hidden {settings.hidden} to train it')
     bundle.check_shapes(weights, release.feature_size, len(vocabulary), hidden)
     training.update(hidden=hidden, start_from=sample_digest(weights))
+    arrays = bundle.read_weights(weights)
     model = _fresh_model(release, vocabulary, training)
-    bundle.load_weights(model, weights)
+    NpzDeserializer(arrays).load(model)
     return Bundle(model, vocabulary, origin, training)
 
 
@@ -157,13 +165,27 @@ def _fresh_model(release, vocabulary, training):
                        vocabulary.log_frequencies(), training['seed'])
 
 
-def _check_same_settings(output, training):
-    before = read_json(output / bundle.CONFIG).get('training') or {}
+def _settings_before(output):
+    config = read_json(output / bundle.CONFIG)
+    before = config.get('training') if isinstance(config, dict) else None
+    if not isinstance(before, dict) or not isinstance(before.get('hidden'), int):
+        raise InputError(f'{output / bundle.CONFIG}: does not say how the model was trained, so it cannot be resumed')
+    return before
+
+
+def _check_same_settings(output, before, training, start_from):
+    if start_from is None and 'start_from' in before:
+        training['start_from'] = before['start_from']   # what it began with is in its snapshot now
     for name, value in training.items():
-        if name not in _MAY_CHANGE and before.get(name) != value:
-            what = 'was trained on another release' if name == 'release' else \
-                f'was trained with --{name.replace("_", "-")} {before.get(name)}, not {value}'
-            raise InputError(f'{output}: {what}; resume with what it began with, or choose another folder')
+        if name in _MAY_CHANGE or before.get(name) == value:
+            continue
+        if name == 'release':
+            what = 'was trained on another release'
+        elif name == 'start_from':
+            what = f'did not start from {start_from}'
+        else:
+            what = f'was trained with --{name.replace("_", "-")} {before.get(name)}, not {value}'
+        raise InputError(f'{output}: {what}; resume with what it began with, or choose another folder')
 
 
 def _make_trainer(release, current, settings, device, output, progress, say):
@@ -186,33 +208,19 @@ def _make_trainer(release, current, settings, device, output, progress, say):
         validation = LengthBucketIterator(CaptionDataset.from_release(release, vocabulary, 'val'), settings.batch_size,
                                           repeat=False, shuffle=False)
         trainer.extend(TokenEvaluator(validation, model, converter=converter, device=device))
-        columns += [_MONITORED, 'validation/main/perplexity', 'validation/main/accuracy']
+        columns += [MONITORED, 'validation/main/perplexity', 'validation/main/accuracy']
     else:
         say(f'{release.dataset_path}: no image is of the split val, so the last epoch is kept and not the best')
     trainer.extend(keep_best)
     trainer.extend(extensions.LogReport(filename=bundle.LOG, postprocess=_add_perplexity))
-    trainer.extend(extensions.PrintReport([*columns, 'elapsed_time'], out=_Table(sys.stdout)))
+    trainer.extend(extensions.PrintReport([*columns, 'elapsed_time'], out=Table(sys.stdout)))
     if extensions.PlotReport.available():
-        trainer.extend(extensions.PlotReport(['main/loss', _MONITORED], 'epoch', filename='loss.png'))
+        trainer.extend(extensions.PlotReport(['main/loss', MONITORED], 'epoch', filename='loss.png'))
     trainer.extend(extensions.snapshot(filename=bundle.SNAPSHOT, writer=bundle.save_snapshot))
     if progress is not None:
         length = settings.epochs, 'epoch'
         trainer.extend(extensions.ProgressBar(training_length=length, update_interval=10, out=progress))
     return trainer
-
-
-class _Table:
-    """Chainer's PrintReport clears the terminal below its table, where the progress bar is; a file gets the table
-    alone."""
-
-    def __init__(self, out):
-        self._out = out
-
-    def write(self, text):
-        self._out.write(text if self._out.isatty() else text.replace('\033[J', ''))
-
-    def flush(self):
-        self._out.flush()
 
 
 def place_features(features, device):
@@ -232,76 +240,8 @@ def _add_perplexity(entry):
     entry['main/perplexity'] = perplexity(entry['main/loss'])
 
 
-def perplexity(nats):
-    """exp(nats per token); infinite where that is more than a float holds."""
-    return math.exp(nats) if nats < math.log(sys.float_info.max) else math.inf
-
-
 def _stop_trigger(settings, keep_best):
     def stop(trainer):
         return (trainer.updater.epoch >= settings.epochs
                 or (settings.patience is not None and keep_best.epochs_since >= settings.patience))
     return stop
-
-
-class TokenEvaluator(extensions.Evaluator):
-    """Chainer's Evaluator with every token weighing the same, whatever minibatch it is in.
-
-    Reports `validation/main/loss` (nats per token), `…/perplexity` and `…/accuracy`.
-    """
-    trigger = 1, 'epoch'
-
-    def evaluate(self):
-        iterator = self.get_iterator('main')
-        model = self.get_target('main')
-        iterator.reset()
-        sums, tokens = dict.fromkeys(('loss', 'accuracy'), 0.0), 0
-        reporter = chainer.Reporter()
-        reporter.add_observer('', model)
-        with chainer.using_config('train', False), chainer.no_backprop_mode():
-            for examples in iterator:
-                batch = self.converter(examples, self.device)
-                observed = {}
-                with reporter.scope(observed):
-                    model(*batch)
-                count = len(batch[1])
-                tokens += count
-                for name in sums:
-                    # Added up where they are: a GPU is not waited for until the end.
-                    sums[name] = sums[name] + observed['/' + name].array.astype(np.float64) * count
-        means = {name: float(total) / tokens for name, total in sums.items()}
-        means['perplexity'] = perplexity(means['loss'])
-        # The trainer has named this extension: "validation".
-        return {f'{self.name}/main/{name}': mean for name, mean in means.items()}
-
-
-class KeepBest(chainer.training.Extension):
-    """Keeps the weights of the epoch with the least validation loss in the model directory; of the last epoch where
-    nothing is validated.
-
-    Attributes:
-        epochs_since (int): Epochs since the best.
-    """
-    trigger = 1, 'epoch'
-    # After the evaluator has reported, before the snapshot is taken.
-    priority = chainer.training.PRIORITY_EDITOR
-
-    def __init__(self, current, output):
-        self._bundle = current
-        self._output = output
-        self._best = math.inf
-        self.epochs_since = 0
-
-    def __call__(self, trainer):
-        figure = trainer.observation.get(_MONITORED)
-        if figure is not None and not figure < self._best:
-            self.epochs_since += 1
-            return
-        self.epochs_since = 0
-        if figure is not None:
-            self._best = float(figure)
-        self._bundle.save_weights(self._output)
-
-    def serialize(self, serializer):
-        self._best = float(serializer('best', self._best))
-        self.epochs_since = int(serializer('epochs_since', self.epochs_since))

@@ -46,6 +46,10 @@ def run(name, argv=None, program=None):
                      formatter_class=argparse.RawDescriptionHelpFormatter)
     command.add_arguments(parser)
     args = parser.parse_args(argv)
+    for stream in (sys.stdout, sys.stderr):
+        # Captions are Unicode; a terminal that is not gets them escaped, and nobody a traceback.
+        if hasattr(stream, 'reconfigure'):
+            stream.reconfigure(errors='backslashreplace')
     try:
         return command.run(args)
     except InputError as e:

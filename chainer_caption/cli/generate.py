@@ -53,10 +53,8 @@ def run(args):
     if args.sentences is not None:
         say('-s is not needed: the model carries its vocabulary')
     options = {'width': args.beam_width, 'max_length': args.max_length, 'allow_unk': args.allow_unk,
-               'top': min(5, args.beam_width) if args.top is None else args.top,
+               'top': min(5, max(1, args.beam_width)) if args.top is None else args.top,
                'length_normalization': args.length_normalization}
-    if not 1 <= options['top'] <= args.beam_width:
-        raise InputError(f'--top {options["top"]}: must be at least 1 and at most the --beam-width {args.beam_width}')
     if args.release is not None:
         release = open_release(args.release)
         captioner = Captioner.load(args.model, device(args.gpu), pictures=False)
@@ -75,6 +73,9 @@ def _paths(args):
     if args.release is not None:
         if named:
             raise InputError('caption either pictures or a --release, not both')
+        for name in ('image_weights', 'network', 'profile'):
+            if getattr(args, name) is not None:
+                raise InputError(f'--{name.replace("_", "-")} is for pictures; a --release has its features already')
         return None
     if args.split is not None:
         raise InputError('--split belongs to --release')

@@ -10,7 +10,7 @@ import numpy as np
 import scipy.io
 
 from chainer_caption.errors import InputError
-from chainer_caption.files import replacing, unreadable
+from chainer_caption.files import ARCHIVE_ERRORS, npy_header, replacing, unreadable
 from chainer_caption.release.cache import entry_folder, prepare_entry
 
 KEY = 'feats'
@@ -46,7 +46,7 @@ def open_matrix(path, pictures=None):
     except OSError as e:
         raise unreadable(path, e) from e
     if head.startswith(b'\x93NUMPY'):
-        return _open_npy(path, entry, pictures)
+        return _open_npy(path, entry, size, pictures)
     # The copy is written whole or not at all, after its values have been checked.
     copy = entry / 'features.npy'
     matrix = _mapped(copy)
@@ -68,17 +68,19 @@ def _fits(matrix, path, pictures):
 def _mapped(path):
     try:
         return np.load(path, mmap_mode='r', allow_pickle=False)
-    except (OSError, ValueError, EOFError):
+    except (OSError, *ARCHIVE_ERRORS):
         return None
 
 
-def _open_npy(path, entry, pictures):
+def _open_npy(path, entry, size, pictures):
     try:
+        with open(path, 'rb') as f:
+            _check(*npy_header(f), path, size, pictures)
         matrix = np.load(path, mmap_mode='r', allow_pickle=False)
-    except (OSError, ValueError, EOFError) as e:
+    except InputError:
+        raise
+    except (OSError, *ARCHIVE_ERRORS) as e:
         raise InputError(f'{path}: not a sound .npy file ({e})') from e
-    _numeric(matrix.dtype, path)
-    _fits(matrix, path, pictures)
     if matrix.dtype not in (np.float16, np.float32) or not matrix.flags.c_contiguous:
         copy = entry / 'features.npy'
         mapped = _mapped(copy)
@@ -96,7 +98,7 @@ def _source(path, head, size, pictures):
     """The matrix as something whose slices of rows are arrays (n, D)."""
     # A 7.3 file begins with 512 bytes of MATLAB's own before HDF5's signature.
     if b'\x89HDF\r\n\x1a\n' in (head[:8], head[512:520]):
-        return _source_hdf5(path)
+        return _source_hdf5(path, size, pictures)
     if head.startswith(b'PK\x03\x04'):
         return _source_npz(path, size, pictures)
     return _source_mat(path, size, pictures)
@@ -127,12 +129,13 @@ def _source_mat(path, size, pictures):
     return feats.T
 
 
-def _source_hdf5(path):
+def _source_hdf5(path, size, pictures):
     try:
         with h5py.File(path) as f:
             if not isinstance(f.get(KEY), h5py.Dataset):
                 raise InputError(f'{path}: holds no array "{KEY}" (found: {", ".join(f) or "none"})')
-            _numeric(f[KEY].dtype, path)
+            # An array that HDF5 calls empty has no shape at all.
+            _check(f[KEY].shape or (), f[KEY].dtype, path, size, pictures)
     except (OSError, RuntimeError, ValueError, KeyError) as e:
         if isinstance(e, InputError):
             raise
@@ -143,23 +146,25 @@ def _source_hdf5(path):
 
 def _source_npz(path, size, pictures):
     try:
-        with zipfile.ZipFile(path) as archive, archive.open(KEY + '.npy') as f:
-            np.lib.format.read_magic(f)
-            shape, _, dtype = np.lib.format.read_array_header_1_0(f)
-    except KeyError as e:
-        raise InputError(f'{path}: holds no array "{KEY}"') from e
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as e:
+        with zipfile.ZipFile(path) as archive:
+            if KEY + '.npy' not in archive.namelist():
+                raise InputError(f'{path}: holds no array "{KEY}"')
+            with archive.open(KEY + '.npy') as f:
+                _check(*npy_header(f), path, size, pictures)
+        with np.load(path, allow_pickle=False) as archive:
+            return archive[KEY]
+    except InputError:
+        raise
+    except (OSError, *ARCHIVE_ERRORS) as e:
         raise InputError(f'{path}: not a sound .npz file ({e})') from e
-    _numeric(dtype, path)
-    _plausible(shape, dtype.itemsize, size, path)
-    _fits(np.broadcast_to(np.float32(0), shape), path, pictures)
-    with np.load(path, allow_pickle=False) as archive:
-        return archive[KEY]
 
 
-def _numeric(dtype, path):
+def _check(shape, dtype, path, size, pictures):
+    """Checks what a file says of its matrix, before minutes and memory are spent on the values."""
     if dtype.kind not in 'fiu':
         raise InputError(f'{path}: features are real numbers, these are {dtype}')
+    _plausible(shape, dtype.itemsize, size, path)
+    _fits(np.broadcast_to(np.float32(0), shape), path, pictures)
 
 
 def _plausible(shape, itemsize, size, path):

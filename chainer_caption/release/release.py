@@ -30,6 +30,7 @@ class Release:
     Attributes:
         captions (Captions): The pictures and their sentences.
         features (numpy.ndarray): (N, D) float32 or float16; the row of a picture is its `imgid`.
+        digest (dict): What tells this release from another, wherever it lies.
         origin (dict or None): The `network` and `profile` that made the features, where they are recorded.
 
     Raises:
@@ -49,16 +50,12 @@ class Release:
             raise InputError(f'{self.dataset_path}: no images')
         self.features = open_matrix(self.features_path, int(self.captions.image_ids.max()) + 1)
         self.origin = read_origin(self.features_path)
+        self.digest = {'captions': self.captions.digest, 'features': sample_digest(self.features_path)}
 
     @property
     def feature_size(self):
         """D, the length of a feature vector."""
         return self.features.shape[1]
-
-    @property
-    def digest(self):
-        """What tells this release from another, wherever it lies: a dict of digests."""
-        return {'captions': self.captions.digest, 'features': sample_digest(self.features_path)}
 
     def pictures(self, *splits):
         """The pictures of some splits, as places in `captions.filenames`: (n,) int.

@@ -1,0 +1,412 @@
+"""The command line as its users meet it: formats, letters, exit statuses, and one clear line for whatever is wrong."""
+import csv
+import io
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from chainer.backends import cuda
+
+from chainer_caption import Bundle, Captioner, Release, Vocabulary, cli
+from chainer_caption.models import ShowAndTell
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+DEMO_WEIGHTS = ROOT / 'chainer_caption' / 'features' / 'networks' / 'demo.npz'
+UNSEEN = ROOT / 'features' / 'demo' / 'unseen'
+SMALL = '--epochs', '1', '--hidden', '8', '--batch-size', '32'
+
+
+@pytest.fixture
+def call(capsys, monkeypatch):
+    """Calls a command in this process: `call('train', …)` gives (exit status, stdout, stderr)."""
+    def run(name, *argv):
+        monkeypatch.setattr(sys, 'argv', [f'{name}.py'])
+        capsys.readouterr()
+        try:
+            status = cli.run(name, [os.fspath(a) if isinstance(a, os.PathLike) else str(a) for a in argv])
+        except SystemExit as e:
+            status = e.code
+        return status, *capsys.readouterr()
+    return run
+
+
+@pytest.fixture
+def refused(call):
+    """Calls a command that must end with status 2, nothing on stdout and one line on stderr, which is returned."""
+    def run(name, *argv):
+        status, out, err = call(name, *argv)
+        assert status == 2 and out == '', (status, out, err)
+        assert err.count('\n') == 1 and err.startswith(f'{name}.py: ') and 'Traceback' not in err, err
+        return err.removeprefix(f'{name}.py: ').rstrip('\n')
+    return run
+
+
+@pytest.fixture
+def model(model_dir, tmp_path):
+    """A model directory to be damaged."""
+    return shutil.copytree(model_dir, tmp_path / 'model')
+
+
+@pytest.fixture(scope='module')
+def demo_model(tmp_path_factory):
+    """An untrained model for the features of the small network that comes with the package."""
+    vocabulary = Vocabulary.from_counts({f'word{i}': 9 for i in range(9)}, 9)
+    folder = tmp_path_factory.mktemp('demo') / 'model'
+    Bundle(ShowAndTell(4096, len(vocabulary), 8), vocabulary, {'network': 'demo', 'profile': 'demo'}).save(folder)
+    return folder
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """A folder with two pictures and, between them, one that is broken."""
+    folder = tmp_path / 'pictures'
+    folder.mkdir()
+    for name, source in (('a.png', '01.png'), ('c.png', '02.png')):
+        shutil.copy(UNSEEN / source, folder / name)
+    (folder / 'b.png').write_bytes((UNSEEN / '03.png').read_bytes()[:99])
+    return folder
+
+
+def config_of(folder):
+    return json.loads((folder / 'config.json').read_text(encoding='utf-8'))
+
+
+def expected_captions(model, release, split='test', **options):
+    return list(Captioner.load(model, pictures=False).caption_release(Release(release), split, **options))
+
+
+# Train, then generate
+
+def test_from_release_to_captions(call, release_dir, tmp_path):
+    model = tmp_path / 'model'
+    status, out, err = call('train', release_dir, '-o', model, *SMALL, '--seed', 3, '--dropout', 0.25)
+    assert (status, err) == (0, '') and 'validation/main/loss' in out
+    assert {'config.json', 'vocabulary.json', 'weights.npz', 'log.json', 'snapshot.npz'} <= set(os.listdir(model))
+    config = config_of(model)
+    assert (config['hidden'], config['dropout'], config['feature_size']) == (8, 0.25, 16)
+    assert {key: config['training'][key] for key in ('epochs', 'batch_size', 'seed', 'min_count')} == {
+        'epochs': 1, 'batch_size': 32, 'seed': 3, 'min_count': 5}
+    results = expected_captions(model, release_dir)
+    status, out, err = call('generate', '-m', model, '--release', release_dir)
+    assert (status, err) == (0, '')
+    assert out == ''.join(f'# {r.filename}\n' + ''.join(f'{c.text}\n' for c in r.captions) for r in results)
+    assert out.count('\n') == 6 * len(results) == 48
+
+
+def test_json_lines(call, model_dir, release_dir, tmp_path):
+    status, out, err = call('generate', '-m', model_dir, '--release', release_dir, '--split', 'val',
+                            '-o', tmp_path / 'captions.jsonl', '--top', 2, '--beam-width', 3)
+    assert (status, out, err) == (0, '', '')
+    rows = [json.loads(line) for line in (tmp_path / 'captions.jsonl').read_text(encoding='utf-8').splitlines()]
+    results = expected_captions(model_dir, release_dir, 'val', top=2, width=3)
+    assert rows == [{'filename': r.filename, 'image_id': r.image_id, 'captions': [
+        {'caption': ' '.join(c.tokens), 'tokens': c.tokens, 'log_prob': c.log_prob,
+         'log_prob_per_token': c.log_prob_per_token, 'finished': c.finished} for c in r.captions]} for r in results]
+
+
+@pytest.mark.parametrize('name, options, sign', [
+    ('c.csv', [], 'filename,rank,caption'), ('c.html', [], '<!doctype html>'), ('c.txt', [], '# '), ('c', [], '# '),
+    ('c.txt', ['--format', 'jsonl'], '{"filename"'), ('c.JSONL', [], '{"filename"')])
+def test_format_follows_the_name_or_the_option(name, options, sign, call, model_dir, release_dir, tmp_path):
+    assert call('generate', '-m', model_dir, '--release', release_dir, '-o', tmp_path / name, *options)[0] == 0
+    text = (tmp_path / name).read_text(encoding='utf-8')
+    assert text.lower().startswith(sign)
+    if name == 'c.csv':
+        assert len(list(csv.DictReader(io.StringIO(text)))) == 5 * 8
+
+
+def test_search_options_reach_the_search(call, model_dir, release_dir):
+    def captions(*options):
+        out = call('generate', '-m', model_dir, '--release', release_dir, '--format', 'jsonl', *options)[1]
+        return [json.loads(line)['captions'] for line in out.splitlines()]
+    for best in captions('--beam-width', 3):
+        assert len(best) == 3                           # five, or the width if that is less
+    for best in captions('--max-length', 1, '--top', 4):
+        assert len(best) == 4 and all(len(c['tokens']) <= 1 for c in best)
+    assert not any('<UNK>' in c['tokens'] for best in captions('--top', 20) for c in best)
+    assert any('<UNK>' in c['tokens'] for best in captions('--top', 20, '--max-length', 1, '--allow-unk') for c in best)
+    scores = [c['log_prob_per_token'] for c in captions('--length-normalization', 1)[0]]
+    assert scores == sorted(scores, reverse=True)
+
+
+def test_pictures_folders_and_failures(call, demo_model, pictures):
+    status, out, err = call('generate', '-m', demo_model, pictures, '--top', 1, '--format', 'jsonl')
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert status == 1
+    assert [row['filename'] for row in rows] == [f'{pictures}/{name}.png' for name in 'abc']
+    assert ['captions' in row for row in rows] == [True, False, True]
+    assert set(rows[1]) == {'filename', 'error'} and err == f'{pictures}/b.png: {rows[1]["error"]}\n'
+    assert set(rows[0]['captions'][0]) == {'caption', 'tokens', 'log_prob', 'log_prob_per_token', 'finished'}
+    status, out, err = call('generate', '-m', demo_model, pictures / 'c.png', pictures / 'a.png', '--top', 2)
+    assert (status, err) == (0, '')
+    assert [line for line in out.splitlines() if line.startswith('#')] == [f'# {pictures}/{name}.png' for name in 'ac']
+    status, out, err = call('generate', '-m', demo_model, pictures / 'none.png')
+    assert status == 1 and err.startswith(f'{pictures}/none.png: ') and out.startswith(f'# {pictures}/none.png\n! ')
+
+
+def test_no_progress_bar_where_nobody_sees_it(call, demo_model, pictures):
+    assert call('generate', '-m', demo_model, pictures / 'a.png', '-o', pictures / 'out.txt') == (0, '', '')
+
+
+# The seed's letters
+
+def test_letters_of_the_seed(call, release_dir, model_dir, tmp_path):
+    model = tmp_path / 'model'
+    status, _, err = call('train', '-g', '-1', '-s', release_dir / 'dataset.json', '-i', release_dir / 'vgg_feats.mat',
+                          '-m', model_dir / 'weights.npz', '-o', model, '--iter', 0)
+    assert (status, err) == (0, '')
+    assert config_of(model)['hidden'] == 16, 'that of the weights'
+    for name in ('word_vec/W', 'lstm/lateral/W'):
+        with np.load(model / 'weights.npz') as a, np.load(model_dir / 'weights.npz') as b:
+            np.testing.assert_array_equal(a[name], b[name])
+    assert expected_captions(model, release_dir) == expected_captions(model_dir, release_dir)
+
+
+def test_letters_of_the_seeds_generator(call, demo_model, pictures):
+    (pictures / 'list').write_text(f'{pictures}/c.png\n\n{pictures}/a.png\r\n{pictures}/c.png\n')
+    status, out, err = call('generate', '-g', '-1', '-i', DEMO_WEIGHTS, '-m', demo_model, '-l', pictures / 'list',
+                            '-s', 'sentence.json', '--top', 1)
+    assert status == 0 and out.splitlines()[::2] == [f'# {pictures}/{name}.png' for name in 'cac']
+    assert err.count('\n') == 1 and '-s is not needed' in err
+
+
+def test_start_from_a_model_directory(call, release_dir, model_dir, tmp_path):
+    status, _, err = call('train', release_dir, '-m', model_dir, '-o', tmp_path / 'm', '--iter', 1, '--batch-size', 32)
+    assert (status, err) == (0, '')
+    assert (tmp_path / 'm' / 'vocabulary.json').read_bytes() == (model_dir / 'vocabulary.json').read_bytes()
+
+
+def test_fine_tuning_in_place(call, release_dir, model):
+    status, _, err = call('train', release_dir, '-m', model, '-o', model, '--overwrite', '--iter', 1)
+    assert (status, err) == (0, '')
+    assert 'start_from' in config_of(model)['training']
+
+
+# Resuming, overwriting
+
+def test_existing_models_are_refused_resumed_or_replaced(call, refused, release_dir, tmp_path):
+    model = tmp_path / 'model'
+    assert call('train', release_dir, '-o', model, *SMALL, '--resume')[0] == 0      # nothing yet: it starts afresh
+    weights = (model / 'weights.npz').read_bytes()
+    line = refused('train', release_dir, '-o', model, *SMALL)
+    assert line.startswith(f'{model}: there is a model in it already; --resume') and '--overwrite' in line
+    for changed, name in ((['--hidden', 9], '--hidden 8, not 9'), (['--seed', 1], '--seed 0, not 1'),
+                          (['--dropout', 0.1], '--dropout 0.5, not 0.1'), (['--batch-size', 9], '--batch-size 32')):
+        line = refused('train', release_dir, '-o', model, *SMALL, '--resume', *changed)
+        assert line.startswith(f'{model}: ') and name in line
+    assert (model / 'weights.npz').read_bytes() == weights, 'a refusal changes nothing'
+    assert call('train', release_dir, '-o', model, *SMALL, '--resume', '--epochs', 3, '--patience', 9)[0] == 0
+    log = json.loads((model / 'log.json').read_text())
+    assert [entry['epoch'] for entry in log] == [1, 2, 3]
+    assert call('train', release_dir, '-o', model, *SMALL, '--overwrite')[0] == 0
+    assert len(json.loads((model / 'log.json').read_text())) == 1
+    assert (model / 'weights.npz').read_bytes() == weights, 'the same seed, the same weights'
+
+
+def test_resuming_on_another_release(refused, make_release, model):
+    line = refused('train', make_release(seed=9), '-o', model, '--resume', '--hidden', 16, '--batch-size', 32)
+    assert line.startswith(f'{model}: was trained on another release')
+
+
+def test_resuming_from_other_weights(call, refused, release_dir, model_dir, tmp_path):
+    arguments = 'train', release_dir, '-o', tmp_path / 'm', '--epochs', 1, '--batch-size', 32
+    assert call(*arguments, '-m', model_dir)[0] == 0
+    line = refused(*arguments, '--resume', '-m', tmp_path / 'm' / 'weights.npz')
+    assert line.startswith(f'{tmp_path}/m: ') and '--start-from' not in line, 'no such option: it is -m'
+    assert call(*arguments, '--resume', '-m', model_dir, '--epochs', 2)[0] == 0
+
+
+@pytest.mark.parametrize('content', ['', '[]', '{"training": []}'])
+def test_resuming_a_damaged_model(content, refused, release_dir, model):
+    (model / 'config.json').write_text(content)
+    assert str(model) in refused('train', release_dir, '-o', model, '--resume', '--hidden', 16, '--batch-size', 32)
+
+
+def test_a_wrong_call_deletes_nothing(refused, release_dir, make_release, model):
+    before = {path.name: path.read_bytes() for path in model.iterdir()}
+    refused('train', make_release(splits=['val', 'test']), '-o', model, '--overwrite')
+    refused('train', release_dir, '-o', model, '--overwrite', '-m', release_dir / 'none.npz')
+    refused('train', release_dir, '-o', model, '--overwrite', '--batch-size', 0)
+    assert {path.name: path.read_bytes() for path in model.iterdir()} == before
+
+
+# What is wrong with the input
+
+def edit(path, *replacements):
+    content = path.read_bytes()
+    for old, new in replacements:
+        content = content.replace(old, new)
+    path.write_bytes(content)
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:500])
+
+
+def save(path, matrix):
+    with open(path, 'wb') as f:
+        np.save(f, matrix)
+
+
+@pytest.mark.parametrize('damage, name', [
+    (lambda r: (r / 'vgg_feats.mat').unlink(), ''),
+    (lambda r: (r / 'dataset.json').unlink(), 'dataset.json'),
+    (lambda r: cut(r / 'dataset.json'), 'dataset.json'),
+    (lambda r: cut(r / 'vgg_feats.mat'), 'vgg_feats.mat'),
+    (lambda r: save(r / 'vgg_feats.mat', np.ones((16, 48))), 'vgg_feats.mat'),
+    (lambda r: save(r / 'vgg_feats.mat', np.full((48, 16), np.nan)), 'vgg_feats.mat'),
+    (lambda r: edit(r / 'dataset.json', (b'"imgid": 9,', b'"imgid": 999,')), 'vgg_feats.mat'),
+    (lambda r: edit(r / 'dataset.json', (b'"train"', b'"val"'), (b'"restval"', b'"val"')), 'dataset.json'),
+], ids=['no matrix', 'no dataset', 'JSON cut short', 'matrix cut short', 'transposed', 'NaN', 'imgid without a column',
+        'no training split'])
+def test_wrong_releases(damage, name, refused, make_release, tmp_path):
+    release = make_release()
+    damage(release)
+    assert refused('train', release, '-o', tmp_path / 'model', *SMALL).startswith(str(release / name))
+    assert not (tmp_path / 'model' / 'config.json').exists()
+
+
+@pytest.mark.parametrize('name', ['config.json', 'vocabulary.json', 'weights.npz'])
+def test_incomplete_models(name, refused, release_dir, model):
+    (model / name).unlink()
+    line = refused('generate', '-m', model, '--release', release_dir)
+    assert line.startswith(f'{model}: lacks {name}')
+
+
+def test_weights_with_a_pickle(refused, release_dir, model, payload, tmp_path):
+    array = np.empty(1, object)
+    array[0] = payload
+    np.savez(model / 'weights.npz', **{'word_vec/W': array})
+    for line in (refused('generate', '-m', model, '--release', release_dir),
+                 refused('train', release_dir, '-o', tmp_path / 'm', '-m', model / 'weights.npz')):
+        assert line.startswith(f'{model}/weights.npz: ') and 'pickle' in line
+    assert not payload.ran
+
+
+def test_features_that_do_not_fit_the_model(refused, make_release, model_dir, tmp_path):
+    release = make_release(dim=17)
+    line = refused('generate', '-m', model_dir, '--release', release)
+    assert line.startswith(f'{release}/vgg_feats.mat has features of 17 numbers, but the model learned from 16')
+    line = refused('train', release, '-o', tmp_path / 'm', '-m', model_dir / 'weights.npz')
+    assert line.startswith(f'{model_dir}/weights.npz: image_vec/W is float32 of shape (16, 16)')
+    line = refused('generate', '-m', model_dir, '--network', 'demo', '--profile', 'demo', UNSEEN)
+    assert line == 'the network demo has features of 4096 numbers, but the model learned from 16'
+
+
+def test_origins_that_differ(call, refused, make_release, model_dir, demo_model, tmp_path):
+    release = make_release()
+    assert call('train', release, '-o', tmp_path / 'm', *SMALL, '--network', 'vgg16', '--profile', 'karpathy')[0] == 0
+    assert config_of(tmp_path / 'm')['features'] == {'network': 'vgg16', 'profile': 'karpathy'}
+    (release / 'vgg_feats.mat.json').write_text('{"network": "vgg19", "profile": "karpathy"}')
+    assert 'vgg19' in refused('train', release, '-o', tmp_path / 'n', '--network', 'vgg16', '--profile', 'karpathy')
+    assert 'vgg19' in refused('generate', '-m', tmp_path / 'm', '--release', release)
+    assert refused('generate', '-m', demo_model, '--network', 'vgg19', UNSEEN).startswith(f'{demo_model}: ')
+
+
+@pytest.mark.skipif(cuda.available, reason='there is a GPU')
+@pytest.mark.parametrize('gpu', ['0', '7', '@cupy:0'])
+def test_gpu_where_there_is_none(gpu, refused, release_dir, model_dir, tmp_path):
+    assert refused('train', release_dir, '-o', tmp_path / 'm', '-g', gpu).startswith(f'-g {gpu}: no GPU')
+    assert refused('generate', '-m', model_dir, '--release', release_dir, '-g', gpu).startswith(f'-g {gpu}: no GPU')
+    assert not (tmp_path / 'm').exists()
+
+
+@pytest.mark.gpu
+def test_gpu_that_is_not_there(refused, release_dir, tmp_path):
+    assert refused('train', release_dir, '-o', tmp_path / 'm', '-g', '99').startswith('-g 99: ')
+
+
+@pytest.mark.parametrize('gpu', ['@nonsense', '@numpy:9'])
+def test_devices_that_are_none(gpu, refused, release_dir, tmp_path):
+    assert refused('train', release_dir, '-o', tmp_path / 'm', '-g', gpu).startswith(f'-g {gpu}: ')
+
+
+def test_outputs_that_cannot_be_written(refused, release_dir, model_dir, tmp_path):
+    (tmp_path / 'file').write_text('kept')
+    assert refused('train', release_dir, '-o', tmp_path / 'file').startswith(f'{tmp_path}/file: cannot be written')
+    assert refused('train', release_dir, '-o', tmp_path / 'file' / 'm').startswith(f'{tmp_path}/file')
+    for name in ('none/out.txt', 'none/out.html', 'none/out.csv', 'none/out.jsonl', 'file/out.txt', '.'):
+        line = refused('generate', '-m', model_dir, '--release', release_dir, '-o', tmp_path / name)
+        assert line.startswith(f'{tmp_path / name}: cannot be written'), line
+    assert (tmp_path / 'file').read_text() == 'kept'
+
+
+@pytest.mark.parametrize('options, words', [
+    (['--top', '21'], '--top 21'), (['--top', '4', '--beam-width', '3'], '--top 4'), (['--top', '0'], '--top 0'),
+    (['--beam-width', '0'], '--beam-width 0'), (['--max-length', '0'], 'max-length'),
+    (['--length-normalization', '-1'], 'length-normalization'), (['--split', 'training'], '--split'),
+    (['--top', 'five'], '--top'), (['--nonsense'], '--nonsense'), (['picture.png'], 'not both')])
+def test_wrong_search_options(options, words, refused, model_dir, release_dir, tmp_path):
+    (tmp_path / 'out.txt').write_text('kept')
+    line = refused('generate', '-m', model_dir, '--release', release_dir, '-o', tmp_path / 'out.txt', *options)
+    assert words in line
+    assert (tmp_path / 'out.txt').read_text() == 'kept', 'a wrong call destroys nothing'
+
+
+@pytest.mark.parametrize('options', [
+    ['--epochs', '-1'], ['--batch-size', '0'], ['--hidden', '0'], ['--dropout', '1'], ['--dropout', 'nan'],
+    ['--min-count', '0'], ['--seed', '-1'], ['--patience', '0'], ['--epochs', 'many'], ['--network', 'vgg19'],
+    ['--network', 'vgg20', '--profile', 'karpathy'], ['--resume', '--overwrite']], ids=' '.join)
+def test_wrong_training_options(options, refused, release_dir, tmp_path):
+    assert options[0] in refused('train', release_dir, '-o', tmp_path / 'm', *options)
+
+
+def test_nothing_to_do(refused, call, model_dir, tmp_path):
+    assert 'nothing to caption' in refused('generate', '-m', model_dir)
+    (tmp_path / 'empty').mkdir()
+    (tmp_path / 'list').write_text('\n')
+    assert refused('generate', '-m', model_dir, tmp_path / 'empty').startswith(f'{tmp_path}/empty: ')
+    assert refused('generate', '-m', model_dir, '-l', tmp_path / 'list').startswith(f'{tmp_path}/list: ')
+    assert refused('generate', '-m', model_dir, '-l', tmp_path / 'none').startswith(f'{tmp_path}/none: no such file')
+    assert refused('generate', '-m', tmp_path / 'none', 'a.png').startswith(f'{tmp_path}/none: no such model')
+    assert refused('generate', '-m', model_dir, '--release', tmp_path / 'x').startswith(f'{tmp_path}/x: no such folder')
+    assert 'release is a folder' in refused('train', '-o', tmp_path / 'm')
+    assert refused('train', tmp_path / 'x', '-o', tmp_path / 'm').startswith(f'{tmp_path}/x: no such folder')
+    assert '-o' in refused('train', tmp_path)
+    assert '--split belongs' in refused('generate', '-m', model_dir, 'a.png', '--split', 'val')
+
+
+# Help, and the scripts themselves
+
+@pytest.mark.parametrize('name', cli.COMMANDS)
+def test_help_shows_examples(name, call):
+    status, out, err = call(name, '-h')
+    assert (status, err) == (0, '')
+    assert 'examples:' in out and out.count(f'{name}.py ') >= 3
+    assert 'None' not in out
+
+
+def test_main_lists_the_commands(capsys):
+    for argv in ([], ['-h'], ['--help']):
+        assert cli.main(argv) == 0
+        out = capsys.readouterr().out
+        assert all(f'\n  {name} ' in out for name in cli.COMMANDS)
+    assert cli.main(['nonsense']) == 2
+    assert capsys.readouterr().err.count('\n') == 1
+    with pytest.raises(SystemExit) as caught:
+        cli.main(['train', '-h'])
+    assert caught.value.code == 0 and 'usage: chainer-caption train' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('script', sorted((ROOT / 'scripts').glob('*.py')), ids=lambda path: path.name)
+def test_scripts_run(script, package_environment, tmp_path):
+    done = subprocess.run([sys.executable, script, '-h'], cwd=tmp_path, env=package_environment, capture_output=True,
+                          text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, '')
+    assert done.stdout.startswith(f'usage: {script.name}') and 'examples:' in done.stdout
+    assert os.access(script, os.X_OK)
+
+
+def test_a_process_of_its_own(package_environment, release_dir, model_dir, tmp_path):
+    def generate(*options, **kwargs):
+        return subprocess.run([sys.executable, ROOT / 'scripts' / 'generate.py', '-m', model_dir, *options],
+                              cwd=tmp_path, env={**package_environment, **kwargs}, capture_output=True, check=False)
+    done = generate('--release', release_dir, '--top', '1', PYTHONWARNINGS='error')
+    assert (done.returncode, done.stderr) == (0, b'') and done.stdout.count(b'\n') == 16
+    done = generate('--release', 'nowhere')
+    assert (done.returncode, done.stderr, done.stdout) == (2, b'generate.py: nowhere: no such folder\n', b'')
