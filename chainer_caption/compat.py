@@ -9,6 +9,7 @@ NumPy or Python importing it does nothing. The package imports it before Chainer
 
 Sources: the release notes of NumPy 1.24, 1.26 and 2.0 and of Python 3.12; setuptools' deprecation of pkg_resources.
 """
+import contextlib
 import importlib
 import importlib.machinery
 import importlib.util
@@ -59,16 +60,19 @@ def _restore_numpy_distutils():
     sys.modules['numpy.distutils.system_info'] = system_info
 
 
-def _import_deprecated_quietly():
+def _import_noisy_modules_quietly():
     # Deprecated where they still exist, and imported by Chainer as it starts: numpy.distutils (NumPy 1.23, Python 3.10
     # and 3.11) and pkg_resources (setuptools 67.5; removed in 81, below which the distribution pins it). What they
-    # warn of is answered here and is nothing that users of this package could act on.
+    # warn of is answered here and is nothing that users of this package could act on. And CuPy, where it is installed:
+    # since CuPy 14 it warns of a missing NCCL, which one GPU does not need; Chainer deals with a CuPy that fails.
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         importlib.import_module('numpy.distutils.system_info')
         importlib.import_module('pkg_resources')
+        with contextlib.suppress(Exception):
+            importlib.import_module('cupy')
 
 
 _restore_numpy_names()
 _restore_numpy_distutils()
-_import_deprecated_quietly()
+_import_noisy_modules_quietly()

@@ -58,8 +58,9 @@ def open_matrix(path, pictures=None):
 def _fits(matrix, path, pictures):
     if matrix.ndim != 2 or 0 in matrix.shape:
         raise InputError(f'{path}: features are a matrix, this is an array of shape {matrix.shape}')
-    if pictures is not None and len(matrix) < pictures:
-        hint = ' (it looks transposed)' if matrix.shape[1] == pictures else ''
+    transposed = pictures is not None and matrix.shape[1] == pictures != len(matrix)
+    if pictures is not None and (len(matrix) < pictures or transposed):
+        hint = ' (it looks transposed)' if transposed else ''
         raise InputError(f'{path}: features of {len(matrix)} pictures, {matrix.shape[1]} numbers each, but the '
                          f'captions go up to imgid {pictures - 1}, which needs {pictures}{hint}')
     return matrix
