@@ -1,0 +1,112 @@
+"""Pictures in, features out: a network with its weights and the profile that belongs to them."""
+import copy
+
+import chainer
+import numpy as np
+
+from chainer_caption.errors import InputError
+from chainer_caption.features.networks import NETWORKS
+from chainer_caption.features.pictures import MAX_PIXELS, read_picture
+from chainer_caption.features.profiles import PROFILES
+from chainer_caption.features.weights import find_weights, load_weights
+
+
+class Extractor:
+    """Turns pictures into features, in two steps so that they can overlap.
+
+    `prepare` reads one picture and may run in several threads; calling the extractor runs the network on a batch::
+
+        extractor = Extractor.load('vgg19', weights='VGG_ILSVRC_19_layers.caffemodel')
+        features = extractor(np.stack([extractor.prepare(path) for path in paths]))
+
+    Attributes:
+        network (str): Name of the network.
+        profile (str): Name of the profile that pictures are prepared by.
+        dim (int): Dimension D of the features.
+        device (chainer.backend.Device): Where the network runs.
+    """
+
+    def __init__(self, network, profile, link, honour_exif=True, max_pixels=MAX_PIXELS):
+        self.network = network
+        self.profile = _fitting(profile, network)
+        self.dim = NETWORKS[network].dim
+        self.device = link.device
+        # Chainer's own convolutions are made for training and for GPUs; a network may know better for inference.
+        fast = isinstance(self.device, chainer.backend.CpuDevice) and hasattr(link, 'inference')
+        self._compute = link.inference() if fast else lambda x: link(x).array
+        self._honour_exif = honour_exif
+        self._max_pixels = max_pixels
+
+    @classmethod
+    def load(cls, network='vgg19', profile=None, weights=None, device='@numpy', honour_exif=True,
+             max_pixels=MAX_PIXELS):
+        """Makes an extractor from weights on the disk.
+
+        Args:
+            network (str): One of `NETWORKS`.
+            profile (str): One of `PROFILES`. By default the one that the weights want (`torchvision` for
+                `.safetensors` files), or else the network's (`karpathy` for VGG).
+            weights (str or os.PathLike): `.npz`, `.caffemodel` or `.safetensors`; see `find_weights` for the default.
+            device (str or chainer.backend.Device): As `chainer.get_device` takes it.
+            honour_exif (bool): Turn pictures as their EXIF orientation says.
+            max_pixels (int): Refuse pictures of more.
+
+        Raises:
+            InputError: Unknown network or profile, a profile of another size than the network's, or weights that
+                are missing, damaged or another network's.
+        """
+        described = _named(NETWORKS, network, 'network')
+        path = find_weights(described, weights)
+        link = described.link()
+        wanted = load_weights(link, path)
+        link.to_device(device)
+        return cls(network, profile or wanted or described.profile, link, honour_exif, max_pixels)
+
+    def with_profile(self, profile):
+        """The same network, its weights shared, with pictures prepared by another profile.
+
+        Raises:
+            InputError: No such profile, or one of another size than the network's.
+        """
+        sibling = copy.copy(self)
+        sibling.profile = _fitting(profile, self.network)
+        return sibling
+
+    def prepare(self, path):
+        """Reads and prepares one picture.
+
+        Args:
+            path (str or os.PathLike): The picture.
+
+        Returns:
+            numpy.ndarray: Shape (3, S, S), float32.
+
+        Raises:
+            PictureError: As `read_picture`.
+        """
+        return PROFILES[self.profile].prepare(read_picture(path, self._honour_exif, self._max_pixels))
+
+    def __call__(self, batch):
+        """Computes the features of prepared pictures.
+
+        Args:
+            batch (numpy.ndarray): Shape (N, 3, S, S), float32.
+
+        Returns:
+            numpy.ndarray or cupy.ndarray: Shape (N, D), float32, on the extractor's device.
+        """
+        with chainer.using_device(self.device), chainer.using_config('train', False), chainer.no_backprop_mode():
+            return self._compute(self.device.send(np.asarray(batch, np.float32)))
+
+
+def _fitting(profile, network):
+    size, wanted = _named(PROFILES, profile, 'profile').size, _named(NETWORKS, network, 'network').size
+    if size != wanted:
+        raise InputError(f'profile {profile} gives {size} x {size} pixels, and {network} takes {wanted} x {wanted}')
+    return profile
+
+
+def _named(choices, name, kind):
+    if name not in choices:
+        raise InputError(f'unknown {kind} {name!r}: it is one of {", ".join(choices)}')
+    return choices[name]

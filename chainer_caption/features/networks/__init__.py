@@ -1,0 +1,43 @@
+"""The networks that make features, by name: what each gives and wants, and where its weights are to be had."""
+import dataclasses
+import os
+
+from chainer_caption.features.networks.demo import DemoNet
+from chainer_caption.features.networks.vgg import VGG16, VGG19
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """A network that turns prepared pictures into features.
+
+    Attributes:
+        name (str): Its name, as recorded with features and models.
+        link (type): The `chainer.Chain`; called without arguments it makes one to load weights into.
+        dim (int): Dimension D of the features.
+        size (int): Side S of the pictures it takes, in pixels.
+        profile (str): The profile its own weights want, where they do not say otherwise.
+        weights (tuple of str): Names of files that hold its weights, the preferred one first: looked for where
+            Chainer keeps its models, unless the path is absolute.
+        source (str): Where to get them and how large they are, as part of a sentence.
+    """
+
+    name: str
+    link: type
+    dim: int
+    size: int
+    profile: str
+    weights: tuple
+    source: str
+
+
+_VGG_SOURCE = 'https://www.robots.ox.ac.uk/~vgg/software/very_deep/caffe/'
+
+#: The networks by name; the first is the default.
+NETWORKS = {network.name: network for network in (
+    Network('vgg19', VGG19, 4096, 224, 'karpathy', ('VGG_ILSVRC_19_layers.npz', 'VGG_ILSVRC_19_layers.caffemodel'),
+            _VGG_SOURCE + 'VGG_ILSVRC_19_layers.caffemodel (575 MB)'),
+    Network('vgg16', VGG16, 4096, 224, 'karpathy', ('VGG_ILSVRC_16_layers.npz', 'VGG_ILSVRC_16_layers.caffemodel'),
+            _VGG_SOURCE + 'VGG_ILSVRC_16_layers.caffemodel (553 MB)'),
+    Network('demo', DemoNet, 4096, 96, 'demo', (os.path.join(os.path.dirname(__file__), 'demo.npz'),),
+            'this package'),
+)}

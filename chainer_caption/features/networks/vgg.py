@@ -1,0 +1,109 @@
+"""VGG-16 and VGG-19 up to fc7, the networks behind most published caption features."""
+import itertools
+
+import chainer
+import chainer.functions as F
+import chainer.links as L
+import numpy as np
+
+from chainer_caption.functions.convolution import convolution_relu, winograd_filters
+from chainer_caption.functions.inference import linear_relu, one_blas_thread
+
+# While the first three blocks hold a picture they need 26 MB for it, so they take only so many at a time.
+_LARGE_BLOCKS, _AT_A_TIME = 3, 4
+
+
+class VGG(chainer.Chain):
+    """A VGG network up to its second hidden layer of 4096 (K. Simonyan and A. Zisserman, "Very Deep Convolutional
+    Networks for Large-Scale Image Recognition", 2014, configurations D and E).
+
+    Blocks of 3 x 3 convolutions, each with its ReLU, and a 2 x 2 max pooling after each block; then two fully
+    connected layers with theirs. Dropout, which only training on ImageNet would need, is left out. Parameters are
+    named as in Chainer's own `VGG16Layers` and `VGG19Layers` (`conv1_1` ... `fc7`), whose `.npz` files fit, and are
+    zero until weights are loaded: random ones, drawn to be overwritten, would take seconds and twice the memory.
+
+    Args:
+        depths (tuple of int): Convolutions in each block.
+        width (int): Channels of the first block; each block doubles them, up to eight times.
+        units (int): Units of fc6 and fc7, the dimension D of the features.
+        size (int): Side S of the pictures, a multiple of two to the number of blocks.
+    """
+
+    def __init__(self, depths, width=64, units=4096, size=224):
+        super().__init__()
+        self._blocks = []
+        zero = {'initialW': 0, 'initial_bias': 0}
+        channels = 3
+        with self.init_scope():
+            for block, depth in enumerate(depths, 1):
+                wider = width * min(2 ** (block - 1), 8)
+                names = [f'conv{block}_{i}' for i in range(1, depth + 1)]
+                for name in names:
+                    setattr(self, name, _without_gradients(L.Convolution2D(channels, wider, 3, pad=1, **zero)))
+                    channels = wider
+                self._blocks.append(names)
+            self.fc6 = _without_gradients(L.Linear(channels * (size >> len(depths)) ** 2, units, **zero))
+            self.fc7 = _without_gradients(L.Linear(units, units, **zero))
+
+    def forward(self, x):
+        """Computes features.
+
+        Args:
+            x (chainer.Variable or array): Prepared pictures, shape (N, 3, S, S), float32.
+
+        Returns:
+            chainer.Variable: fc7 after its ReLU, shape (N, D), float32, not negative.
+        """
+        for names in self._blocks:
+            for name in names:
+                x = F.relu(self[name](x))
+            x = F.max_pooling_2d(x, 2)
+        return F.relu(self.fc7(F.relu(self.fc6(x))))
+
+    def inference(self):
+        """The network for inference on the CPU: several times faster than `forward`, and equal to it.
+
+        Returns:
+            callable: Takes prepared pictures, a numpy.ndarray of shape (N, 3, S, S), float32, and returns their
+            features, (N, D), float32. Its convolutions have the weights that the link has now; a later change of
+            those is not felt.
+        """
+        blocks = [[(winograd_filters(self[name].W.array), self[name].b.array.copy(), name == names[-1])
+                   for name in names] for names in self._blocks]
+
+        def convolve(x, blocks):
+            for filters, b, last in itertools.chain.from_iterable(blocks):
+                x = convolution_relu(x, filters, b, pool=last)
+            return x
+
+        def compute(x):
+            x = np.ascontiguousarray(x.transpose(0, 2, 3, 1))
+            with one_blas_thread():
+                x = np.concatenate([convolve(x[i:i + _AT_A_TIME], blocks[:_LARGE_BLOCKS])
+                                    for i in range(0, len(x), _AT_A_TIME)])
+                x = convolve(x, blocks[_LARGE_BLOCKS:]).transpose(0, 3, 1, 2).reshape(len(x), -1)
+                for layer in (self.fc6, self.fc7):
+                    x = linear_relu(x, layer.W.array, layer.b.array)
+            return x
+
+        return compute
+
+
+def _without_gradients(layer):
+    # Chainer makes an array for each gradient beforehand, as large as the parameter; training makes them when needed.
+    layer.cleargrads()
+    return layer
+
+
+class VGG16(VGG):
+    """VGG-16: 13 convolutions; 134 million parameters up to fc7. Arguments as `VGG` has them."""
+
+    def __init__(self, **kwargs):
+        super().__init__((2, 2, 3, 3, 3), **kwargs)
+
+
+class VGG19(VGG):
+    """VGG-19: 16 convolutions; 140 million parameters up to fc7. Arguments as `VGG` has them."""
+
+    def __init__(self, **kwargs):
+        super().__init__((2, 2, 4, 4, 4), **kwargs)

@@ -1,0 +1,95 @@
+"""Profiles: how a picture becomes the numbers that a network takes. Size, crop, resampling, channel order and mean."""
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+from PIL import Image
+
+from chainer_caption.features.resize import imresize
+
+
+@dataclasses.dataclass(frozen=True)
+class Profile:
+    """A way to prepare pictures for a network.
+
+    Attributes:
+        name (str): Its name, as recorded with features and models.
+        size (int): Side S of the square that comes out, in pixels.
+        fit (callable): Takes RGB uint8 (H, W, 3) and `size`; returns RGB (S, S, 3), any dtype, in grey levels 0-255.
+        channels (str): `'RGB'` or `'BGR'`, the order of the channels that come out.
+        mean (tuple of float): Subtracted from each channel, in grey levels, in the order of `channels`.
+        scale (tuple of float): What each channel is divided by after that.
+    """
+
+    name: str
+    size: int
+    fit: Callable
+    channels: str
+    mean: tuple
+    scale: tuple = (1.0, 1.0, 1.0)
+
+    def prepare(self, rgb):
+        """Prepares one picture.
+
+        Args:
+            rgb (numpy.ndarray): RGB, shape (H, W, 3), uint8, of any size.
+
+        Returns:
+            numpy.ndarray: Shape (3, S, S), float32, contiguous.
+        """
+        pixels = np.asarray(self.fit(rgb, self.size), np.float32)
+        if self.channels == 'BGR':
+            pixels = pixels[:, :, ::-1]
+        return np.ascontiguousarray(((pixels - np.float32(self.mean)) / np.float32(self.scale)).transpose(2, 0, 1))
+
+
+def _squash_matlab(rgb, size):
+    return imresize(rgb, size, size)
+
+
+def _squash_bilinear(rgb, size):
+    return Image.fromarray(rgb).resize((size, size), Image.Resampling.BILINEAR)
+
+
+def _crop_nearest(rgb, size):
+    height, width = _with_short_side(rgb, size)
+    corner = (height - size) // 2, (width - size) // 2
+    return _cut(rgb, (height, width), corner, size, Image.Resampling.NEAREST)
+
+
+def _crop_bilinear(rgb, size):
+    height, width = _with_short_side(rgb, size * 256 // 224)
+    corner = round((height - size) / 2), round((width - size) / 2)
+    return _cut(rgb, (height, width), corner, size, Image.Resampling.BILINEAR)
+
+
+def _with_short_side(rgb, side):
+    height, width = rgb.shape[:2]
+    short = min(height, width)
+    return side * height // short, side * width // short
+
+
+def _cut(rgb, shape, corner, size, resample):
+    # The square at `corner` (top, left) of the picture resized to `shape` (height, width), without making the rest of
+    # it: that could be any amount for a picture that is long and thin.
+    (top, left), down, across = corner, rgb.shape[0] / shape[0], rgb.shape[1] / shape[1]
+    box = left * across, top * down, (left + size) * across, (top + size) * down
+    return Image.fromarray(rgb).resize((size, size), resample, box)
+
+
+#: The profiles by name.
+#:
+#: - `karpathy`: the whole picture squashed as MATLAB does it; the features of the *deepimagesent* releases
+#:   (A. Karpathy, neuraltalk, `matlab_features_reference`), with the mean colour of VGG's own training.
+#: - `seed`: the short side to 224 by nearest neighbour (what Pillow's `resize` did when not told otherwise in 2017),
+#:   the centre cut out; dsanno/chainer-image-caption's way with new pictures.
+#: - `torchvision`: the short side to 256 by antialiased bilinear interpolation, the centre cut out, ImageNet's mean and
+#:   deviation of RGB in [0, 1]; what weights from torchvision and timm were trained with.
+#: - `demo`: the whole picture squashed by antialiased bilinear interpolation, RGB in [-1, 1]; the embedded release.
+PROFILES = {profile.name: profile for profile in (
+    Profile('karpathy', 224, _squash_matlab, 'BGR', (103.939, 116.779, 123.68)),
+    Profile('seed', 224, _crop_nearest, 'BGR', (104.0, 117.0, 124.0)),
+    Profile('torchvision', 224, _crop_bilinear, 'RGB', (255 * 0.485, 255 * 0.456, 255 * 0.406),
+            (255 * 0.229, 255 * 0.224, 255 * 0.225)),
+    Profile('demo', 96, _squash_bilinear, 'RGB', (127.5, 127.5, 127.5), (127.5, 127.5, 127.5)),
+)}

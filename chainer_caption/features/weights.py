@@ -1,0 +1,117 @@
+"""Loads the weights of networks: Chainer's `.npz`, Caffe's `.caffemodel`, torchvision's and timm's `.safetensors`."""
+import os
+
+import chainer
+import numpy as np
+
+from chainer_caption.errors import InputError
+from chainer_caption.features.caffemodel import read_caffemodel
+from chainer_caption.features.torch_weights import TorchWeights
+from chainer_caption.files import npz_shapes
+
+
+def find_weights(network, path=None):
+    """Finds a network's weights on the disk.
+
+    Args:
+        network (chainer_caption.features.networks.Network): The network.
+        path (str or os.PathLike): The file, if it is known. Without it, the place where Chainer keeps its models is
+            searched (`$CHAINER_DATASET_ROOT/pfnet/chainer/models`, as a rule below `~/.chainer/dataset`).
+
+    Returns:
+        str: A file that exists.
+
+    Raises:
+        InputError: There is none; the message says where to get it, its size and where to put it.
+    """
+    folder = chainer.dataset.get_dataset_directory('pfnet/chainer/models', create_directory=False)
+    candidates = [os.fspath(path)] if path else [os.path.join(folder, name) for name in network.weights]
+    for candidate in candidates:
+        if os.path.exists(candidate):
+            return candidate
+    missing = f'{path}: no such file' if path else f'no weights for {network.name}'
+    raise InputError(f'{missing}; they come from {network.source}: put the file into {folder}, or name it with -i')
+
+
+def load_weights(link, path):
+    """Loads weights from a file into a link on the CPU.
+
+    The file may hold more than the link has (fc8). Shapes are checked before any array is read, arrays are read one
+    at a time, and nothing in the file is ever executed.
+
+    Args:
+        link (chainer.Link): Where to; its parameters keep their dtype.
+        path (str or os.PathLike): `.npz` in the layout of Chainer's `save_npz` (`conv1_1/W`), `.caffemodel` whose
+            layers are named as the link's, or, for VGG networks, `.safetensors` with the names of torchvision or timm.
+
+    Returns:
+        str or None: The profile that such weights were trained with, where their format tells: torchvision's and
+        timm's want `'torchvision'`.
+
+    Raises:
+        InputError: The file is missing, damaged, of no known format, or does not fit the link.
+    """
+    wanted = chainer.serializers.DictionarySerializer()
+    wanted.save(link)
+    shapes = {name: np.shape(value) for name, value in sorted(wanted.target.items())}
+    suffix = os.path.splitext(path)[1].lower()
+    if suffix == '.npz':
+        arrays = _NpzWeights(path)
+    elif suffix == '.caffemodel':
+        arrays = _CaffeWeights(path)
+    elif suffix == '.safetensors':
+        arrays = TorchWeights(path, sorted(name[:-2] for name in shapes if name.endswith('/W') and 'conv' in name))
+    else:
+        raise InputError(f'{path}: weights are .npz, .caffemodel or .safetensors files')
+    for name, shape in shapes.items():
+        if name not in arrays.shapes:
+            raise InputError(f'{path}: has no {name}; are these weights of another network?')
+        if not _alike(arrays.shapes[name], shape):
+            raise InputError(f'{path}: {name} has shape {arrays.shapes[name]} where {shape} is wanted; '
+                             'are these weights of another network?')
+    chainer.serializers.NpzDeserializer(_Reader(path, arrays, shapes)).load(link)
+    return 'torchvision' if suffix == '.safetensors' else None
+
+
+def _alike(stored, wanted):
+    # A fully connected layer is stored with four dimensions by the old Caffe (1, 1, out, in) and by timm (out,
+    # channels, height, width), in the same order of numbers.
+    return stored == wanted or (len(stored) == 4 and np.prod(stored, dtype=object) == np.prod(wanted, dtype=object) and
+                                len(wanted) < 4)
+
+
+class _Reader:
+    # What NpzDeserializer takes for an opened archive: array by array, when it asks for it.
+    def __init__(self, path, arrays, shapes):
+        self.path, self.arrays, self.shapes = path, arrays, shapes
+
+    def __getitem__(self, name):
+        try:
+            array = self.arrays.read(name)
+        except Exception as e:
+            raise InputError(f'{self.path}: {name} cannot be read ({e}); fetch the file again') from e
+        return array.reshape(self.shapes[name])
+
+
+class _NpzWeights:
+    def __init__(self, path):
+        self._path = path
+        described = npz_shapes(path)
+        self.shapes = {name: shape for name, (shape, _) in described.items()}
+        for name, (_, dtype) in described.items():
+            if dtype.kind not in 'fiu':
+                raise InputError(f'{path}: {name} is of type {dtype}, which are no weights')
+
+    def read(self, name):
+        with np.load(self._path, allow_pickle=False) as archive:
+            return archive[name]
+
+
+class _CaffeWeights:
+    def __init__(self, path):
+        self._blobs = {f'{layer}/{part}': blob for layer, blobs in read_caffemodel(path).items()
+                       for part, blob in zip('Wb', blobs, strict=False)}
+        self.shapes = {name: blob.shape for name, blob in self._blobs.items()}
+
+    def read(self, name):
+        return self._blobs[name].read()

@@ -1,0 +1,112 @@
+"""Profiles prepare pictures exactly as those did who made the published features."""
+import math
+import pathlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from chainer_caption.features import PROFILES, read_picture
+from chainer_caption.features.resize import imresize
+
+EXAMPLES = pathlib.Path(__file__).parents[2] / 'shared' / 'data' / 'karpathy_examples'
+
+
+def cubic(x):
+    x = abs(x)
+    if x < 1:
+        return (1.5 * x - 2.5) * x * x + 1
+    return ((-0.5 * x + 2.5) * x - 4) * x + 2 if x < 2 else 0
+
+
+def matlab_weights(old, new):
+    """One dimension of MATLAB's imresize, in its own terms: pixels counted from 1, an index table that runs
+    1..n, n..1 and repeats, and as many contributions as the kernel is wide, plus two."""
+    scale = new / old
+    width, stretch = (4 / scale, scale) if scale < 1 else (4, 1)
+    table = [*range(old), *range(old - 1, -1, -1)]
+    matrix = np.zeros((new, old))
+    for row in range(new):
+        u = (row + 1) / scale + 0.5 * (1 - 1 / scale)
+        left = math.floor(u - width / 2)
+        places = [left + p for p in range(math.ceil(width) + 2)]
+        weights = np.array([stretch * cubic(stretch * (u - place)) for place in places])
+        for place, weight in zip(places, weights / weights.sum(), strict=True):
+            matrix[row, table[(place - 1) % (2 * old)]] += weight
+    return matrix
+
+
+def matlab_imresize(image, height, width):
+    return np.einsum('ih,hwc,jw->ijc', matlab_weights(image.shape[0], height), image.astype(np.float64),
+                     matlab_weights(image.shape[1], width), optimize=True)
+
+
+def random_picture(height, width, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+
+
+@pytest.mark.parametrize('size', [(375, 500), (500, 333), (224, 224), (100, 150), (1, 1), (2, 700), (640, 3)])
+def test_imresize_is_matlabs_borders_included(size):
+    picture = random_picture(*size)
+    assert np.abs(imresize(picture, 224, 224) - matlab_imresize(picture, 224, 224)).max() < 0.001
+
+
+def test_imresize_to_any_shape():
+    picture = random_picture(61, 47)
+    for height, width in ((20, 90), (90, 20), (7, 1)):
+        assert np.abs(imresize(picture, height, width) - matlab_imresize(picture, height, width)).max() < 0.001
+
+
+@pytest.mark.skipif(not EXAMPLES.is_dir(), reason='the pictures are not here')
+def test_karpathy_profile_on_genuine_pictures():
+    names = (EXAMPLES / 'tasks.txt').read_text().split()
+    assert len(names) == 16
+    for name in names:
+        picture = read_picture(EXAMPLES / name)
+        expected = matlab_imresize(picture, 224, 224)[:, :, ::-1] - [103.939, 116.779, 123.68]
+        prepared = PROFILES['karpathy'].prepare(picture)
+        assert prepared.dtype == np.float32
+        assert np.abs(prepared - expected.transpose(2, 0, 1)).max() < 0.01
+
+
+@pytest.mark.parametrize('size', [(300, 400), (401, 300), (224, 224), (100, 333), (1, 1), (97, 31)])
+def test_seed_profile(size):
+    picture = random_picture(*size)
+    height, width = size
+    shape = (224 * width // height, 224) if width > height else (224, 224 * height // width)
+    x, y = (shape[0] - 224) // 2, (shape[1] - 224) // 2
+    expected = Image.fromarray(picture).resize(shape, Image.Resampling.NEAREST).crop((x, y, x + 224, y + 224))
+    expected = (np.asarray(expected, np.float32)[:, :, ::-1] - np.float32([104, 117, 124])).transpose(2, 0, 1)
+    np.testing.assert_array_equal(PROFILES['seed'].prepare(picture), expected)
+
+
+@pytest.mark.parametrize('size', [(300, 400), (401, 300), (256, 343), (100, 333), (1, 1), (97, 31)])
+def test_torchvision_profile(size):
+    # As torchvision.transforms documents Resize(256), CenterCrop(224), ToTensor and Normalize for PIL pictures
+    picture = random_picture(*size)
+    height, width = size
+    shape = (256, int(256 * height / width)) if width <= height else (int(256 * width / height), 256)
+    x, y = round((shape[0] - 224) / 2), round((shape[1] - 224) / 2)
+    expected = Image.fromarray(picture).resize(shape, Image.Resampling.BILINEAR).crop((x, y, x + 224, y + 224))
+    expected = (np.asarray(expected) / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+    prepared = PROFILES['torchvision'].prepare(picture)
+    # Cut and resized in one step, what lies half-way between two grey levels may be rounded the other way.
+    assert np.abs(prepared - expected.transpose(2, 0, 1)).max() < 1.01 / (255 * 0.224)
+
+
+def test_demo_profile():
+    picture = np.full((30, 50, 3), [0, 255, 51], np.uint8)
+    prepared = PROFILES['demo'].prepare(picture)
+    assert prepared.shape == (3, 96, 96)
+    np.testing.assert_allclose(prepared[:, 5, 7], [-1, 1, -0.6], atol=1e-6)
+
+
+@pytest.mark.parametrize('name', PROFILES)
+@pytest.mark.parametrize('size', [(40, 60_000), (60_000, 40), (1, 60_000)])
+def test_long_and_thin_pictures_take_little_memory(name, size):
+    # Resized whole before the crop, such a picture would take up to 9 GB.
+    profile = PROFILES[name]
+    prepared = profile.prepare(np.full((*size, 3), 100, np.uint8))
+    assert prepared.shape == (3, profile.size, profile.size)
+    assert prepared.dtype == np.float32
+    assert np.ptp(prepared, axis=(1, 2)).max() < 1e-3

@@ -1,0 +1,269 @@
+"""The same weights give the same features, whatever file they come from, and those of Chainer's own VGG."""
+import dataclasses
+import struct
+import zipfile
+
+import chainer
+import numpy as np
+import pytest
+from chainer.links.model.vision import vgg as chainer_vgg
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from PIL import Image
+from safetensors.numpy import save_file
+
+from chainer_caption.errors import InputError
+from chainer_caption.features import Extractor
+from chainer_caption.features.networks import NETWORKS
+from chainer_caption.features.networks.vgg import VGG16, VGG19
+from chainer_caption.features.weights import find_weights, load_weights
+
+NARROW = {'width': 4, 'units': 24, 'size': 32}
+NETS = {'vgg16': VGG16, 'vgg19': VGG19}
+
+
+def random_weights(link, seed=0):
+    """Arrays for a link by name, scaled so that activations keep their size."""
+    rng = np.random.default_rng(seed)
+    return {name.lstrip('/'): rng.standard_normal(p.shape).astype(np.float32) *
+            np.float32((2 / np.prod(p.shape[1:])) ** 0.5 if p.ndim > 1 else 0.1)
+            for name, p in sorted(link.namedparams())}
+
+
+def features(link, size=32):
+    x = np.random.default_rng(1).uniform(-100, 100, (2, 3, size, size)).astype(np.float32)
+    with chainer.using_config('train', False), chainer.no_backprop_mode():
+        return link(x).array
+
+
+def caffe_messages():
+    """The few messages of Caffe's caffe.proto that hold weights, as classes of the protobuf library."""
+    field = descriptor_pb2.FieldDescriptorProto
+    file = descriptor_pb2.FileDescriptorProto(name='caffe_weights.proto', package='caffe', syntax='proto2')
+
+    def message(message_name, **fields):
+        described = file.message_type.add(name=message_name)
+        for key, (number, kind, repeated) in fields.items():
+            made = described.field.add(name=key, number=number, label=field.LABEL_REPEATED if repeated else
+                                       field.LABEL_OPTIONAL)
+            if isinstance(kind, str):
+                made.type, made.type_name = field.TYPE_MESSAGE, '.caffe.' + kind
+            else:
+                made.type = kind
+                made.options.packed = repeated and kind != field.TYPE_STRING
+
+    message('BlobShape', dim=(1, field.TYPE_INT64, True))
+    message('BlobProto', num=(1, field.TYPE_INT32, False), channels=(2, field.TYPE_INT32, False),
+            height=(3, field.TYPE_INT32, False), width=(4, field.TYPE_INT32, False), data=(5, field.TYPE_FLOAT, True),
+            diff=(6, field.TYPE_FLOAT, True), shape=(7, 'BlobShape', False), double_data=(8, field.TYPE_DOUBLE, True))
+    message('V1LayerParameter', bottom=(2, field.TYPE_STRING, True), top=(3, field.TYPE_STRING, True),
+            name=(4, field.TYPE_STRING, False), type=(5, field.TYPE_INT32, False), blobs=(6, 'BlobProto', True),
+            blobs_lr=(7, field.TYPE_FLOAT, True))
+    message('LayerParameter', name=(1, field.TYPE_STRING, False), type=(2, field.TYPE_STRING, False),
+            bottom=(3, field.TYPE_STRING, True), loss_weight=(5, field.TYPE_FLOAT, True),
+            blobs=(7, 'BlobProto', True))
+    message('NetParameter', name=(1, field.TYPE_STRING, False), layers=(2, 'V1LayerParameter', True),
+            input=(3, field.TYPE_STRING, True), layer=(100, 'LayerParameter', True))
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName('caffe.NetParameter'))
+
+
+def write_caffemodel(path, weights, style):
+    net = caffe_messages()(name='VGG', input=['data'])
+    layers = net.layers if style == 'V1LayerParameter' else net.layer
+    for name in dict.fromkeys(key.split('/')[0] for key in weights):
+        layer = layers.add(name=name, bottom=['before'])
+        for part in 'Wb':
+            array = weights[f'{name}/{part}']
+            if style == 'V1LayerParameter':             # all arrays have four dimensions, counted from the last
+                blob = layer.blobs.add(**dict(zip(('num', 'channels', 'height', 'width'),
+                                                  (1,) * (4 - array.ndim) + array.shape, strict=True)))
+            else:
+                blob = layer.blobs.add()
+                blob.shape.dim.extend(array.shape)
+            (blob.double_data if style == 'double' else blob.data).extend(array.ravel().tolist())
+        layers.add(name='relu of ' + name, bottom=[name])
+    path.write_bytes(net.SerializeToString())
+
+
+def write_safetensors(path, weights, style):
+    """With the numbering that torchvision documents: convolutions, their ReLUs and the poolings between blocks."""
+    fc6, fc7 = ('pre_logits.fc1', 'pre_logits.fc2') if style == 'timm' else ('classifier.0', 'classifier.3')
+    names, number, block = {'fc6': fc6, 'fc7': fc7}, 0, '1'
+    for name in sorted({key.split('/')[0] for key in weights if key.startswith('conv')}):
+        number += name[4] != block
+        block = name[4]
+        names[name] = f'features.{number}'
+        number += 2
+    arrays = {}
+    for key, array in weights.items():
+        name, part = key.split('/')
+        if name in names:
+            as_convolution = style == 'timm' and name.startswith('fc') and part == 'W'
+            arrays[f'{names[name]}.{"weight" if part == "W" else "bias"}'] = (
+                array[:, :, None, None] if as_convolution else array)
+    save_file({**arrays, 'head.fc.weight': np.zeros((10, 24), np.float32)}, path)
+
+
+@pytest.mark.parametrize('network', NETS)
+def test_every_format_gives_the_same_features(tmp_path, network):
+    net = NETS[network]
+    weights = random_weights(net(**NARROW))
+    with_fc8 = {**weights, 'fc8/W': np.zeros((10, 24), np.float32), 'fc8/b': np.zeros(10, np.float32)}
+    np.savez(tmp_path / 'plain.npz', **weights)
+    np.savez_compressed(tmp_path / 'compressed.npz', **with_fc8)
+    for style in ('V1LayerParameter', 'LayerParameter', 'double'):
+        write_caffemodel(tmp_path / f'{style}.caffemodel', with_fc8, style)
+    for style in ('torchvision', 'timm'):
+        write_safetensors(tmp_path / f'{style}.safetensors', with_fc8, style)
+    expected = None
+    for path in sorted(tmp_path.iterdir()):
+        link = net(**NARROW)
+        wanted = load_weights(link, path)
+        assert wanted == ('torchvision' if path.suffix == '.safetensors' else None)
+        got = features(link)
+        expected = got if expected is None else expected
+        assert got.std() > 0.1
+        np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize('network', NETS)
+def test_features_are_those_of_chainers_own_link(monkeypatch, network):
+    # Chainer's link, with its widths scaled down so that it is made in no time; the rest of it is as it is.
+    monkeypatch.setattr(chainer_vgg, 'Convolution2D', lambda c, n, *args, **kwargs: chainer.links.Convolution2D(
+        c if c == 3 else c // 16, n // 16, *args, **kwargs))
+    monkeypatch.setattr(chainer_vgg, 'Linear', lambda c, n, **kwargs: chainer.links.Linear(
+        32 if c == 512 * 7 * 7 else 24, 24, **kwargs))
+    theirs = {'vgg16': chainer_vgg.VGG16Layers, 'vgg19': chainer_vgg.VGG19Layers}[network](pretrained_model=None)
+    ours = NETS[network](**NARROW)
+    weights = random_weights(ours)
+    for name, param in ours.namedparams():
+        param.array[...] = weights[name[1:]]
+    for name, param in theirs.namedparams():
+        if 'fc8' not in name:
+            param.array[...] = weights[name[1:]]
+    x = np.random.default_rng(1).uniform(-100, 100, (2, 3, 32, 32)).astype(np.float32)
+    with chainer.using_config('train', False), chainer.no_backprop_mode():
+        expected = theirs(x, layers=['fc7'])['fc7'].array
+    np.testing.assert_allclose(features(ours), expected, rtol=1e-5, atol=1e-4)
+    np.testing.assert_allclose(ours.inference()(x), expected, rtol=1e-5, atol=1e-5 * expected.max())
+
+
+def test_full_size_shapes():
+    shapes = {name: p.shape for name, p in VGG19(units=8).namedparams()}
+    assert shapes['/conv1_1/W'] == (64, 3, 3, 3)
+    assert shapes['/conv5_4/W'] == (512, 512, 3, 3)
+    assert shapes['/fc6/W'] == (8, 512 * 7 * 7)
+    assert shapes['/fc7/W'] == (8, 8)
+
+
+@pytest.fixture
+def link():
+    return VGG16(**NARROW)
+
+
+def refusal(link, path):
+    with pytest.raises(InputError) as caught:
+        load_weights(link, path)
+    assert str(path) in str(caught.value)
+    assert '\n' not in str(caught.value)
+    return str(caught.value)
+
+
+def test_weights_of_another_network_are_refused(tmp_path, link):
+    weights = random_weights(VGG19(**NARROW))
+    np.savez(tmp_path / 'a.npz', **{**weights, 'conv2_1/W': np.zeros((8, 4, 5, 5), np.float32)})
+    assert 'conv2_1/W has shape (8, 4, 5, 5) where (8, 4, 3, 3) is wanted' in refusal(link, tmp_path / 'a.npz')
+    write_safetensors(tmp_path / 'a.safetensors', weights, 'timm')
+    assert 'another network' in refusal(link, tmp_path / 'a.safetensors')
+    write_caffemodel(tmp_path / 'a.caffemodel', random_weights(link), 'LayerParameter')
+    assert 'has no conv3_4/W' in refusal(VGG19(**NARROW), tmp_path / 'a.caffemodel')
+    assert not any(p.array.any() for p in link.params())
+
+
+def test_nothing_is_unpickled_and_no_memory_taken(tmp_path, link):
+    np.savez(tmp_path / 'a.npz', **{**random_weights(link), 'fc7/b': np.array([print], object)})
+    assert 'pickle' in refusal(link, tmp_path / 'a.npz')
+    header = b"{'descr': '<f4', 'fortran_order': False, 'shape': (100000, 100000, 100), }".ljust(117) + b'\n'
+    huge = b'\x93NUMPY\x01\x00' + struct.pack('<H', len(header)) + header
+    np.savez(tmp_path / 'a.npz', **{k: v for k, v in random_weights(link).items() if k != 'fc6/W'})
+    with zipfile.ZipFile(tmp_path / 'a.npz', 'a') as archive:
+        archive.writestr('fc6/W.npy', huge)
+    assert 'fc6/W has shape (100000, 100000, 100)' in refusal(link, tmp_path / 'a.npz')
+
+
+@pytest.mark.parametrize('suffix', ['.npz', '.caffemodel', '.safetensors'])
+def test_damaged_files(tmp_path, link, suffix):
+    path = tmp_path / f'a{suffix}'
+    assert 'no such file' in refusal(link, path)
+    weights = random_weights(link)
+    {'.npz': lambda: np.savez(path, **weights),
+     '.caffemodel': lambda: write_caffemodel(path, weights, 'V1LayerParameter'),
+     '.safetensors': lambda: write_safetensors(path, weights, 'torchvision')}[suffix]()
+    whole = path.read_bytes()
+    for length in (0, 1, 100, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:length])
+        refusal(link, path)
+    path.write_bytes(np.random.default_rng(0).bytes(5000))
+    refusal(link, path)
+    rng = np.random.default_rng(0)
+    for _ in range(30):                                 # loads or is refused; nothing else comes out
+        damaged = np.frombuffer(whole, np.uint8).copy()
+        damaged[rng.integers(0, 2000, 20)] = rng.integers(0, 256, 20)
+        path.write_bytes(damaged.tobytes())
+        try:
+            load_weights(link, path)
+        except InputError as e:
+            assert '\n' not in str(e)
+
+
+def test_unknown_format(tmp_path, link):
+    (tmp_path / 'a.pth').touch()
+    assert '.npz, .caffemodel or .safetensors' in refusal(link, tmp_path / 'a.pth')
+
+
+def test_weights_are_looked_for_where_chainer_keeps_its_models(tmp_path, monkeypatch):
+    monkeypatch.setattr(chainer.dataset.download, '_dataset_root', str(tmp_path))
+    with pytest.raises(InputError) as caught:
+        find_weights(NETWORKS['vgg19'])
+    for part in ('https://', '575 MB', str(tmp_path / 'pfnet' / 'chainer' / 'models')):
+        assert part in str(caught.value)
+    assert not (tmp_path / 'pfnet').exists()
+    with pytest.raises(InputError, match=r'elsewhere\.npz: no such file; .*575 MB'):
+        find_weights(NETWORKS['vgg19'], 'elsewhere.npz')
+    folder = tmp_path / 'pfnet' / 'chainer' / 'models'
+    folder.mkdir(parents=True)
+    for name in ('VGG_ILSVRC_19_layers.caffemodel', 'VGG_ILSVRC_19_layers.npz'):
+        (folder / name).touch()
+        assert find_weights(NETWORKS['vgg19']) == str(folder / name)
+
+
+@pytest.fixture
+def narrow_vgg19(monkeypatch):
+    narrow = dataclasses.replace(NETWORKS['vgg19'], link=lambda: VGG19(width=1, units=24), dim=24)
+    monkeypatch.setitem(NETWORKS, 'vgg19', narrow)
+    return random_weights(narrow.link())
+
+
+def test_extractor(tmp_path, narrow_vgg19):
+    np.savez(tmp_path / 'a.npz', **narrow_vgg19)
+    write_safetensors(tmp_path / 'a.safetensors', narrow_vgg19, 'torchvision')
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 60, 3), np.uint8)).save(tmp_path / 'a.png')
+    extractor = Extractor.load(weights=tmp_path / 'a.npz')
+    assert (extractor.network, extractor.profile, extractor.dim) == ('vgg19', 'karpathy', 24)
+    batch = extractor.prepare(tmp_path / 'a.png')[None]
+    assert batch.shape == (1, 3, 224, 224)
+    assert batch.dtype == np.float32
+    got = extractor(batch)
+    assert isinstance(got, np.ndarray)
+    assert got.shape == (1, 24)
+    assert got.dtype == np.float32
+    assert got.min() == 0 < got.max()
+    assert Extractor.load(weights=tmp_path / 'a.safetensors').profile == 'torchvision'
+    assert Extractor.load(weights=tmp_path / 'a.safetensors', profile='seed').profile == 'seed'
+    with pytest.raises(InputError, match='profile demo gives 96 x 96 pixels, and vgg19 takes 224 x 224'):
+        Extractor.load(weights=tmp_path / 'a.npz', profile='demo')
+    with pytest.raises(InputError, match="unknown network 'vgg18': it is one of vgg19, vgg16"):
+        Extractor.load('vgg18')
+    with pytest.raises(InputError, match="unknown profile 'x'"):
+        Extractor.load(weights=tmp_path / 'a.npz', profile='x')
