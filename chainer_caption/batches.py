@@ -1,5 +1,4 @@
-"""Captions into minibatches: a dataset, a Chainer iterator that puts captions of like length together, a converter that
-packs them without padding."""
+"""Captions into minibatches: a dataset, a Chainer iterator, and a converter that packs them without padding."""
 import chainer
 import numpy as np
 
@@ -8,10 +7,6 @@ from chainer_caption.vocabulary import BOS, EOS
 # Longer captions are cut to this many words, and their cut end is not taught as an end. It bounds the memory of an
 # update; in the public releases, whose longest captions have some fifty words, it cuts nothing.
 MAX_WORDS = 256
-
-# How many batches' captions are put in order of length together. More gives steps of fuller width, fewer gives batches
-# that are more of a mixture; past a few dozen there is nothing more to gain.
-POOL = 32
 
 
 class CaptionDataset(chainer.dataset.DatasetMixin):
@@ -51,7 +46,13 @@ class CaptionDataset(chainer.dataset.DatasetMixin):
 
 
 class LengthBucketIterator(chainer.dataset.Iterator):
-    """Minibatches of captions of like length, in a new order every epoch.
+    """Minibatches of captions, in a new order every epoch, which may be put together by length.
+
+    The packed layout wastes nothing on captions of different lengths, so buckets of like length only make its steps
+    fuller: some 5 % faster on a CPU. They cost quality, because an update that has seen nothing but short captions
+    pulls the model towards them: on 2,327 pictures with 11,639 captions, buckets over 32 minibatches took test CIDEr
+    from 0.99 to 0.95, and to 0.84 with each minibatch's own mean as its loss. So training does not use them;
+    validation does, where order changes nothing.
 
     The order of an epoch follows from the seed and the epoch's number alone, so that all that has to be saved is the
     place in it. The last minibatch of an epoch may be smaller.
@@ -62,14 +63,17 @@ class LengthBucketIterator(chainer.dataset.Iterator):
         repeat (bool): Whether to begin again after the last epoch.
         shuffle (bool): With False, all captions in the order of their length, which is how validation is fastest.
         seed (int): The run's seed.
+        pool (int): How many minibatches' captions are drawn at random and then shared out by length; 1 for minibatches
+            that are drawn at random.
     """
 
-    def __init__(self, dataset, batch_size, repeat=True, shuffle=True, seed=0):
+    def __init__(self, dataset, batch_size, repeat=True, shuffle=True, seed=0, pool=1):
         self.dataset = dataset
         self.batch_size = batch_size
         self._repeat = repeat
         self._shuffle = shuffle
         self._seed = seed
+        self._pool = pool
         self.reset()
 
     def reset(self):
@@ -98,7 +102,7 @@ class LengthBucketIterator(chainer.dataset.Iterator):
             return [order[i:i + self.batch_size] for i in range(0, len(order), self.batch_size)]
         rng = np.random.default_rng((self._seed, self.epoch))
         order = rng.permutation(len(lengths))
-        pool = POOL * self.batch_size
+        pool = self._pool * self.batch_size
         batches = []
         for start in range(0, len(order), pool):
             part = order[start:start + pool]

@@ -7,7 +7,8 @@ import threadpoolctl
 
 from chainer_caption.functions import convolution
 from chainer_caption.functions.convolution import convolution_relu, winograd_filters
-from chainer_caption.functions.inference import linear_relu, one_blas_thread
+from chainer_caption.functions.inference import linear_relu
+from chainer_caption.functions.products import one_blas_thread
 
 
 def case(shape, filters, seed=0):

@@ -9,8 +9,9 @@ words, so `sizes`, the rows of each step, never increases and no row is padding.
 """
 from chainer_caption.functions.adam import Adam
 from chainer_caption.functions.dropout import dropout, mask_key
+from chainer_caption.functions.linear import linear
 from chainer_caption.functions.lstm import lstm_sequence
 from chainer_caption.functions.sequence_input import sequence_input
 from chainer_caption.functions.word_loss import word_loss
 
-__all__ = ['Adam', 'dropout', 'lstm_sequence', 'mask_key', 'sequence_input', 'word_loss']
+__all__ = ['Adam', 'dropout', 'linear', 'lstm_sequence', 'mask_key', 'sequence_input', 'word_loss']

@@ -42,7 +42,7 @@ def convolution_relu(x, filters, b, pool=False):
     """Convolves pictures (3 x 3, stride 1, padded by one with zeros), adds the bias and applies ReLU.
 
     Equals `F.relu(F.convolution_2d(x, W, b, pad=1))`, and `F.max_pooling_2d(…, 2)` of it when `pool` is set, but for
-    the order of the dimensions. Wrap calls in `inference.one_blas_thread`: there is a thread for each core already.
+    the order of the dimensions. Wrap calls in `products.one_blas_thread`: there is a thread for each core already.
 
     Args:
         x (numpy.ndarray): Pictures, channels last: (N, H, W, C), float32, contiguous.

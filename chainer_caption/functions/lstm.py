@@ -13,6 +13,7 @@ from chainer.backends import cuda
 
 from chainer_caption.functions.buffers import column_sums, give, take
 from chainer_caption.functions.compiled import compiled, sigmoid, tanh
+from chainer_caption.functions.products import one_blas_thread, product
 
 
 def lstm_sequence(x, W_x, b, W_h, sizes):
@@ -46,28 +47,28 @@ class _LSTMSequence(chainer.FunctionNode):
         self.retain_inputs((0, 1, 3))
         x, W_x, b, W_h = inputs
         xp = chainer.backend.get_array_module(x)
-        units = W_h.shape[1]
-        first = self.steps[0][1]
+        units, first = W_h.shape[1], self.steps[0][1]
         gates = take(xp, (len(x), len(b)))
-        xp.dot(x, W_x.T, out=gates)
         h = xp.empty((len(x), units), x.dtype)
         c = xp.empty_like(h)
         # The state that each row starts from, packed like the rows of the steps after the first, which starts from 0.
         h_before = xp.empty((len(x) - first, units), x.dtype)
         c_before = xp.empty_like(h_before)
         recurrent = xp.zeros((first, len(b)), x.dtype)
-        for t, (start, stop) in enumerate(self.steps):
-            if t == 0:
-                h0, c0 = None, xp.zeros((first, units), x.dtype)
-            else:
-                h0, c0 = h_before[start - first:stop - first], c_before[start - first:stop - first]
-                xp.dot(h0, W_h.T, out=recurrent[:stop - start])
-            lstm_cell(gates[start:stop], recurrent[:stop - start], b, c0, c[start:stop], h[start:stop])
-            if t + 1 < len(self.steps):
-                after = slice(stop - first, self.steps[t + 1][1] - first)
-                rows = after.stop - after.start
-                h_before[after] = h[start:start + rows]
-                c_before[after] = c[start:start + rows]
+        c0 = xp.zeros((first, units), x.dtype)
+        with one_blas_thread():
+            product(x, W_x.T, out=gates)
+            for t, (start, stop) in enumerate(self.steps):
+                if t:
+                    before = slice(start - first, stop - first)
+                    c0 = c_before[before]
+                    product(h_before[before], W_h.T, out=recurrent[:stop - start])
+                lstm_cell(gates[start:stop], recurrent[:stop - start], b, c0, c[start:stop], h[start:stop])
+                if t + 1 < len(self.steps):
+                    after = slice(stop - first, self.steps[t + 1][1] - first)
+                    going_on = slice(start, start + after.stop - after.start)
+                    h_before[after] = h[going_on]
+                    c_before[after] = c[going_on]
         if chainer.config.enable_backprop:
             self.gates, self.c, self.h_before, self.c_before = gates, c, h_before, c_before
             weakref.finalize(self, give, gates)         # with the graph, whether it is gone backward through or not
@@ -84,20 +85,19 @@ class _LSTMSequence(chainer.FunctionNode):
         # What a step hands to the one before it. A caption that ends before the others has handed nothing: zero.
         gh_carried = xp.zeros((first, W_h.shape[1]), x.dtype)
         gc = xp.zeros_like(gh_carried)
-        for t in range(len(self.steps) - 1, -1, -1):
-            start, stop = self.steps[t]
-            rows = stop - start
-            c0 = self.c_before[start - first:stop - first] if t else xp.zeros_like(gc)
-            _cell_backward(self.gates[start:stop], self.c[start:stop], c0, gh[start:stop], gh_carried[:rows],
-                           gc[:rows], ggates[start:stop])
-            if t:
-                xp.dot(ggates[start:stop], W_h, out=gh_carried[:rows])
-        gx = xp.dot(ggates, W_x) if 0 in indexes else None
-        gW_x = xp.dot(ggates.T, x)
-        gW_h = xp.dot(ggates[first:].T, self.h_before)
-        gb = column_sums(ggates)
+        with one_blas_thread():
+            for t in range(len(self.steps) - 1, -1, -1):
+                start, stop = self.steps[t]
+                rows = stop - start
+                c0 = self.c_before[start - first:stop - first] if t else xp.zeros_like(gc)
+                _cell_backward(self.gates[start:stop], self.c[start:stop], c0, gh[start:stop], gh_carried[:rows],
+                               gc[:rows], ggates[start:stop])
+                if t:
+                    product(ggates[start:stop], W_h, out=gh_carried[:rows])
+            gradients = (product(ggates, W_x) if 0 in indexes else None, product(ggates.T, x), column_sums(ggates),
+                         product(ggates[first:].T, self.h_before))
         give(ggates)
-        return tuple(chainer.as_variable(g) for i, g in enumerate((gx, gW_x, gb, gW_h)) if i in indexes)
+        return tuple(chainer.as_variable(gradients[i]) for i in indexes)
 
 
 def lstm_cell(gates, recurrent, b, c0, c, h):

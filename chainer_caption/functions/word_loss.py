@@ -13,6 +13,7 @@ from chainer.backends import cuda
 
 from chainer_caption.functions.buffers import column_sums, give, take
 from chainer_caption.functions.compiled import compiled, exp, in_threads
+from chainer_caption.functions.products import one_blas_thread, product
 
 # The largest block of scores, in bytes. A block much smaller costs matrix products of awkward shape.
 BLOCK_BYTES = 64 * 2 ** 20
@@ -52,17 +53,18 @@ class _WordLoss(chainer.FunctionNode):
         keep = chainer.config.enable_backprop
         if keep:
             gh, gW, gb = xp.empty_like(h), None, None
-        for start in range(0, tokens, block):
-            rows = slice(start, min(start + block, tokens))
-            scores = take(xp, (rows.stop - rows.start, W.shape[0]))
-            xp.dot(h[rows], W.T, out=scores)
-            row_losses(scores, b, self.targets[rows], nats[rows], right[rows], 1 / tokens if keep else None)
-            if keep:
-                xp.dot(scores, W, out=gh[rows])
-                # One block is the usual case; then its gradients are the sums already.
-                gW_block, gb_block = xp.dot(scores.T, h[rows]), column_sums(scores)
-                gW, gb = (gW_block, gb_block) if gW is None else (gW + gW_block, gb + gb_block)
-            give(scores)
+        with one_blas_thread():
+            for start in range(0, tokens, block):
+                rows = slice(start, min(start + block, tokens))
+                scores = take(xp, (rows.stop - rows.start, W.shape[0]))
+                product(h[rows], W.T, out=scores)
+                row_losses(scores, b, self.targets[rows], nats[rows], right[rows], 1 / tokens if keep else None)
+                if keep:
+                    product(scores, W, out=gh[rows])
+                    # One block is the usual case; then its gradients are the sums already.
+                    gW_block, gb_block = product(scores.T, h[rows]), column_sums(scores)
+                    gW, gb = (gW_block, gb_block) if gW is None else (gW + gW_block, gb + gb_block)
+                give(scores)
         if keep:
             self.gradients = gh, gW, gb
         # Summed in float64: a mean that an early stop compares should not depend on the order of the rows.

@@ -6,7 +6,7 @@ import chainer.functions as F
 import chainer.links as L
 import numpy as np
 
-from chainer_caption.functions import dropout, lstm_sequence, mask_key, sequence_input, word_loss
+from chainer_caption.functions import dropout, linear, lstm_sequence, mask_key, sequence_input, word_loss
 
 # One mask a dropout, told apart by their place in the model.
 _FEATURE, _IMAGE, _WORDS, _OUTPUT = range(4)
@@ -85,7 +85,8 @@ class ShowAndTell(chainer.Chain):
             update_key = np.random.randint(0, 2 ** 31, 2).tolist() if chainer.config.train else (0, 0)  # noqa: NPY002
         ratio = self.dropout
         masks = [mask_key(*update_key, site) for site in range(4)]
-        image = dropout(self.image_vec(dropout(features, ratio, masks[_FEATURE])), ratio, masks[_IMAGE])
+        image = linear(dropout(features, ratio, masks[_FEATURE]), self.image_vec.W, self.image_vec.b)
+        image = dropout(image, ratio, masks[_IMAGE])
         x = sequence_input(image, self.word_vec.W, words, ratio, masks[_WORDS])
         h = lstm_sequence(x, self.lstm.upward.W, self.lstm.upward.b, self.lstm.lateral.W, [len(features), *sizes])
         # The image's own output says nothing. (split_axis: the gradient of a slice would be a slow scatter.)

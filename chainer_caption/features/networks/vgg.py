@@ -7,7 +7,8 @@ import chainer.links as L
 import numpy as np
 
 from chainer_caption.functions.convolution import convolution_relu, winograd_filters
-from chainer_caption.functions.inference import linear_relu, one_blas_thread
+from chainer_caption.functions.inference import linear_relu
+from chainer_caption.functions.products import one_blas_thread
 
 # While the first three blocks hold a picture they need 26 MB for it, so they take only so many at a time.
 _LARGE_BLOCKS, _AT_A_TIME = 3, 4
