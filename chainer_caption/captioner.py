@@ -1,8 +1,5 @@
 """Captioner: pictures or features in, captions out. The API that most users need."""
-import collections
-import concurrent.futures
 import dataclasses
-import itertools
 
 import chainer
 import numpy as np
@@ -11,17 +8,13 @@ from chainer_caption.batches import take_rows
 from chainer_caption.bundle import Bundle
 from chainer_caption.decoding import beam_search, check_options
 from chainer_caption.errors import InputError
-from chainer_caption.features import Extractor, PictureError, find_pictures
+from chainer_caption.features import Extractor, find_pictures, prepared_batches
 from chainer_caption.features.pictures import MAX_PIXELS
 from chainer_caption.models.stepper import Stepper
 
 # What is assumed of a model that does not know where its features came from: the seed captioned with VGG-19, and
 # Karpathy's preprocessing made the published matrices.
 ASSUMED = {'network': 'vgg19', 'profile': 'karpathy'}
-
-# Pictures that go through the network together. Batches begin at fixed places, so that a picture is always computed in
-# the same company and its features are the same to the last bit, whatever came before.
-_PICTURES = 16
 
 # Rows of stored features that are searched together, at most.
 _ROWS = 512
@@ -118,11 +111,11 @@ class Captioner:
             if bundle.origin and given not in (None, origin[key]):
                 raise InputError(f'{folder}: learned from features of the {key} {origin[key]}; captions of '
                                  f'{given} features would mean nothing, leave out --{key}')
+        if bundle.origin is None and None in (network, profile):
+            say(f'{folder}: does not record what made its features; assuming the network {origin["network"]} and the '
+                f'profile {origin["profile"] or "that its weights want"} (--network, --profile)')
         extractor = Extractor.load(**origin, weights=image_weights, device=device, honour_exif=honour_exif,
                                    max_pixels=max_pixels)
-        if bundle.origin is None and None in (network, profile):
-            say(f'{folder}: does not record what made its features; assuming the network {extractor.network} and the '
-                f'profile {extractor.profile} (--network, --profile)')
         return cls(bundle, device, extractor)
 
     def _check_size(self, size, what):
@@ -152,8 +145,7 @@ class Captioner:
         return self._caption_files(paths, options)
 
     def _caption_files(self, paths, options):
-        prepared = _ahead(self._prepare, paths, 2 * _PICTURES)
-        while batch := list(itertools.islice(prepared, _PICTURES)):
+        for batch in prepared_batches(self.extractor, paths):
             good = [picture for _, picture in batch if isinstance(picture, np.ndarray)]
             found = iter(self._search(self.extractor(np.stack(good)), options) if good else ())
             for path, picture in batch:
@@ -161,12 +153,6 @@ class Captioner:
                     yield Result(path, path, captions=next(found))
                 else:
                     yield Result(path, path, error=str(picture))
-
-    def _prepare(self, path):
-        try:
-            return path, self.extractor.prepare(path)
-        except PictureError as e:
-            return path, e
 
     def caption_features(self, features, **options):
         """Captions pictures by their features.
@@ -228,19 +214,3 @@ class Captioner:
         decode = self.bundle.vocabulary.decode
         return [[Caption(decode(h.words), h.log_prob, h.log_prob_per_token, h.finished) for h in best]
                 for best in found]
-
-
-def _ahead(function, items, window):
-    """`map(function, items)` in threads that stay at most `window` items ahead."""
-    with concurrent.futures.ThreadPoolExecutor(2, thread_name_prefix='pictures') as pool:
-        pending = collections.deque()
-        try:
-            for item in items:
-                pending.append(pool.submit(function, item))
-                if len(pending) >= window:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
-        finally:
-            for future in pending:
-                future.cancel()

@@ -18,6 +18,6 @@ echo 'Captions of pictures that were in no split, the five best each:'
 $python scripts/generate.py -m demo/model features/demo/unseen "$@"
 echo
 $python scripts/generate.py -m demo/model features/demo/unseen -o demo/captions.jsonl "$@"
-$python features/demo/draw.py --check demo/captions.jsonl
+$python features/demo/draw.py demo/captions.jsonl
 $python scripts/generate.py -m demo/model features/demo/unseen -o demo/gallery.html "$@"
 echo 'The gallery: demo/gallery.html'

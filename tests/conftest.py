@@ -2,13 +2,15 @@
 import json
 import os
 import pathlib
+import sys
 
 import numpy as np
 import pytest
 import scipy.io
 
 import chainer_caption
-from chainer_caption import Release, Settings, train
+from chainer_caption import Bundle, Release, Settings, Vocabulary, cli, train
+from chainer_caption.models import ShowAndTell
 
 SHARED = pathlib.Path(__file__).resolve().parents[2] / 'shared' / 'data'
 
@@ -92,6 +94,15 @@ def model_dir(release_dir):
 
 
 @pytest.fixture(scope='session')
+def demo_model(tmp_path_factory):
+    """An untrained model for the features of the small network that comes with the package; not to be changed."""
+    vocabulary = Vocabulary.from_counts({f'word{i}': 9 for i in range(20)}, 9)
+    folder = tmp_path_factory.mktemp('demo') / 'model'
+    Bundle(ShowAndTell(4096, len(vocabulary), 8), vocabulary, {'network': 'demo', 'profile': 'demo'}).save(folder)
+    return folder
+
+
+@pytest.fixture(scope='session')
 def package_environment():
     """The environment for interpreters that the tests start: they import this package, from anywhere."""
     root = str(pathlib.Path(chainer_caption.__file__).parents[1])
@@ -117,3 +128,28 @@ class Payload:
 def payload(tmp_path):
     """What somebody could hide in a pickle: `payload.ran` says whether it was run."""
     return Payload(tmp_path / 'it_ran')
+
+
+@pytest.fixture
+def call(capsys, monkeypatch):
+    """Calls a command in this process: `call('train', …)` gives (exit status, stdout, stderr)."""
+    def run(name, *argv):
+        monkeypatch.setattr(sys, 'argv', [f'{name}.py'])
+        capsys.readouterr()
+        try:
+            status = cli.run(name, [os.fspath(a) if isinstance(a, os.PathLike) else str(a) for a in argv])
+        except SystemExit as e:
+            status = e.code
+        return status, *capsys.readouterr()
+    return run
+
+
+@pytest.fixture
+def refused(call):
+    """Calls a command that must end with status 2, nothing on stdout and one line on stderr, which is returned."""
+    def run(name, *argv):
+        status, out, err = call(name, *argv)
+        assert status == 2 and out == '', (status, out, err)
+        assert err.count('\n') == 1 and err.startswith(f'{name}.py: ') and 'Traceback' not in err, err
+        return err.removeprefix(f'{name}.py: ').rstrip('\n')
+    return run

@@ -7,9 +7,8 @@ import chainer
 import numpy as np
 import pytest
 
-from chainer_caption import Bundle, Caption, Captioner, InputError, Release, Result, Vocabulary
+from chainer_caption import Bundle, Caption, Captioner, InputError, Release, Result
 from chainer_caption.features import PictureError
-from chainer_caption.models import ShowAndTell
 
 UNSEEN = pathlib.Path(__file__).resolve().parents[1] / 'features' / 'demo' / 'unseen'
 DEMO = {'network': 'demo', 'profile': 'demo'}
@@ -36,16 +35,6 @@ class FakeExtractor:
 @pytest.fixture
 def fake(model_dir):
     return Captioner(Bundle.load(model_dir), extractor=FakeExtractor())
-
-
-@pytest.fixture(scope='module')
-def demo_model(tmp_path_factory):
-    """An untrained model for the features of the small network that comes with the package."""
-    words = [f'word{i}' for i in range(20)]
-    vocabulary = Vocabulary.from_counts(dict.fromkeys(words, 9), 9)
-    folder = tmp_path_factory.mktemp('demo') / 'model'
-    Bundle(ShowAndTell(4096, len(vocabulary), 8), vocabulary, DEMO).save(folder)
-    return folder
 
 
 @pytest.fixture

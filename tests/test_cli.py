@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 from chainer.backends import cuda
 
-from chainer_caption import Bundle, Captioner, Release, Vocabulary, cli
-from chainer_caption.models import ShowAndTell
+from chainer_caption import Captioner, Release, cli
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 DEMO_WEIGHTS = ROOT / 'chainer_caption' / 'features' / 'networks' / 'demo.npz'
@@ -22,43 +21,9 @@ SMALL = '--epochs', '1', '--hidden', '8', '--batch-size', '32'
 
 
 @pytest.fixture
-def call(capsys, monkeypatch):
-    """Calls a command in this process: `call('train', …)` gives (exit status, stdout, stderr)."""
-    def run(name, *argv):
-        monkeypatch.setattr(sys, 'argv', [f'{name}.py'])
-        capsys.readouterr()
-        try:
-            status = cli.run(name, [os.fspath(a) if isinstance(a, os.PathLike) else str(a) for a in argv])
-        except SystemExit as e:
-            status = e.code
-        return status, *capsys.readouterr()
-    return run
-
-
-@pytest.fixture
-def refused(call):
-    """Calls a command that must end with status 2, nothing on stdout and one line on stderr, which is returned."""
-    def run(name, *argv):
-        status, out, err = call(name, *argv)
-        assert status == 2 and out == '', (status, out, err)
-        assert err.count('\n') == 1 and err.startswith(f'{name}.py: ') and 'Traceback' not in err, err
-        return err.removeprefix(f'{name}.py: ').rstrip('\n')
-    return run
-
-
-@pytest.fixture
 def model(model_dir, tmp_path):
     """A model directory to be damaged."""
     return shutil.copytree(model_dir, tmp_path / 'model')
-
-
-@pytest.fixture(scope='module')
-def demo_model(tmp_path_factory):
-    """An untrained model for the features of the small network that comes with the package."""
-    vocabulary = Vocabulary.from_counts({f'word{i}': 9 for i in range(9)}, 9)
-    folder = tmp_path_factory.mktemp('demo') / 'model'
-    Bundle(ShowAndTell(4096, len(vocabulary), 8), vocabulary, {'network': 'demo', 'profile': 'demo'}).save(folder)
-    return folder
 
 
 @pytest.fixture

@@ -9,7 +9,8 @@ import os
 import signal
 import sys
 
-COMMANDS = ('train', 'generate', 'benchmark')
+COMMANDS = ('train', 'generate', 'evaluate', 'describe', 'neighbours', 'extract_features', 'check_features',
+            'benchmark')
 
 
 class _Parser(argparse.ArgumentParser):

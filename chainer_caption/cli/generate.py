@@ -1,5 +1,4 @@
 """generate: captions of pictures, or of a release's stored features."""
-import contextlib
 import os
 import sys
 
@@ -44,7 +43,9 @@ def add_arguments(parser):
                         help='refuse pictures of more (%(default)s)')
     parser.add_argument('--format', choices=('text', 'jsonl', 'csv', 'html'),
                         help='(default: by the name of OUT, else text)')
-    parser.add_argument('-o', '--output', metavar='OUT', help='file to write (default: standard output)')
+    parser.add_argument('-o', '--output', metavar='OUT',
+                        help='file to write (default: standard output); until all is done, what is done stands in '
+                             'OUT.part, and the same command goes on from there if it was stopped')
 
 
 def run(args):
@@ -56,15 +57,20 @@ def run(args):
                'top': min(5, max(1, args.beam_width)) if args.top is None else args.top,
                'length_normalization': args.length_normalization}
     if args.release is not None:
-        release = open_release(args.release)
+        release, split = open_release(args.release), args.split or 'test'
         captioner = Captioner.load(args.model, device(args.gpu), pictures=False)
-        split = args.split or 'test'
         total, results = len(release.pictures(split)), captioner.caption_release(release, split, **options)
-    else:
-        captioner = Captioner.load(args.model, device(args.gpu), args.image_weights, args.network, args.profile,
-                                   honour_exif=args.exif, max_pixels=args.max_pixels, say=say)
-        total, results = len(paths), captioner.caption_files(paths, **options)
-    return _write(args, captioner, results, total, options)
+        return _write(args, captioner, results, total, options)
+    captioner = Captioner.load(args.model, device(args.gpu), args.image_weights, args.network, args.profile,
+                               honour_exif=args.exif, max_pixels=args.max_pixels, say=say)
+    # A pipe or a device takes what comes; only with a file can a run that was stopped go on.
+    if args.output is None or _is_stream(args.output):
+        return _write(args, captioner, captioner.caption_files(paths, **options), len(paths), options)
+    return _write_resumably(args, captioner, paths, options)
+
+
+def _is_stream(path):
+    return os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path)
 
 
 def _paths(args):
@@ -101,22 +107,47 @@ def _read_list(path):
 
 def _write(args, captioner, results, total, options):
     from chainer_caption.report import open_writer
-    suffix = os.path.splitext(args.output or '')[1].lower()
-    kind = args.format or FORMATS.get(suffix, 'text')
-    settings = _gallery_settings(args, captioner, options) if kind == 'html' else {}
+    kind, settings = _format(args, captioner, options)
     failed = 0
     # A file that cannot be written should be found out before the first picture is captioned, hence the order.
-    with contextlib.ExitStack() as stack:
-        writer = stack.enter_context(open_writer(kind, args.output or sys.stdout, **settings))
-        # disable=None: a bar on a terminal only; and none where the captions themselves go there.
-        hidden = True if args.output is None and sys.stdout.isatty() else None
-        for result in stack.enter_context(tqdm(results, total=total, unit=' pictures', disable=hidden)):
+    with open_writer(kind, args.output or sys.stdout, **settings) as writer, _progress(args, total) as bar:
+        for result in results:
             writer.write(result)
-            if result.error is not None:
-                failed += 1
-                tqdm.write(f'{result.filename}: {result.error}'.encode(errors='backslashreplace').decode(),
-                           file=sys.stderr)
+            failed += _tell_failure(result)
+            bar.update()
     return 1 if failed else 0
+
+
+def _write_resumably(args, captioner, paths, options):
+    from chainer_caption.captioning import CaptionFile
+    kind, settings = _format(args, captioner, options)
+    failed = 0
+    with CaptionFile(captioner, paths, args.output, options) as captions:
+        with _progress(args, len(paths), captions.done) as bar:
+            for i, result in enumerate(captions.results()):
+                failed += _tell_failure(result)
+                bar.update(i >= captions.done)
+        captions.finish(kind, lambda results: tqdm(results, 'writing', len(paths), leave=False, disable=None),
+                        **settings)
+    return 1 if failed else 0
+
+
+def _progress(args, total, done=0):
+    # disable=None: a bar on a terminal only; and none where the captions themselves go there.
+    hidden = True if args.output is None and sys.stdout.isatty() else None
+    return tqdm(total=total, initial=done, unit=' pictures', disable=hidden)
+
+
+def _tell_failure(result):
+    if result.error is not None:
+        tqdm.write(f'{result.filename}: {result.error}'.encode(errors='backslashreplace').decode(), file=sys.stderr)
+    return result.error is not None
+
+
+def _format(args, captioner, options):
+    suffix = os.path.splitext(args.output or '')[1].lower()
+    kind = args.format or FORMATS.get(suffix, 'text')
+    return kind, _gallery_settings(args, captioner, options) if kind == 'html' else {}
 
 
 def _gallery_settings(args, captioner, options):

@@ -1,13 +1,17 @@
 """Which network and profile made a given feature matrix? A few of its pictures are enough to tell."""
 import dataclasses
+import itertools
+import os
 
 import chainer
 import numpy as np
 
 from chainer_caption.errors import InputError
+from chainer_caption.features.extractor import Extractor
 from chainer_caption.features.networks import NETWORKS
-from chainer_caption.features.pictures import PictureError
+from chainer_caption.features.pictures import PictureError, find_by_name, find_pictures
 from chainer_caption.features.profiles import PROFILES
+from chainer_caption.features.weights import find_weights
 
 #: Mean cosine similarity that the right pair reaches. Decoders of JPEG that round differently, and features kept in
 #: half precision, cost a few thousandths at most.
@@ -65,6 +69,80 @@ def check_features(features, paths, extractors, profiles=None):
             made, rows = _extract(extractor.with_profile(profile), paths)
             similarities[extractor.network, profile] = _mean_cosine(made, features[rows])
     return FeatureCheck(similarities, _verdict(similarities), len(rows))
+
+
+def sample_pictures(filenames, folder, limit=16, seed=0):
+    """Picks pictures of a release to check, among those that are at hand.
+
+    Args:
+        filenames (sequence of str): The release's pictures.
+        folder (str or os.PathLike): Where to look for them, in whatever order and folders (`find_by_name`).
+        limit (int): How many to pick at most.
+        seed (int): Of the choice.
+
+    Returns:
+        tuple: Their places in `filenames`, (n,) int, ascending; and a list of their paths.
+
+    Raises:
+        InputError: Not one of them is there.
+    """
+    folder = os.fspath(folder)
+    if not os.path.isdir(folder):
+        raise InputError(f'{folder}: no such folder')
+    names = {os.path.relpath(path, folder): path for path in find_pictures(folder)}
+    found = find_by_name(filenames, names)
+    places = [i for i, filename in enumerate(filenames) if filename in found]
+    if not places:
+        raise InputError(f'{folder}: none of the pictures in there is one of the release, whose first is '
+                         f'{filenames[0]}')
+    chosen = np.sort(np.random.default_rng(seed).permutation(len(places))[:limit])
+    places = np.array(places)[chosen]
+    return places, [names[found[filenames[i]]] for i in places]
+
+
+def find_extractors(weights=(), networks=(), device='@numpy', honour_exif=True, say=lambda line: None):
+    """Loads the networks to check, one after another.
+
+    Args:
+        weights (sequence of str): Files of weights; whose they are is found out where `networks` does not say it. None
+            at all stands for those of every network that are where Chainer keeps its models.
+        networks (sequence of str): The network of each file; without files, the networks to load.
+        device (str or chainer.backend.Device): Where they run.
+        honour_exif (bool): As for `Extractor.load`.
+        say (callable): Takes a notice, one line, about a network that is left out.
+
+    Yields:
+        Extractor: Each with weights; keep none, and only one is in memory at a time.
+
+    Raises:
+        InputError: A file is missing, damaged, or of no network here; or not one network is to be had.
+    """
+    if weights and networks and len(weights) != len(networks):
+        raise InputError(f'{len(weights)} files of weights for {len(networks)} networks')
+    if weights:
+        for path, network in itertools.zip_longest(weights, networks):
+            yield _extractor(path, [network] if network else NETWORKS, device, honour_exif)
+        return
+    for network in networks or NETWORKS:
+        try:
+            find_weights(NETWORKS[network])
+        except InputError as e:
+            if networks:
+                raise
+            say(f'not tried: {e}')
+        else:
+            yield Extractor.load(network, device=device, honour_exif=honour_exif)
+
+
+def _extractor(path, networks, device, honour_exif):
+    # A larger network's file may hold all that a smaller one wants, so the larger one is tried first.
+    reasons = []
+    for network in networks:
+        try:
+            return Extractor.load(network, weights=path, device=device, honour_exif=honour_exif)
+        except InputError as e:
+            reasons.append(e)
+    raise reasons[0]
 
 
 def _extract(extractor, paths):

@@ -9,6 +9,7 @@ from chainer_caption.features.networks import NETWORKS
 from chainer_caption.features.pictures import MAX_PIXELS, read_picture
 from chainer_caption.features.profiles import PROFILES
 from chainer_caption.features.weights import find_weights, load_weights
+from chainer_caption.files import sample_digest
 
 
 class Extractor:
@@ -24,6 +25,8 @@ class Extractor:
         profile (str): Name of the profile that pictures are prepared by.
         dim (int): Dimension D of the features.
         device (chainer.backend.Device): Where the network runs.
+        identity (dict): What the features depend on, as JSON values: network, profile, a digest of the weights' file
+            (None if there was none), whether EXIF is honoured, the limit of pixels, and whose arithmetic.
     """
 
     def __init__(self, network, profile, link, honour_exif=True, max_pixels=MAX_PIXELS):
@@ -36,6 +39,7 @@ class Extractor:
         self._compute = link.inference() if fast else lambda x: link(x).array
         self._honour_exif = honour_exif
         self._max_pixels = max_pixels
+        self._weights = None
 
     @classmethod
     def load(cls, network='vgg19', profile=None, weights=None, device='@numpy', honour_exif=True,
@@ -60,7 +64,14 @@ class Extractor:
         link = described.link()
         wanted = load_weights(link, path)
         link.to_device(device)
-        return cls(network, profile or wanted or described.profile, link, honour_exif, max_pixels)
+        extractor = cls(network, profile or wanted or described.profile, link, honour_exif, max_pixels)
+        extractor._weights = sample_digest(path)
+        return extractor
+
+    @property
+    def identity(self):
+        return {'network': self.network, 'profile': self.profile, 'weights': self._weights,
+                'EXIF': self._honour_exif, 'max-pixels': self._max_pixels, 'device': self.device.xp.__name__}
 
     def with_profile(self, profile):
         """The same network, its weights shared, with pictures prepared by another profile.

@@ -1,4 +1,5 @@
 """Finds pictures on the disk and reads any of them as 8-bit RGB; what cannot be read is one `PictureError`."""
+import collections
 import contextlib
 import os
 import stat
@@ -21,6 +22,12 @@ MAX_PIXELS = 120_000_000
 
 # JPEG's own limit. What is longer is no photograph, and its resampling could take any amount of memory.
 _MAX_SIDE = 65_535
+
+# Pictures of more pixels than this are decoded one at a time, whatever the number of threads: each pixel takes seven
+# bytes meanwhile.
+_LARGE = 16_000_000
+
+_BAND = 256                     # rows that are copied at a time
 
 
 class PictureError(ValueError):
@@ -81,6 +88,32 @@ def _walk(top):
                 yield entry.path
 
 
+def find_by_name(wanted, names):
+    """Finds pictures by the names that somebody else gave them.
+
+    Args:
+        wanted (iterable of str): File names, with or without folders.
+        names (iterable of str): The pictures that there are, as paths relative to their common folder.
+
+    Returns:
+        dict: Wanted name to the picture's. A wanted name without the folders, or with more of them, finds its picture,
+        too, where there is no doubt: `1.jpg` is `cats/1.jpg` if that is the only one. Those not found are left out.
+    """
+    wanted = {name: os.path.normpath(name) for name in wanted}
+    by_last = collections.defaultdict(dict)
+    for name in names:
+        by_last[os.path.basename(name)][os.path.normpath(name)] = name
+    found, guessed = {}, {}
+    for name, path in wanted.items():
+        there = by_last.get(os.path.basename(path), {})
+        alike = [path] if path in there else [other for other in there
+                                              if path.endswith('/' + other) or other.endswith('/' + path)]
+        if len(alike) == 1:
+            (found if path in there else guessed)[name] = there[alike[0]]
+    times = collections.Counter([*found.values(), *guessed.values()])
+    return {**found, **{name: picture for name, picture in guessed.items() if times[picture] == 1}}
+
+
 def read_picture(path, honour_exif=True, max_pixels=MAX_PIXELS):
     """Reads a picture as it is meant to be seen.
 
@@ -108,8 +141,9 @@ def read_picture(path, honour_exif=True, max_pixels=MAX_PIXELS):
                 raise ValueError(f'{width} x {height} pixels are more than the limit of {max_pixels:,}')
             if max(width, height) > _MAX_SIDE:
                 raise ValueError(f'{width} x {height} pixels: a side of more than {_MAX_SIDE:,}')
-            image.load()
-            return _as_rgb(_turned(image) if honour_exif else image)
+            with _large if width * height > _LARGE else contextlib.nullcontext():
+                image.load()
+                return _as_rgb(_turned(image) if honour_exif else image)
     except UnidentifiedImageError:
         reason = 'not a picture in a format known here, or cut off within its header'
     except OSError as e:
@@ -136,10 +170,11 @@ def _open_picture(f):
 
 
 def _turned(image):
-    try:
-        return ImageOps.exif_transpose(image)
-    except Exception:                                   # a damaged EXIF block; the picture itself has been decoded
-        return image
+    # A damaged EXIF block is no damage: the picture itself has been decoded. In place, because what comes back
+    # otherwise is a copy even where nothing is to be turned.
+    with contextlib.suppress(Exception):
+        ImageOps.exif_transpose(image, in_place=True)
+    return image
 
 
 def _as_rgb(image):
@@ -151,9 +186,19 @@ def _as_rgb(image):
     if image.has_transparency_data:
         image = image.convert('RGBA')
         image = Image.alpha_composite(Image.new('RGBA', image.size, 'white'), image)
-    return np.array(image.convert('RGB'))
+    return _as_array(image if image.mode == 'RGB' else image.convert('RGB'))
 
 
+def _as_array(image):
+    # In bands: all at once goes by way of two more copies.
+    array = np.empty((image.height, image.width, 3), np.uint8)
+    for top in range(0, image.height, _BAND):
+        bottom = min(top + _BAND, image.height)
+        array[top:bottom] = image.crop((0, top, image.width, bottom))
+    return array
+
+
+_large = threading.Lock()
 _lock = threading.Lock()
 _readers = 0
 _undo = contextlib.ExitStack()

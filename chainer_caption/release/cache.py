@@ -9,10 +9,10 @@ import os
 import pathlib
 import shutil
 
+from chainer_caption.files import sample_digest
+
 # Entries are not read across a change of their layout.
 VERSION = 1
-
-_SAMPLE = 64 * 1024
 
 
 def cache_folder():
@@ -20,19 +20,6 @@ def cache_folder():
     base = os.environ.get('XDG_CACHE_HOME', '')
     # The XDG specification: a path that is not absolute is to be ignored.
     return (pathlib.Path(base) if os.path.isabs(base) else pathlib.Path.home() / '.cache') / 'chainer_caption'
-
-
-def sample_digest(path):
-    """SHA-256 over a file's size and 64 KiB each of its head, middle and tail: tells files apart without reading
-    gigabytes."""
-    digest = hashlib.sha256()
-    with open(path, 'rb') as f:
-        size = os.fstat(f.fileno()).st_size
-        digest.update(str(size).encode())
-        for at in (0, size // 2, max(0, size - _SAMPLE)):
-            f.seek(at)
-            digest.update(f.read(_SAMPLE))
-    return digest.hexdigest()
 
 
 def entry_folder(path):

@@ -6,7 +6,7 @@ import pathlib
 import numpy as np
 
 from chainer_caption.errors import InputError
-from chainer_caption.files import read_json
+from chainer_caption.files import read_json, unwritable, write_json
 from chainer_caption.release.cache import sample_digest
 from chainer_caption.release.captions import SPLITS, read_captions
 from chainer_caption.release.matrix import open_matrix
@@ -20,7 +20,8 @@ _MATRICES = ('vgg_feats.mat', 'vgg_feats_hdf5.mat', 'feats.npy', 'feats.npz', 'v
 class Release:
     """A data set of pictures, captions and features in the layout of Karpathy's *deepimagesent* release.
 
-    Nothing is ever written into it. What opening costs is kept in the cache (see `release.cache`).
+    Nothing is ever written into it, but for `record_origin` on request. What opening costs is kept in the cache (see
+    `release.cache`).
 
     Args:
         folder (str or os.PathLike or None): The folder with `dataset.json` and a feature matrix.
@@ -87,6 +88,8 @@ class Release:
             InputError: The splits hold no sentence.
         """
         captions = self.captions
+        if not len(captions.tokens):
+            raise InputError(f'{self.dataset_path}: no picture has a caption, so there is nothing to learn from')
         pictures = self.pictures(*splits)
         first, last = captions.sentences[pictures], captions.sentences[pictures + 1]
         sentences = _ranges(first, last)
@@ -140,3 +143,17 @@ def read_origin(features_path):
     if not (isinstance(record, dict) and all(isinstance(record.get(key), str) for key in ('network', 'profile'))):
         raise InputError(f'{path}: should name the "network" and the "profile" that made the features')
     return {key: record[key] for key in ('network', 'profile')}
+
+
+def record_origin(features_path, network, profile):
+    """Records the origin of a feature matrix beside it, as `read_origin` finds it; what else stands there is kept.
+
+    Raises:
+        InputError: It cannot be written.
+    """
+    path = origin_path(features_path)
+    before = read_json(path) if path.exists() else {}
+    try:
+        write_json(path, {**(before if isinstance(before, dict) else {}), 'network': network, 'profile': profile})
+    except OSError as e:
+        raise unwritable(path, e) from e

@@ -11,9 +11,6 @@ and nothing be fetched.
 import base64
 import collections
 import concurrent.futures
-import hashlib
-import html
-import importlib.resources
 import io
 import json
 import re
@@ -23,6 +20,7 @@ from PIL import Image
 
 from chainer_caption import files
 from chainer_caption.features.pictures import PictureError, read_picture
+from chainer_caption.report.page import csp_hash, escape, resource, well_formed
 from chainer_caption.report.rows import Writer, row_of
 
 # Thumbnails are made in threads while the next pictures are captioned; so many results wait for theirs at most.
@@ -110,33 +108,15 @@ def _is_ready(waiting):
 
 
 def _head(title, settings, date, lang):
-    style, script = _resource('gallery.css'), _resource('gallery.js')
+    style, script = resource('gallery.css'), resource('gallery.js')
     facts = {**settings, 'Date': date} if date is not None else settings
-    return string.Template(_resource('gallery.html')).substitute(
-        title=_escape(title), lang=_escape(lang or ''), style=style, script=script,
-        style_hash=_csp_hash(style), script_hash=_csp_hash(script),
-        facts=''.join(f'<div><dt>{_escape(name)}</dt><dd>{_escape(value)}</dd></div>' for name, value in facts.items()))
-
-
-def _resource(name):
-    return importlib.resources.files(__package__).joinpath(name).read_text('utf-8')
-
-
-def _csp_hash(source):
-    return 'sha256-' + base64.b64encode(hashlib.sha256(source.encode()).digest()).decode('ascii')
-
-
-def _escape(value):
-    return html.escape(_well_formed(str(value)))
+    return string.Template(resource('gallery.html')).substitute(
+        title=escape(title), lang=escape(lang or ''), style=style, script=script,
+        style_hash=csp_hash(style), script_hash=csp_hash(script),
+        facts=''.join(f'<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>' for name, value in facts.items()))
 
 
 def _json_in_html(value):
     # `<` alone could end the script element or begin a comment in it; the others cost nothing.
-    text = _well_formed(json.dumps(value, ensure_ascii=False, allow_nan=False))
+    text = well_formed(json.dumps(value, ensure_ascii=False, allow_nan=False))
     return re.sub('[<>&\u2028\u2029]', lambda match: f'\\u{ord(match[0]):04x}', text)
-
-
-def _well_formed(text):
-    # Names that are not UTF-8 are shown with replacement characters: nothing reads them back from a page, and a
-    # browser may not survive a lone surrogate in what it displays.
-    return text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace')

@@ -35,9 +35,9 @@ class DemoNet(chainer.Chain):
             self.norm4 = L.BatchNormalization(96)
             self.conv5 = L.Convolution2D(96, 32, 1, nobias=True)
             self.norm5 = L.BatchNormalization(32)
-            self.fc6 = L.Linear(32 * 6 * 6, 256, nobias=True)
-            self.norm6 = L.BatchNormalization(256)
-            self.fc7 = L.Linear(256, self.questions * self.choices)
+            self.fc6 = L.Linear(32 * 6 * 6, 384, nobias=True)
+            self.norm6 = L.BatchNormalization(384)
+            self.fc7 = L.Linear(384, self.questions * self.choices)
             self.fc8 = L.Linear(self.questions * self.choices, 4096, nobias=True)
 
     def forward(self, x):

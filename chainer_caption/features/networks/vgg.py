@@ -72,6 +72,8 @@ class VGG(chainer.Chain):
         blocks = [[(winograd_filters(self[name].W.array), self[name].b.array.copy(), name == names[-1])
                    for name in names] for names in self._blocks]
 
+        hidden = self.fc6, self.fc7                     # and not self, whose convolutions would stay in memory
+
         def convolve(x, blocks):
             for filters, b, last in itertools.chain.from_iterable(blocks):
                 x = convolution_relu(x, filters, b, pool=last)
@@ -83,7 +85,7 @@ class VGG(chainer.Chain):
                 x = np.concatenate([convolve(x[i:i + _AT_A_TIME], blocks[:_LARGE_BLOCKS])
                                     for i in range(0, len(x), _AT_A_TIME)])
                 x = convolve(x, blocks[_LARGE_BLOCKS:]).transpose(0, 3, 1, 2).reshape(len(x), -1)
-                for layer in (self.fc6, self.fc7):
+                for layer in hidden:
                     x = linear_relu(x, layer.W.array, layer.b.array)
             return x
 

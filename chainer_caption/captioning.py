@@ -1,0 +1,119 @@
+"""Captions pictures into a file, so that a run which was killed goes on where it was.
+
+While it runs, what is done stands in a journal beside the file, under its name with `.part` behind: a row a picture.
+The file itself appears when all is done, and takes the place of an older one only then.
+"""
+import contextlib
+import dataclasses
+import hashlib
+import itertools
+import os
+
+from chainer_caption.bundle import to_arrays
+from chainer_caption.captioner import Caption, Result
+from chainer_caption.decoding import check_options
+from chainer_caption.errors import InputError
+from chainer_caption.features import BATCH
+from chainer_caption.files import replacing, unwritable
+from chainer_caption.journal import Journal
+from chainer_caption.report import open_writer
+
+
+class CaptionFile:
+    """Captions of pictures on their way into a file. A context manager; leaving its block early loses nothing.
+
+        with CaptionFile(captioner, paths, 'captions.jsonl') as captions:
+            for result in captions.results():
+                print(result.path)
+            captions.finish('jsonl')
+
+    What was done before is kept as far as the pictures are still the same: their names, sizes and times of change. It
+    is kept in whole batches, so that every picture is computed in the company that it always has, and the file is the
+    same to the last byte however often its making was stopped.
+
+    Args:
+        captioner (Captioner): With a network.
+        paths (list of str): The pictures.
+        output (str or os.PathLike): The file.
+        options (dict): As for `Captioner.caption`.
+
+    Attributes:
+        done (int): How many of the pictures were done by earlier runs.
+
+    Raises:
+        InputError: An option is out of its range, an earlier run with another model or other options was stopped and
+            not finished, or nothing can be written there.
+    """
+
+    def __init__(self, captioner, paths, output, options=None):
+        self._captioner, self._paths, self._output = captioner, paths, os.fspath(output)
+        self._options = options or {}
+        check_options(**self._options)
+        if os.path.isdir(output):
+            raise InputError(f'{output}: is a folder; name a file')
+        self._journal = Journal(f'{self._output}.part', {
+            'model': _digest(captioner.bundle), **captioner.extractor.identity,
+            **{name.replace('_', '-'): value for name, value in self._options.items()}})
+        same = itertools.takewhile(lambda pair: pair[0].get('of') == _stamp(pair[1]),
+                                   zip(self._journal.rows(), paths, strict=False))
+        self.done = sum(1 for _ in same) // BATCH * BATCH
+        self._journal.cut(self.done)
+
+    def results(self):
+        """Captions what is not done yet.
+
+        Yields:
+            Result: One a picture, in the order of the paths: first those that were done before, then the others as
+            they are done.
+        """
+        yield from self._kept()
+        remaining = self._paths[self.done:]
+        for path, result in zip(remaining, self._captioner.caption_files(remaining, **self._options), strict=True):
+            self._journal.append({'of': _stamp(path), 'result': dataclasses.asdict(result)})
+            yield result
+
+    def finish(self, format, track=lambda results: results, **settings):
+        """Writes the file, when `results` has been exhausted, and deletes the journal.
+
+        Args:
+            format (str): As for `chainer_caption.report.open_writer`.
+            track (callable): Takes the iterator of results and returns it, to show how far the writing is.
+            **settings: Those of the format's writer.
+
+        Raises:
+            InputError: The file cannot be written.
+        """
+        try:
+            with replacing(self._output, 'w', newline='') as f, open_writer(format, f, **settings) as writer:
+                for result in track(self._kept()):
+                    writer.write(result)
+        except OSError as e:
+            raise unwritable(self._output, e) from e
+        self._journal.remove()
+
+    def _kept(self):
+        for row in self._journal.rows():
+            result = row['result']
+            yield Result(**{**result, 'captions': [Caption(**caption) for caption in result['captions']]})
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self._journal.__exit__(*exception)
+
+
+def _stamp(path):
+    # What tells that a picture is the one that was captioned: cheap, and enough to notice a changed folder.
+    with contextlib.suppress(OSError):
+        status = os.stat(path)
+        return [path, status.st_size, status.st_mtime_ns]
+    return [path]
+
+
+def _digest(bundle):
+    digest = hashlib.sha256(repr(bundle.vocabulary.words).encode(errors='backslashreplace'))
+    for name, array in sorted(to_arrays(bundle.model).items()):
+        digest.update(f'{name} {array.dtype} {array.shape}'.encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,37 @@
+"""describe: what is in a release, and what is wrong with it."""
+import json
+
+from chainer_caption.cli.common import open_release
+from chainer_caption.errors import InputError
+
+DESCRIPTION = 'Describe a release (pictures, captions, words, features) and find the usual faults of data.'
+EXAMPLES = '''\
+  describe.py features/flickr8k
+  describe.py features/mine --min-count 2,5
+  describe.py features/mine --json        {"splits", "lengths", "vocabulary", "features", "faults"}'''
+
+
+def add_arguments(parser):
+    parser.add_argument('release', metavar='RELEASE', help='folder with dataset.json and vgg_feats.mat')
+    parser.add_argument('--min-count', type=_numbers, metavar='N,N',
+                        help='vocabularies of the words seen in training at least so often (1,2,3,5,10)')
+    parser.add_argument('--json', action='store_true', help='print one JSON object')
+
+
+def _numbers(text):
+    return [int(number) for number in text.split(',')]
+
+
+_numbers.__name__ = 'list of numbers'                   # argparse names it to whoever gives something else
+
+
+def run(args):
+    for number in args.min_count or ():
+        if number < 1:
+            raise InputError(f'--min-count {number}: must be at least 1')
+    from chainer_caption.describe import MIN_COUNTS, describe
+    from chainer_caption.report.description import description_text
+    description = describe(open_release(args.release), args.min_count or MIN_COUNTS)
+    print(json.dumps(description) if args.json else f'{args.release}\n\n{description_text(description)}',
+          end='\n' if args.json else '')
+    return 0

@@ -1,0 +1,136 @@
+"""evaluate: scores of a model, or of captions made by any system, on a split of a release."""
+import contextlib
+import json
+import os
+
+from chainer_caption.cli.common import add_device, device, open_release, say
+from chainer_caption.errors import InputError
+from chainer_caption.files import replacing, unwritable
+
+DESCRIPTION = "Score a model, or captions made by any system, against a release's own."
+EXAMPLES = '''\
+  evaluate.py features/flickr8k -m model                          BLEU, ROUGE-L, CIDEr, perplexity on test
+  evaluate.py features/flickr8k -m model --beam-widths 1,3,5,20 --length-normalization 0 1
+  evaluate.py features/coco --captions ours.jsonl theirs.json --json
+  evaluate.py features/coco -m model --coco-results results.json --html report.html
+
+captions files, one row a picture; text is split on white space:
+  JSON lines of {"filename" or "image_id" (the imgid), "caption" or "captions": [{"caption"}, ...]} as generate.py
+  writes them (the first caption counts), or the COCO results format [{"image_id" (the cocoid, or the imgid where the
+  release has no cocoids), "caption"}, ...]
+
+--json prints {"BLEU-1", ..., "BLEU-4", "ROUGE-L", "CIDEr", "METEOR" (with WordNet's data), "perplexity" (of a model),
+"distinct", "vocabulary", "mean_length", "novel", "unfinished" (where it is known), "name", "pictures", "split"}, a
+model's also with "beam_width" and "length_normalization"; for several files, widths or normalizations
+{"results": [such an object for each]}'''
+
+
+def add_arguments(parser):
+    parser.add_argument('release', metavar='RELEASE', help='folder with dataset.json and vgg_feats.mat')
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument('-m', '--model', metavar='MODEL', help='model directory that train.py wrote')
+    what.add_argument('--captions', nargs='+', metavar='FILE', help='captions made before, by any system')
+    parser.add_argument('--split', default='test', choices=('train', 'restval', 'val', 'test'), metavar='SPLIT',
+                        help='(%(default)s)')
+    add_device(parser)
+    parser.add_argument('--beam-widths', type=_widths, metavar='N,N', help='a search for each, 1 is greedy (20)')
+    parser.add_argument('--length-normalization', type=float, nargs='+', metavar='A',
+                        help='compare captions by log-probability / tokens ** A; with each beam width (0)')
+    parser.add_argument('--max-length', type=int, metavar='N', help='words at most (60)')
+    parser.add_argument('--allow-unk', action='store_true', default=None, help='let captions say <UNK>')
+    parser.add_argument('--json', action='store_true', help='print one JSON object')
+    parser.add_argument('--per-picture', metavar='OUT.jsonl', help="write every picture's own scores")
+    parser.add_argument('--coco-results', metavar='OUT.json', help='write the captions for the COCO server')
+    parser.add_argument('--html', metavar='REPORT', help='write a page with the best and worst captions')
+    parser.add_argument('--pictures', metavar='FOLDER', help='show the pictures of this folder on that page')
+
+
+def _widths(text):
+    return [int(width) for width in text.split(',')]
+
+
+_widths.__name__ = 'list of widths'                     # argparse names it to whoever gives something else
+
+
+def run(args):
+    _check(args)
+    from chainer_caption.candidates import write_coco_results
+    from chainer_caption.evaluation import Evaluator
+    from chainer_caption.metrics import meteor_missing
+    from chainer_caption.report.evaluation import score_tables, write_evaluation_page, write_picture_scores
+    release = open_release(args.release)
+    with contextlib.ExitStack() as stack:
+        # What cannot be written should be found out before the first picture is captioned.
+        out = {name: _open(stack, getattr(args, name)) for name in ('per_picture', 'coco_results', 'html')
+               if getattr(args, name) is not None}
+        missing = meteor_missing()
+        if missing:
+            say(missing)
+        evaluator = Evaluator(release, args.split, meteor=not missing, say=say)
+        facts = {'release': os.path.basename(os.path.normpath(args.release)), 'split': args.split,
+                 'pictures': f'{len(evaluator.pictures):,}'}
+        if args.model is not None:
+            evaluations, more = _evaluate_model(args, evaluator)
+            facts.update(more)
+        else:
+            evaluations = [evaluator.evaluate_file(path) for path in args.captions]
+        filenames = [release.captions.filenames[picture] for picture in evaluator.pictures]
+        if 'per_picture' in out:
+            write_picture_scores(out['per_picture'], evaluations, filenames,
+                                 release.captions.image_ids[evaluator.pictures])
+        if 'coco_results' in out:
+            write_coco_results(out['coco_results'], release, evaluator.pictures, evaluations[0].candidates)
+        if 'html' in out:
+            import datetime
+            title = f'{facts["model"] if args.model else "Captions"} on {facts["release"]}, {args.split}'
+            write_evaluation_page(out['html'], evaluations, filenames, evaluator.references, title,
+                                  {**facts, 'date': datetime.date.today().isoformat()}, args.pictures)
+    if args.json:
+        results = [{**evaluation.to_json(), 'split': args.split} for evaluation in evaluations]
+        print(json.dumps(results[0] if len(results) == 1 else {'results': results}))
+    else:
+        print(f'{args.release}, {args.split}: {len(filenames):,} pictures\n\n{score_tables(evaluations)}', end='')
+    return 0
+
+
+def _check(args):
+    if args.captions:
+        if args.gpu != '-1':
+            raise InputError('-g is for a model; scores are computed on the CPU')
+        for name in ('beam_widths', 'length_normalization', 'max_length', 'allow_unk'):
+            if getattr(args, name) is not None:
+                raise InputError(f'--{name.replace("_", "-")} is for a model; --captions are as they are')
+    if args.pictures is not None:
+        if args.html is None:
+            raise InputError('--pictures belongs to --html')
+        if not os.path.isdir(args.pictures):
+            raise InputError(f'{args.pictures}: no such folder')
+    sets = len(args.captions or ()) or len(args.beam_widths or [20]) * len(args.length_normalization or [0])
+    if args.coco_results is not None and sets > 1:
+        raise InputError(f'--coco-results holds one set of captions, these are {sets}; name one file or beam width')
+
+
+def _open(stack, path):
+    try:
+        return stack.enter_context(replacing(path, 'w', errors='backslashreplace'))
+    except OSError as e:
+        raise unwritable(path, e) from e
+
+
+def _evaluate_model(args, evaluator):
+    """The evaluations of the model, and what to say about it."""
+    from tqdm import tqdm
+
+    from chainer_caption.captioner import Captioner
+    captioner = Captioner.load(args.model, device(args.gpu), pictures=False)
+    longest = 60 if args.max_length is None else args.max_length
+    # disable=None: a bar on a terminal only.
+    evaluations = evaluator.evaluate_model(
+        os.path.basename(os.path.normpath(args.model)), captioner, args.beam_widths or [20],
+        args.length_normalization or [0.0], max_length=longest, allow_unk=bool(args.allow_unk),
+        watch=lambda results: tqdm(results, total=len(evaluator.pictures), unit=' pictures', disable=None))
+    origin = captioner.bundle.origin or {}
+    return evaluations, {'model': evaluations[0].name, 'network': origin.get('network', 'unknown'),
+                         'profile': origin.get('profile', 'unknown'),
+                         'vocabulary': f'{len(captioner.bundle.vocabulary):,} words',
+                         'greatest length': f'{longest} words'}

@@ -1,0 +1,65 @@
+"""extract_features: from a folder of pictures to a release."""
+import sys
+
+from tqdm import tqdm
+
+from chainer_caption.cli.common import add_device, device, say
+from chainer_caption.errors import InputError
+from chainer_caption.features import NETWORKS, PROFILES
+from chainer_caption.features.pictures import MAX_PIXELS
+
+DESCRIPTION = 'Turn a folder of pictures into a release: features and, with --captions, all that training needs.'
+EXAMPLES = '''\
+  extract_features.py holiday/ -i VGG_ILSVRC_19_layers.caffemodel -o features/holiday
+  extract_features.py pictures/ -o features/mine --captions captions.csv       columns: filename,caption[,split]
+  extract_features.py val2014/ -o features/coco --captions captions_val2014.json --dtype float16 -g 0
+  extract_features.py drawings/ -o features/drawings --network demo
+
+Stopped and started again with the same command it goes on where it was. Pictures that cannot be read are named and
+left out, and the exit status is 1.'''
+
+
+def add_arguments(parser):
+    parser.add_argument('folder', metavar='FOLDER', help='pictures; it is walked, in sorted order')
+    parser.add_argument('-i', '--image-weights', metavar='WEIGHTS',
+                        help="the network's weights (.caffemodel, .npz, .safetensors)")
+    parser.add_argument('-o', '--output', required=True, metavar='RELEASE',
+                        help='folder to write: feats.npy, feats.npy.json and dataset.json')
+    parser.add_argument('--network', choices=sorted(NETWORKS), default='vgg19', help='(%(default)s)')
+    parser.add_argument('--profile', choices=sorted(PROFILES),
+                        help="how pictures are prepared (what the weights want; the network's own)")
+    parser.add_argument('--captions', metavar='FILE',
+                        help="CSV with the columns filename, caption and perhaps split, or COCO's annotations (.json); "
+                             'may be added or changed when the features are there already')
+    parser.add_argument('--split-seed', type=int, default=0, metavar='N',
+                        help='of the split, where FILE gives none (%(default)s)')
+    parser.add_argument('--val', type=float, default=0.1, metavar='PART', help='part for validation (%(default)s)')
+    parser.add_argument('--test', type=float, default=0.1, metavar='PART', help='part for testing (%(default)s)')
+    parser.add_argument('--dtype', choices=('float32', 'float16'), default='float32',
+                        help='of the numbers; float16 takes half the room (%(default)s)')
+    add_device(parser)
+    parser.add_argument('--no-exif', dest='exif', action='store_false',
+                        help='take pictures as they are stored, whatever their EXIF orientation says')
+    parser.add_argument('--max-pixels', type=int, default=MAX_PIXELS, metavar='N',
+                        help='refuse pictures of more (%(default)s)')
+
+
+def run(args):
+    from chainer_caption.features import Extractor, Splitting, extract_features
+    splitting = Splitting(args.split_seed, args.val, args.test)
+    if args.captions is None and splitting != Splitting():
+        raise InputError('--split-seed, --val and --test belong to --captions')
+    extractor = Extractor.load(args.network, args.profile, args.image_weights, device(args.gpu), args.exif,
+                               args.max_pixels)
+    with tqdm(unit=' pictures', disable=None) as bar:
+        def progress(done, total):
+            if bar.total is None:
+                bar.total, bar.initial, bar.n = total, done, done
+            bar.update(done - bar.n)
+
+        def report(filename, reason):
+            tqdm.write(f'{filename}: {reason}'.encode(errors='backslashreplace').decode(), file=sys.stderr)
+
+        failed = extract_features(args.folder, args.output, extractor, args.captions, args.dtype, splitting,
+                                  progress, report, say)
+    return 1 if failed else 0

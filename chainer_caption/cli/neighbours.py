@@ -1,0 +1,32 @@
+"""neighbours: the words that a model takes for alike."""
+import dataclasses
+import json
+
+DESCRIPTION = "Show the nearest words by a model's embedding."
+EXAMPLES = '''\
+  neighbours.py model horse
+  neighbours.py model horse dog beach --top 5
+  neighbours.py model horse --json        {"horse": [{"word", "cosine", "count"}, ...]}'''
+
+
+def add_arguments(parser):
+    parser.add_argument('model', metavar='MODEL', help='model directory that train.py wrote')
+    parser.add_argument('words', nargs='+', metavar='WORD')
+    parser.add_argument('--top', type=int, default=10, metavar='N', help='neighbours a word (%(default)s)')
+    parser.add_argument('--json', action='store_true', help='print one JSON object')
+
+
+def run(args):
+    from chainer_caption.bundle import Bundle
+    from chainer_caption.neighbours import find_neighbours, word_id
+    from chainer_caption.report.tables import table
+    bundle = Bundle.load(args.model)
+    found = {word: find_neighbours(bundle, word, args.top) for word in args.words}
+    if args.json:
+        print(json.dumps({word: list(map(dataclasses.asdict, nearest)) for word, nearest in found.items()}))
+        return 0
+    counts = bundle.vocabulary.counts
+    print('\n'.join(table([[n.word, f'{n.cosine:.3f}', f'{n.count:,}'] for n in nearest],
+                          [word, 'cosine', f'seen ({counts[word_id(bundle.vocabulary, word)]:,})'])
+                    for word, nearest in found.items()), end='')
+    return 0
