@@ -152,11 +152,14 @@ def _format(args, captioner, options):
 
 def _gallery_settings(args, captioner, options):
     import datetime
-    origin = captioner.bundle.origin or {}
-    extractor = captioner.extractor
-    return {'title': f'Captions by {os.path.basename(os.path.normpath(args.model))}',
+
+    def name(path):
+        return os.path.basename(os.path.abspath(path))
+    inputs = [*args.pictures, *filter(None, [args.list, args.release])]
+    origin = captioner.bundle.origin or {'network': 'unknown', 'profile': 'unknown'}
+    if captioner.extractor is not None:
+        origin = {'network': captioner.extractor.network, 'profile': captioner.extractor.profile}
+    return {'title': f'Captions of {name(inputs[0])}' if len(inputs) == 1 else 'Captions',
             'date': datetime.date.today().isoformat(),
-            'settings': {'model': os.path.basename(os.path.normpath(args.model)),
-                         'network': extractor.network if extractor else origin.get('network', 'unknown'),
-                         'profile': extractor.profile if extractor else origin.get('profile', 'unknown'),
-                         'beam width': options['width']}}
+            'settings': {'Model': name(args.model), 'Network': origin['network'], 'Profile': origin['profile'],
+                         'Beam width': options['width']}}
