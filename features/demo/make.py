@@ -1,6 +1,6 @@
 """Makes the embedded release: draws it, teaches the network behind it, computes its features, writes it all.
 
-    python features/demo/make.py                 everything anew, the network included (a quarter of an hour)
+    python features/demo/make.py                 everything anew, the network included (long)
     python features/demo/make.py --keep-network  with the network that the package has
 
 The pictures and captions are a function of the seed; the network is too, but for roundings of the library that
