@@ -74,7 +74,6 @@ def beam_search(stepper, features, width=20, top=5, max_length=60, allow_unk=Fal
         InputError: The options contradict each other.
     """
     check_options(width, top, max_length, length_normalization)
-    # No step has more continuations than this to keep, however wide the beam.
     on_cpu = isinstance(features, np.ndarray)
     group = max(1, (_CPU_BYTES if on_cpu else _GPU_BYTES) // (4 * width * len(stepper.bias)))
     found = []

@@ -13,7 +13,7 @@ def linear_relu(x, W, b):
         b (numpy.ndarray): Biases, (K,), float32.
 
     Returns:
-        numpy.ndarray: (N, K), float32. It does not depend on the number of threads.
+        numpy.ndarray: (N, K), float32.
     """
     y = product(x, W.T)
     y += b
