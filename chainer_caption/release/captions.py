@@ -1,6 +1,8 @@
 """The captions of a release: `dataset.json`, checked, as a few flat arrays."""
+import array
 import contextlib
 import dataclasses
+import gc
 import hashlib
 import itertools
 import pathlib
@@ -65,11 +67,24 @@ def read_captions(path):
             return _from_arrays(read_npz(entry))
         except (InputError, KeyError, ValueError):
             pass                                        # a damaged entry is as good as none
-    captions = _parse(path)
+    with _collector_off():
+        captions = _parse(path)
     if prepare_entry(entry.parent):
         with contextlib.suppress(OSError):              # a full disk costs the next start some seconds, no more
             write_npz(entry, _to_arrays(captions), durable=False)
     return captions
+
+
+@contextlib.contextmanager
+def _collector_off():
+    """Millions of objects without a cycle among them: looking for cycles would take as long as making them."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def _parse(path):
@@ -78,7 +93,7 @@ def _parse(path):
     images = data.get('images') if isinstance(data, dict) else None
     if not isinstance(images, list):
         raise InputError(f'{path}: no list "images"; a release\'s dataset.json has one')
-    words, tokens, lengths, sentences = {}, [], [], [0]
+    words, tokens, lengths, sentences = _Numbers(), array.array('i'), [], [0]
     filenames, image_ids, coco_ids, splits = [], [], [], []
     for i, image in enumerate(images):
         filename, image_id, coco_id, split = _picture(image, f'{path}: images[{i}]')
@@ -91,10 +106,15 @@ def _parse(path):
             if not isinstance(sentence, dict):
                 raise InputError(f'{where} is no object with "tokens"')
             spoken = _field(sentence, 'tokens', list, where)
-            for token in spoken:
-                if not isinstance(token, str):
-                    raise InputError(f'{where}: the token {token!r} is no string')
-                tokens.append(words.setdefault(token, len(words)))
+            known = len(words)
+            try:
+                tokens.extend(map(words.__getitem__, spoken))
+                sound = len(words) == known or all(isinstance(token, str) for token in spoken)
+            except TypeError:                           # a list or an object cannot be numbered
+                sound = False
+            if not sound:
+                token = next(token for token in spoken if not isinstance(token, str))
+                raise InputError(f'{where}: the token {token!r} is no string')
             lengths.append(len(spoken))
         sentences.append(len(lengths))
     image_ids = np.array(image_ids, np.int64)
@@ -106,6 +126,14 @@ def _parse(path):
     return Captions(filenames, image_ids, np.array(coco_ids, np.int64), np.array(splits, np.int8),
                     np.array(sentences, np.int64), np.cumsum([0, *lengths], dtype=np.int64),
                     np.array(tokens, np.int32), list(words), digest)
+
+
+class _Numbers(dict):
+    """Numbers its keys in the order in which they are first asked for."""
+
+    def __missing__(self, key):
+        self[key] = number = len(self)
+        return number
 
 
 def _field(record, key, kind, where):
