@@ -121,11 +121,13 @@ class _Search:
     def _advance(self, scores, length):
         """Chooses the beams of `length` words and drops the pictures that are done; the rows to read next."""
         weight = length ** -self.normalization
-        # The finished compete with what the alive become; the worst place that they hold is the mark to beat.
+        # The finished compete with what the alive become; the worst place that they hold is the mark to beat. And
+        # where scores only fall, what is not above the finished one that is last to be returned never will be.
         kept = np.where(self.alive, -np.inf, self.score)
         floor = np.full(len(kept), -np.inf)
-        if kept.shape[1] >= self.width:
-            floor = np.sort(kept, axis=1)[:, -self.width]
+        place = self.width if self.normalization else self.top
+        if kept.shape[1] >= place:
+            floor = np.sort(kept, axis=1)[:, -place]
         bounds = np.concatenate([[0], np.cumsum(self.alive.sum(axis=1))])
         new, new_parent, new_word = select(scores, self.stepper.bias, self.log_prob[self.alive], bounds, self.width,
                                            floor, weight, self.banned)
