@@ -164,6 +164,40 @@ class PackCaptions(chainer.dataset.Converter):
         return take_rows(self.features, rows, device), words, targets, sizes
 
 
+class PackShare(PackCaptions):
+    """One process's share of minibatches that several processes work on.
+
+    Every process is given the whole minibatch, which costs nothing before the features are read, and takes each
+    `size`-th caption by length; so the shares take equally long, and how many tokens all of them have together is
+    known without asking.
+
+    Args:
+        features (array): As for `PackCaptions`.
+        rank (int): Which of the processes this is, from 0.
+        size (int): How many there are.
+    """
+
+    def __init__(self, features, rank, size):
+        super().__init__(features)
+        self.rank = rank
+        self.size = size
+
+    def __call__(self, batch, device):
+        """Packs a share.
+
+        Returns:
+            tuple: What `PackCaptions` returns and then, as a float, the tokens of the whole minibatch over `size`: with
+            losses divided by that, the mean over processes of the losses, and of their gradients, is that of the whole
+            minibatch, every token weighing the same.
+        """
+        tokens = sum(len(targets) for _, targets in batch) / self.size
+        by_length = sorted(batch, key=lambda example: -len(example[1]))
+        # The last minibatch of an epoch may have fewer captions than there are processes: what is left over is read
+        # for nothing.
+        share = by_length[self.rank::self.size]
+        return *super().__call__(share or by_length[-1:], device), tokens if share else float('inf')
+
+
 def pack(captions):
     """Packs captions, longest first: step t holds word t of every caption that has one.
 

@@ -51,7 +51,7 @@ def benchmark_training(release, settings, device, updates):
                 _wait(device)
                 captions, tokens, start = 0, 0, time.perf_counter()
             batch = converter(iterator.next(), device)
-            optimizer.update(model, *batch, (settings.seed, update))
+            optimizer.update(model, *batch, update_key=(settings.seed, update))
             captions += batch[3][0]
             tokens += len(batch[1])
         _wait(device)

@@ -3,6 +3,7 @@
 #
 #   scripts/setup.sh                 CPU
 #   scripts/setup.sh cuda13x         with CuPy for CUDA 13 (or cuda12x)
+#   scripts/setup.sh mpi             with MPI, to train and caption in several processes
 #   PYTHON=python3.12 scripts/setup.sh    with that interpreter (3.10 or newer)
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -11,9 +12,9 @@ fail() { echo "setup: $*" >&2; exit 2; }
 
 for extra in "$@"; do
     case "$extra" in
-        cuda12x|cuda13x) ;;
-        -h|--help) sed -n '2,6s/^# \{0,1\}//p' "$0"; exit 0 ;;
-        *) fail "unknown extra '$extra': cuda12x or cuda13x" ;;
+        cuda12x|cuda13x|mpi) ;;
+        -h|--help) sed -n '2,7s/^# \{0,1\}//p' "$0"; exit 0 ;;
+        *) fail "unknown extra '$extra': cuda12x, cuda13x or mpi" ;;
     esac
 done
 
@@ -28,7 +29,7 @@ else
 fi
 
 # What was installed is written last, so that a set-up broken off half-way is done again. An environment with CuPy
-# stays one when the tests or the demo set up without naming it.
+# or MPI stays one when the tests or the demo set up without naming it.
 extras=test
 wanted=$(printf '%s\n' "$@" | sort -u | paste -sd, -)
 stamp=.venv/installed

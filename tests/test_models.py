@@ -102,7 +102,7 @@ def test_one_update_with_equal_masks_equals_plain_chainers(model, captions, feat
 
     ours = Adam()
     ours.setup(model)
-    ours.update(model, features, words, targets, sizes, key)
+    ours.update(model, features, words, targets, sizes, update_key=key)
     plain = chainer.optimizers.Adam()
     plain.setup(seed)
     loss = 0

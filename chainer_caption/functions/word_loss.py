@@ -19,7 +19,7 @@ from chainer_caption.functions.products import one_blas_thread, product
 BLOCK_BYTES = 64 * 2 ** 20
 
 
-def word_loss(h, W, b, targets):
+def word_loss(h, W, b, targets, tokens=None):
     """The mean negative log-probability of the target words, in nats per token.
 
     Equal to `softmax_cross_entropy(linear(h, W, b), targets)`. The gradients are made on the way forward, unless
@@ -30,35 +30,38 @@ def word_loss(h, W, b, targets):
         W (chainer.Variable or array): The output layer's weights, (V, H) float32.
         b (chainer.Variable or array): The output layer's biases, (V,) float32.
         targets (array): The words to predict, (N,) int32, each in [0, V).
+        tokens (float or None): What the sums over tokens are divided by; None for N. Processes that share a minibatch
+            divide by its tokens and not by their own.
 
     Returns:
         tuple of chainer.Variable: The loss and the accuracy (the fraction of the tokens whose word scores highest;
         a tie counts as right), both () float32. Only the loss has gradients.
     """
-    return _WordLoss(targets).apply((h, W, b))
+    return _WordLoss(targets, tokens or len(targets)).apply((h, W, b))
 
 
 class _WordLoss(chainer.FunctionNode):
 
-    def __init__(self, targets):
+    def __init__(self, targets, tokens):
         self.targets = targets
+        self.tokens = tokens
 
     def forward(self, inputs):
         h, W, b = inputs
         xp = chainer.backend.get_array_module(h)
-        tokens = len(h)
+        n = len(h)
         block = max(1, BLOCK_BYTES // (W.shape[0] * W.itemsize))
-        nats = xp.empty(tokens, h.dtype)
-        right = xp.empty(tokens, np.bool_)
+        nats = xp.empty(n, h.dtype)
+        right = xp.empty(n, np.bool_)
         keep = chainer.config.enable_backprop
         if keep:
             gh, gW, gb = xp.empty_like(h), None, None
         with one_blas_thread():
-            for start in range(0, tokens, block):
-                rows = slice(start, min(start + block, tokens))
+            for start in range(0, n, block):
+                rows = slice(start, min(start + block, n))
                 scores = take(xp, (rows.stop - rows.start, W.shape[0]))
                 product(h[rows], W.T, out=scores)
-                row_losses(scores, b, self.targets[rows], nats[rows], right[rows], 1 / tokens if keep else None)
+                row_losses(scores, b, self.targets[rows], nats[rows], right[rows], 1 / self.tokens if keep else None)
                 if keep:
                     product(scores, W, out=gh[rows])
                     # One block is the usual case; then its gradients are the sums already.
@@ -68,7 +71,7 @@ class _WordLoss(chainer.FunctionNode):
         if keep:
             self.gradients = gh, gW, gb
         # Summed in float64: a mean that an early stop compares should not depend on the order of the rows.
-        return tuple(xp.asarray(a.mean(dtype=np.float64), h.dtype) for a in (nats, right))
+        return tuple(xp.asarray(a.sum(dtype=np.float64) / self.tokens, h.dtype) for a in (nats, right))
 
     def backward(self, indexes, grad_outputs):
         gloss = grad_outputs[0]

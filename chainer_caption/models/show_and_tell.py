@@ -65,7 +65,7 @@ class ShowAndTell(chainer.Chain):
     def hidden(self):
         return self.image_vec.W.shape[0]
 
-    def __call__(self, features, words, targets, sizes, update_key=None):
+    def __call__(self, features, words, targets, sizes, tokens=None, update_key=None):
         """The loss of a packed minibatch of captions (`batches.pack` makes its arguments).
 
         Reports `loss` (nats per token) and `accuracy`.
@@ -75,6 +75,7 @@ class ShowAndTell(chainer.Chain):
             words (array): The words to read, `<S>` first, packed: (N,) int32.
             targets (array): The words to predict, `</S>` last, packed in the same way: (N,) int32.
             sizes (sequence of int): The captions still running at each word.
+            tokens (float or None): What the sums over tokens are divided by; None for N, their number.
             update_key (tuple of int or None): (seed, number of the update), from which the dropout masks follow.
                 None draws a key from NumPy's global generator, as Chainer's own dropout would.
 
@@ -91,6 +92,6 @@ class ShowAndTell(chainer.Chain):
         h = lstm_sequence(x, self.lstm.upward.W, self.lstm.upward.b, self.lstm.lateral.W, [len(features), *sizes])
         # The image's own output says nothing. (split_axis: the gradient of a slice would be a slow scatter.)
         h = dropout(F.split_axis(h, [len(features)], axis=0)[1], ratio, masks[_OUTPUT])
-        loss, accuracy = word_loss(h, self.out_word.W, self.out_word.b, targets)
+        loss, accuracy = word_loss(h, self.out_word.W, self.out_word.b, targets, tokens)
         chainer.report({'loss': loss, 'accuracy': accuracy}, self)
         return loss

@@ -1,0 +1,178 @@
+"""Several processes that work as one: those that mpiexec has started, by way of ChainerMN and MPI; or this one alone.
+
+Only process 0 prints and writes. The processes agree without asking wherever they can: from the same seed each draws
+the same minibatches and takes its share of them (`batches.PackShare`), so gradients and figures are all that travels.
+"""
+import os
+import time
+
+import chainer
+import numpy as np
+from chainer.backends import cuda
+
+from chainer_caption.errors import InputError
+
+# How a process is told that it is one of several: by Open MPI, by MPICH and its kin, and by PMIx, which Slurm may use.
+_RANKS = 'OMPI_COMM_WORLD_RANK', 'PMI_RANK', 'PMIX_RANK'
+
+# Seconds for which the processes leave it to process 0 to say what is wrong, because what is wrong is as a rule wrong
+# for all of them.
+_DEFERENCE = 2
+
+
+class Processes:
+    """The processes at work.
+
+    Attributes:
+        rank (int): Which of them this is, from 0.
+        size (int): How many there are.
+        first (bool): Whether this is the one that prints and writes.
+    """
+
+    def __init__(self, comm=None):
+        self._comm = comm
+        self.rank = 0 if comm is None else comm.Get_rank()
+        self.size = 1 if comm is None else comm.Get_size()
+        self.first = self.rank == 0
+
+    @classmethod
+    def started(cls):
+        """Those that were started together with this one by mpiexec, or this one alone.
+
+        Raises:
+            InputError: mpiexec has started this process, and mpi4py, which would tell it more, is not installed.
+        """
+        if not any(name in os.environ for name in _RANKS):
+            return cls()
+        try:
+            from mpi4py import MPI
+        except (ImportError, RuntimeError) as e:
+            raise InputError(f'started by mpiexec, but mpi4py cannot be used ({e}); '
+                             'scripts/setup.sh mpi installs it') from e
+        return cls(MPI.COMM_WORLD) if MPI.COMM_WORLD.Get_size() > 1 else cls()
+
+    def device(self, device):
+        """The device of this process: on the CPU as given, on GPUs as many further as there are processes before this
+        one on its host.
+
+        Args:
+            device (chainer.backend.Device): The device of the first process of each host.
+
+        Raises:
+            InputError: The host has fewer GPUs.
+        """
+        if self._comm is None or device.xp is not cuda.cupy:
+            return device
+        from mpi4py import MPI
+        number = device.device.id + self._comm.Split_type(MPI.COMM_TYPE_SHARED).Get_rank()
+        there = cuda.cupy.cuda.runtime.getDeviceCount()
+        if number >= there:
+            raise InputError(f'-g: process {self.rank} needs GPU {number} and its host has {there}; '
+                             'start no more processes on a host than it has GPUs')
+        return chainer.get_device(f'@cupy:{number}')
+
+    def one_after_another(self, make):
+        """Calls a function in the first process of each host, and then in the others: what the first one finds and
+        leaves in a cache the others find there."""
+        if self._comm is None:
+            return make()
+        from mpi4py import MPI
+        host = self._comm.Split_type(MPI.COMM_TYPE_SHARED)
+        if host.Get_rank() == 0:
+            made = make()
+            host.Barrier()
+            return made
+        host.Barrier()
+        return make()
+
+    def share(self, items):
+        """This process's part of a sequence."""
+        return items[self.rank::self.size]
+
+    def sum(self, values):
+        """The sums over processes.
+
+        Args:
+            values (sequence of float): This process's summands.
+
+        Returns:
+            numpy.ndarray: float64, the same in each process.
+        """
+        values = np.array(values, np.float64)
+        if self._comm is not None:
+            self._comm.Allreduce(values.copy(), values)
+        return values
+
+    def any(self, flag):
+        """Whether a flag is up in any process."""
+        return bool(self.sum([flag])[0])
+
+    def broadcast(self, value):
+        """What process 0 has for all (the value that the others give is not looked at)."""
+        return value if self._comm is None else self._comm.bcast(value)
+
+    def gather(self, value):
+        """In process 0 the list of what all processes have; None in the others."""
+        return [value] if self._comm is None else self._comm.gather(value)
+
+    def send(self, value):
+        """Sends something to process 0, and waits until it has been taken."""
+        self._comm.ssend(value, 0)
+
+    def receive(self, rank):
+        """In process 0: the next thing that another process has sent."""
+        return self._comm.recv(source=rank)
+
+    def mean_gradients(self, device):
+        """The optimizer hook that averages gradients over the processes (see `MeanGradients`); None if this process is
+        alone.
+
+        Raises:
+            InputError: The processes are to train on GPUs, and CuPy has no NCCL, by which those talk to each other.
+        """
+        if self._comm is None:
+            return None
+        import chainermn
+        if device.xp is not cuda.cupy:
+            return MeanGradients(chainermn.create_communicator('naive', self._comm))
+        try:
+            return MeanGradients(chainermn.create_communicator('pure_nccl', self._comm))
+        except RuntimeError as e:
+            raise InputError(f'several GPUs need NCCL, and CuPy has none ({e}); install nvidia-nccl-cu13 or '
+                             'nvidia-nccl-cu12') from e
+
+    def stop(self, status):
+        """Ends all processes with an exit status; for one that has failed, whose partners would wait for ever."""
+        if self._comm is not None:
+            self._comm.Abort(status)
+
+
+class MeanGradients:
+    """An optimizer hook: the gradients become their means over the processes, before the update.
+
+    ChainerMN's own multi-node optimizer does the same, but spends the first update on making the weights equal; here
+    `broadcast` does that, and N processes take the very updates that one would.
+
+    Args:
+        communicator (chainermn.CommunicatorBase): Who means the gradients.
+    """
+    name = 'MeanGradients'
+    timing = 'pre'
+    call_for_each_param = False
+
+    def __init__(self, communicator):
+        self._communicator = communicator
+
+    def __call__(self, optimizer):
+        self._communicator.multi_node_mean_grad(optimizer.target)
+
+    def broadcast(self, model):
+        """Gives every process the weights of process 0."""
+        self._communicator.bcast_data(model)
+
+
+def defer():
+    """Called by a process that is about to say what has gone wrong: all but process 0 wait for a moment, in which
+    process 0 may say the same and end them."""
+    if next((os.environ[name] for name in _RANKS if name in os.environ), '0') != '0':
+        time.sleep(_DEFERENCE)
