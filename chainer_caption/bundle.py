@@ -63,7 +63,7 @@ class Bundle:
         write_json(pathlib.Path(folder) / CONFIG, {
             'format': FORMAT, 'model': 'show_and_tell', 'hidden': model.hidden, 'feature_size': model.feature_size,
             'vocabulary_size': model.vocabulary_size, 'dropout': model.dropout, 'features': self.origin,
-            'training': self.training, 'versions': _versions()})
+            'training': self.training, 'versions': versions()})
 
     def save_weights(self, folder):
         write_npz(pathlib.Path(folder) / WEIGHTS, to_arrays(self.model))
@@ -97,7 +97,7 @@ class Bundle:
         return cls(model, vocabulary, config.get('features'), config.get('training'))
 
 
-def _versions():
+def versions():
     return {'python': platform.python_version(), 'chainer': chainer.__version__, 'numpy': np.__version__,
             'cupy': getattr(sys.modules.get('cupy'), '__version__', None)}
 

@@ -13,7 +13,8 @@ from chainer_caption import bundle
 from chainer_caption.batches import MAX_WORDS, CaptionDataset, LengthBucketIterator, PackCaptions
 from chainer_caption.bundle import Bundle
 from chainer_caption.errors import InputError
-from chainer_caption.extensions import MONITORED, KeepBest, Table, TokenEvaluator, perplexity
+from chainer_caption.extensions import WATCHED, CaptionScores, Curves, Events, Log, RunPage, Table, TokenEvaluator
+from chainer_caption.extensions.best import FIGURES, KeepBest
 from chainer_caption.files import npz_shapes, read_json, write_json
 from chainer_caption.functions import Adam
 from chainer_caption.models import ShowAndTell
@@ -37,7 +38,10 @@ class Settings:
         dropout (float): See ShowAndTell.
         min_count (int): How often a word must stand in the training captions to be in the vocabulary.
         seed (int): Of the initial weights, the order of the captions and the dropout masks.
-        patience (int or None): Epochs without a better validation loss after which to stop; None never does.
+        patience (int or None): Epochs without a better figure after which to stop, of those in which it was measured;
+            None never does.
+        keep_best (str): The figure on `val` by which an epoch is kept: `'loss'` or `'cider'`.
+        score_every (int): Every so many epochs the captions of `val` are scored (see CaptionScores); 0 never does.
     """
     epochs: int = 30
     batch_size: int = 128
@@ -46,15 +50,22 @@ class Settings:
     min_count: int = 5
     seed: int = 0
     patience: int | None = None
+    keep_best: str = 'loss'
+    score_every: int = 1
 
     def __post_init__(self):
-        least = {'epochs': 0, 'batch_size': 1, 'hidden': 1, 'min_count': 1, 'seed': 0, 'patience': 1}
+        least = {'epochs': 0, 'batch_size': 1, 'hidden': 1, 'min_count': 1, 'seed': 0, 'patience': 1,
+                 'score_every': 0}
         for name, bound in least.items():
             value = getattr(self, name)
             if value is not None and value < bound:
                 raise InputError(f'--{name.replace("_", "-")} {value}: must be at least {bound}')
         if not 0 <= self.dropout < 1:
             raise InputError(f'--dropout {self.dropout}: must be from 0 to below 1')
+        if self.keep_best not in FIGURES:
+            raise InputError(f'--keep-best {self.keep_best}: must be {" or ".join(FIGURES)}')
+        if self.keep_best == 'cider' and not self.score_every:
+            raise InputError('--keep-best cider needs captions that are scored: leave out --score-every 0')
 
 
 # These may change when training is resumed.
@@ -62,7 +73,7 @@ _MAY_CHANGE = ('epochs', 'patience')
 
 
 def train(release, output, settings=None, device='@numpy', resume=False, overwrite=False, start_from=None, origin=None,
-          progress=None, say=lambda line: None):
+          progress=None, say=lambda line: None, tensorboard=False):
     """Trains a captioner and writes its model directory, in which the best epoch's weights are kept.
 
     Args:
@@ -78,6 +89,7 @@ def train(release, output, settings=None, device='@numpy', resume=False, overwri
             them.
         progress (file or None): A terminal to draw a progress bar on.
         say (callable): Takes notices for the user, a line each.
+        tensorboard (bool): Write TensorBoard's events, too, into the model directory's `events`.
 
     Returns:
         Bundle: The model of the best epoch.
@@ -88,6 +100,10 @@ def train(release, output, settings=None, device='@numpy', resume=False, overwri
     settings = settings or Settings()
     output = pathlib.Path(output)
     device = chainer.get_device(device)
+    events = [Events()] if tensorboard else []
+    if settings.keep_best == 'cider' and SPLITS.index('val') not in release.captions.splits:
+        raise InputError(f'{release.dataset_path}: no image is of the split val, so there is no CIDEr to keep the best '
+                         'by; leave out --keep-best cider')
     bundle.check_new(output, resume, overwrite)
     before = _settings_before(output) if resume and (output / bundle.CONFIG).exists() else None
     if before is not None and settings.hidden is None:
@@ -97,13 +113,14 @@ def train(release, output, settings=None, device='@numpy', resume=False, overwri
         _check_same_settings(output, before, current.training, start_from)
     elif overwrite:
         # Not before everything that was asked for has been found possible; it may even start from what is replaced.
-        for name in (bundle.CONFIG, bundle.WEIGHTS, bundle.SNAPSHOT, bundle.LOG, bundle.VOCABULARY):
-            (output / name).unlink(missing_ok=True)
+        for name in (bundle.CONFIG, bundle.WEIGHTS, bundle.SNAPSHOT, bundle.LOG, bundle.VOCABULARY, *WATCHED):
+            for path in output.glob(name):
+                path.unlink()
     resume = before is not None and (output / bundle.SNAPSHOT).exists()
     if before is not None and not resume and (output / bundle.WEIGHTS).exists():
         current.model = Bundle.load(output).model
         say(f'{output}: no snapshot in it; training begins with its weights')
-    trainer = _make_trainer(release, current, settings, device, output, progress, say)
+    trainer = _make_trainer(release, current, settings, device, output, progress, say, events)
     if resume:
         bundle.load_snapshot(output / bundle.SNAPSHOT, trainer)
     current.save_config(output)
@@ -170,7 +187,7 @@ def _settings_before(output):
     before = config.get('training') if isinstance(config, dict) else None
     if not isinstance(before, dict) or not isinstance(before.get('hidden'), int):
         raise InputError(f'{output / bundle.CONFIG}: does not say how the model was trained, so it cannot be resumed')
-    return before
+    return {'keep_best': 'loss', **before}              # it was, before there was a choice
 
 
 def _check_same_settings(output, before, training, start_from):
@@ -179,6 +196,8 @@ def _check_same_settings(output, before, training, start_from):
     for name, value in training.items():
         if name in _MAY_CHANGE or before.get(name) == value:
             continue
+        if name == 'score_every' and training['keep_best'] == 'loss':
+            continue                                    # what is kept does not depend on it then
         if name == 'release':
             what = 'was trained on another release'
         elif name == 'start_from':
@@ -188,7 +207,7 @@ def _check_same_settings(output, before, training, start_from):
         raise InputError(f'{output}: {what}; resume with what it began with, or choose another folder')
 
 
-def _make_trainer(release, current, settings, device, output, progress, say):
+def _make_trainer(release, current, settings, device, output, progress, say, shown):
     model, vocabulary = current.model, current.vocabulary
     model.to_device(device)
     data = CaptionDataset.from_release(release, vocabulary, *training_splits(release))
@@ -201,21 +220,24 @@ def _make_trainer(release, current, settings, device, output, progress, say):
     updater = chainer.training.updaters.StandardUpdater(
         iterator, optimizer, converter=converter, device=device,
         loss_func=lambda *batch: model(*batch, update_key=(settings.seed, updater.iteration)))
-    keep_best = KeepBest(current, output)
+    keep_best = KeepBest(current, output, settings.keep_best)
     trainer = chainer.training.Trainer(updater, _stop_trigger(settings, keep_best), out=str(output))
     columns = ['epoch', 'iteration', 'main/loss', 'main/perplexity', 'main/accuracy']
     if SPLITS.index('val') in release.captions.splits:
         validation = LengthBucketIterator(CaptionDataset.from_release(release, vocabulary, 'val'), settings.batch_size,
                                           repeat=False, shuffle=False)
         trainer.extend(TokenEvaluator(validation, model, converter=converter, device=device))
-        columns += [MONITORED, 'validation/main/perplexity', 'validation/main/accuracy']
+        columns += ['validation/main/loss', 'validation/main/perplexity', 'validation/main/accuracy']
+        if settings.score_every:
+            trainer.extend(CaptionScores(current, release, device, settings.score_every))
+            columns += CaptionScores.keys
     else:
         say(f'{release.dataset_path}: no image is of the split val, so the last epoch is kept and not the best')
     trainer.extend(keep_best)
-    trainer.extend(extensions.LogReport(filename=bundle.LOG, postprocess=_add_perplexity))
+    trainer.extend(Log(bundle.LOG))
     trainer.extend(extensions.PrintReport([*columns, 'elapsed_time'], out=Table(sys.stdout)))
-    if extensions.PlotReport.available():
-        trainer.extend(extensions.PlotReport(['main/loss', MONITORED], 'epoch', filename='loss.png'))
+    for extension in (Curves(), RunPage(current, release, settings), *shown):
+        trainer.extend(extension)
     trainer.extend(extensions.snapshot(filename=bundle.SNAPSHOT, writer=bundle.save_snapshot))
     if progress is not None:
         length = settings.epochs, 'epoch'
@@ -234,10 +256,6 @@ def place_features(features, device):
         for start in range(0, len(features), 4096):     # a block at a time: a memory map need not fit into memory
             placed[start:start + 4096] = device.send(np.ascontiguousarray(features[start:start + 4096]))
     return placed
-
-
-def _add_perplexity(entry):
-    entry['main/perplexity'] = perplexity(entry['main/loss'])
 
 
 def _stop_trigger(settings, keep_best):

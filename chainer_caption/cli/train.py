@@ -28,7 +28,12 @@ def add_arguments(parser):
                         help='words seen at least so often are in the vocabulary (%(default)s)')
     parser.add_argument('--seed', type=int, default=0, metavar='N', help='(%(default)s)')
     parser.add_argument('--patience', type=int, metavar='K',
-                        help='stop after K epochs without a better validation loss')
+                        help='stop after K epochs without a better figure on val')
+    parser.add_argument('--keep-best', default='loss', metavar='FIGURE',
+                        help='the figure on val by which the best epoch is kept: loss or cider (%(default)s)')
+    parser.add_argument('--score-every', type=int, default=1, metavar='N',
+                        help="score captions of val's pictures every N epochs, 0 for never (%(default)s)")
+    parser.add_argument('--tensorboard', action='store_true', help="write TensorBoard's events, into MODEL/events")
     parser.add_argument('--resume', action='store_true', help='go on with the training of MODEL')
     parser.add_argument('--overwrite', action='store_true', help='replace MODEL if it is there')
     add_origin(parser, 'made the features, if the release does not record it')
@@ -42,10 +47,11 @@ def run(args):
     # Only now, so that -h and wrong calls are answered at once.
     from chainer_caption.training import Settings, train
     settings = Settings(args.epochs, args.batch_size, args.hidden, args.dropout, args.min_count, args.seed,
-                        args.patience)
+                        args.patience, args.keep_best, args.score_every)
     where = device(args.gpu)
     release = open_release(args.release, args.sentences, args.features)
     origin = {'network': args.network, 'profile': args.profile} if args.network else None
     train(release, args.output, settings, where, args.resume, args.overwrite, args.model, origin,
-          progress=sys.stdout if sys.stdout.isatty() else None, say=say)
+          progress=sys.stdout if sys.stdout.isatty() else None, say=say,
+          tensorboard=args.tensorboard)
     return 0

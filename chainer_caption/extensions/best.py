@@ -1,0 +1,62 @@
+"""Which epoch is kept."""
+import math
+
+import chainer
+
+# The figures by which an epoch can be best: where they are reported, and whether the least or the greatest is best.
+FIGURES = {'loss': ('validation/main/loss', min), 'cider': ('validation/main/cider', max)}
+
+
+def best_entry(log, by):
+    """The entry of a log whose weights `KeepBest` has kept, or None where the figure was never measured.
+
+    Args:
+        log (list of dict): The entries, as `LogReport.log` has them.
+        by (str): A key of `FIGURES`.
+    """
+    key, best = FIGURES[by]
+    measured = [entry for entry in log if math.isfinite(entry.get(key, math.nan))]
+    return best(measured, key=lambda entry: entry[key], default=None)
+
+
+class KeepBest(chainer.training.Extension):
+    """Keeps the weights of the epoch with the best figure in the model directory; of the last epoch as long as the
+    figure has not been measured, which without validation pictures is always.
+
+    Args:
+        current (Bundle): What is trained.
+        output (str or os.PathLike): The model directory.
+        by (str): A key of `FIGURES`.
+
+    Attributes:
+        epochs_since (int): Epochs since the best in which the figure was measured.
+    """
+    trigger = 1, 'epoch'
+    # After the figures have been reported, before the snapshot is taken.
+    priority = chainer.training.PRIORITY_EDITOR
+
+    def __init__(self, current, output, by='loss'):
+        self._bundle = current
+        self._output = output
+        self._key, best = FIGURES[by]
+        self._sign = 1 if best is min else -1
+        # The figure times the sign: the less the better.
+        self._best = math.inf
+        self.epochs_since = 0
+
+    def __call__(self, trainer):
+        figure = trainer.observation.get(self._key)
+        if figure is None:
+            if self._best == math.inf:
+                self._bundle.save_weights(self._output)
+            return
+        if not self._sign * figure < self._best:
+            self.epochs_since += 1
+            return
+        self.epochs_since = 0
+        self._best = self._sign * float(figure)
+        self._bundle.save_weights(self._output)
+
+    def serialize(self, serializer):
+        self._best = float(serializer('best', self._best))
+        self.epochs_since = int(serializer('epochs_since', self.epochs_since))

@@ -1,0 +1,125 @@
+"""Line charts as inline SVG that a page's style colours: no library, no script, values in the tooltips."""
+import itertools
+import math
+
+from chainer_caption.report.page import escape
+
+# The picture, and where in it the curves are; the numbers and names are in the margins. In units of the viewBox, of
+# which text takes 12.
+_WIDTH, _HEIGHT = 420, 250
+_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 366, 26, 212
+_LINE = 14
+
+
+def nice_ticks(low, high, most=5):
+    """Round numbers (1, 2 or 5 times a power of ten apart) from at most `low` to at least `high`.
+
+    Args:
+        low (float): The least value to be shown.
+        high (float): The greatest; not less than `low`.
+        most (int): Steps between the values, about, at most.
+
+    Returns:
+        list of float: At least two numbers, rising.
+    """
+    if high - low < 1e-9 * max(abs(low), abs(high), 1e-9):
+        low, high = low - max(abs(low), 1) / 20, high + max(abs(high), 1) / 20
+    power = 10.0 ** math.floor(math.log10((high - low) / most))
+    step = next(m * power for m in (1, 2, 5, 10) if m * power * most >= (high - low) * (1 - 1e-9))
+    return [i * step for i in range(math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9) + 1)]
+
+
+def line_chart(curves, measure, best=None):
+    """Curves over epochs.
+
+    Args:
+        curves (dict): For each name, one word, its points `[(epoch, value), ...]` in order; what is not finite is left
+            out.
+        measure (str): What the values are, with their unit.
+        best (int or None): The epoch to be marked.
+
+    Returns:
+        str: An `svg` element, or nothing where there is no point. What belongs to a curve has the curve's name as its
+        class, for a style to colour it.
+    """
+    curves = {name: [point for point in points if math.isfinite(point[1])] for name, points in curves.items()}
+    curves = {name: points for name, points in curves.items() if points}
+    if not curves:
+        return ''
+    points = list(itertools.chain.from_iterable(curves.values()))
+    rows = nice_ticks(min(value for _, value in points), max(value for _, value in points))
+    epochs = [epoch for epoch, _ in points]
+    scale = _Scale(min(epochs), max(epochs), rows[0], rows[-1])
+    parts = [_axes(scale, rows, measure), _best(scale, best), *_lines(scale, curves), _values(scale, curves, best)]
+    return (f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(measure)} over epochs">'
+            f'{"".join(parts)}</svg>')
+
+
+class _Scale:
+    """Where an epoch and a value are in the picture."""
+
+    def __init__(self, first, last, low, high):
+        if first == last:                               # one epoch alone stands in the middle
+            first, last = first - 1, last + 1
+        self.first, self.last, self._low, self._high = first, last, low, high
+
+    @property
+    def step(self):
+        return (_RIGHT - _LEFT) / (self.last - self.first)
+
+    def x(self, epoch):
+        return round(_LEFT + (epoch - self.first) * self.step, 1)
+
+    def y(self, value):
+        return round(_BOTTOM - (value - self._low) / (self._high - self._low) * (_BOTTOM - _TOP), 1)
+
+
+def _axes(scale, rows, measure):
+    decimals = max(0, -math.floor(math.log10(rows[1] - rows[0]) + 1e-9))
+    parts = [f'<text class="measure" x="{_LEFT}" y="{_TOP - 14}">{escape(measure)}</text>']
+    for value in rows:
+        y = scale.y(value)
+        parts.append(f'<path class="grid" d="M{_LEFT} {y}H{_RIGHT}"/>'
+                     f'<text class="row" x="{_LEFT - 7}" y="{y + 4}">{value:.{decimals}f}</text>')
+    for epoch in nice_ticks(scale.first, scale.last):
+        if epoch == int(epoch) and max(scale.first, 1) <= epoch <= scale.last:
+            parts.append(f'<text class="column" x="{scale.x(epoch)}" y="{_BOTTOM + 17}">{epoch:.0f}</text>')
+    parts.append(f'<text class="column" x="{(_LEFT + _RIGHT) / 2}" y="{_BOTTOM + 34}">epoch</text>')
+    return ''.join(parts)
+
+
+def _best(scale, best):
+    if best is None or not scale.first <= best <= scale.last:
+        return ''
+    x = scale.x(best)
+    anchor = 'end' if x > (_LEFT + _RIGHT) / 2 else 'start'
+    return (f'<path class="best-line" d="M{x} {_TOP}V{_BOTTOM}"/>'
+            f'<text class="best-name" text-anchor="{anchor}" x="{x}" y="{_TOP - 3}">best: {best}</text>')
+
+
+def _lines(scale, curves):
+    free = 0.0
+    for name, points in sorted(curves.items(), key=lambda curve: scale.y(curve[1][-1][1])):
+        line = ' '.join(f'{scale.x(epoch)},{scale.y(value)}' for epoch, value in points)
+        y = max(free, scale.y(points[-1][1]))           # a name that would cover another is moved down
+        free = y + _LINE
+        yield (f'<polyline class="{name}" points="{line}"/>'
+               f'<text class="{name}" x="{scale.x(points[-1][0]) + 8}" y="{y + 4}">{name}</text>')
+
+
+def _values(scale, curves, best):
+    """For each epoch a strip that shows its values to whoever points at it."""
+    found = {}
+    for name, points in curves.items():
+        for epoch, value in points:
+            found.setdefault(epoch, []).append((name, value))
+    width = round(scale.step, 2)
+    parts = []
+    for epoch, values in sorted(found.items()):
+        x = scale.x(epoch)
+        dots = ''.join(f'<circle class="{name}" cx="{x}" cy="{scale.y(value)}" r="3"/>' for name, value in values)
+        text = '\n'.join([f'epoch {epoch}', *(f'{name} {value:.4g}' for name, value in values)])
+        kind = 'epoch best' if epoch == best else 'epoch'
+        parts.append(f'<g class="{kind}"><rect x="{x - width / 2:.1f}" y="{_TOP}" width="{width}" '
+                     f'height="{_BOTTOM - _TOP}"/>{dots}<title>{text}</title></g>')
+    return ''.join(parts)
