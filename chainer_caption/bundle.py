@@ -1,11 +1,11 @@
 """The model directory: everything a trained captioner is, in files that can be read and cannot be run.
 
 `config.json` (sizes, dropout, where the features came from, how it was trained, library versions), `vocabulary.json`
-(words in id order, and their counts), `weights.npz` (the layout of Chainer's `save_npz`), and while it trains
-`log.json` and `snapshot.npz`. There is no pickle in any of them, and none is read: Chainer's `load_npz` would run one,
+(words in id order, and their counts), `weights.npz` (the layout of Chainer's `save_npz`), and from its training
+`log.json` and snapshots. There is no pickle in any of them, and none is read: Chainer's `load_npz` would run one,
 and its serializer would write `None` as one.
 """
-import os
+import hashlib
 import pathlib
 import platform
 import sys
@@ -15,12 +15,21 @@ import numpy as np
 from chainer.serializers import DictionarySerializer, NpzDeserializer
 
 from chainer_caption.errors import InputError
-from chainer_caption.files import npz_shapes, read_json, read_npz, replacing, unwritable, write_json, write_npz
+from chainer_caption.files import (
+    npz_shapes,
+    read_json,
+    read_npz,
+    replacing,
+    sync_folder,
+    unwritable,
+    write_json,
+    write_npz,
+)
 from chainer_caption.models import ShowAndTell
 from chainer_caption.vocabulary import Vocabulary
 
-CONFIG, VOCABULARY, WEIGHTS, SNAPSHOT, LOG = (
-    'config.json', 'vocabulary.json', 'weights.npz', 'snapshot.npz', 'log.json')
+CONFIG, VOCABULARY, WEIGHTS, LOG = 'config.json', 'vocabulary.json', 'weights.npz', 'log.json'
+SNAPSHOTS = 'snapshot-*.npz'
 FORMAT = 1
 
 # What stands in a file for None: an array that no parameter or counter has the shape of.
@@ -81,7 +90,10 @@ class Bundle:
                              f'{folder}: not a model directory; that is a folder written by train.py')
         for name in (CONFIG, VOCABULARY, WEIGHTS):
             if not (folder / name).exists():
-                raise InputError(f'{folder}: lacks {name}, so it is no complete model directory; train it again')
+                begun = any(folder.glob(SNAPSHOTS))
+                raise InputError(f'{folder}: lacks {name}, ' + (
+                    'because its training was stopped before it had a model; train.py --resume goes on with it'
+                    if begun else 'so it is no complete model directory; train it again'))
         config = read_json(folder / CONFIG)
         sizes = _check_config(config, folder / CONFIG)
         vocabulary = Vocabulary.from_json(read_json(folder / VOCABULARY), folder / VOCABULARY)
@@ -175,6 +187,8 @@ class _Deserializer(NpzDeserializer):
 
     def __call__(self, key, value):
         array = self.npz.get(self.path + key.lstrip('/'))
+        if array is None and value is None:             # not made yet: Adam's state before the first update
+            return None
         if array is not None and array.shape == _NONE.shape and array.dtype == _NONE.dtype:
             return None
         return super().__call__(key, value)
@@ -187,25 +201,22 @@ def to_arrays(target):
     return {name: np.asarray(array) for name, array in serializer.target.items()}
 
 
-def save_snapshot(filename, folder, arrays):
-    """A writer for Chainer's `snapshot` extension that writes whole files without pickles."""
-    # The extension has used Chainer's own serializer, for which None is an object array.
-    arrays = {name: _NONE if array.dtype.hasobject else array
-              for name, array in ((name, np.asarray(array)) for name, array in arrays.items())}
-    write_npz(os.path.join(folder, filename), arrays)
-
-
-def load_snapshot(path, target):
-    """Loads what `save_snapshot` wrote into a trainer.
+def from_arrays(arrays, target):
+    """Loads what `to_arrays` made into an object of the same kind.
 
     Raises:
-        InputError: The file is damaged, or is the snapshot of something else.
+        KeyError, ValueError or TypeError: It is of another kind.
     """
-    try:
-        _Deserializer(read_npz(path)).load(target)
-    except (KeyError, ValueError, TypeError) as e:
-        raise InputError(f'{path}: not a snapshot of this training ({type(e).__name__}: {e}); '
-                         'use --overwrite to start afresh') from e
+    _Deserializer(arrays).load(target)
+
+
+def arrays_digest(arrays):
+    """SHA-256 over the names, types, shapes and values of `{name: array}`, as hexadecimal digits."""
+    digest = hashlib.sha256()
+    for name, array in sorted(arrays.items()):
+        digest.update(f'{name} {array.dtype} {array.shape}'.encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
 
 
 def check_new(folder, resume, overwrite):
@@ -225,3 +236,24 @@ def check_new(folder, resume, overwrite):
         (folder / '.writable').unlink()
     except OSError as e:
         raise unwritable(folder, e) from e
+
+
+def clear(folder, others=(), keep_model=False):
+    """Deletes what an earlier training has left in a folder.
+
+    At no moment does anything of the old model stand beside anything of the new: without its configuration, which
+    goes first and comes last, a folder is no model.
+
+    Args:
+        folder (pathlib.Path): The folder.
+        others (sequence of str): Patterns of files that go with the log and the snapshots.
+        keep_model (bool): Whether only those go.
+    """
+    if not keep_model:
+        (folder / CONFIG).unlink(missing_ok=True)
+        sync_folder(folder)
+        for name in (WEIGHTS, VOCABULARY):
+            (folder / name).unlink(missing_ok=True)
+    for pattern in (LOG, SNAPSHOTS, *others):
+        for path in folder.glob(pattern):
+            path.unlink(missing_ok=True)

@@ -9,7 +9,7 @@ import hashlib
 import itertools
 import os
 
-from chainer_caption.bundle import to_arrays
+from chainer_caption.bundle import arrays_digest, to_arrays
 from chainer_caption.captioner import Caption, Result
 from chainer_caption.decoding import check_options
 from chainer_caption.errors import InputError
@@ -112,8 +112,5 @@ def _stamp(path):
 
 
 def _digest(bundle):
-    digest = hashlib.sha256(repr(bundle.vocabulary.words).encode(errors='backslashreplace'))
-    for name, array in sorted(to_arrays(bundle.model).items()):
-        digest.update(f'{name} {array.dtype} {array.shape}'.encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()
+    words = repr(bundle.vocabulary.words).encode(errors='backslashreplace')
+    return hashlib.sha256(words + arrays_digest(to_arrays(bundle.model)).encode()).hexdigest()

@@ -3,6 +3,7 @@ import contextlib
 import hashlib
 import json
 import os
+import pathlib
 import tempfile
 import tokenize
 import zipfile
@@ -17,6 +18,9 @@ ARCHIVE_ERRORS = (ValueError, KeyError, EOFError, SyntaxError, NotImplementedErr
                   MemoryError, tokenize.TokenError, zipfile.BadZipFile, zlib.error)
 
 _SAMPLE = 64 * 1024
+
+# Ends the names of files on their way.
+_TEMPORARY = '.caption-tmp'
 
 
 @contextlib.contextmanager
@@ -38,26 +42,46 @@ def replacing(path, mode='wb', durable=True, **kwargs):
     path = os.fspath(path)
     if 'b' not in mode:
         kwargs = {'encoding': 'utf-8', 'newline': '\n', **kwargs}
-    handle, temporary = tempfile.mkstemp(prefix='.' + os.path.basename(path) + '.', dir=os.path.dirname(path) or '.')
+    folder = os.path.dirname(path) or '.'
+    with naming(path):
+        handle, temporary = tempfile.mkstemp(_TEMPORARY, '.' + os.path.basename(path) + '.', folder)
+        try:
+            with open(handle, mode, **kwargs) as f:
+                yield f
+                f.flush()
+                if durable:
+                    os.fsync(f.fileno())
+            umask = os.umask(0)
+            os.umask(umask)
+            os.chmod(temporary, 0o666 & ~umask)         # mkstemp's own mode would keep everybody else out
+            os.replace(temporary, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+            raise
+        if durable:
+            sync_folder(folder)
+
+
+@contextlib.contextmanager
+def naming(path):
+    """An OSError in its block that names no file, or a temporary one, gets the name of `path`."""
     try:
-        with open(handle, mode, **kwargs) as f:
-            yield f
-            f.flush()
-            if durable:
-                os.fsync(f.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)             # mkstemp's own mode would keep everybody else out
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
+        yield
+    except OSError as e:
+        if e.filename is None or os.fspath(e.filename).endswith(_TEMPORARY):
+            e.filename = os.fspath(path)
         raise
-    if durable:
-        _sync_folder(os.path.dirname(path) or '.')
 
 
-def _sync_folder(folder):
+def remove_temporaries(folder):
+    """Deletes what `replacing` has left in a folder where it was killed; nobody may be writing there."""
+    for path in pathlib.Path(folder).glob('.*' + _TEMPORARY):
+        path.unlink(missing_ok=True)
+
+
+def sync_folder(folder):
+    """Waits until the names in a folder are on the disk."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

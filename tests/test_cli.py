@@ -51,7 +51,7 @@ def test_from_release_to_captions(call, release_dir, tmp_path):
     model = tmp_path / 'model'
     status, out, err = call('train', release_dir, '-o', model, *SMALL, '--seed', 3, '--dropout', 0.25)
     assert (status, err) == (0, '') and 'validation/main/loss' in out
-    assert {'config.json', 'vocabulary.json', 'weights.npz', 'log.json', 'snapshot.npz'} <= set(os.listdir(model))
+    assert {'config.json', 'vocabulary.json', 'weights.npz', 'log.json', 'snapshot-3.npz'} <= set(os.listdir(model))
     config = config_of(model)
     assert (config['hidden'], config['dropout'], config['feature_size']) == (8, 0.25, 16)
     assert {key: config['training'][key] for key in ('epochs', 'batch_size', 'seed', 'min_count')} == {

@@ -2,6 +2,7 @@
 import sys
 
 from chainer_caption.cli.common import add_device, add_origin, device, open_release, say
+from chainer_caption.cli.stopping import Stopping
 from chainer_caption.errors import InputError
 
 DESCRIPTION = 'Train a captioner on a release (dataset.json and vgg_feats.mat).'
@@ -34,6 +35,9 @@ def add_arguments(parser):
     parser.add_argument('--score-every', type=int, default=1, metavar='N',
                         help="score captions of val's pictures every N epochs, 0 for never (%(default)s)")
     parser.add_argument('--tensorboard', action='store_true', help="write TensorBoard's events, into MODEL/events")
+    parser.add_argument('--snapshot-every', type=int, metavar='N',
+                        help='updates between two snapshots (the end of each epoch, and every ten minutes)')
+    parser.add_argument('--keep-snapshots', type=int, default=2, metavar='K', help='(%(default)s)')
     parser.add_argument('--resume', action='store_true', help='go on with the training of MODEL')
     parser.add_argument('--overwrite', action='store_true', help='replace MODEL if it is there')
     add_origin(parser, 'made the features, if the release does not record it')
@@ -51,7 +55,8 @@ def run(args):
     where = device(args.gpu)
     release = open_release(args.release, args.sentences, args.features)
     origin = {'network': args.network, 'profile': args.profile} if args.network else None
-    train(release, args.output, settings, where, args.resume, args.overwrite, args.model, origin,
-          progress=sys.stdout if sys.stdout.isatty() else None, say=say,
-          tensorboard=args.tensorboard)
-    return 0
+    with Stopping() as stop:
+        train(release, args.output, settings, where, args.resume, args.overwrite, args.model, origin,
+              progress=sys.stdout if sys.stdout.isatty() else None, say=say, snapshot_every=args.snapshot_every,
+              keep_snapshots=args.keep_snapshots, tensorboard=args.tensorboard, stop=stop)
+    return stop.status

@@ -4,7 +4,7 @@ In the order in which they act at the end of an epoch: `TokenEvaluator` and `Cap
 the weights, `Log` writes the log, and of that log `Curves`, `RunPage` and `Events` make what people look at. Those that
 show keep no state of their own, so that a training can be resumed with others than it was begun with.
 """
-from chainer_caption.extensions.best import KeepBest
+from chainer_caption.extensions.best import FIGURES, KeepBest
 from chainer_caption.extensions.curves import LOSS, SCORES, Curves
 from chainer_caption.extensions.events import FILES, FOLDER, Events
 from chainer_caption.extensions.log import Log
@@ -13,7 +13,7 @@ from chainer_caption.extensions.scores import CaptionScores
 from chainer_caption.extensions.table import Table
 from chainer_caption.extensions.validation import TokenEvaluator, token_means
 
-__all__ = ['WATCHED', 'CaptionScores', 'Curves', 'Events', 'KeepBest', 'Log', 'RunPage', 'Table', 'TokenEvaluator',
+__all__ = ['FIGURES', 'WATCHED', 'CaptionScores', 'Curves', 'Events', 'KeepBest', 'Log', 'RunPage', 'Table', 'TokenEvaluator',
            'token_means']
 
 # What they leave in the folder of a training, as patterns; a training that replaces another's removes them.

@@ -25,7 +25,7 @@ class KeepBest(chainer.training.Extension):
 
     Args:
         current (Bundle): What is trained.
-        output (str or os.PathLike): The model directory.
+        output (str or os.PathLike or None): The model directory; None counts epochs and writes nothing.
         by (str): A key of `FIGURES`.
 
     Attributes:
@@ -48,14 +48,18 @@ class KeepBest(chainer.training.Extension):
         figure = trainer.observation.get(self._key)
         if figure is None:
             if self._best == math.inf:
-                self._bundle.save_weights(self._output)
+                self._keep()
             return
         if not self._sign * figure < self._best:
             self.epochs_since += 1
             return
         self.epochs_since = 0
         self._best = self._sign * float(figure)
-        self._bundle.save_weights(self._output)
+        self._keep()
+
+    def _keep(self):
+        if self._output is not None:
+            self._bundle.save_weights(self._output)
 
     def serialize(self, serializer):
         self._best = float(serializer('best', self._best))

@@ -33,14 +33,15 @@ class CaptionScores(chainer.training.Extension):
         release (Release): Whose `val` is captioned, by its stored features.
         device (chainer.backend.Device): Where the model is.
         every (int): Epochs from one scoring to the next.
+        processes (Processes): Those that share the pictures; all of them call it, process 0 reports.
     """
     # Together with the evaluator.
     priority = chainer.training.PRIORITY_WRITER
     keys = tuple(_REPORTED)
 
-    def __init__(self, current, release, device, every=1):
+    def __init__(self, current, release, device, every, processes):
         self.trigger = EveryEpochs(every)
-        self._bundle, self._release, self._device = current, release, device
+        self._bundle, self._release, self._device, self._processes = current, release, device, processes
         pictures = release.pictures(SPLIT)
         self._described = np.diff(release.captions.sentences)[pictures] > 0
         self._scorer = Scorer([release.references(picture) for picture in pictures[self._described]],

@@ -1,0 +1,84 @@
+"""What a training begins with: a vocabulary, and weights that are fresh from the seed or given."""
+import dataclasses
+import pathlib
+
+from chainer.serializers import NpzDeserializer
+
+from chainer_caption import bundle
+from chainer_caption.bundle import Bundle
+from chainer_caption.errors import InputError
+from chainer_caption.files import npz_shapes, read_json
+from chainer_caption.models import ShowAndTell
+from chainer_caption.release import SPLITS, TRAINING_SPLITS
+from chainer_caption.release.cache import sample_digest
+from chainer_caption.vocabulary import Vocabulary
+
+
+def training_splits(release):
+    """The splits of a release that are trained on."""
+    return [split for split in TRAINING_SPLITS if SPLITS.index(split) in release.captions.splits] or TRAINING_SPLITS
+
+
+def known_origin(release, declared):
+    """The `network` and `profile` that made the features of a release, recorded or declared; None if unknown.
+
+    Raises:
+        InputError: What is recorded is something else than what is declared.
+    """
+    if declared is None or release.origin is None or declared == release.origin:
+        return release.origin or declared
+    raise InputError(f'{release.features_path}: recorded as features of {release.origin["network"]} under the profile '
+                     f'{release.origin["profile"]}, not of {declared["network"]} under {declared["profile"]}; '
+                     'leave out --network and --profile')
+
+
+def begin(release, settings, start_from, origin, resumed=None):
+    """The untrained bundle.
+
+    Args:
+        release (Release): What to train on.
+        settings (Settings): How.
+        start_from (str or os.PathLike or None): A model directory or a weights file.
+        origin (dict or None): From `known_origin`.
+        resumed (pathlib.Path or None): The model directory of a training that goes on, whose vocabulary it has.
+
+    Returns:
+        Bundle: The vocabulary of the training captions, or the one that the training or `start_from` has already; and
+        the weights of `start_from`, or fresh ones.
+
+    Raises:
+        InputError: `start_from` is damaged or does not fit.
+    """
+    training = dataclasses.asdict(settings)
+    training['release'] = release.digest
+    if resumed and (resumed / bundle.VOCABULARY).exists():
+        vocabulary = Vocabulary.from_json(read_json(resumed / bundle.VOCABULARY), resumed / bundle.VOCABULARY)
+    else:
+        vocabulary = Vocabulary.from_counts(*release.word_counts(*training_splits(release)),
+                                            min_count=settings.min_count)
+    if start_from is None:
+        training['hidden'] = settings.hidden or 512
+        return Bundle(_fresh_model(release, vocabulary, training), vocabulary, origin, training)
+    start_from = pathlib.Path(start_from)
+    weights = start_from / bundle.WEIGHTS if start_from.is_dir() else start_from
+    if start_from.is_dir():
+        given = Bundle.load(start_from)
+        vocabulary = given.vocabulary
+        if origin and given.origin and origin != given.origin:
+            raise InputError(f'{start_from}: learned from features of {given.origin["network"]}/'
+                             f'{given.origin["profile"]}, the release has {origin["network"]}/{origin["profile"]}')
+    shapes = npz_shapes(weights)
+    hidden = shapes.get('image_vec/W', ((settings.hidden or 512,),))[0][0]
+    if settings.hidden not in (None, hidden):
+        raise InputError(f'{weights}: has hidden size {hidden}; leave out --hidden {settings.hidden} to train it')
+    bundle.check_shapes(weights, release.feature_size, len(vocabulary), hidden)
+    training.update(hidden=hidden, start_from=sample_digest(weights))
+    arrays = bundle.read_weights(weights)
+    model = _fresh_model(release, vocabulary, training)
+    NpzDeserializer(arrays).load(model)
+    return Bundle(model, vocabulary, origin, training)
+
+
+def _fresh_model(release, vocabulary, training):
+    return ShowAndTell(release.feature_size, len(vocabulary), training['hidden'], training['dropout'],
+                       vocabulary.log_frequencies(), training['seed'])

@@ -1,0 +1,129 @@
+"""Runs a training, safe against everything that may end it early."""
+import contextlib
+import dataclasses
+import pathlib
+
+import chainer
+
+from chainer_caption import bundle
+from chainer_caption.bundle import Bundle
+from chainer_caption.errors import InputError
+from chainer_caption.extensions import WATCHED, Events
+from chainer_caption.files import unwritable, write_json
+from chainer_caption.parallel import Processes
+from chainer_caption.release import SPLITS
+from chainer_caption.snapshots import Snapshots, TakeSnapshots, sole_training
+from chainer_caption.training.beginning import begin, known_origin
+from chainer_caption.training.settings import Settings, check_same, read_settings
+from chainer_caption.training.trainer import make_trainer
+
+
+def train(release, output, settings=None, device='@numpy', resume=False, overwrite=False, start_from=None, origin=None,
+          progress=None, say=lambda line: None, tensorboard=False, snapshot_every=None, keep_snapshots=2,
+          stop=lambda: False, processes=None):
+    """Trains a captioner and writes its model directory, in which the best epoch's weights are kept.
+
+    Args:
+        release (Release): What to train on: its splits `train` and `restval`; `val` chooses the best epoch.
+        output (str or os.PathLike): The model directory.
+        settings (Settings): None for the defaults.
+        device (str or chainer.backend.Device): Where to train.
+        resume (bool): Go on with the training of the model directory, if there is one.
+        overwrite (bool): Replace a model that is there already.
+        start_from (str or os.PathLike or None): A model directory, whose vocabulary is kept, or a `weights.npz` in the
+            layout of Chainer's `save_npz` that fits the release's vocabulary.
+        origin (dict or None): The `network` and `profile` that made the features, where the release does not record
+            them.
+        progress (file or None): A terminal to draw a progress bar on.
+        say (callable): Takes notices for the user, a line each.
+        tensorboard (bool): Write TensorBoard's events, too, into the model directory's `events`.
+        snapshot_every (int or None): Updates between two snapshots; besides, there is one at the end of each epoch, and
+            ten minutes after the last.
+        keep_snapshots (int): How many of them to keep. Neither changes what comes out.
+        stop (callable): Asked after each update whether to stop there. If so, a snapshot is taken to go on from, and
+            where no epoch has ended yet, the weights are kept as they are.
+        processes (Processes or None): Those that train together, each of which calls this with the same arguments;
+            process 0 alone reads and writes the model directory. None trains in this process alone.
+
+    Returns:
+        Bundle: The model of the best epoch.
+
+    Raises:
+        InputError: Something about the release, the settings or the folder is wrong, or a file cannot be written; the
+            line says what. What had been written before is whole.
+    """
+    output = pathlib.Path(output)
+    settings = settings or Settings()
+    processes = processes or Processes()
+    device = processes.device(chainer.get_device(device))
+    shown = [Events()] if tensorboard else []
+    if settings.keep_best == 'cider' and SPLITS.index('val') not in release.captions.splits:
+        raise InputError(f'{release.dataset_path}: no image is of the split val, so there is no CIDEr to keep the best '
+                         'by; leave out --keep-best cider')
+    snapshots = Snapshots(output, keep_snapshots)
+    taking = TakeSnapshots(snapshots, snapshot_every, stop, processes)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_naming(output))
+        current, going_on = None, False
+        if processes.first:
+            bundle.check_new(output, resume, overwrite)
+            stack.enter_context(sole_training(output))
+            current, going_on = _prepare(release, output, settings, start_from, origin, resume, snapshots, say)
+        current, going_on = processes.broadcast((current, going_on))
+        trainer = make_trainer(release, current, settings, device, output, taking, processes, shown, progress, say)
+        if going_on:
+            snapshots.load_latest(trainer, say, processes)
+        if processes.first:
+            write_json(output / bundle.VOCABULARY, current.vocabulary.to_json(), indent=None)
+            current.save_config(output)                 # the last: a folder that has it can be resumed
+        with chainer.using_device(device):
+            trainer.run(show_loop_exception_msg=False)
+        best = None
+        if processes.first:
+            if trainer.updater.epoch == 0 or not (output / bundle.WEIGHTS).exists():
+                current.save_weights(output)            # no epoch has ended, so none is the best
+            if taking.stopped:
+                say(f'stopped at update {trainer.updater.iteration}' + (
+                    '' if trainer.updater.epoch else ', before the end of an epoch; the model is that of this update')
+                    + '; --resume goes on')
+            best = Bundle.load(output)
+        return processes.broadcast(best)
+
+
+@contextlib.contextmanager
+def _naming(output):
+    """Whatever cannot be written becomes one line that names it."""
+    try:
+        yield
+    except BrokenPipeError:                             # of standard output; the command line knows what to do
+        raise
+    except OSError as e:
+        raise unwritable(e.filename or output, e) from e
+
+
+def _prepare(release, output, settings, start_from, origin, resume, snapshots, say):
+    """What to train, and whether there is a snapshot to go on from."""
+    before = read_settings(output) if resume else None
+    if before is not None and settings.hidden is None:
+        settings = dataclasses.replace(settings, hidden=before['hidden'])
+    current = begin(release, settings, start_from, known_origin(release, origin), before and output)
+    if before is None:
+        # Not before everything that was asked for has been found possible; it may even start from what is replaced.
+        bundle.clear(output, WATCHED, keep_model=_same(start_from, output))
+        return current, False
+    check_same(output, before, current.training, start_from)
+    if snapshots.updates():
+        return current, True
+    if (output / bundle.WEIGHTS).exists():
+        current.model = Bundle.load(output).model
+        say(f'{output}: no snapshot in it; training begins with its weights')
+    elif start_from is None and 'start_from' in before:
+        raise InputError(f'{output}: was stopped before its first update; say once more what it starts from (-m)')
+    return current, False
+
+
+def _same(start_from, output):
+    """Whether a training starts from the model that it replaces, which then stays until there is a better one."""
+    return start_from is not None and any(
+        path.exists() and path.samefile(start_from) for path in (output, output / bundle.WEIGHTS)
+        if pathlib.Path(start_from).exists())

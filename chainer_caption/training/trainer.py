@@ -1,0 +1,103 @@
+"""Puts a `chainer.training.Trainer` together."""
+import sys
+
+import chainer
+import numpy as np
+from chainer.backends import cuda
+from chainer.training import extensions
+
+from chainer_caption.batches import MAX_WORDS, CaptionDataset, LengthBucketIterator, PackCaptions, PackShare
+from chainer_caption.extensions import CaptionScores, Curves, KeepBest, Log, RunPage, Table, TokenEvaluator
+from chainer_caption.functions import Adam
+from chainer_caption.release import SPLITS
+from chainer_caption.training.beginning import training_splits
+
+# Of the memory free on a GPU, how much the features may take so as to live there.
+_FEATURES_SHARE = 0.5
+
+
+def make_trainer(release, current, settings, device, output, taking, processes, shown=(), progress=None,
+                 say=lambda line: None):
+    """The trainer of a captioner.
+
+    Args:
+        release (Release): What to train on.
+        current (Bundle): What to train; its model is moved to the device.
+        settings (Settings): How.
+        device (chainer.backend.Device): Where.
+        output (pathlib.Path): The model directory.
+        taking (TakeSnapshots): Also says when to stop early.
+        processes (Processes): Who trains together.
+        shown (sequence of Extension): Further ones for process 0.
+        progress (file or None): A terminal to draw a progress bar on.
+        say (callable): Takes notices for the user, a line each.
+
+    Returns:
+        chainer.training.Trainer: Not yet run.
+    """
+    model, vocabulary = current.model, current.vocabulary
+    model.to_device(device)
+    data = CaptionDataset.from_release(release, vocabulary, *training_splits(release))
+    if data.overlong:
+        say(f'{data.overlong} captions are longer than {MAX_WORDS} words and are trained on without what is over')
+    optimizer = Adam()
+    optimizer.setup(model)
+    features = place_features(release.features, device)
+    whole = PackCaptions(features)
+    converter = whole
+    if processes.size > 1:
+        converter = PackShare(features, processes.rank, processes.size)
+        optimizer.add_hook(processes.mean_gradients(device))
+
+    def loss(*batch):
+        # Masks of its own for each process and update.
+        update = updater.iteration * processes.size + processes.rank
+        return model(*batch, update_key=(settings.seed, update))
+
+    iterator = LengthBucketIterator(data, settings.batch_size, seed=settings.seed)
+    updater = chainer.training.updaters.StandardUpdater(iterator, optimizer, converter=converter, device=device,
+                                                        loss_func=loss)
+    keep_best = KeepBest(current, output if processes.first else None, settings.keep_best)
+    trainer = chainer.training.Trainer(updater, _stop_trigger(settings, keep_best, taking), out=str(output))
+    columns = ['epoch', 'iteration', 'main/loss', 'main/perplexity', 'main/accuracy']
+    if SPLITS.index('val') in release.captions.splits:
+        validation = LengthBucketIterator(CaptionDataset.from_release(release, vocabulary, 'val'), settings.batch_size,
+                                          repeat=False, shuffle=False)
+        trainer.extend(TokenEvaluator(validation, model, converter=whole, device=device, processes=processes))
+        columns += ['validation/main/loss', 'validation/main/perplexity', 'validation/main/accuracy']
+        if settings.score_every:
+            trainer.extend(CaptionScores(current, release, device, settings.score_every, processes))
+            columns += CaptionScores.keys
+    else:
+        say(f'{release.dataset_path}: no image is of the split val, so the last epoch is kept and not the best')
+    trainer.extend(keep_best)
+    trainer.extend(Log(output, processes))
+    trainer.extend(taking)
+    if processes.first:
+        trainer.extend(extensions.PrintReport([*columns, 'elapsed_time'], out=Table(sys.stdout)))
+        for extension in (Curves(), RunPage(current, release, settings), *shown):
+            trainer.extend(extension)
+        if progress is not None:
+            length = settings.epochs, 'epoch'
+            trainer.extend(extensions.ProgressBar(training_length=length, update_interval=10, out=progress))
+    return trainer
+
+
+def place_features(features, device):
+    """The feature matrix on the device if it is a GPU with room for it, and where it is otherwise."""
+    if device.xp is not cuda.cupy:
+        return features
+    with chainer.using_device(device):
+        if features.nbytes > _FEATURES_SHARE * cuda.cupy.cuda.runtime.memGetInfo()[0]:
+            return features
+        placed = cuda.cupy.empty(features.shape, features.dtype)
+        for start in range(0, len(features), 4096):     # a block at a time: a memory map need not fit into memory
+            placed[start:start + 4096] = device.send(np.ascontiguousarray(features[start:start + 4096]))
+    return placed
+
+
+def _stop_trigger(settings, keep_best, taking):
+    def stop(trainer):
+        return (taking.stopped or trainer.updater.epoch >= settings.epochs
+                or (settings.patience is not None and keep_best.epochs_since >= settings.patience))
+    return stop
