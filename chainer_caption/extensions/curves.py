@@ -32,7 +32,7 @@ class Curves(chainer.training.Extension):
 def _draw(f, curves, measure):
     # A figure by itself, without pyplot, which would choose a backend for the whole process.
     from matplotlib.figure import Figure
-    figure = Figure(layout='constrained')
+    figure = Figure()
     axes = figure.add_subplot(xlabel='epoch', ylabel=measure)
     axes.xaxis.get_major_locator().set_params(integer=True)
     for key, points in curves.items():

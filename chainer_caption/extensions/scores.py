@@ -1,8 +1,11 @@
 """Captions of the validation pictures while a model is trained, and how good they are."""
+import dataclasses
+import math
+
 import chainer
 import numpy as np
 
-from chainer_caption.captioner import Captioner
+from chainer_caption.captioner import Caption, Captioner
 from chainer_caption.extensions.epochs import EveryEpochs
 from chainer_caption.extensions.log import SAMPLES
 from chainer_caption.metrics import Scorer
@@ -16,6 +19,8 @@ BEAM_WIDTH = 3
 
 # So many pictures' captions are logged.
 _SAMPLED = 5
+
+_NOTHING = Caption([], math.nan, math.nan, False)
 
 # What is reported, and what the metrics call it.
 _REPORTED = {'validation/main/cider': 'CIDEr', 'validation/main/bleu4': 'BLEU-4'}
@@ -54,10 +59,15 @@ class CaptionScores(chainer.training.Extension):
         # A captioner computes much from the weights once, so that each scoring wants its own.
         captioner = Captioner(self._bundle, self._device)
         found = captioner.caption_release(self._release, SPLIT, width=BEAM_WIDTH, top=1)
-        results = [result for result, described in zip(found, self._described, strict=True) if described]
+        results = [_with_caption(result) for result, described in zip(found, self._described, strict=True) if described]
         figures, _ = self._scorer.score([result.captions[0].tokens for result in results])
         chainer.report({key: figures[name] for key, name in _REPORTED.items()})
         trainer.observation[SAMPLES] = [_sample(results[i]) for i in self._sampled]
+
+
+def _with_caption(result):
+    # A model that has diverged finds none; it said nothing then.
+    return result if result.captions else dataclasses.replace(result, captions=[_NOTHING])
 
 
 def _sample(result):

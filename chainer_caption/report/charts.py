@@ -6,8 +6,8 @@ from chainer_caption.report.page import escape
 
 # The picture, and where in it the curves are; the numbers and names are in the margins. In units of the viewBox, of
 # which text takes 12.
-_WIDTH, _HEIGHT = 420, 250
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 366, 26, 212
+_WIDTH, _HEIGHT = 360, 246
+_LEFT, _RIGHT, _TOP, _BOTTOM = 40, 316, 38, 208
 _LINE = 14
 
 
@@ -22,8 +22,8 @@ def nice_ticks(low, high, most=5):
     Returns:
         list of float: At least two numbers, rising.
     """
-    if high - low < 1e-9 * max(abs(low), abs(high), 1e-9):
-        low, high = low - max(abs(low), 1) / 20, high + max(abs(high), 1) / 20
+    if high - low < 1e-9 * max(abs(low), abs(high)) or high == low == 0:
+        low, high = min(low, 0), max(high, 0) or 1
     power = 10.0 ** math.floor(math.log10((high - low) / most))
     step = next(m * power for m in (1, 2, 5, 10) if m * power * most >= (high - low) * (1 - 1e-9))
     return [i * step for i in range(math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9) + 1)]
@@ -59,16 +59,13 @@ class _Scale:
     """Where an epoch and a value are in the picture."""
 
     def __init__(self, first, last, low, high):
-        if first == last:                               # one epoch alone stands in the middle
-            first, last = first - 1, last + 1
         self.first, self.last, self._low, self._high = first, last, low, high
-
-    @property
-    def step(self):
-        return (_RIGHT - _LEFT) / (self.last - self.first)
+        # One epoch alone stands in the middle.
+        self._from = first if first < last else first - 1
+        self.step = (_RIGHT - _LEFT) / (last - first or 2)
 
     def x(self, epoch):
-        return round(_LEFT + (epoch - self.first) * self.step, 1)
+        return round(_LEFT + (epoch - self._from) * self.step, 1)
 
     def y(self, value):
         return round(_BOTTOM - (value - self._low) / (self._high - self._low) * (_BOTTOM - _TOP), 1)
@@ -76,13 +73,13 @@ class _Scale:
 
 def _axes(scale, rows, measure):
     decimals = max(0, -math.floor(math.log10(rows[1] - rows[0]) + 1e-9))
-    parts = [f'<text class="measure" x="{_LEFT}" y="{_TOP - 14}">{escape(measure)}</text>']
+    parts = [f'<text class="measure" x="{_LEFT}" y="{_TOP - 24}">{escape(measure)}</text>']
     for value in rows:
         y = scale.y(value)
         parts.append(f'<path class="grid" d="M{_LEFT} {y}H{_RIGHT}"/>'
                      f'<text class="row" x="{_LEFT - 7}" y="{y + 4}">{value:.{decimals}f}</text>')
     for epoch in nice_ticks(scale.first, scale.last):
-        if epoch == int(epoch) and max(scale.first, 1) <= epoch <= scale.last:
+        if epoch == int(epoch) and scale.first <= epoch <= scale.last:
             parts.append(f'<text class="column" x="{scale.x(epoch)}" y="{_BOTTOM + 17}">{epoch:.0f}</text>')
     parts.append(f'<text class="column" x="{(_LEFT + _RIGHT) / 2}" y="{_BOTTOM + 34}">epoch</text>')
     return ''.join(parts)
@@ -94,7 +91,7 @@ def _best(scale, best):
     x = scale.x(best)
     anchor = 'end' if x > (_LEFT + _RIGHT) / 2 else 'start'
     return (f'<path class="best-line" d="M{x} {_TOP}V{_BOTTOM}"/>'
-            f'<text class="best-name" text-anchor="{anchor}" x="{x}" y="{_TOP - 3}">best: {best}</text>')
+            f'<text class="best-name" text-anchor="{anchor}" x="{x}" y="{_TOP - 6}">best: {best}</text>')
 
 
 def _lines(scale, curves):

@@ -15,10 +15,11 @@ _CHARTS = [('Loss', 'nats per token', {'train': 'main/loss', 'val': 'validation/
            ('BLEU-4', 'fraction, of captions of val', {'val': 'validation/main/bleu4'})]
 
 # The columns of the table: the key, what it is called, how it is written.
-_COLUMNS = [('main/loss', 'train loss', '{:.3f}'), ('main/perplexity', 'perplexity', '{:.2f}'),
-            ('main/accuracy', 'accuracy', '{:.1%}'), ('validation/main/loss', 'val loss', '{:.3f}'),
-            ('validation/main/perplexity', 'perplexity', '{:.2f}'), ('validation/main/accuracy', 'accuracy', '{:.1%}'),
-            ('validation/main/cider', 'CIDEr', '{:.3f}'), ('validation/main/bleu4', 'BLEU-4', '{:.3f}')]
+_COLUMNS = [('main/loss', 'train loss', '{:.3f}'), ('main/perplexity', 'train perplexity', '{:.2f}'),
+            ('main/accuracy', 'train accuracy', '{:.1%}'), ('validation/main/loss', 'val loss', '{:.3f}'),
+            ('validation/main/perplexity', 'val perplexity', '{:.2f}'),
+            ('validation/main/accuracy', 'val accuracy', '{:.1%}'), ('validation/main/cider', 'CIDEr', '{:.3f}'),
+            ('validation/main/bleu4', 'BLEU-4', '{:.3f}')]
 
 
 def write_run_page(f, title, facts, log, best_by, best, references, details):
@@ -40,7 +41,7 @@ def write_run_page(f, title, facts, log, best_by, best, references, details):
         facts = {**facts, 'best epoch': f'{best["epoch"]}, {name} {best[best_by]:.3f}'}
     f.write(string.Template(resource('run.html')).substitute(
         title=escape(title), style=style, style_hash=csp_hash(style), facts=_list(facts), charts=_charts(log, best),
-        scores=_scores(log, best), samples=_samples(log, references),
+        scores=_scores(log, best), samples=_samples(log, best, references),
         details=''.join(f'<section><h2>{escape(heading)}</h2><dl>{_list(own)}</dl></section>\n'
                         for heading, own in details.items())))
 
@@ -66,13 +67,16 @@ def _scores(log, best):
     for entry in reversed(log):
         cells = [form.format(entry[key]) if key in entry else '' for key, _, form in columns]
         cells.append(datetime.timedelta(seconds=round(entry['elapsed_time'])))
-        kept = ' class="kept"' if entry is best else ''
-        lines.append(f'<tr{kept}><th scope="row">{entry["epoch"]}</th>'
-                     + ''.join(f'<td>{cell}</td>' for cell in cells) + '</tr>')
-    return f'<div class="wide"><table>{"".join(lines)}</table></div>'
+        lines.append(_epoch(entry, best, [f'<td>{cell}</td>' for cell in cells]))
+    return f'<div class="wide long"><table>{"".join(lines)}</table></div>'
 
 
-def _samples(log, references):
+def _epoch(entry, best, cells):
+    kept = ' class="kept"' if entry is best else ''
+    return f'<tr{kept}><th scope="row">{entry["epoch"]}</th>{"".join(cells)}</tr>'
+
+
+def _samples(log, best, references):
     sampled = [entry for entry in log if 'samples' in entry]
     if not sampled:
         return ''
@@ -82,11 +86,10 @@ def _samples(log, references):
     lines = [f'<tr><th scope="col">epoch</th>{names}</tr>',
              f'<tr class="reference"><th scope="row">a person</th>{said}</tr>']
     for entry in reversed(sampled):
-        lines.append(f'<tr><th scope="row">{entry["epoch"]}</th>'
-                     + ''.join(f'<td>{_caption(sample)}</td>' for sample in entry['samples']) + '</tr>')
+        lines.append(_epoch(entry, best, [f'<td>{_caption(sample)}</td>' for sample in entry['samples']]))
     return ('<h2>Samples</h2>\n<p class="key">The likeliest caption of the same pictures of val, epoch after epoch, '
             'and its log-probability in nats.</p>\n'
-            f'<div class="wide samples"><table>{"".join(lines)}</table></div>\n')
+            f'<div class="wide long samples"><table>{"".join(lines)}</table></div>\n')
 
 
 def _caption(sample):
