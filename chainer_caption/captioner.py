@@ -192,8 +192,23 @@ class Captioner:
         Raises:
             InputError: The split is empty, or the features are not those that the model learned from.
         """
+        return self.caption_pictures(release, release.pictures(split), **options)
+
+    def caption_pictures(self, release, pictures, **options):
+        """Captions some pictures of a release by the features stored there.
+
+        Args:
+            release (Release): The release.
+            pictures (numpy.ndarray): As places in `release.captions.filenames`, (n,) int.
+            **options: As for `caption`.
+
+        Yields:
+            Result: One a picture, in their order.
+
+        Raises:
+            InputError: The features are not those that the model learned from.
+        """
         check_options(**options)
-        pictures = release.pictures(split)
         self._check_size(release.feature_size, str(release.features_path))
         known = self.bundle.origin
         if known and release.origin and known != release.origin:

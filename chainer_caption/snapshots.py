@@ -46,6 +46,7 @@ class Snapshots:
             raise InputError(f'--keep-snapshots {keep}: must be at least 1')
         self._folder = pathlib.Path(folder)
         self._keep = keep
+        self._damaged = set()
 
     def updates(self):
         """The updates that there are snapshots of, sound or not, the latest first; a list of int."""
@@ -57,14 +58,17 @@ class Snapshots:
         """
         update = int(trainer.updater.iteration)
         save_snapshot(self._path(update), trainer)
-        # Those of later updates are damaged, or the training would have gone on from there.
-        kept = [other for other in self.updates() if other <= update][:self._keep]
+        self._damaged.discard(update)
+        self._delete_others(update)
+
+    def _delete_others(self, update):
+        kept = [other for other in self.updates() if other <= update and other not in self._damaged][:self._keep]
         for other in self.updates():
             if other not in kept:
                 self._path(other).unlink(missing_ok=True)
 
     def load_latest(self, trainer, say=lambda line: None, processes=None):
-        """Brings a trainer to where the latest sound snapshot was taken. Nothing is deleted.
+        """Brings a trainer to where the latest sound snapshot was taken. No damaged one is deleted.
 
         Args:
             trainer (chainer.training.Trainer): Put together as the one that was stopped, and not yet run.
@@ -75,21 +79,24 @@ class Snapshots:
             InputError: None is sound, or it is of another training.
         """
         processes = processes or Processes()
-        update, arrays = processes.broadcast(self._read_latest(say) if processes.first else None)
+        update, arrays, faults = processes.broadcast(self._read_latest() if processes.first else None)
         _load(self._path(update), arrays, trainer)
+        if not processes.first:
+            return
+        if faults:                                      # those go once there is something newer
+            say(f'{"; ".join(faults)}; going on from {self._path(update).name}')
+        else:
+            self._delete_others(update)                 # a kill may have come before that
 
-    def _read_latest(self, say):
-        damaged = []
+    def _read_latest(self):
+        faults = []
         for update in self.updates():
             try:
-                arrays = read_snapshot(self._path(update))
+                return update, read_snapshot(self._path(update)), faults
             except InputError as e:
-                damaged.append(str(e))
-                continue
-            if damaged:
-                say(f'{"; ".join(damaged)}; going on from {self._path(update).name}')
-            return update, arrays
-        raise InputError(f'{"; ".join(damaged)}; no snapshot is left to go on from: put a sound copy back, or '
+                faults.append(str(e))
+                self._damaged.add(update)
+        raise InputError(f'{"; ".join(faults)}; no snapshot is left to go on from: put a sound copy back, or '
                          '--overwrite starts afresh')
 
     def _path(self, update):

@@ -10,6 +10,7 @@ import scipy.io
 
 import chainer_caption
 from chainer_caption import Bundle, Release, Settings, Vocabulary, cli, train
+from chainer_caption.files import read_json, read_npz
 from chainer_caption.models import ShowAndTell
 
 SHARED = pathlib.Path(__file__).resolve().parents[2] / 'shared' / 'data'
@@ -69,6 +70,19 @@ def write_release(folder, pictures=48, dim=16, seed=0, splits=SPLITS, dtype=np.f
     (folder / 'dataset.json').write_text(json.dumps({'dataset': 'small', 'images': images}), encoding='utf-8')
     scipy.io.savemat(folder / 'vgg_feats.mat', {'feats': feats.astype(dtype)}, do_compression=True)
     return folder
+
+
+def left_by_training(folder):
+    """All that a training leaves in a model directory, but for clock times and the plot: a dict to be compared."""
+    left = {'files': sorted(set(os.listdir(folder)) - {'loss.png'}), 'config.json': read_json(folder / 'config.json'),
+            'vocabulary.json': read_json(folder / 'vocabulary.json'),
+            'log.json': [{key: value for key, value in entry.items() if key != 'elapsed_time'}
+                         for entry in read_json(folder / 'log.json')]}
+    for path in [folder / 'weights.npz', *folder.glob('snapshot-*.npz')]:
+        for name, array in read_npz(path).items():
+            if name != 'checksum' and not name.endswith(('elapsed_time', '/_log')):
+                left[f'{path.name} {name}'] = array.dtype.str, array.shape, array.tobytes()
+    return left
 
 
 @pytest.fixture

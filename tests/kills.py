@@ -8,9 +8,9 @@ the undisturbed training: weights, log (but for clock times), captions, snapshot
 files. After each kill the folder must be a sound model or say that it is none yet.
 
 The trainings are forks of this process, which has everything imported and compiled, so that a kill falls into the work
-and not into the start of Python; the undisturbed one is a process of its own. In the forks files are written in small
-pieces with pauses, so that writing takes a share of the time worth killing in, and the plot is not drawn, which would
-take the most of it.
+and not into the start of Python; the undisturbed one is a process of its own. In the forks archives are written in
+small pieces, and there are pauses within the evaluation and around the log, so that all of these take a share of the
+time worth killing in; the plot, which would take the most of it, is not drawn.
 """
 import argparse
 import collections
@@ -27,18 +27,18 @@ import sys
 import tempfile
 import time
 import traceback
+import unittest.mock
 
 # One thread: what is forked may have no others.
 for _name in ('OPENBLAS_NUM_THREADS', 'OMP_NUM_THREADS', 'MKL_NUM_THREADS'):
     os.environ[_name] = '1'
 
-import matplotlib.figure  # noqa: E402
+import matplotlib.pyplot  # noqa: E402
 import numpy as np  # noqa: E402
 import tqdm  # noqa: E402
-from conftest import write_release  # noqa: E402
+from conftest import left_by_training, write_release  # noqa: E402
 
 from chainer_caption import Bundle, InputError, bundle, cli, files, snapshots, training  # noqa: E402
-from chainer_caption.files import read_json, read_npz  # noqa: E402
 
 tqdm.tqdm.monitor_interval = 0                          # or it starts a thread
 
@@ -46,19 +46,22 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 OPTIONS = ['--epochs', '4', '--hidden', '24', '--batch-size', '16', '--snapshot-every', '2', '--patience', '9']
 
 # What is being done at the moment, where the parent can see it: a byte.
-PHASES = ['starting', 'update', 'evaluation', 'keeping the best', 'log', 'snapshot', 'loading a snapshot']
+PHASES = ['starting', 'loading a snapshot', 'update', 'evaluation', 'keeping the best', 'log', 'snapshot', 'in between']
 _phase = mmap.mmap(-1, 1)
 
 
-def mark(owner, name, phase):
-    """Has a function or method tell when it is running."""
+def mark(owner, name, phase, pause=0.0):
+    """Has a function or method tell when it is running, and take longer by a pause before its work and one after."""
     function = getattr(owner, name)
 
     def marked(*args, **kwargs):
         before = _phase[0]
         _phase[0] = PHASES.index(phase)
         try:
-            return function(*args, **kwargs)
+            time.sleep(pause)
+            result = function(*args, **kwargs)
+            time.sleep(pause)
+            return result
         finally:
             _phase[0] = before
     setattr(owner, name, marked)
@@ -66,13 +69,14 @@ def mark(owner, name, phase):
 
 def instrument():
     """In a fork: marks the phases, writes slowly, draws nothing."""
+    mark(training.chainer.training.Trainer, 'run', 'in between')
     mark(training.chainer.training.updaters.StandardUpdater, 'update', 'update')
-    mark(training.TokenEvaluator, 'evaluate', 'evaluation')
+    mark(training.TokenEvaluator, 'evaluate', 'evaluation', 0.01)
     mark(bundle.Bundle, 'save_weights', 'keeping the best')
-    mark(snapshots, 'write_json', 'log')
+    mark(snapshots, 'write_json', 'log', 0.002)
     mark(snapshots, 'save_snapshot', 'snapshot')
-    mark(snapshots.Snapshots, 'load_latest', 'loading a snapshot')
-    matplotlib.figure.Figure.savefig = lambda *args, **kwargs: None
+    mark(snapshots.Snapshots, 'load_latest', 'loading a snapshot', 0.005)
+    matplotlib.pyplot.figure = unittest.mock.MagicMock()
     savez = np.savez
 
     def slowly(f, **arrays):
@@ -117,19 +121,10 @@ def ended(pid, output):
 
 
 def outcome(folder, release):
-    """All that a training leaves, but for clock times."""
-    results = {'files': sorted(set(os.listdir(folder)) - {'loss.png'}), 'config': read_json(folder / 'config.json'),
-               'vocabulary': (folder / 'vocabulary.json').read_bytes()}
-    results['log'] = [{key: value for key, value in entry.items() if key != 'elapsed_time'}
-                      for entry in read_json(folder / 'log.json')]
-    for path in [folder / 'weights.npz', *folder.glob('snapshot-*.npz')]:
-        for name, array in read_npz(path).items():
-            if name != 'checksum' and not name.endswith(('elapsed_time', '/_log')):
-                results[f'{path.name} {name}'] = array.dtype.str, array.shape, array.tobytes()
+    """All that a training leaves, and what its model says."""
     captions = folder.with_suffix('.jsonl')
     assert cli.run('generate', ['-m', str(folder), '--release', str(release), '-o', str(captions)]) == 0
-    results['captions'] = captions.read_bytes()
-    return results
+    return {**left_by_training(folder), 'captions': captions.read_bytes()}
 
 
 def differences(one, other):
@@ -191,7 +186,8 @@ def kill(number, rng, folder):
         killed += len(kills_of_run)
         phases.update(kills_of_run)
         if different:
-            print(f'training {runs}, killed in {", ".join(kills_of_run)}: {", ".join(different)} differ', flush=True)
+            print(f'training {runs}, killed in {", ".join(kills_of_run)}: {len(different)} things differ, the first of '
+                  f'them {different[0]}', flush=True)
         else:
             equal += len(kills_of_run)
             shutil.rmtree(model)

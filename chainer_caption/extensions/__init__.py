@@ -13,8 +13,8 @@ from chainer_caption.extensions.scores import CaptionScores
 from chainer_caption.extensions.table import Table
 from chainer_caption.extensions.validation import TokenEvaluator, token_means
 
-__all__ = ['FIGURES', 'WATCHED', 'CaptionScores', 'Curves', 'Events', 'KeepBest', 'Log', 'RunPage', 'Table', 'TokenEvaluator',
-           'token_means']
+__all__ = ['FIGURES', 'WATCHED', 'CaptionScores', 'Curves', 'Events', 'KeepBest', 'Log', 'RunPage', 'Table',
+           'TokenEvaluator', 'token_means']
 
 # What they leave in the folder of a training, as patterns; a training that replaces another's removes them.
 WATCHED = (LOSS, SCORES, PAGE, f'{FOLDER}/{FILES}')

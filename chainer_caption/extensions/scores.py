@@ -38,7 +38,7 @@ class CaptionScores(chainer.training.Extension):
         release (Release): Whose `val` is captioned, by its stored features.
         device (chainer.backend.Device): Where the model is.
         every (int): Epochs from one scoring to the next.
-        processes (Processes): Those that share the pictures; all of them call it, process 0 reports.
+        processes (Processes): Those that share the pictures; process 0 scores for all.
     """
     # Together with the evaluator.
     priority = chainer.training.PRIORITY_WRITER
@@ -48,21 +48,27 @@ class CaptionScores(chainer.training.Extension):
         self.trigger = EveryEpochs(every)
         self._bundle, self._release, self._device, self._processes = current, release, device, processes
         pictures = release.pictures(SPLIT)
-        self._described = np.diff(release.captions.sentences)[pictures] > 0
-        self._scorer = Scorer([release.references(picture) for picture in pictures[self._described]],
-                              ('BLEU', 'CIDEr'))
-        count = np.count_nonzero(self._described)
+        self._pictures = pictures[np.diff(release.captions.sentences)[pictures] > 0]
+        self._scorer = Scorer([release.references(picture) for picture in self._pictures], ('BLEU', 'CIDEr'))
         # The same in every epoch and every run: spread evenly over the split.
+        count = len(self._pictures)
         self._sampled = np.linspace(0, count - 1, min(_SAMPLED, count)).round().astype(int)
 
     def __call__(self, trainer):
         # A captioner computes much from the weights once, so that each scoring wants its own.
         captioner = Captioner(self._bundle, self._device)
-        found = captioner.caption_release(self._release, SPLIT, width=BEAM_WIDTH, top=1)
-        results = [_with_caption(result) for result, described in zip(found, self._described, strict=True) if described]
+        mine = captioner.caption_pictures(self._release, self._processes.share(self._pictures), width=BEAM_WIDTH, top=1)
+        shares = self._processes.gather([_with_caption(result) for result in mine])
+        reported, samples = self._processes.broadcast(shares and self._score(shares))
+        chainer.report(reported)
+        trainer.observation[SAMPLES] = samples
+
+    def _score(self, shares):
+        results = [None] * len(self._pictures)
+        for rank, share in enumerate(shares):
+            results[rank::len(shares)] = share
         figures, _ = self._scorer.score([result.captions[0].tokens for result in results])
-        chainer.report({key: figures[name] for key, name in _REPORTED.items()})
-        trainer.observation[SAMPLES] = [_sample(results[i]) for i in self._sampled]
+        return {key: figures[name] for key, name in _REPORTED.items()}, [_sample(results[i]) for i in self._sampled]
 
 
 def _with_caption(result):

@@ -20,8 +20,8 @@ def token_means(model, batches, processes=None):
 
     Args:
         model (ShowAndTell): The model, on its device.
-        batches (iterable of tuple): Its arguments for each minibatch, as `PackCaptions` makes them; at least one, of all
-            processes together.
+        batches (iterable of tuple): Its arguments for each minibatch, as `PackCaptions` makes them; at least one in one
+            of the processes.
         processes (Processes or None): Those that share the minibatches; None has this one have them all.
 
     Returns:
