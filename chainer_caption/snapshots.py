@@ -182,8 +182,8 @@ class TakeSnapshots(chainer.training.Extension):
         updater = trainer.updater
         due = time.monotonic() - self._written >= 60 * MINUTES
         # Signals and clocks are each process's own: what one of them wants all do.
-        stop, due = self._processes.sum([self._stop(), due])
-        self.stopped = bool(stop) and not trainer.stop_trigger(trainer)
+        stop, due = self._processes.sum([not trainer.stop_trigger(trainer) and self._stop(), due])
+        self.stopped = stop > 0
         if self.stopped or due or updater.is_new_epoch or (self._every and updater.iteration % self._every == 0):
             self._write(trainer)
 

@@ -85,6 +85,8 @@ def check_same(folder, before, training, start_from):
     for name, value in training.items():
         if name in _MAY_CHANGE or before.get(name) == value:
             continue
+        if name == 'score_every' and training['keep_best'] == 'loss':
+            continue                                    # what is kept does not depend on it then
         if name == 'release':
             what = 'was trained on another release'
         elif name == 'start_from':
