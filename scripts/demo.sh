@@ -21,4 +21,5 @@ echo
 $python scripts/generate.py -m demo/model features/demo/unseen -o demo/captions.jsonl "$@"
 $python features/demo/draw.py demo/captions.jsonl
 $python scripts/generate.py -m demo/model features/demo/unseen -o demo/gallery.html "$@"
+echo 'The training: demo/model/run.html'
 echo 'The gallery: demo/gallery.html'

@@ -316,7 +316,8 @@ def test_wrong_search_options(options, words, refused, model_dir, release_dir, t
 @pytest.mark.parametrize('options', [
     ['--epochs', '-1'], ['--batch-size', '0'], ['--hidden', '0'], ['--dropout', '1'], ['--dropout', 'nan'],
     ['--min-count', '0'], ['--seed', '-1'], ['--patience', '0'], ['--epochs', 'many'], ['--network', 'vgg19'],
-    ['--network', 'vgg20', '--profile', 'karpathy'], ['--resume', '--overwrite']], ids=' '.join)
+    ['--network', 'vgg20', '--profile', 'karpathy'], ['--resume', '--overwrite'], ['--keep-best', 'bleu'],
+    ['--score-every', '-1'], ['--keep-best', 'cider', '--score-every', '0']], ids=' '.join)
 def test_wrong_training_options(options, refused, release_dir, tmp_path):
     assert options[0] in refused('train', release_dir, '-o', tmp_path / 'm', *options)
 

@@ -10,6 +10,7 @@ EXAMPLES = '''\
   train.py features/flickr8k -o model               30 epochs on the CPU, the best on val is kept
   train.py features/coco -o model -g 0              on the first GPU
   train.py features/coco -o model -g 0 --resume     go on where it was stopped
+  train.py features/coco -o model --keep-best cider --patience 5    stop when captions of val get no better
   train.py -s dataset.json -i vgg_feats.mat -o model
   train.py features/flickr8k -o model -m weights.npz --epochs 0     make a model directory of bare weights'''
 
