@@ -13,7 +13,7 @@ from test_training import SMALL, assert_equal_weights, log, validation_loss, wei
 
 from chainer_caption import Captioner, InputError, Release, Settings, train
 from chainer_caption.evaluation import Evaluator
-from chainer_caption.extensions import CaptionScores
+from chainer_caption.extensions import CaptionScores, Events
 
 CIDER, BLEU4, LOSS = 'validation/main/cider', 'validation/main/bleu4', 'validation/main/loss'
 
@@ -91,12 +91,13 @@ def test_resuming_goes_on_with_scores_and_samples_and_the_snapshot_holds_no_pick
     folder = make_release()
     for filename in ('0000.png', '0001.png'):
         add_caption(folder, filename, ['một', 'chó', '\udce9', '"<'] * 2)
-    release, options = Release(folder), {'min_count': 1, 'score_every': 2, **SMALL}
+    release, options = Release(folder), {'min_count': 1, 'score_every': 2, 'keep_best': 'cider', **SMALL}
     train(release, tmp_path / 'whole', Settings(epochs=4, **options))
     for epochs in (1, 3, 4):
         train(release, tmp_path / 'parts', Settings(epochs=epochs, **options), resume=True)
     assert log(tmp_path / 'whole') == log(tmp_path / 'parts')
-    with np.load(tmp_path / 'parts' / 'snapshot.npz', allow_pickle=False) as snapshot:
+    assert_equal_weights(tmp_path / 'whole', tmp_path / 'parts')
+    with np.load(max((tmp_path / 'parts').glob('snapshot-*.npz')), allow_pickle=False) as snapshot:
         assert not any(snapshot[name].dtype.hasobject for name in snapshot.files)
 
 
@@ -159,12 +160,12 @@ def test_a_model_from_before_there_was_a_choice_was_chosen_by_loss(release, tmp_
 def test_a_model_that_has_diverged_says_nothing(release, tmp_path):
     bundle = train(release, tmp_path / 'model', Settings(epochs=0, **SMALL))
     bundle.model.out_word.W.array[...] = np.nan
-    trainer = types.SimpleNamespace(observation={})
-    with chainer.Reporter().scope(trainer.observation):
-        CaptionScores(bundle, release, '@numpy')(trainer)
-    assert trainer.observation[CIDER] == trainer.observation[BLEU4] == 0
-    assert {(sample['caption'], sample['log_prob'], sample['finished']) for sample in trainer.observation['samples']
-            } == {('', None, False)}
+    observed = {}
+    with chainer.Reporter().scope(observed):
+        CaptionScores(bundle, release, '@numpy')(None)
+    assert observed[CIDER] == observed[BLEU4] == 0
+    assert {(sample['caption'], sample['log_prob'], sample['finished']) for sample in observed['samples']} == {
+        ('', None, False)}
 
 
 def test_curves_are_drawn_and_what_is_overwritten_leaves_nothing_behind(release, tmp_path):
@@ -177,7 +178,8 @@ def test_curves_are_drawn_and_what_is_overwritten_leaves_nothing_behind(release,
     (tmp_path / 'model' / 'events' / 'mine').touch()
     train(release, tmp_path / 'model', Settings(epochs=1, score_every=0, **SMALL), overwrite=True)
     assert sorted(os.listdir(tmp_path / 'model')) == ['config.json', 'events', 'log.json', 'loss.png', 'run.html',
-                                                      'snapshot.npz', 'vocabulary.json', 'weights.npz']
+                                                      'snapshot-0.npz', 'snapshot-6.npz', 'vocabulary.json',
+                                                      'weights.npz']
     assert os.listdir(tmp_path / 'model' / 'events') == ['mine']
 
 
@@ -228,9 +230,12 @@ def test_events_are_the_log_at_the_updates(release, tmp_path, read_events):
 def test_events_go_on_when_a_training_is_resumed(release, tmp_path, read_events):
     model = tmp_path / 'model'
     train(release, model, Settings(epochs=2, **SMALL), tensorboard=True)
-    snapshot = (model / 'snapshot.npz').read_bytes()
+    before = {path: path.read_bytes() for path in model.glob('snapshot-*.npz')}
     train(release, model, Settings(epochs=3, **SMALL), resume=True, tensorboard=True)
-    (model / 'snapshot.npz').write_bytes(snapshot)      # as if it had been stopped just before the third was saved
+    for path in model.glob('snapshot-*.npz'):           # as if it had been stopped just before the third was saved
+        path.unlink()
+    for path, content in before.items():
+        path.write_bytes(content)
     train(release, model, Settings(epochs=4, **SMALL), resume=True, tensorboard=True)
     reader = read_events(model)
     for tag in 'main/loss', CIDER:
@@ -243,3 +248,14 @@ def test_events_begun_late_tell_what_was_before(release, tmp_path, read_events):
     train(release, tmp_path / 'model', Settings(epochs=3, **SMALL), resume=True, tensorboard=True)
     assert scalars(read_events(tmp_path / 'model'), CIDER) == [
         (entry['iteration'], entry[CIDER]) for entry in log(tmp_path / 'model')]
+
+
+def test_captions_reach_tensorboard_as_text_and_not_as_markup(tmp_path, read_events):
+    entry = {'epoch': 1, 'iteration': 7, 'samples': [{'image_id': 3, 'caption': 'một <b> \udce9'}]}
+    trainer = types.SimpleNamespace(out=tmp_path, updater=types.SimpleNamespace(iteration=7),
+                                    get_extension=lambda name: types.SimpleNamespace(log=[entry]))
+    events = Events()
+    events.initialize(trainer)
+    events.finalize()
+    text, = read_events(tmp_path).Tensors('samples/3/text_summary')
+    assert text.tensor_proto.string_val[0].decode() == 'một &lt;b&gt; \N{REPLACEMENT CHARACTER}'

@@ -1,5 +1,4 @@
 """The log as TensorBoard reads it."""
-import html
 import importlib.util
 import numbers
 import pathlib
@@ -8,6 +7,7 @@ import chainer
 
 from chainer_caption.errors import InputError
 from chainer_caption.extensions.epochs import EveryEpochs
+from chainer_caption.report.page import escape
 
 FOLDER, FILES = 'events', 'events.out.tfevents.*'
 
@@ -49,7 +49,7 @@ class Events(chainer.training.Extension):
                 self._writer.add_scalar(key, value, step)
         for sample in entry.get('samples', ()):
             # TensorBoard shows text as Markdown, in which this is no markup.
-            self._writer.add_text(f'samples/{sample["image_id"]}', html.escape(sample['caption']), step)
+            self._writer.add_text(f'samples/{sample["image_id"]}', escape(sample['caption']), step)
 
     def finalize(self):
         if self._writer is not None:

@@ -9,6 +9,7 @@ from chainer_caption.captioner import Caption, Captioner
 from chainer_caption.extensions.epochs import EveryEpochs
 from chainer_caption.extensions.log import SAMPLES
 from chainer_caption.metrics import Scorer
+from chainer_caption.parallel import Processes
 from chainer_caption.report.rows import row_of
 
 SPLIT = 'val'
@@ -30,7 +31,7 @@ class CaptionScores(chainer.training.Extension):
     """Captions the validation pictures as the model is, free-running, and scores the captions.
 
     Reports `validation/main/cider` and `validation/main/bleu4`, fractions, as `evaluate.py --split val --beam-widths 3`
-    gives them, and observes `samples`, the captions of the same few pictures each time, for the log. Nothing in it is
+    gives them, and `samples`, the captions of the same few pictures each time, for the log. Nothing in it is
     random, and it changes nothing that training goes on with.
 
     Args:
@@ -38,15 +39,16 @@ class CaptionScores(chainer.training.Extension):
         release (Release): Whose `val` is captioned, by its stored features.
         device (chainer.backend.Device): Where the model is.
         every (int): Epochs from one scoring to the next.
-        processes (Processes): Those that share the pictures; process 0 scores for all.
+        processes (Processes or None): Those that share the pictures; process 0 scores for all. None: this one alone.
     """
     # Together with the evaluator.
     priority = chainer.training.PRIORITY_WRITER
     keys = tuple(_REPORTED)
 
-    def __init__(self, current, release, device, every, processes):
+    def __init__(self, current, release, device, every=1, processes=None):
         self.trigger = EveryEpochs(every)
-        self._bundle, self._release, self._device, self._processes = current, release, device, processes
+        self._bundle, self._release, self._device = current, release, device
+        self._processes = processes or Processes()
         pictures = release.pictures(SPLIT)
         self._pictures = pictures[np.diff(release.captions.sentences)[pictures] > 0]
         self._scorer = Scorer([release.references(picture) for picture in self._pictures], ('BLEU', 'CIDEr'))
@@ -59,16 +61,15 @@ class CaptionScores(chainer.training.Extension):
         captioner = Captioner(self._bundle, self._device)
         mine = captioner.caption_pictures(self._release, self._processes.share(self._pictures), width=BEAM_WIDTH, top=1)
         shares = self._processes.gather([_with_caption(result) for result in mine])
-        reported, samples = self._processes.broadcast(shares and self._score(shares))
-        chainer.report(reported)
-        trainer.observation[SAMPLES] = samples
+        chainer.report(self._processes.broadcast(shares and self._score(shares)))
 
     def _score(self, shares):
         results = [None] * len(self._pictures)
         for rank, share in enumerate(shares):
             results[rank::len(shares)] = share
         figures, _ = self._scorer.score([result.captions[0].tokens for result in results])
-        return {key: figures[name] for key, name in _REPORTED.items()}, [_sample(results[i]) for i in self._sampled]
+        return {**{key: figures[name] for key, name in _REPORTED.items()},
+                SAMPLES: [_sample(results[i]) for i in self._sampled]}
 
 
 def _with_caption(result):

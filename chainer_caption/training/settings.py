@@ -64,7 +64,7 @@ def read_settings(folder):
     before = config.get('training') if isinstance(config, dict) else None
     if not isinstance(before, dict) or not isinstance(before.get('hidden'), int):
         raise InputError(f'{folder / CONFIG}: does not say how the model was trained, so it cannot be resumed')
-    return before
+    return {'keep_best': 'loss', **before}              # it was, before there was a choice
 
 
 def check_same(folder, before, training, start_from):
