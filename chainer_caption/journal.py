@@ -3,13 +3,14 @@
 The file holds lines of JSON: what the run was asked for, then a row for each piece of work that is done. A last line
 that was cut off is as good as none.
 """
+import contextlib
 import fcntl
 import itertools
 import json
 import os
 
 from chainer_caption.errors import InputError
-from chainer_caption.files import unwritable
+from chainer_caption.files import naming, unwritable
 
 
 class Journal:
@@ -41,7 +42,8 @@ class Journal:
             self._file.close()
             raise InputError(f'{self.path}: another run is writing it; wait until that has ended') from e
         except BaseException:
-            self._file.close()
+            with contextlib.suppress(OSError):
+                self._file.close()
             raise
 
     def _begin(self, before, settings):
@@ -75,8 +77,9 @@ class Journal:
 
     def append(self, row):
         """Adds a row, a dict of JSON values. Whoever kills the process after this returns cannot undo it."""
-        self._file.write(json.dumps(row).encode('ascii') + b'\n')
-        self._file.flush()
+        with naming(self.path):
+            self._file.write(json.dumps(row).encode('ascii') + b'\n')
+            self._file.flush()
 
     def remove(self):
         """Deletes the file: the work is done, and its result is where it belongs."""
@@ -86,7 +89,9 @@ class Journal:
         return self
 
     def __exit__(self, *exception):
-        self._file.close()
+        # What a full disk did not take it does not take now; that has been said.
+        with contextlib.suppress(OSError) if exception[0] else naming(self.path):
+            self._file.close()
 
 
 def check_same(path, before, now):

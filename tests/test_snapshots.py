@@ -309,41 +309,6 @@ def test_a_disk_that_gets_full_within_a_snapshot(release, undisturbed, model, mo
     assert left_by_training(model) == undisturbed
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """A file system of 128 KiB; skips the test where none can be mounted."""
-    folder = tmp_path / 'disk'
-    folder.mkdir()
-    try:
-        subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=128k', 'tmpfs', folder], check=True, capture_output=True)
-    except (OSError, subprocess.CalledProcessError):
-        pytest.skip('no file system can be mounted here')
-    yield folder
-    subprocess.run(['umount', folder], check=True)
-
-
-def test_a_disk_that_is_full(refused, release_dir, small_disk, capsys):
-    model = small_disk / 'model'
-    line = refused_after_output('train', release_dir, model, capsys)
-    assert line.startswith(f'{model}/') and 'No space left on device' in line
-    subprocess.run(['mount', '-o', 'remount,size=64m', small_disk], check=True)
-    assert snapshots(model), 'what had been written stayed'
-    for name in snapshots(model):
-        read_snapshot(model / name)
-    subprocess.run(['mount', '-o', 'remount,ro', small_disk], check=True)
-    line = refused('train', release_dir, '-o', model, *OPTIONS, '--resume')
-    assert line.startswith(str(model)) and 'Read-only' in line
-
-
-def refused_after_output(name, release, model, capsys):
-    from chainer_caption import cli
-    assert cli.run(name, [str(release), '-o', str(model), *OPTIONS, '--snapshot-every', '1', '--keep-snapshots', '9'],
-                   'train.py') == 2
-    err = capsys.readouterr().err
-    assert err.count('\n') == 1, err
-    return err.removeprefix('train.py: ')
-
-
 # What stands in the folder
 
 def test_temporary_files_of_a_killed_training_are_cleared_away(release, model, monkeypatch):

@@ -6,7 +6,7 @@ from tqdm import tqdm
 
 from chainer_caption.cli.common import add_device, add_origin, device, open_release, say
 from chainer_caption.errors import InputError
-from chainer_caption.files import unreadable
+from chainer_caption.files import naming, unreadable
 
 DESCRIPTION = 'Caption pictures, folders of pictures, or the stored features of a release.'
 EXAMPLES = '''\
@@ -110,7 +110,8 @@ def _write(args, captioner, results, total, options):
     kind, settings = _format(args, captioner, options)
     failed = 0
     # A file that cannot be written should be found out before the first picture is captioned, hence the order.
-    with open_writer(kind, args.output or sys.stdout, **settings) as writer, _progress(args, total) as bar:
+    with naming(args.output or 'standard output'), _progress(args, total) as bar, \
+            open_writer(kind, args.output or sys.stdout, **settings) as writer:
         for result in results:
             writer.write(result)
             failed += _tell_failure(result)

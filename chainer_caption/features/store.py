@@ -18,7 +18,7 @@ from chainer_caption.errors import InputError
 from chainer_caption.features.ahead import BATCH, prepared_batches
 from chainer_caption.features.caption_files import read_caption_file, tokenize
 from chainer_caption.features.pictures import PictureError, find_by_name, find_pictures
-from chainer_caption.files import read_json, unwritable, write_json
+from chainer_caption.files import naming, read_json, unwritable, write_json
 from chainer_caption.journal import Journal, check_same
 
 MATRIX, RECORD, DATASET = 'feats.npy', 'feats.npy.json', 'dataset.json'
@@ -143,7 +143,7 @@ def _extract(paths, names, output, extractor, settings, progress, report):
         done = len(batches) * BATCH
         progress(min(done, len(paths)), len(paths))
         if part.exists():                               # or has got its name, and the run was stopped right then
-            with open(part, 'r+b') as f:
+            with naming(part), open(part, 'r+b') as f:
                 f.seek((done - len(paths)) * shape[1] * dtype.itemsize, os.SEEK_END)
                 for batch in prepared_batches(extractor, paths[done:]):
                     # The rows have to be on the disk before the journal says that they are.
@@ -165,7 +165,7 @@ def _extract(paths, names, output, extractor, settings, progress, report):
 
 
 def _create(path, shape, dtype):
-    with open(path, 'wb') as f:
+    with naming(path), open(path, 'wb') as f:
         np.lib.format.write_array_header_1_0(
             f, {'shape': shape, 'fortran_order': False, 'descr': np.lib.format.dtype_to_descr(dtype)})
         # A disk that is too small says so now and not hours later.

@@ -3,6 +3,7 @@
 Formats: MATLAB 5 to 7 (`feats`, D x N), MATLAB 7.3, which is HDF5 (`feats`, D x N as MATLAB sees it), `.npy` and `.npz`
 (`feats`), both N x D. They are told apart by their first bytes, not by their names.
 """
+import contextlib
 import zipfile
 
 import h5py
@@ -91,7 +92,8 @@ def _open_npy(path, entry, size, pictures):
         for start in range(0, len(matrix), _ROWS):
             _finite(matrix[start:start + _ROWS], start, path)
         if prepare_entry(entry):
-            checked.touch()
+            with contextlib.suppress(OSError):          # a full disk costs the next start some seconds, no more
+                checked.touch()
     return matrix
 
 

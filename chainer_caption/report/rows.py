@@ -112,8 +112,11 @@ class CsvWriter(Writer):
         super().__init__(target)
         self._csv = csv.writer(self._stream)
         if header:
-            self._csv.writerow(self.COLUMNS)
-            self._stream.flush()
+            with contextlib.ExitStack() as closing:     # a file that takes no header is left to nobody else
+                closing.push(self._resources)
+                self._csv.writerow(self.COLUMNS)
+                self._stream.flush()
+                closing.pop_all()
 
     def write(self, result):
         filename = _cell(result.filename)

@@ -125,5 +125,4 @@ def _prepare(release, output, settings, start_from, origin, resume, snapshots, s
 def _same(start_from, output):
     """Whether a training starts from the model that it replaces, which then stays until there is a better one."""
     return start_from is not None and any(
-        path.exists() and path.samefile(start_from) for path in (output, output / bundle.WEIGHTS)
-        if pathlib.Path(start_from).exists())
+        path.exists() and path.samefile(start_from) for path in (output, output / bundle.WEIGHTS))

@@ -1,0 +1,12 @@
+"""A handful of the kills that tests/kills.py deals out by the hundred."""
+import pathlib
+import re
+import subprocess
+import sys
+
+
+def test_killed_trainings_end_as_if_they_never_had_been(package_environment):
+    done = subprocess.run([sys.executable, pathlib.Path(__file__).with_name('kills.py'), '--kills', '4'], check=False,
+                          env=package_environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r'^4 of 4 kills', done.stdout, re.MULTILINE)
