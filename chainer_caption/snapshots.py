@@ -26,7 +26,7 @@ from chainer_caption.parallel import Processes
 # Besides the ends of epochs, which may be an hour apart: what a crash can cost, while writing stays below one percent.
 MINUTES = 10
 
-_NAME = re.compile(r'snapshot-(\d+)\.npz')
+_NAME = re.compile(r'snapshot-(0|[1-9]\d*)\.npz')
 _CHECKSUM = 'checksum'
 
 
@@ -80,7 +80,7 @@ class Snapshots:
         """
         processes = processes or Processes()
         update, arrays, faults = processes.broadcast(self._read_latest() if processes.first else None)
-        _load(self._path(update), arrays, trainer)
+        restore(arrays, trainer, self._path(update))
         if not processes.first:
             return
         if faults:                                      # those go once there is something newer
@@ -122,16 +122,17 @@ def read_snapshot(path):
     return arrays
 
 
-def load_snapshot(path, target):
-    """Loads what `save_snapshot` wrote.
+def restore(arrays, target, path):
+    """Loads the arrays of a snapshot into an object like the one they are of.
+
+    Args:
+        arrays (dict): From `read_snapshot`.
+        target: The object.
+        path (str or os.PathLike): Where they are from; for the message.
 
     Raises:
-        InputError: The file is damaged, or is the snapshot of something else.
+        InputError: It is of something else.
     """
-    _load(path, read_snapshot(path), target)
-
-
-def _load(path, arrays, target):
     try:
         from_arrays(arrays, target)
     except (KeyError, ValueError, TypeError) as e:

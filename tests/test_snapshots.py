@@ -18,7 +18,7 @@ from conftest import left_by_training
 from chainer_caption import Bundle, InputError, Release, Settings, batches, files, train
 from chainer_caption.bundle import to_arrays
 from chainer_caption.models import ShowAndTell
-from chainer_caption.snapshots import load_snapshot, read_snapshot, save_snapshot
+from chainer_caption.snapshots import read_snapshot, restore, save_snapshot
 
 # Three updates an epoch.
 SETTINGS = Settings(epochs=2, hidden=16, batch_size=32)
@@ -199,7 +199,7 @@ def test_sound_archives_that_are_no_snapshots(tmp_path):
         read_snapshot(tmp_path / 's.npz')
     save_snapshot(tmp_path / 's.npz', ShowAndTell(3, 4, 2))
     with pytest.raises(InputError, match='not a snapshot of this training'):
-        load_snapshot(tmp_path / 's.npz', ShowAndTell(3, 4, 5))
+        restore(read_snapshot(tmp_path / 's.npz'), ShowAndTell(3, 4, 5), tmp_path / 's.npz')
 
 
 def test_a_snapshot_with_a_pickle_is_refused_and_nothing_runs(release, model, payload):

@@ -38,7 +38,7 @@ def add_arguments(parser):
     parser.add_argument('--tensorboard', action='store_true', help="write TensorBoard's events, into MODEL/events")
     parser.add_argument('--snapshot-every', type=int, metavar='N',
                         help='updates between two snapshots (the end of each epoch, and every ten minutes)')
-    parser.add_argument('--keep-snapshots', type=int, default=2, metavar='K', help='(%(default)s)')
+    parser.add_argument('--keep-snapshots', type=int, default=2, metavar='K', help='how many to keep (%(default)s)')
     parser.add_argument('--resume', action='store_true', help='go on with the training of MODEL')
     parser.add_argument('--overwrite', action='store_true', help='replace MODEL if it is there')
     add_origin(parser, 'made the features, if the release does not record it')
