@@ -90,7 +90,7 @@ class Journal:
 
     def __exit__(self, *exception):
         # What a full disk did not take it does not take now; that has been said.
-        with contextlib.suppress(OSError) if exception[0] else naming(self.path):
+        with contextlib.suppress(OSError) if any(exception) else naming(self.path):
             self._file.close()
 
 
