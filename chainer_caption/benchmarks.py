@@ -11,18 +11,18 @@ import chainer
 import numpy as np
 from chainer.backends import cuda
 
-from chainer_caption.batches import CaptionDataset, LengthBucketIterator, PackCaptions
+from chainer_caption.batches import CaptionDataset, LengthBucketIterator
 from chainer_caption.captioner import Captioner
 from chainer_caption.features import NETWORKS, Extractor
 from chainer_caption.functions import Adam
 from chainer_caption.models import ShowAndTell
-from chainer_caption.training import place_features, training_splits
+from chainer_caption.training import make_converter, training_splits
 from chainer_caption.vocabulary import Vocabulary
 
 _WARM_UP = 5
 
 
-def benchmark_training(release, settings, device, updates):
+def benchmark_training(release, settings, device, updates, processes):
     """Captions and tokens trained on in a second.
 
     Args:
@@ -30,6 +30,7 @@ def benchmark_training(release, settings, device, updates):
         settings (Settings): How.
         device (chainer.backend.Device): Where.
         updates (int): How many updates to time.
+        processes (Processes): Those that train together; each calls this.
 
     Returns:
         dict: `captions_per_s`, `tokens_per_s`, `peak_mib` and what they were measured with.
@@ -38,12 +39,14 @@ def benchmark_training(release, settings, device, updates):
     vocabulary = Vocabulary.from_counts(*release.word_counts(*splits), min_count=settings.min_count)
     data = CaptionDataset.from_release(release, vocabulary, *splits)
     iterator = LengthBucketIterator(data, settings.batch_size, seed=settings.seed)
-    converter = PackCaptions(place_features(release.features, device))
+    converter = make_converter(release.features, device, processes)
     model = ShowAndTell(release.feature_size, len(vocabulary), settings.hidden or 512, settings.dropout,
                         vocabulary.log_frequencies(), settings.seed)
     model.to_device(device)
     optimizer = Adam()
     optimizer.setup(model)
+    if processes.size > 1:
+        optimizer.add_hook(processes.mean_gradients(device))
     captions = tokens = 0
     with chainer.using_device(device):
         for update in range(_WARM_UP + updates):
@@ -51,14 +54,15 @@ def benchmark_training(release, settings, device, updates):
                 _wait(device)
                 captions, tokens, start = 0, 0, time.perf_counter()
             batch = converter(iterator.next(), device)
-            optimizer.update(model, *batch, update_key=(settings.seed, update))
+            optimizer.update(model, *batch, update_key=(settings.seed, update * processes.size + processes.rank))
             captions += batch[3][0]
             tokens += len(batch[1])
         _wait(device)
         seconds = time.perf_counter() - start
+    captions, tokens = processes.sum([captions, tokens])
     return {'captions_per_s': round(captions / seconds, 1), 'tokens_per_s': round(tokens / seconds, 1),
             'peak_mib': _peak_mib(device), 'updates': updates, 'batch_size': settings.batch_size,
-            'vocabulary': len(vocabulary)}
+            'vocabulary': len(vocabulary), 'processes': processes.size}
 
 
 def benchmark_decoding(release, model, device, split, pictures, options):

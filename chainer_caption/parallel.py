@@ -4,6 +4,7 @@ Only process 0 prints and writes. The processes agree without asking wherever th
 the same minibatches and takes its share of them (`batches.PackShare`), so gradients and figures are all that travels.
 """
 import os
+import sys
 import time
 
 import chainer
@@ -13,7 +14,9 @@ from chainer.backends import cuda
 from chainer_caption.errors import InputError
 
 # How a process is told that it is one of several: by Open MPI, by MPICH and its kin, and by PMIx, which Slurm may use.
-_RANKS = 'OMPI_COMM_WORLD_RANK', 'PMI_RANK', 'PMIX_RANK'
+# A str; None where it is alone.
+RANK = next((os.environ[name] for name in ('OMPI_COMM_WORLD_RANK', 'PMI_RANK', 'PMIX_RANK') if name in os.environ),
+            None)
 
 # Seconds for which the processes leave it to process 0 to say what is wrong, because what is wrong is as a rule wrong
 # for all of them.
@@ -42,7 +45,7 @@ class Processes:
         Raises:
             InputError: mpiexec has started this process, and mpi4py, which would tell it more, is not installed.
         """
-        if not any(name in os.environ for name in _RANKS):
+        if RANK is None:
             return cls()
         try:
             from mpi4py import MPI
@@ -141,11 +144,6 @@ class Processes:
             raise InputError(f'several GPUs need NCCL, and CuPy has none ({e}); install nvidia-nccl-cu13 or '
                              'nvidia-nccl-cu12') from e
 
-    def stop(self, status):
-        """Ends all processes with an exit status; for one that has failed, whose partners would wait for ever."""
-        if self._comm is not None:
-            self._comm.Abort(status)
-
 
 class MeanGradients:
     """An optimizer hook: the gradients become their means over the processes, before the update.
@@ -174,5 +172,14 @@ class MeanGradients:
 def defer():
     """Called by a process that is about to say what has gone wrong: all but process 0 wait for a moment, in which
     process 0 may say the same and end them."""
-    if next((os.environ[name] for name in _RANKS if name in os.environ), '0') != '0':
+    if RANK not in (None, '0'):
         time.sleep(_DEFERENCE)
+
+
+def end(status):
+    """Ends all processes with an exit status, if there are others; one that has failed calls this, because its partners
+    would wait for it for ever."""
+    if 'mpi4py.MPI' in sys.modules:
+        comm = sys.modules['mpi4py.MPI'].COMM_WORLD
+        if comm.Get_size() > 1:
+            comm.Abort(status)

@@ -1,4 +1,4 @@
-"""What a training leaves behind so that nothing of it is lost: snapshots to go on from, and a log that is whole.
+"""Snapshots: what a training leaves behind so that nothing of it is lost.
 
 A snapshot is an `.npz` of all that Chainer's trainer serializes: parameters, Adam's state and step, the iterator's
 place in the epoch, the log with the running means of its next entry, and the counters of the extensions. Randomness

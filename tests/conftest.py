@@ -73,8 +73,8 @@ def write_release(folder, pictures=48, dim=16, seed=0, splits=SPLITS, dtype=np.f
 
 
 def left_by_training(folder):
-    """All that a training leaves in a model directory, but for clock times and the plot: a dict to be compared."""
-    left = {'files': sorted(set(os.listdir(folder)) - {'loss.png'}), 'config.json': read_json(folder / 'config.json'),
+    """All that a training leaves in a model directory, but for clock times and pictures: a dict to be compared."""
+    left = {'files': sorted(os.listdir(folder)), 'config.json': read_json(folder / 'config.json'),
             'vocabulary.json': read_json(folder / 'vocabulary.json'),
             'log.json': [{key: value for key, value in entry.items() if key != 'elapsed_time'}
                          for entry in read_json(folder / 'log.json')]}

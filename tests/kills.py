@@ -10,7 +10,7 @@ files. After each kill the folder must be a sound model or say that it is none y
 The trainings are forks of this process, which has everything imported and compiled, so that a kill falls into the work
 and not into the start of Python; the undisturbed one is a process of its own. In the forks archives are written in
 small pieces, and there are pauses within the evaluation and around the log, so that all of these take a share of the
-time worth killing in; the plot, which would take the most of it, is not drawn.
+time worth killing in; the curves, which would take the most of it, are not drawn.
 """
 import argparse
 import collections
@@ -27,18 +27,16 @@ import sys
 import tempfile
 import time
 import traceback
-import unittest.mock
 
 # One thread: what is forked may have no others.
 for _name in ('OPENBLAS_NUM_THREADS', 'OMP_NUM_THREADS', 'MKL_NUM_THREADS'):
     os.environ[_name] = '1'
 
-import matplotlib.pyplot  # noqa: E402
 import numpy as np  # noqa: E402
 import tqdm  # noqa: E402
 from conftest import left_by_training, write_release  # noqa: E402
 
-from chainer_caption import Bundle, InputError, bundle, cli, files, snapshots, training  # noqa: E402
+from chainer_caption import Bundle, InputError, bundle, cli, extensions, files, snapshots  # noqa: E402
 
 tqdm.tqdm.monitor_interval = 0                          # or it starts a thread
 
@@ -46,7 +44,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 OPTIONS = ['--epochs', '4', '--hidden', '24', '--batch-size', '16', '--snapshot-every', '2', '--patience', '9']
 
 # What is being done at the moment, where the parent can see it: a byte.
-PHASES = ['starting', 'loading a snapshot', 'update', 'evaluation', 'keeping the best', 'log', 'snapshot', 'in between']
+PHASES = ['starting', 'loading a snapshot', 'update', 'evaluation', 'keeping the best', 'log', 'run page', 'snapshot',
+          'in between']
 _phase = mmap.mmap(-1, 1)
 
 
@@ -69,14 +68,17 @@ def mark(owner, name, phase, pause=0.0):
 
 def instrument():
     """In a fork: marks the phases, writes slowly, draws nothing."""
-    mark(training.chainer.training.Trainer, 'run', 'in between')
-    mark(training.chainer.training.updaters.StandardUpdater, 'update', 'update')
-    mark(training.TokenEvaluator, 'evaluate', 'evaluation', 0.01)
+    import chainer                                      # not before the package, which makes it run on today's NumPy
+    mark(chainer.training.Trainer, 'run', 'in between')
+    mark(chainer.training.updaters.StandardUpdater, 'update', 'update')
+    mark(extensions.TokenEvaluator, 'evaluate', 'evaluation', 0.01)
     mark(bundle.Bundle, 'save_weights', 'keeping the best')
-    mark(snapshots, 'write_json', 'log', 0.002)
+    mark(extensions.log, 'write_json', 'log', 0.002)
+    mark(extensions.CaptionScores, '__call__', 'evaluation')
+    mark(extensions.RunPage, '__call__', 'run page')
     mark(snapshots, 'save_snapshot', 'snapshot')
     mark(snapshots.Snapshots, 'load_latest', 'loading a snapshot', 0.005)
-    matplotlib.pyplot.figure = unittest.mock.MagicMock()
+    extensions.curves._draw = lambda f, curves, measure: None
     savez = np.savez
 
     def slowly(f, **arrays):

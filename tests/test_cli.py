@@ -1,12 +1,17 @@
 """The command line as its users meet it: formats, letters, exit statuses, and one clear line for whatever is wrong."""
+import contextlib
 import csv
+import fcntl
 import io
 import json
 import os
 import pathlib
+import pty
 import shutil
+import struct
 import subprocess
 import sys
+import termios
 
 import numpy as np
 import pytest
@@ -46,6 +51,24 @@ def expected_captions(model, release, split='test', **options):
 
 
 # Train, then generate
+
+def test_a_training_on_a_terminal_shows_how_far_it_is(release_dir, package_environment, tmp_path):
+    main, other = pty.openpty()
+    fcntl.ioctl(other, termios.TIOCSWINSZ, struct.pack('4H', 40, 120, 0, 0))
+    command = sys.executable, ROOT / 'scripts' / 'train.py', release_dir, '-o', tmp_path / 'm', *SMALL, '--epochs', '2'
+    done = subprocess.Popen(command, env=package_environment, stdin=other, stdout=other, stderr=other)
+    os.close(other)
+    shown = b''
+    with contextlib.suppress(OSError):                  # how a terminal says that nobody writes to it any more
+        while part := os.read(main, 2 ** 16):
+            shown += part
+    os.close(main)
+    assert done.wait() == 0
+    assert b'captions/s' in shown
+    lines = shown.replace(b'\r\n', b'\n').split(b'\n')
+    rows = [line.rpartition(b'\r')[2].split() for line in lines]
+    assert [row[0] for row in rows if len(row) == 7] == [b'epoch', b'1', b'2'], shown
+
 
 def test_from_release_to_captions(call, release_dir, tmp_path):
     model = tmp_path / 'model'

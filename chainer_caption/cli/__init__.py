@@ -8,15 +8,21 @@ import importlib
 import os
 import signal
 import sys
+import traceback
 
 COMMANDS = ('train', 'generate', 'evaluate', 'describe', 'neighbours', 'extract_features', 'check_features',
             'benchmark')
+
+# Those that several processes, started by mpiexec, can share the work of.
+TOGETHER = ('train', 'generate', 'benchmark')
 
 
 class _Parser(argparse.ArgumentParser):
     """Says what is wrong with the arguments in one line."""
 
     def error(self, message):
+        from chainer_caption import parallel
+        parallel.defer()
         self.exit(2, f'{self.prog}: {message} (-h shows how it is called)\n')
 
 
@@ -40,6 +46,7 @@ def _command(name):
 
 def run(name, argv=None, program=None):
     """Runs one command and returns its exit status."""
+    from chainer_caption import parallel
     from chainer_caption.errors import InputError
     program = program or os.path.basename(sys.argv[0])
     command = _command(name)
@@ -52,18 +59,25 @@ def run(name, argv=None, program=None):
         if hasattr(stream, 'reconfigure'):
             stream.reconfigure(errors='backslashreplace')
     try:
+        if name not in TOGETHER and parallel.Processes.started().size > 1:
+            raise InputError(f'{name} works in one process; start it without mpiexec')
         return command.run(args)
     except InputError as e:
-        print(f'{program}: {e}', file=sys.stderr)
-        return 2
+        line, status = f'{program}: {e}', 2
     except BrokenPipeError:
         # Whoever read our output has gone; nothing is left to tell them, not even while Python shuts down.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     except OSError as e:
         where = f'{e.filename}: ' if e.filename else ''
-        print(f'{program}: {where}{e.strerror or e}', file=sys.stderr)
-        return 2
+        line, status = f'{program}: {where}{e.strerror or e}', 2
     except KeyboardInterrupt:
-        print(f'\n{program}: stopped', file=sys.stderr)
-        return 128 + signal.SIGINT
+        line, status = f'\n{program}: stopped', 128 + signal.SIGINT
+    except Exception:
+        if parallel.RANK is None:
+            raise
+        line, status = traceback.format_exc(), 1
+    parallel.defer()
+    print(line, file=sys.stderr, flush=True)
+    parallel.end(status)
+    return status

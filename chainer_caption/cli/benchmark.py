@@ -2,6 +2,8 @@
 import json
 
 from chainer_caption.cli.common import add_device, device, open_release
+from chainer_caption.errors import InputError
+from chainer_caption.parallel import Processes
 
 DESCRIPTION = 'Measure the speed of training, decoding or feature extraction on this machine.'
 EXAMPLES = '''\
@@ -39,9 +41,13 @@ def add_arguments(parser):
 def run(args):
     from chainer_caption import Settings, benchmarks
     where = device(args.gpu)
+    processes = Processes.started()
+    if processes.size > 1 and args.kind != 'train':
+        raise InputError(f'{args.kind} is measured in one process; start it without mpiexec')
     if args.kind == 'train':
         settings = Settings(batch_size=args.batch_size, hidden=args.hidden, min_count=args.min_count)
-        figures = benchmarks.benchmark_training(open_release(args.release), settings, where, args.updates)
+        release = processes.one_after_another(lambda: open_release(args.release))
+        figures = benchmarks.benchmark_training(release, settings, processes.device(where), args.updates, processes)
     elif args.kind == 'decode':
         top = min(5, args.beam_width) if args.top is None else args.top
         figures = benchmarks.benchmark_decoding(
@@ -49,5 +55,6 @@ def run(args):
             {'width': args.beam_width, 'top': top, 'max_length': args.max_length})
     else:
         figures = benchmarks.benchmark_extraction(args.network, where, args.batch_size, args.repeats)
-    print(json.dumps(figures) if args.json else '\n'.join(f'{name:<16} {value}' for name, value in figures.items()))
+    if processes.first:
+        print(json.dumps(figures) if args.json else '\n'.join(f'{name:<16} {value}' for name, value in figures.items()))
     return 0

@@ -4,12 +4,14 @@ import sys
 from chainer_caption.cli.common import add_device, add_origin, device, open_release, say
 from chainer_caption.cli.stopping import Stopping
 from chainer_caption.errors import InputError
+from chainer_caption.parallel import Processes
 
 DESCRIPTION = 'Train a captioner on a release (dataset.json and vgg_feats.mat).'
 EXAMPLES = '''\
   train.py features/flickr8k -o model               30 epochs on the CPU, the best on val is kept
   train.py features/coco -o model -g 0              on the first GPU
   train.py features/coco -o model -g 0 --resume     go on where it was stopped
+  mpiexec -n 4 .venv/bin/python scripts/train.py features/coco -o model -g 0      on four GPUs
   train.py features/coco -o model --keep-best cider --patience 5    stop when captions of val get no better
   train.py -s dataset.json -i vgg_feats.mat -o model
   train.py features/flickr8k -o model -m weights.npz --epochs 0     make a model directory of bare weights'''
@@ -54,10 +56,12 @@ def run(args):
     settings = Settings(args.epochs, args.batch_size, args.hidden, args.dropout, args.min_count, args.seed,
                         args.patience, args.keep_best, args.score_every)
     where = device(args.gpu)
-    release = open_release(args.release, args.sentences, args.features)
+    processes = Processes.started()
+    release = processes.one_after_another(lambda: open_release(args.release, args.sentences, args.features))
     origin = {'network': args.network, 'profile': args.profile} if args.network else None
     with Stopping() as stop:
         train(release, args.output, settings, where, args.resume, args.overwrite, args.model, origin,
-              progress=sys.stdout if sys.stdout.isatty() else None, say=say, snapshot_every=args.snapshot_every,
-              keep_snapshots=args.keep_snapshots, tensorboard=args.tensorboard, stop=stop)
+              progress=sys.stderr if sys.stderr.isatty() else None, say=say if processes.first else lambda line: None,
+              tensorboard=args.tensorboard, snapshot_every=args.snapshot_every, keep_snapshots=args.keep_snapshots,
+              stop=stop, processes=processes)
     return stop.status

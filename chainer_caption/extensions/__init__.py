@@ -9,12 +9,13 @@ from chainer_caption.extensions.curves import LOSS, SCORES, Curves
 from chainer_caption.extensions.events import FILES, FOLDER, Events
 from chainer_caption.extensions.log import Log
 from chainer_caption.extensions.page import PAGE, RunPage
+from chainer_caption.extensions.progress import Progress
 from chainer_caption.extensions.scores import CaptionScores
 from chainer_caption.extensions.table import Table
 from chainer_caption.extensions.validation import TokenEvaluator, token_means
 
-__all__ = ['FIGURES', 'WATCHED', 'CaptionScores', 'Curves', 'Events', 'KeepBest', 'Log', 'RunPage', 'Table',
-           'TokenEvaluator', 'token_means']
+__all__ = ['FIGURES', 'WATCHED', 'CaptionScores', 'Curves', 'Events', 'KeepBest', 'Log', 'Progress', 'RunPage',
+           'Table', 'TokenEvaluator', 'token_means']
 
 # What they leave in the folder of a training, as patterns; a training that replaces another's removes them.
 WATCHED = (LOSS, SCORES, PAGE, f'{FOLDER}/{FILES}')

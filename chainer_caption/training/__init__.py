@@ -1,11 +1,11 @@
 """Training: from a release and some settings to a model directory, by a `chainer.training.Trainer`.
 
 `settings` is what a training is made of, `beginning` what it begins with, `trainer` puts Chainer's pieces together, and
-`train` runs them, safe against everything that may end it early.
+`run` runs them, safe against everything that may end it early.
 """
 from chainer_caption.training.beginning import training_splits
+from chainer_caption.training.run import train
 from chainer_caption.training.settings import Settings
-from chainer_caption.training.train import train
-from chainer_caption.training.trainer import place_features
+from chainer_caption.training.trainer import make_converter
 
-__all__ = ['Settings', 'place_features', 'train', 'training_splits']
+__all__ = ['Settings', 'make_converter', 'train', 'training_splits']

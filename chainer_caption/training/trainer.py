@@ -7,7 +7,7 @@ from chainer.backends import cuda
 from chainer.training import extensions
 
 from chainer_caption.batches import MAX_WORDS, CaptionDataset, LengthBucketIterator, PackCaptions, PackShare
-from chainer_caption.extensions import CaptionScores, Curves, KeepBest, Log, RunPage, Table, TokenEvaluator
+from chainer_caption.extensions import CaptionScores, Curves, KeepBest, Log, Progress, RunPage, Table, TokenEvaluator
 from chainer_caption.functions import Adam
 from chainer_caption.release import SPLITS
 from chainer_caption.training.beginning import training_splits
@@ -42,12 +42,9 @@ def make_trainer(release, current, settings, device, output, taking, processes, 
         say(f'{data.overlong} captions are longer than {MAX_WORDS} words and are trained on without what is over')
     optimizer = Adam()
     optimizer.setup(model)
-    features = place_features(release.features, device)
-    whole = PackCaptions(features)
-    converter = whole
     if processes.size > 1:
-        converter = PackShare(features, processes.rank, processes.size)
         optimizer.add_hook(processes.mean_gradients(device))
+    converter = make_converter(release.features, device, processes)
 
     def loss(*batch):
         # Masks of its own for each process and update.
@@ -59,12 +56,14 @@ def make_trainer(release, current, settings, device, output, taking, processes, 
                                                         loss_func=loss)
     keep_best = KeepBest(current, output if processes.first else None, settings.keep_best)
     trainer = chainer.training.Trainer(updater, _stop_trigger(settings, keep_best, taking), out=str(output))
-    columns = ['epoch', 'iteration', 'main/loss', 'main/perplexity', 'main/accuracy']
+    # What fits into a line of a terminal; the log has everything.
+    columns = ['epoch', 'iteration', 'main/loss']
     if SPLITS.index('val') in release.captions.splits:
         validation = LengthBucketIterator(CaptionDataset.from_release(release, vocabulary, 'val'), settings.batch_size,
                                           repeat=False, shuffle=False)
-        trainer.extend(TokenEvaluator(validation, model, converter=whole, device=device, processes=processes))
-        columns += ['validation/main/loss', 'validation/main/perplexity', 'validation/main/accuracy']
+        trainer.extend(TokenEvaluator(validation, model, converter=PackCaptions(converter.features), device=device,
+                                      processes=processes))
+        columns += ['validation/main/loss']
         if settings.score_every:
             trainer.extend(CaptionScores(current, release, device, settings.score_every, processes))
             columns += CaptionScores.keys
@@ -78,13 +77,20 @@ def make_trainer(release, current, settings, device, output, taking, processes, 
         for extension in (Curves(), RunPage(current, release, settings), *shown):
             trainer.extend(extension)
         if progress is not None:
-            length = settings.epochs, 'epoch'
-            trainer.extend(extensions.ProgressBar(training_length=length, update_interval=10, out=progress))
+            trainer.extend(Progress(settings.epochs, len(data), progress))
     return trainer
 
 
-def place_features(features, device):
-    """The feature matrix on the device if it is a GPU with room for it, and where it is otherwise."""
+def make_converter(features, device, processes):
+    """The converter of minibatches into this process's share of them, on the device.
+
+    The feature matrix moves to the device if that is a GPU with room for it, and stays where it is otherwise.
+    """
+    features = _placed(features, device)
+    return PackCaptions(features) if processes.size == 1 else PackShare(features, processes.rank, processes.size)
+
+
+def _placed(features, device):
     if device.xp is not cuda.cupy:
         return features
     with chainer.using_device(device):

@@ -1,0 +1,196 @@
+"""Several processes as one: shares of minibatches, and commands that mpiexec starts."""
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import left_by_training
+
+from chainer_caption import Release, Vocabulary
+from chainer_caption.batches import CaptionDataset, PackCaptions, PackShare
+from chainer_caption.files import read_json, read_npz
+from chainer_caption.models import ShowAndTell
+
+SCRIPTS = pathlib.Path(__file__).parents[1] / 'scripts'
+OPTIONS = '--hidden', '24', '--batch-size', '16', '--epochs', '4'
+
+
+def find_mpiexec():
+    pytest.importorskip('mpi4py', reason='needs mpi4py: scripts/setup.sh mpi')
+    found = shutil.which('mpiexec', path=os.pathsep.join([os.path.dirname(sys.executable), os.environ['PATH']]))
+    if found is None:
+        pytest.skip('needs mpiexec: scripts/setup.sh mpi')
+    return found
+
+
+@pytest.fixture(scope='session')
+def together(package_environment):
+    """Runs Python in several processes: `together(2, *argv)` gives what `subprocess.run` does."""
+    mpiexec = find_mpiexec()
+    environment = {**package_environment, 'OMPI_ALLOW_RUN_AS_ROOT': '1', 'OMPI_ALLOW_RUN_AS_ROOT_CONFIRM': '1',
+                   # More processes than this machine may have cores; and none is tied to one that others are busy on.
+                   'PRTE_MCA_rmaps_default_mapping_policy': ':oversubscribe',
+                   'PRTE_MCA_hwloc_default_binding_policy': 'none'}
+
+    def run(size, *argv):
+        return subprocess.run([mpiexec, '-n', str(size), sys.executable, *map(str, argv)], env=environment,
+                              capture_output=True, text=True, check=False, timeout=300)
+    return run
+
+
+@pytest.fixture(scope='module')
+def trained(together, release_dir, tmp_path_factory):
+    """Trains in some processes: `trained(size, *options)` gives the model directory; the same one when asked again."""
+    made = {}
+
+    def make(size, *options):
+        key = size, *options
+        if key not in made:
+            folder = tmp_path_factory.mktemp('together') / 'model'
+            done = together(size, SCRIPTS / 'train.py', release_dir, '-o', folder, *OPTIONS, *options)
+            assert (done.returncode, done.stderr) == (0, '')
+            made[key] = folder, done.stdout
+        return made[key]
+    return make
+
+
+def figures(folder):
+    return [{key: value for key, value in entry.items() if key not in ('elapsed_time', 'samples')}
+            for entry in read_json(folder / 'log.json')]
+
+
+# ---- Shares
+
+@pytest.mark.parametrize(('size', 'captions'), [(2, 24), (3, 24), (4, 3)])
+def test_the_mean_of_the_shares_gradients_is_that_of_the_whole_minibatch(release_dir, size, captions):
+    release = Release(release_dir)
+    vocabulary = Vocabulary.from_counts(*release.word_counts('train'), min_count=1)
+    data = CaptionDataset.from_release(release, vocabulary, 'train')
+    batch = [data[i] for i in range(captions)]
+    model = ShowAndTell(release.feature_size, len(vocabulary), 12, dropout=0, seed=0)
+
+    def gradients(converter):
+        model.cleargrads()
+        loss = model(*converter(batch, None))
+        loss.backward()
+        return [loss.array, *(param.grad for param in model.params())]
+
+    whole = gradients(PackCaptions(release.features))
+    shares = [gradients(PackShare(release.features, rank, size)) for rank in range(size)]
+    for expected, *parts in zip(whole, *shares, strict=True):
+        np.testing.assert_allclose(np.mean(parts, axis=0), expected, rtol=1e-5, atol=1e-7)
+
+
+def test_each_caption_is_in_one_share(release_dir):
+    release = Release(release_dir)
+    vocabulary = Vocabulary.from_counts(*release.word_counts('train'), min_count=1)
+    data = CaptionDataset.from_release(release, vocabulary, 'train')
+    batch = [data[i] for i in range(23)]
+    shares = [PackShare(release.features, rank, 3)(batch, None) for rank in range(3)]
+    assert sum(len(features) for features, *_ in shares) == 23
+    tokens = [len(words) for _, words, *_ in shares]
+    assert sum(tokens) == sum(len(targets) for _, targets in batch)
+    assert max(tokens) - min(tokens) < max(len(targets) for _, targets in batch) * 2
+    assert {share[-1] for share in shares} == {sum(tokens) / 3}
+
+
+# ---- Training
+
+def test_two_processes_train_as_one_does(trained):
+    one, _ = trained(1, '--dropout', '0')
+    two, printed = trained(2, '--dropout', '0')
+    expected = figures(one)
+    for got, wanted in zip(figures(two), expected, strict=True):
+        assert got == pytest.approx(wanted, abs=1e-5)
+    assert printed.count('elapsed_time') == 1           # one table, and as many rows as epochs
+    assert len(printed.splitlines()) == 1 + len(expected)
+    assert sorted(path.name for path in two.iterdir()) == sorted(path.name for path in one.iterdir())
+    weights = read_npz(one / 'weights.npz')
+    for name, array in read_npz(two / 'weights.npz').items():
+        np.testing.assert_allclose(array, weights[name], atol=1e-4)
+
+
+def test_a_training_in_two_processes_goes_on_from_the_middle_of_an_epoch(together, trained, release_dir, tmp_path):
+    options = '--snapshot-every', '2', '--keep-snapshots', '99'
+    whole, _ = trained(2, *options)
+    part = shutil.copytree(whole, tmp_path / 'part')
+    updates = sorted(int(path.stem.split('-')[1]) for path in part.glob('snapshot-*.npz'))
+    per_epoch = figures(whole)[0]['iteration']
+    middle = next(update for update in updates if update > 2 * per_epoch and update % per_epoch)
+    for update in updates:
+        if update > middle:
+            (part / f'snapshot-{update}.npz').unlink()
+    done = together(2, SCRIPTS / 'train.py', release_dir, '-o', part, *OPTIONS, *options, '--resume')
+    assert (done.returncode, done.stderr) == (0, '')
+    left, expected = left_by_training(part), left_by_training(whole)
+    assert left['log.json'] == [pytest.approx(entry, rel=1e-6) if 'samples' not in entry else entry
+                                for entry in expected['log.json']]
+    name = f'snapshot-{updates[-1]}.npz'
+    for key, value in expected.items():
+        if key.startswith(('weights.npz', f'{name} updater')):
+            assert left[key] == value
+
+
+def test_the_number_of_processes_may_change(together, trained, release_dir, tmp_path):
+    two = shutil.copytree(trained(2, '--dropout', '0')[0], tmp_path / 'two')
+    one = shutil.copytree(trained(1, '--dropout', '0')[0], tmp_path / 'one')
+    for size, folder in (1, two), (2, one):
+        longer = [*OPTIONS, '--dropout', '0', '--epochs', '5', '--resume']
+        assert together(size, SCRIPTS / 'train.py', release_dir, '-o', folder, *longer).returncode == 0
+    assert figures(one)[-1] == pytest.approx(figures(two)[-1], abs=1e-4)
+
+
+def test_all_processes_have_the_same_weights(together, release_dir, tmp_path):
+    program = '''if True:
+        import sys
+        from chainer_caption import cli
+        from chainer_caption.bundle import arrays_digest, to_arrays
+        from chainer_caption.extensions import Log
+        write = Log._complete
+        def complete(self, entry):
+            write(self, entry)
+            print(f'epoch {entry["epoch"]}', arrays_digest(to_arrays(model[0])), flush=True)
+        from chainer_caption.models import ShowAndTell
+        model = []
+        moved = ShowAndTell.to_device
+        ShowAndTell.to_device = lambda self, device: model.append(self) or moved(self, device)
+        Log._complete = complete
+        sys.exit(cli.run('train', sys.argv[1:]))'''
+    done = together(3, '-c', program, release_dir, '-o', tmp_path / 'model', *OPTIONS)
+    said = [line for line in done.stdout.splitlines() if line.startswith('epoch ') and len(line.split()) == 3]
+    assert done.returncode == 0
+    assert len(said) == 3 * 4 and len(set(said)) == 4
+
+
+# ---- What goes wrong
+
+def test_what_is_wrong_for_all_is_said_once(together, tmp_path):
+    done = together(2, SCRIPTS / 'train.py', tmp_path / 'nothing', '-o', tmp_path / 'model')
+    assert done.returncode == 2
+    assert done.stderr.count('no such folder') == 1
+
+
+def test_one_that_fails_ends_all(together, release_dir, tmp_path):
+    program = '''if True:
+        import sys
+        from chainer_caption import InputError, batches, cli
+        pack = batches.PackShare.__call__
+        def fail(self, batch, device):
+            if self.rank == 1:
+                raise {}
+            return pack(self, batch, device)
+        batches.PackShare.__call__ = fail
+        sys.exit(cli.run('train', sys.argv[1:]))'''
+    done = together(2, '-c', program.format('InputError("the disk has gone")'), release_dir, '-o', tmp_path / 'model')
+    assert done.returncode == 2 and 'the disk has gone' in done.stderr
+    done = together(2, '-c', program.format('ZeroDivisionError'), release_dir, '-o', tmp_path / 'other')
+    assert done.returncode == 1 and 'ZeroDivisionError' in done.stderr
+
+
+def test_commands_for_one_process_say_so(together, release_dir, model_dir):
+    done = together(2, SCRIPTS / 'evaluate.py', release_dir, '-m', model_dir)
+    assert done.returncode == 2
+    assert done.stderr.count('start it without mpiexec') == 1
