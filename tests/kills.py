@@ -68,7 +68,7 @@ def mark(owner, name, phase, pause=0.0):
 
 def instrument():
     """In a fork: marks the phases, writes slowly, draws nothing."""
-    import chainer                                      # not before the package, which makes it run on today's NumPy
+    import chainer  # not before the package, which makes it run on today's NumPy
     mark(chainer.training.Trainer, 'run', 'in between')
     mark(chainer.training.updaters.StandardUpdater, 'update', 'update')
     mark(extensions.TokenEvaluator, 'evaluate', 'evaluation', 0.01)
