@@ -131,6 +131,8 @@ class LengthBucketIterator(chainer.dataset.Iterator):
         self.epoch = serializer('epoch', self.epoch)
         self.is_new_epoch = serializer('is_new_epoch', self.is_new_epoch)
         self._previous_epoch_detail = serializer('previous_epoch_detail', self._previous_epoch_detail)
+        if not (0 <= self.current_position < self.batches_per_epoch and 0 <= self.epoch < 2 ** 53):
+            raise ValueError(f'no place {self.current_position} in epoch {self.epoch}')
         self._order = self._make_order()
 
 

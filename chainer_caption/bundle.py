@@ -9,6 +9,7 @@ import hashlib
 import pathlib
 import platform
 import sys
+import warnings
 
 import chainer
 import numpy as np
@@ -31,6 +32,9 @@ from chainer_caption.vocabulary import Vocabulary
 CONFIG, VOCABULARY, WEIGHTS, LOG = 'config.json', 'vocabulary.json', 'weights.npz', 'log.json'
 SNAPSHOTS = 'snapshot-*.npz'
 FORMAT = 1
+
+# More than any model has, and little enough to be multiplied and printed.
+_MAX_SIZE = 2 ** 31
 
 # What stands in a file for None: an array that no parameter or counter has the shape of.
 _NONE = np.zeros((0, 0, 0), np.int8)
@@ -106,7 +110,7 @@ class Bundle:
         arrays = read_weights(folder / WEIGHTS)
         model = ShowAndTell(**sizes, dropout=config['dropout'], seed=0)
         NpzDeserializer(arrays).load(model)
-        return cls(model, vocabulary, config.get('features'), config.get('training'))
+        return cls(model, vocabulary, _origin(config), config.get('training'))
 
 
 def versions():
@@ -119,7 +123,7 @@ def _check_config(config, path):
         raise InputError(f'{path}: not the configuration of a Show and Tell model of format {FORMAT}')
     sizes = {key: config.get(key) for key in ('feature_size', 'vocabulary_size', 'hidden')}
     for key, value in sizes.items():
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value < _MAX_SIZE:
             raise InputError(f'{path}: "{key}" should be a positive whole number, not {value!r}')
     dropout = config.get('dropout')
     if not isinstance(dropout, int | float) or not 0 <= dropout < 1:
@@ -131,6 +135,12 @@ def _check_config(config, path):
     if not isinstance(config.get('training', {}), dict):
         raise InputError(f'{path}: "training" should be an object')
     return sizes
+
+
+def _origin(config):
+    # Nothing else that stands there is passed on.
+    origin = config.get('features')
+    return origin and {key: origin[key] for key in ('network', 'profile')}
 
 
 def weight_shapes(feature_size, vocabulary_size, hidden):
@@ -205,9 +215,11 @@ def from_arrays(arrays, target):
     """Loads what `to_arrays` made into an object of the same kind.
 
     Raises:
-        KeyError, ValueError or TypeError: It is of another kind.
+        KeyError, ValueError, TypeError, AttributeError, IndexError or Warning: It is of another kind.
     """
-    _Deserializer(arrays).load(target)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')                  # Chainer goes on without what is not there
+        _Deserializer(arrays).load(target)
 
 
 def arrays_digest(arrays):

@@ -12,16 +12,20 @@ not name every picture of the split and the other do so, it is the other. Rows o
 published results often cover more than is asked for.
 """
 import dataclasses
+import io
 import json
 import os
 
 from chainer_caption.errors import InputError
-from chainer_caption.files import read_json, unreadable
+from chainer_caption.files import decode_json, parse_json, unreadable
 
 # What an evaluation server or a tokeniser would have taken off a word.
 _PUNCTUATION = '.,;:!?"()'
 
 _AMBIGUOUS = -1
+
+# Bytes of a file, and words of a caption, at most: the time that scoring takes grows with the square of the words.
+_LARGEST, _WORDS = 2 ** 30, 2000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,15 +101,17 @@ def _read_rows(path):
     """The rows of a file, and whether they are one JSON list."""
     try:
         with open(path, 'rb') as f:
+            if os.fstat(f.fileno()).st_size > _LARGEST:
+                raise InputError(f'{path}: more than {_LARGEST:,} bytes of captions')
             data = f.read()
     except OSError as e:
         raise unreadable(path, e) from e
     is_list = data.removeprefix(b'\xef\xbb\xbf').lstrip()[:1] == b'['
     if is_list:
-        rows = [_row(row, f'{path}: [{i}]') for i, row in enumerate(read_json(path))]
+        rows = [_row(row, f'{path}: [{i}]') for i, row in enumerate(decode_json(data, path))]
     else:
         rows = [_row(_parse_line(line, path, i), f'{path}: line {i}')
-                for i, line in enumerate(data.split(b'\n'), 1) if line.strip()]
+                for i, line in enumerate(io.BytesIO(data), 1) if line.strip()]
     if not rows:
         raise InputError(f'{path}: holds no captions')
     return rows, is_list
@@ -113,8 +119,8 @@ def _read_rows(path):
 
 def _parse_line(line, path, number):
     try:
-        return json.loads(line.decode('utf-8-sig'))
-    except (ValueError, RecursionError) as e:           # ValueError: no UTF-8, no JSON
+        return parse_json(line)
+    except (ValueError, MemoryError) as e:
         raise InputError(f'{path}: line {number} is no JSON; captions come as JSON lines or as one JSON list of '
                          '{"image_id", "caption"}') from e
 
@@ -142,6 +148,8 @@ def _candidate(caption, where):
         if not isinstance(text, str):
             raise InputError(f'{where}: the caption is no text but {text!r}')
         tokens = text.split()
+    if len(tokens) > _WORDS:
+        raise InputError(f'{where}: a caption of {len(tokens):,} words; at most {_WORDS:,} are scored')
     return Candidate(tokens, finished if isinstance(finished, bool) else None)
 
 

@@ -54,7 +54,7 @@ class CaptionFile:
         self._journal = Journal(f'{self._output}.part', {
             'model': _digest(captioner.bundle), **captioner.extractor.identity,
             **{name.replace('_', '-'): value for name, value in self._options.items()}})
-        same = itertools.takewhile(lambda pair: pair[0].get('of') == _stamp(pair[1]),
+        same = itertools.takewhile(lambda pair: pair[0].get('of') == _stamp(pair[1]) and _is_result(pair[0], pair[1]),
                                    zip(self._journal.rows(), paths, strict=False))
         self.done = sum(1 for _ in same) // BATCH * BATCH
         self._journal.cut(self.done)
@@ -101,6 +101,21 @@ class CaptionFile:
 
     def __exit__(self, *exception):
         self._journal.__exit__(*exception)
+
+
+def _is_result(row, path):
+    result = row.get('result')
+    return (isinstance(result, dict) and result.keys() == {field.name for field in dataclasses.fields(Result)}
+            and result['path'] == result['filename'] == path and result['image_id'] is None
+            and isinstance(result['error'], str | None) and isinstance(result['captions'], list)
+            and (result['error'] is None) == bool(result['captions']) and all(map(_is_caption, result['captions'])))
+
+
+def _is_caption(caption):
+    return (isinstance(caption, dict) and caption.keys() == {field.name for field in dataclasses.fields(Caption)}
+            and isinstance(caption['tokens'], list) and all(isinstance(token, str) for token in caption['tokens'])
+            and isinstance(caption['log_prob'], float) and isinstance(caption['log_prob_per_token'], float)
+            and isinstance(caption['finished'], bool))
 
 
 def _stamp(path):

@@ -1,11 +1,16 @@
-"""Files written whole or not at all, and NumPy archives read without ever executing anything."""
+"""Files written whole or not at all; JSON and NumPy archives of strangers read without executing anything in them, and
+with no more memory than their size can justify."""
 import contextlib
+import errno
 import hashlib
 import json
+import math
 import os
 import pathlib
+import re
+import stat
+import struct
 import tempfile
-import tokenize
 import zipfile
 import zlib
 
@@ -14,13 +19,27 @@ import numpy as np
 from chainer_caption.errors import InputError
 
 # What NumPy, zipfile and zlib raise on bytes that are no sound archive or claim more than memory holds.
-ARCHIVE_ERRORS = (ValueError, KeyError, EOFError, SyntaxError, NotImplementedError, RuntimeError, OverflowError,
-                  MemoryError, tokenize.TokenError, zipfile.BadZipFile, zlib.error)
+ARCHIVE_ERRORS = (ValueError, KeyError, EOFError, NotImplementedError, RuntimeError, OverflowError, MemoryError,
+                  struct.error, zipfile.BadZipFile, zlib.error)
 
 _SAMPLE = 64 * 1024
 
 # Ends the names of files on their way.
 _TEMPORARY = '.caption-tmp'
+
+# No file of ours is nested as deeply, and whatever walks through a value or prints it can rely on that.
+_DEPTH = 32
+
+# What a file may hold beyond its size, in bytes, and how many times that size: compressed floats shrink to a half, rows
+# of zeros and a few whole numbers to a fiftieth.
+_SMALL, _RATIO = 2 ** 26, 100
+
+_MEMBERS = 10_000               # arrays in an archive; the largest snapshot has some fifty
+_HEADER = 10_000                # bytes of an array's header, NumPy's own limit
+_CHUNK = 2 ** 20
+
+_ENTRY = re.compile(r"'(\w+)'\s*:\s*('[^']*'|True|False|\([\d\sL,]*\))")
+_DESCR = re.compile(r"'[<>=|]?[?a-zA-Z]\d{0,9}'")
 
 
 @contextlib.contextmanager
@@ -97,27 +116,85 @@ def write_json(path, value, indent=1):
         f.write('\n')
 
 
-def read_json(path):
-    """Reads a JSON file in UTF-8.
+def open_regular(path):
+    """Opens a file to read its bytes.
 
     Raises:
-        InputError: The file is missing or cannot be read, is cut short, or is no JSON.
+        OSError: It cannot be opened, or is a pipe, which would be waited for, or a device, which may have no end.
+    """
+    f = open(path, 'rb', opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK))  # noqa: SIM115 (returned)
+    if not stat.S_ISREG(os.fstat(f.fileno()).st_mode):
+        f.close()
+        raise OSError(errno.EINVAL, 'not a regular file', os.fspath(path))
+    return f
+
+
+def parse_json(data, deep=False):
+    """The value that bytes of JSON in UTF-8 spell.
+
+    Args:
+        data (bytes): The text.
+        deep (bool): Whether it may be nested as deeply as it likes, for who never walks through all of it: looking
+            takes a third of the time of parsing.
+
+    Raises:
+        ValueError: They are none, or are nested too deeply; a `json.JSONDecodeError` or `UnicodeDecodeError` says more.
     """
     try:
-        with open(path, 'rb') as f:
-            return json.loads(f.read().decode('utf-8-sig'))
+        value = json.loads(data.decode('utf-8-sig'))
+    except RecursionError as e:
+        raise ValueError(_TOO_DEEP) from e
+    level = [] if deep else [value]
+    for _ in range(_DEPTH):
+        if not level:
+            return value
+        level = [child for parent in level if isinstance(parent, (list, dict)) and parent
+                 for child in (parent.values() if isinstance(parent, dict) else parent)
+                 if isinstance(child, (list, dict))]
+    raise ValueError(_TOO_DEEP)
+
+
+_TOO_DEEP = 'the JSON is nested too deeply to be what this file should hold'
+
+
+def read_json(path, limit=2 ** 25, deep=False):
+    """Reads a JSON file in UTF-8.
+
+    Args:
+        path (str or os.PathLike): The file.
+        limit (int): A file of more bytes is refused; in memory it may become thirty times as large.
+        deep (bool): As for `parse_json`.
+
+    Raises:
+        InputError: The file is missing or cannot be read, is too large, is cut short, or is no JSON.
+    """
+    try:
+        with open_regular(path) as f:
+            size = os.fstat(f.fileno()).st_size
+            if size > limit:
+                raise InputError(f'{path}: {size:,} bytes are too many for such a file (at most {limit:,})')
+            data = f.read()
     except OSError as e:
         raise unreadable(path, e) from e
+    return decode_json(data, path, deep)
+
+
+def decode_json(data, path, deep=False):
+    """The value that the content of the JSON file `path` spells.
+
+    Raises:
+        InputError: As `read_json`.
+    """
+    try:
+        return parse_json(data, deep)
     except UnicodeDecodeError as e:
         raise _cut_short(path) if e.reason == 'unexpected end of data' else \
             InputError(f'{path}: not UTF-8 at byte {e.start}; save it as UTF-8') from e
     except json.JSONDecodeError as e:
         raise _cut_short(path) if e.pos >= len(e.doc.rstrip()) or e.msg.startswith('Unterminated string') else \
             InputError(f'{path}: no JSON at line {e.lineno}, column {e.colno}: {e.msg}') from e
-    except ValueError as e:                             # a number of thousands of digits
-        raise InputError(f'{path}: {e}') from e
-    except RecursionError as e:
-        raise InputError(f'{path}: the JSON is nested too deeply to be what this file should hold') from e
+    except (ValueError, MemoryError) as e:              # ValueError: a number of thousands of digits, too deep
+        raise InputError(f'{path}: {e or "too large for the memory"}') from e
 
 
 def _cut_short(path):
@@ -128,7 +205,7 @@ def sample_digest(path):
     """SHA-256 over a file's size and 64 KiB each of its head, middle and tail: tells files apart without reading
     gigabytes."""
     digest = hashlib.sha256()
-    with open(path, 'rb') as f:
+    with open_regular(path) as f:
         size = os.fstat(f.fileno()).st_size
         digest.update(str(size).encode())
         for at in (0, size // 2, max(0, size - _SAMPLE)):
@@ -159,58 +236,125 @@ def write_npz(path, arrays, durable=True):
         np.savez(f, **arrays)
 
 
+def plausible(claimed, size):
+    """Whether a file of `size` bytes may be believed to hold `claimed` bytes of numbers."""
+    return claimed <= _SMALL + _RATIO * size
+
+
 def npy_header(f):
-    """The shape and dtype of the `.npy` that begins where the open file `f` stands.
+    """The shape and dtype of the `.npy` that begins where the open file `f` stands, and whether it is in Fortran order.
+
+    Read by a pattern and not, as by NumPy, as a Python expression: whatever else such an expression can be is none.
 
     Raises:
         One of ARCHIVE_ERRORS: It is none.
     """
-    version = np.lib.format.read_magic(f)
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, _, dtype = read(f)
-    if any(isinstance(n, bool) or n < 0 for n in shape):
+    magic = f.read(8)
+    if magic[:6] != b'\x93NUMPY' or magic[6:] not in (b'\1\0', b'\2\0', b'\3\0'):
+        raise ValueError('not a NumPy array')
+    width = 2 if magic[6] == 1 else 4
+    length = int.from_bytes(f.read(width), 'little')
+    header = f.read(min(length, _HEADER)).decode('latin-1')
+    if len(header) != length or not header.startswith('{') or not header.rstrip().endswith('}'):
+        raise ValueError('the header of an array is damaged')
+    inside = header.strip()[1:-1]
+    entries = dict(_ENTRY.findall(inside))
+    if _ENTRY.sub('', inside).strip(', \n') or entries.keys() != {'descr', 'fortran_order', 'shape'}:
+        raise ValueError('the header of an array is damaged')
+    shape, order, descr = entries['shape'], entries['fortran_order'], entries['descr']
+    if not shape.startswith('(') or order not in ('True', 'False') or not _DESCR.fullmatch(descr):
+        raise ValueError(f'an array of shape {shape} and type {descr}')
+    numbers = re.findall(r'\d+', shape)
+    if len(numbers) > 32 or any(len(number) > 18 for number in numbers):
         raise ValueError(f'an array of shape {shape}')
-    return shape, dtype
+    try:
+        return tuple(map(int, numbers)), np.dtype(descr[1:-1]), order == 'True'
+    except TypeError as e:
+        raise ValueError(f'an array of type {descr}') from e
 
 
-def npz_shapes(path):
+def npz_shapes(path, only=None):
     """What an `.npz` says it holds, read from its headers alone: `{name: (shape, dtype)}`.
 
-    Nothing is unpickled and no array is read, so that sizes can be checked before memory is taken.
+    Nothing is unpickled and no array is read, so that sizes can be checked before memory is taken. `only` names the one
+    array to look at; the others may be whatever they are.
 
     Raises:
-        InputError: No sound `.npz`, or an array in it would need unpickling.
+        InputError: No sound `.npz`, or an array in it would need unpickling, or claims more than the file can hold.
     """
-    shapes = {}
+    return {name: (shape, dtype) for name, (shape, dtype, _) in _npz(path, lambda f, header: header, only)}
+
+
+def read_npz(path, only=None):
+    """Reads arrays of an `.npz`: `{name: array}`. Pickles are refused; see `npz_shapes` to check sizes first.
+
+    Args:
+        path (str or os.PathLike): The file.
+        only (str or None): The one array to read; the others are not even looked at.
+
+    Raises:
+        InputError: As `npz_shapes`.
+    """
+    if only is None:
+        npz_shapes(path)                                # its refusals come before any array
+    return dict(_npz(path, _read_array, only))
+
+
+def _npz(path, read, only=None):
+    """Pairs of each array's name with what `read` gives for its open file and its header."""
+    found = []
     try:
-        with zipfile.ZipFile(path) as archive:
-            for member in archive.infolist():
-                with archive.open(member) as f:
-                    shape, dtype = npy_header(f)
-                name = member.filename.removesuffix('.npy')
-                if dtype.hasobject:
-                    raise InputError(f'{path}: {name} is pickled, and loading a pickle could run anything; refused')
-                shapes[name] = shape, dtype
+        with open_regular(path) as f, zipfile.ZipFile(f) as archive:
+            for name, member in _members(archive, os.fstat(f.fileno()).st_size).items():
+                if only is None or name == only:
+                    with archive.open(member) as array:
+                        header = npy_header(array)
+                        if header[1].hasobject:
+                            raise InputError(f'{path}: {name} is pickled, and loading a pickle could run anything; '
+                                             'refused')
+                        if array.tell() + _bytes(*header[:2]) != member.file_size:
+                            raise ValueError(f'{name} has not the bytes for its shape {header[0]}')
+                        found.append((name, read(array, header)))
     except OSError as e:
         raise unreadable(path, e) from e
     except InputError:
         raise
     except ARCHIVE_ERRORS as e:
         raise InputError(f'{path}: not a sound .npz file ({e})') from e
-    return shapes
+    return found
 
 
-def read_npz(path):
-    """Reads every array of an `.npz`: `{name: array}`. Pickles are refused; see `npz_shapes` to check sizes first.
+def _members(archive, size):
+    """The members of an archive by the names of their arrays, if they can be what they say."""
+    members = archive.infolist()
+    names = [member.filename.removesuffix('.npy') for member in members]
+    if len(members) > _MEMBERS or len(set(names)) < len(names):
+        raise ValueError('it holds the same name twice, or too many')
+    # Members that share their bytes, or expand to thousands of times of them, make a small file a large one.
+    if sum(member.compress_size for member in members) > size:
+        raise ValueError('its members do not fit into it')
+    claimed = sum(member.file_size for member in members)
+    if not plausible(claimed, size):
+        raise ValueError(f'claims {claimed:,} bytes in a file of {size:,}')
+    if any(member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for member in members):
+        raise ValueError('compressed in another way than NumPy does')
+    return dict(zip(names, members, strict=True))
 
-    Raises:
-        InputError: As `npz_shapes`.
-    """
-    npz_shapes(path)                                    # its refusals come first, and name the array
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    except OSError as e:
-        raise unreadable(path, e) from e
-    except ARCHIVE_ERRORS as e:
-        raise InputError(f'{path}: not a sound .npz file ({e})') from e
+
+def _bytes(shape, dtype):
+    return math.prod(shape) * dtype.itemsize
+
+
+def _read_array(f, header):
+    shape, dtype, fortran_order = header
+    data = np.empty(_bytes(shape, dtype), np.uint8)
+    at = 0
+    while at < len(data):
+        chunk = f.read(min(_CHUNK, len(data) - at))
+        if not chunk:
+            raise EOFError('an array is cut short')
+        data[at:at + len(chunk)] = np.frombuffer(chunk, np.uint8)
+        at += len(chunk)
+    if not data.size:
+        return np.empty(shape, dtype)
+    return data.view(dtype).reshape(shape, order='F' if fortran_order else 'C')

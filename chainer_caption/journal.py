@@ -10,7 +10,10 @@ import json
 import os
 
 from chainer_caption.errors import InputError
-from chainer_caption.files import naming, unwritable
+from chainer_caption.files import naming, parse_json, unwritable
+
+# Of a line, in bytes: a picture's captions take some thousand.
+_LONGEST = 2 ** 26
 
 
 class Journal:
@@ -48,7 +51,7 @@ class Journal:
 
     def _begin(self, before, settings):
         self._file.seek(0)
-        if not before and self._file.readline().endswith(b'\n'):
+        if not before and self._file.readline(_LONGEST).endswith(b'\n'):
             raise InputError(f'{self.path}: is something else than the journal of a run; move it out of the way')
         self._file.truncate(0)
         self.append(settings)
@@ -59,10 +62,10 @@ class Journal:
 
     def _lines(self):
         self._file.seek(0)
-        for line in self._file:
+        while line := self._file.readline(_LONGEST):
             try:
-                row = json.loads(line)
-            except ValueError:
+                row = parse_json(line)
+            except (ValueError, MemoryError):
                 return
             if not line.endswith(b'\n') or not isinstance(row, dict):
                 return

@@ -20,7 +20,7 @@ import numpy as np
 
 from chainer_caption.bundle import arrays_digest, from_arrays, to_arrays
 from chainer_caption.errors import InputError
-from chainer_caption.files import read_npz, remove_temporaries, write_npz
+from chainer_caption.files import parse_json, read_npz, remove_temporaries, write_npz
 from chainer_caption.parallel import Processes
 
 # Besides the ends of epochs, which may be an hour apart: what a crash can cost, while writing stays below one percent.
@@ -134,10 +134,37 @@ def restore(arrays, target, path):
         InputError: It is of something else.
     """
     try:
+        _check_state(arrays)
         from_arrays(arrays, target)
-    except (KeyError, ValueError, TypeError) as e:
+    except (KeyError, ValueError, TypeError, AttributeError, IndexError, Warning) as e:
         raise InputError(f'{path}: not a snapshot of this training ({type(e).__name__}: {e}); '
                          'use --overwrite to start afresh') from e
+
+
+def _check_state(arrays):
+    """Checks what nobody else does before it is used: that counters count, weights are finite, and the
+    log is the JSON that is made of it."""
+    for name, array in arrays.items():
+        kind, last = array.dtype.kind, name.rpartition('/')[2]
+        if kind in 'iu' and ((array < 0) | (array >= 2 ** 53)).any():
+            raise ValueError(f'{name} counts nothing')
+        if kind == 'f' and array.ndim and not np.isfinite(array).all():
+            raise ValueError(f'{name} holds values that are not finite')
+        if last == '_log' and not _is_log(parse_json(str(array).encode('utf-8', 'replace'))):
+            raise ValueError(f'{name} is no log')
+
+
+def _is_log(value):
+    return isinstance(value, list) and all(isinstance(entry, dict) and all(
+        _is_samples(of) if key == 'samples' else isinstance(of, int | float | None) for key, of in entry.items())
+        for entry in value)
+
+
+def _is_samples(value):
+    return isinstance(value, list) and all(
+        isinstance(sample, dict) and isinstance(sample.get('image_id'), int) and isinstance(sample.get('caption'), str)
+        and isinstance(sample.get('filename'), str) and isinstance(sample.get('log_prob'), int | float | None)
+        for sample in value)
 
 
 def _checksum(arrays):

@@ -69,7 +69,8 @@ class Vocabulary:
         """The opposite of `to_json`; `path` is named in the InputError for a value that cannot be one."""
         words, counts = (value.get(key) if isinstance(value, dict) else None for key in ('words', 'counts'))
         if not (isinstance(words, list) and all(isinstance(word, str) for word in words)
-                and isinstance(counts, list) and all(isinstance(count, int) and count >= 0 for count in counts)):
+                and isinstance(counts, list)
+                and all(isinstance(count, int) and 0 <= count < 2 ** 53 for count in counts)):
             raise InputError(f'{path}: not a vocabulary (lists "words" and "counts")')
         try:
             return cls(words, counts)

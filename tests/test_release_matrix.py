@@ -172,7 +172,8 @@ def test_cut_short(name, tmp_path):
     path = tmp_path / 'feats'
     FORMATS[name](path)
     content = path.read_bytes()
-    for length in [*range(0, len(content) - 1, max(1, len(content) // 40)), len(content) - 1]:
+    step = max(1, len(content) // (10 if 'mat' in name else 40))        # MATLAB's files take a process each
+    for length in [*range(0, len(content) - 1, step), len(content) - 1]:
         path.write_bytes(content[:length])
         refusal(path)
 

@@ -47,7 +47,7 @@ def _command(name):
 def run(name, argv=None, program=None):
     """Runs one command and returns its exit status."""
     from chainer_caption import parallel
-    from chainer_caption.errors import InputError
+    from chainer_caption.errors import InputError, printable
     program = program or os.path.basename(sys.argv[0])
     command = _command(name)
     parser = _Parser(prog=program, description=command.DESCRIPTION, epilog='examples:\n' + command.EXAMPLES,
@@ -70,7 +70,7 @@ def run(name, argv=None, program=None):
         return 128 + signal.SIGPIPE
     except OSError as e:
         where = f'{e.filename}: ' if e.filename else ''
-        line, status = f'{program}: {where}{e.strerror or e}', 2
+        line, status = printable(f'{program}: {where}{e.strerror or e}'), 2
     except KeyboardInterrupt:
         line, status = f'\n{program}: stopped', 128 + signal.SIGINT
     except Exception:

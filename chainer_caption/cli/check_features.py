@@ -1,6 +1,6 @@
 """check_features: which network and profile made a release's feature matrix?"""
 from chainer_caption.cli.common import add_device, device, open_release, say
-from chainer_caption.errors import InputError
+from chainer_caption.errors import InputError, printable
 from chainer_caption.features import NETWORKS
 
 DESCRIPTION = "Find out which network and preprocessing made a release's features, from a few of its pictures."
@@ -46,7 +46,7 @@ def run(args):
     for (network, profile), similarity in sorted(check.similarities.items(), key=lambda item: -item[1]):
         print(f'{network:<10}{profile:<14}{similarity:.5f}')
     if release.origin:
-        print('recorded: {network}, {profile}'.format(**release.origin))
+        print(printable('recorded: {network}, {profile}'.format(**release.origin)))
     if check.verdict is None:
         print(f'verdict: none of these made {release.features_path}, or these pictures cannot tell')
         return 1

@@ -1,7 +1,7 @@
 """What several commands share."""
 import sys
 
-from chainer_caption.errors import InputError
+from chainer_caption.errors import InputError, printable
 from chainer_caption.features import NETWORKS, PROFILES
 from chainer_caption.release import Release
 
@@ -44,4 +44,9 @@ def open_release(folder, dataset=None, features=None):
 
 
 def say(line):
-    print(line, file=sys.stderr, flush=True)
+    print(printable(line), file=sys.stderr, flush=True)
+
+
+def failure(filename, reason):
+    """The line on a picture that could not be read, for a terminal."""
+    return printable(f'{filename}: {reason}').encode(errors='backslashreplace').decode()

@@ -3,7 +3,7 @@ import sys
 
 from tqdm import tqdm
 
-from chainer_caption.cli.common import add_device, device, say
+from chainer_caption.cli.common import add_device, device, failure, say
 from chainer_caption.errors import InputError
 from chainer_caption.features import NETWORKS, PROFILES
 from chainer_caption.features.pictures import MAX_PIXELS
@@ -58,7 +58,7 @@ def run(args):
             bar.update(done - bar.n)
 
         def report(filename, reason):
-            tqdm.write(f'{filename}: {reason}'.encode(errors='backslashreplace').decode(), file=sys.stderr)
+            tqdm.write(failure(filename, reason), file=sys.stderr)
 
         failed = extract_features(args.folder, args.output, extractor, args.captions, args.dtype, splitting,
                                   progress, report, say)

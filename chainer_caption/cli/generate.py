@@ -4,7 +4,7 @@ import sys
 
 from tqdm import tqdm
 
-from chainer_caption.cli.common import add_device, add_origin, device, open_release, say
+from chainer_caption.cli.common import add_device, add_origin, device, failure, open_release, say
 from chainer_caption.errors import InputError
 from chainer_caption.files import naming, unreadable
 
@@ -141,7 +141,7 @@ def _progress(args, total, done=0):
 
 def _tell_failure(result):
     if result.error is not None:
-        tqdm.write(f'{result.filename}: {result.error}'.encode(errors='backslashreplace').decode(), file=sys.stderr)
+        tqdm.write(failure(result.filename, result.error), file=sys.stderr)
     return result.error is not None
 
 

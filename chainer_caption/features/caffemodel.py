@@ -6,12 +6,13 @@ number, a wire type and a value. So this walks down to where each layer's number
 fetches them from there. The field numbers are those of Caffe's `caffe.proto`.
 """
 import dataclasses
+import itertools
 import mmap
 
 import numpy as np
 
 from chainer_caption.errors import InputError
-from chainer_caption.files import unreadable
+from chainer_caption.files import open_regular, unreadable
 
 _VARINT, _BITS64, _BYTES, _BITS32 = 0, 1, 2, 5
 
@@ -23,6 +24,14 @@ _LAYER_LISTS = {2: (4, 6), 100: (1, 7)}
 _BLOB_DATA = {5: '<f4', 8: '<f8'}
 _BLOB_SHAPE = 7                                         # BlobShape, whose field 1 is the packed dimensions
 _BLOB_OLD_SHAPE = (1, 2, 3, 4)                          # num, channels, height, width
+
+
+# No network has more fields than this in all its layers, dimensions in an array, or bytes in a layer's name.
+_FIELDS, _DIMENSIONS, _NAME = 1_000_000, 32, 1000
+
+
+class _Data(mmap.mmap):
+    fields = 0                                          # how many of them have been read
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +70,7 @@ def read_caffemodel(path):
     """
     layers = {}
     try:
-        with open(path, 'rb') as f, mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        with open_regular(path) as f, _Data(f.fileno(), 0, access=mmap.ACCESS_READ) as data:
             for number, value in _fields(data, slice(0, len(data))):
                 if number in _LAYER_LISTS and isinstance(value, slice):
                     name, blobs = _layer(path, data, value, *_LAYER_LISTS[number])
@@ -80,7 +89,7 @@ def _layer(path, data, where, name_field, blob_field):
     name, blobs = '', []
     for number, value in _fields(data, where):
         if number == name_field:
-            name = data[value].decode('utf-8')
+            name = data[value.start:min(value.stop, value.start + _NAME)].decode('utf-8')
         elif number == blob_field:
             blobs.append(_blob(path, data, value))
     return name, blobs
@@ -94,7 +103,8 @@ def _blob(path, data, where):
                 raise ValueError('an array that is not in one piece')
             numbers = _BLOB_DATA[number], value
         elif number == _BLOB_SHAPE:
-            shape = tuple(d for n, dims in _fields(data, value) if n == 1 for d in _dimensions(data, dims))
+            dimensions = (d for n, dims in _fields(data, value) if n == 1 for d in _dimensions(data, dims))
+            shape = tuple(itertools.islice(dimensions, _DIMENSIONS))
         elif number in _BLOB_OLD_SHAPE:
             old_shape[number] = value
     dtype, value = numbers or ('<f4', slice(0, 0))
@@ -120,6 +130,9 @@ def _fields(data, where):
     # wanted here has.
     at, end = where.start, where.stop
     while at < end:
+        data.fields += 1
+        if data.fields > _FIELDS:
+            raise ValueError('too many fields')
         key, at = _varint(data, at)
         number, wire_type = key >> 3, key & 7
         if wire_type == _VARINT:
@@ -140,10 +153,11 @@ def _fields(data, where):
 
 def _varint(data, at):
     value = shift = 0
-    while True:
+    while shift < 70:                                   # ten bytes hold 64 bits
         byte = data[at]
         at += 1
         value |= (byte & 127) << shift
         if byte < 128:
             return value, at
         shift += 7
+    raise ValueError(f'a number without end at byte {at}')

@@ -2,14 +2,18 @@
 import csv
 import dataclasses
 import functools
+import io
 import os
 import sys
 import unicodedata
 
 from chainer_caption.errors import InputError
-from chainer_caption.files import read_json, unreadable
+from chainer_caption.files import open_regular, read_json, unreadable
 
 SPLITS = ('train', 'restval', 'val', 'test')
+
+# Bytes of a file, and letters of a caption, at most: putting accents in order takes the square of their number.
+_LARGEST, _LETTERS = 2 ** 30, 10_000
 
 
 @dataclasses.dataclass
@@ -47,7 +51,7 @@ def read_caption_file(path):
 def _read_csv(path):
     found = {}
     try:
-        with open(path, encoding='utf-8-sig', newline='') as f:
+        with io.TextIOWrapper(open_regular(path), 'utf-8-sig', newline='') as f:
             rows = csv.DictReader(f, strict=True)
             for name in ('filename', 'caption'):
                 if name not in (rows.fieldnames or ()):
@@ -66,7 +70,7 @@ def _read_csv(path):
                 if described.split != row.get('split'):
                     raise InputError(f'{where}: {row["filename"]} is of the split {described.split} and of '
                                      f'{row["split"]}')
-                described.captions.append(row['caption'])
+                described.captions.append(_checked(row['caption'], where))
     except OSError as e:
         raise unreadable(path, e) from e
     except UnicodeDecodeError as e:
@@ -79,14 +83,14 @@ def _read_csv(path):
 
 
 def _read_coco(path):
-    data = read_json(path)
+    data = read_json(path, _LARGEST)
     pictures, found = {}, {}
     for image in _records(path, data, 'images', id=int, file_name=str):
         found[image['file_name']] = pictures[image['id']] = Described(coco_id=image['id'])
     for i, annotation in enumerate(_records(path, data, 'annotations', image_id=int, caption=str)):
         if annotation['image_id'] not in pictures:
             raise InputError(f'{path}: annotations[{i}] is of the image {annotation["image_id"]}, which is not there')
-        pictures[annotation['image_id']].captions.append(annotation['caption'])
+        pictures[annotation['image_id']].captions.append(_checked(annotation['caption'], f'{path}: annotations[{i}]'))
     return found
 
 
@@ -99,6 +103,12 @@ def _records(path, data, key, **kinds):
             if not isinstance(record, dict) or not isinstance(record.get(name), kind):
                 raise InputError(f'{path}: {key}[{i}] has no {"number" if kind is int else "string"} "{name}"')
         yield record
+
+
+def _checked(caption, where):
+    if len(caption) > _LETTERS:
+        raise InputError(f'{where}: a caption of {len(caption):,} letters; at most {_LETTERS:,} are taken')
+    return caption
 
 
 def tokenize(caption):

@@ -1,13 +1,19 @@
 """Finds pictures on the disk and reads any of them as 8-bit RGB; what cannot be read is one `PictureError`."""
 import collections
 import contextlib
+import itertools
+import mmap
 import os
+import re
 import stat
+import struct
 import threading
 import warnings
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
+
+from chainer_caption.errors import printable
 
 # What is tried on a file, whatever its name says. Pillow knows more formats, but some of them start other programs.
 _FORMATS = ('JPEG', 'PNG', 'GIF', 'WEBP', 'BMP', 'TIFF', 'PPM', 'JPEG2000', 'AVIF')
@@ -27,6 +33,17 @@ _MAX_SIDE = 65_535
 # bytes meanwhile.
 _LARGE = 16_000_000
 
+# A larger file is no picture; some decoders would read it as a whole.
+_MAX_BYTES = 2 ** 30
+
+# A progressive JPEG says what to refine in scans, ten as a rule; in a few bytes each they can go over the whole picture
+# for hours. Pixels times scans.
+_MAX_SCANNED, _MAX_SCANS = 5_000_000_000, 10_000
+
+# Tiles times channels of a JPEG 2000 picture, for each of which its decoder takes some kilobytes beforehand. Tiles of
+# 256 x 256 are usual.
+_MAX_TILES = 100_000
+
 _BAND = 256                     # rows that are copied at a time
 
 
@@ -38,7 +55,7 @@ class PictureError(ValueError):
     """
 
     def __init__(self, path, reason):
-        super().__init__(reason)
+        super().__init__(printable(reason))
         self.path = path
 
 
@@ -141,6 +158,7 @@ def read_picture(path, honour_exif=True, max_pixels=MAX_PIXELS):
                 raise ValueError(f'{width} x {height} pixels are more than the limit of {max_pixels:,}')
             if max(width, height) > _MAX_SIDE:
                 raise ValueError(f'{width} x {height} pixels: a side of more than {_MAX_SIDE:,}')
+            _check_parts(image, f)
             with _large if width * height > _LARGE else contextlib.nullcontext():
                 image.load()
                 return _as_rgb(_turned(image) if honour_exif else image)
@@ -161,12 +179,42 @@ def _open_regular(path):
         raise ValueError('a folder that cannot be listed' if stat.S_ISDIR(status.st_mode) else 'not a regular file')
     if not status.st_size:
         raise ValueError('the file is empty')
+    if status.st_size > _MAX_BYTES:
+        raise ValueError(f'a file of {status.st_size:,} bytes is no picture')
     return open(path, 'rb')
 
 
 def _open_picture(f):
     Image.init()
     return Image.open(f, formats=[name for name in _FORMATS if name in Image.OPEN])
+
+
+def _check_parts(image, f):
+    # Wherever in the file their marks stand: that may be more than decoders find, but not many more.
+    if image.format in ('JPEG', 'MPO', 'JPEG2000'):
+        with mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            if image.format == 'JPEG2000':
+                most, what = _MAX_TILES, 'tiles'
+                parts = sum(map(_tiles, itertools.islice(_SIZE.finditer(data), most + 1)))
+            else:
+                most, what = min(_MAX_SCANS, _MAX_SCANNED // (image.width * image.height)), 'scans'
+                parts = sum(1 for _ in itertools.islice(_SCAN.finditer(data), most + 1))
+        if parts > most:
+            raise ValueError(f'more than {most:,} {what} in a picture of {image.width} x {image.height} pixels')
+
+
+_SCAN = re.compile(b'\xff\xda')
+
+# The marker of a codestream's size, with what follows up to the number of components (ISO/IEC 15444-1, A.5.1).
+_SIZE = re.compile(b'\xff\x51(?=(.{38}))', re.DOTALL)
+
+
+def _tiles(match):
+    length, right, bottom, width, height, left, top, channels = struct.unpack('>H2x2I8x4IH', match[1])
+    if length != 38 + 3 * channels:
+        return 1                                        # it only looks like one
+    columns, rows = -(-max(1, right - left) // max(1, width)), -(-max(1, bottom - top) // max(1, height))
+    return columns * rows * max(1, channels)
 
 
 def _turned(image):

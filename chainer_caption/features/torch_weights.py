@@ -4,7 +4,7 @@ import re
 import safetensors
 
 from chainer_caption.errors import InputError
-from chainer_caption.files import unreadable
+from chainer_caption.files import open_regular, unreadable
 
 # The fully connected layers: torchvision's names, and timm's, which has them as convolutions.
 _FULLY_CONNECTED = {'classifier.0': 'fc6', 'classifier.3': 'fc7', 'pre_logits.fc1': 'fc6', 'pre_logits.fc2': 'fc7'}
@@ -31,13 +31,14 @@ class TorchWeights:
 
     def __init__(self, path, convolutions):
         try:
+            open_regular(path).close()
             self._file = safetensors.safe_open(path, framework='numpy')
         except OSError as e:
             raise unreadable(path, e) from e
         except safetensors.SafetensorError as e:
             raise InputError(f'{path}: not a sound .safetensors file ({e})') from e
         keys = set(self._file.keys())
-        numbers = sorted(int(key.split('.')[1]) for key in keys if re.fullmatch(r'features\.\d+\.weight', key))
+        numbers = sorted(int(key.split('.')[1]) for key in keys if re.fullmatch(r'features\.[0-9]{1,4}\.weight', key))
         layers = {f'features.{n}': name for n, name in zip(numbers, convolutions, strict=False)}
         self._keys = {}
         for theirs, ours in {**layers, **_FULLY_CONNECTED}.items():

@@ -7,7 +7,7 @@ import numpy as np
 from chainer_caption.errors import InputError
 from chainer_caption.features.caffemodel import read_caffemodel
 from chainer_caption.features.torch_weights import TorchWeights
-from chainer_caption.files import npz_shapes
+from chainer_caption.files import npz_shapes, read_npz
 
 
 def find_weights(network, path=None):
@@ -103,8 +103,7 @@ class _NpzWeights:
                 raise InputError(f'{path}: {name} is of type {dtype}, which are no weights')
 
     def read(self, name):
-        with np.load(self._path, allow_pickle=False) as archive:
-            return archive[name]
+        return read_npz(self._path, name)[name]
 
 
 class _CaffeWeights:

@@ -31,6 +31,14 @@ class Adam(chainer.optimizers.Adam):
     def create_update_rule(self):
         return _AdamRule(self.hyperparam)
 
+    def serialize(self, serializer):
+        super().serialize(serializer)
+        # The compiled update takes the arrays for what they should be.
+        for name, param in self.target.namedparams():
+            for key, state in (param.update_rule.state or {}).items():
+                if getattr(state, 'shape', None) != param.shape or state.dtype != param.dtype:
+                    raise ValueError(f'the state {key} of {name} does not fit')
+
 
 @compiled
 def _update(param, grad, m, v, one_minus_beta1, one_minus_beta2, alpha_t, eps, eta, decay, start, stop):

@@ -15,6 +15,9 @@ from chainer_caption.release.cache import entry_folder, prepare_entry
 
 SPLITS = ('train', 'restval', 'val', 'test')
 
+# Bytes of a dataset.json at most; MS COCO's has a seventh of it.
+_LARGEST = 2 ** 30
+
 
 @dataclasses.dataclass
 class Captions:
@@ -65,7 +68,7 @@ def read_captions(path):
     if entry.exists():
         try:
             return _from_arrays(read_npz(entry))
-        except (InputError, KeyError, ValueError):
+        except (InputError, KeyError, ValueError, TypeError):
             pass                                        # a damaged entry is as good as none
     with _collector_off():
         captions = _parse(path)
@@ -89,7 +92,7 @@ def _collector_off():
 
 def _parse(path):
     path = pathlib.Path(path)
-    data = read_json(path)
+    data = read_json(path, _LARGEST, deep=True)
     images = data.get('images') if isinstance(data, dict) else None
     if not isinstance(images, list):
         raise InputError(f'{path}: no list "images"; a release\'s dataset.json has one')
@@ -114,7 +117,8 @@ def _parse(path):
                 sound = False
             if not sound:
                 token = next(token for token in spoken if not isinstance(token, str))
-                raise InputError(f'{where}: the token {token!r} is no string')
+                said = '' if isinstance(token, (list, dict)) else f' {token!r}'
+                raise InputError(f'{where}: the token{said} is no string')
             lengths.append(len(spoken))
         sentences.append(len(lengths))
     image_ids = np.array(image_ids, np.int64)
@@ -167,6 +171,8 @@ def _from_strings(strings):
 
 def _to_strings(text, bounds):
     text, bounds = text.tobytes(), bounds.tolist()
+    if bounds[0] != 0 or bounds[-1] != len(text):
+        raise ValueError('strings are damaged')
     return [text[a:b].decode('utf-8', 'surrogatepass') for a, b in itertools.pairwise(bounds)]
 
 
@@ -184,4 +190,17 @@ def _to_arrays(captions):
 
 def _from_arrays(arrays):
     strings = {name: _to_strings(arrays[name], arrays[name + '_bounds']) for name in _STRINGS}
-    return Captions(digest=str(arrays['digest']), **strings, **{name: arrays[name] for name in _ARRAYS})
+    captions = Captions(digest=str(arrays['digest']), **strings, **{name: arrays[name] for name in _ARRAYS})
+    pictures, sentences = len(captions.filenames), len(captions.bounds) - 1
+    for name, length, least, limit in (
+            ('image_ids', pictures, 0, 2 ** 62), ('coco_ids', pictures, -1, 2 ** 62),
+            ('splits', pictures, 0, len(SPLITS)), ('tokens', len(captions.tokens), 0, len(captions.words)),
+            ('sentences', pictures + 1, 0, sentences + 1), ('bounds', sentences + 1, 0, len(captions.tokens) + 1)):
+        array = arrays[name]
+        if array.shape != (length,) or array.dtype.kind != 'i' or \
+                (length and not least <= array.min() <= array.max() < limit):
+            raise ValueError(f'{name} are damaged')
+    for bounds, end in ((captions.sentences, sentences), (captions.bounds, len(captions.tokens))):
+        if bounds[0] != 0 or bounds[-1] != end or (np.diff(bounds) < 0).any():
+            raise ValueError('bounds are damaged')
+    return captions

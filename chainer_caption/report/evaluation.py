@@ -5,7 +5,6 @@ page needs nothing but itself and runs no script; its style is the gallery's (`g
 (`evaluation.css`).
 """
 import base64
-import json
 import os
 import string
 
@@ -13,6 +12,7 @@ import numpy as np
 
 from chainer_caption.report.gallery import thumbnail
 from chainer_caption.report.page import csp_hash, escape, resource
+from chainer_caption.report.rows import json_line
 from chainer_caption.report.tables import table
 
 # The figures in the order in which they are shown: what they are called, how they are written, what is better.
@@ -55,10 +55,9 @@ def write_picture_scores(f, evaluations, filenames, image_ids):
     """
     for evaluation in evaluations:
         for i, candidate in enumerate(evaluation.candidates):
-            json.dump({'name': evaluation.name, **evaluation.settings, 'filename': filenames[i],
-                       'image_id': int(image_ids[i]), 'caption': ' '.join(candidate.tokens),
-                       **{name: float(own[i]) for name, own in evaluation.each.items()}}, f, ensure_ascii=False)
-            f.write('\n')
+            f.write(json_line({'name': evaluation.name, **evaluation.settings, 'filename': filenames[i],
+                               'image_id': int(image_ids[i]), 'caption': ' '.join(candidate.tokens),
+                               **{name: float(own[i]) for name, own in evaluation.each.items()}}))
 
 
 def write_evaluation_page(f, evaluations, filenames, references, title, facts, pictures=None):
@@ -134,7 +133,11 @@ def _card(evaluation, i, filename, references, pictures):
 
 
 def _picture(filename, folder):
-    made = thumbnail(os.path.join(folder, filename), _THUMBNAIL) if folder is not None else None
+    # A name from a dataset.json may lead anywhere; what is shown is of the folder alone.
+    path = os.path.abspath(os.path.join(folder or '', filename))
+    if folder is None or not path.startswith(os.path.join(os.path.abspath(folder), '')):
+        return ''
+    made = thumbnail(path, _THUMBNAIL)
     if made is None:
         return ''
     size, data = made

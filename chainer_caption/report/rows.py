@@ -9,9 +9,13 @@ from chainer_caption import files
 
 # What would break a line or its encoding: control characters (a terminal obeys some of them), Unicode's own line ends,
 # and the lone surrogates by which Python carries the bytes of a file name that is not UTF-8.
-_SURROGATES = re.compile('[\ud800-\udfff]')
+_NOT_IN_CELLS = re.compile('[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]')
 _UNPRINTABLE = re.compile('[\0-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\\\\]')
 _NOT_IN_JSON_LINES = re.compile('[\x7f-\x9f\u2028\u2029\ud800-\udfff]')
+
+
+# How a formula begins, also in East Asian width.
+_FORMULA = ('=', '+', '-', '@', '\t', '\r', '\n', '\uff1d', '\uff0b', '\uff0d', '\uff20')
 
 
 def one_line(text):
@@ -31,6 +35,12 @@ def row_of(result):
                  'log_prob_per_token': _finite(caption.log_prob_per_token), 'finished': bool(caption.finished)}
                 for caption in result.captions]
     return {'filename': result.filename, **image_id, 'captions': captions}
+
+
+def json_line(value):
+    """A JSON value as a line of its own, whoever reads it; a float that is not finite is a ValueError."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    return _NOT_IN_JSON_LINES.sub(lambda match: f'\\u{ord(match[0]):04x}', text) + '\n'
 
 
 class Writer:
@@ -91,15 +101,15 @@ class JsonLinesWriter(Writer):
     as lone surrogates (escaped): `os.fsencode(json.loads(line)['filename'])` is the name."""
 
     def write(self, result):
-        text = json.dumps(row_of(result), ensure_ascii=False, allow_nan=False)
-        self._put(_NOT_IN_JSON_LINES.sub(lambda match: f'\\u{ord(match[0]):04x}', text) + '\n')
+        self._put(json_line(row_of(result)))
 
 
 class CsvWriter(Writer):
     """One caption a row under the columns of `COLUMNS`; a picture without captions has one row, with its `error`.
 
     Rows are those of RFC 4180. A name, caption or reason that a spreadsheet would run as a formula is preceded by an
-    apostrophe, which makes it text (OWASP, "CSV Injection"); what UTF-8 cannot hold is escaped as by `one_line`.
+    apostrophe, which makes it text (OWASP, "CSV Injection"); what UTF-8 cannot hold, and what a terminal would obey, is
+    escaped as by `one_line`.
 
     Args:
         target: See `Writer`.
@@ -131,8 +141,8 @@ class CsvWriter(Writer):
 
 
 def _cell(text):
-    text = _SURROGATES.sub(_backslash_escape, text)
-    return "'" + text if text.startswith(('=', '+', '-', '@', '\t', '\r', '\n')) else text
+    text = _NOT_IN_CELLS.sub(_backslash_escape, text)
+    return "'" + text if text.startswith(_FORMULA) else text
 
 
 def _backslash_escape(match):

@@ -1,4 +1,5 @@
 """Tables of text for a terminal."""
+from chainer_caption.errors import printable
 
 
 def table(rows, header=None):
@@ -11,7 +12,7 @@ def table(rows, header=None):
     Returns:
         str: Lines, each with its end.
     """
-    lines = ([header] if header else []) + rows
+    lines = [[printable(cell) for cell in line] for line in ([header] if header else []) + rows]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return ''.join('  '.join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]).rstrip() + '\n'
                    for line in lines)

@@ -1,0 +1,85 @@
+"""MATLAB's files, read by a process of their own (`matlab_child.py`), which hostile bytes may crash."""
+import contextlib
+import json
+import os
+import pathlib
+import signal
+import struct
+import subprocess
+import sys
+
+import numpy as np
+
+from chainer_caption.errors import InputError
+
+_CHILD = pathlib.Path(__file__).with_name('matlab_child.py')
+
+# The longest frame that is believed; a row of a matrix may be longer than the child's blocks.
+_FRAME = 2 ** 30
+
+
+@contextlib.contextmanager
+def open_matlab(path, key):
+    """Opens a matrix in a MATLAB file, of any version.
+
+    Args:
+        path (str or os.PathLike): The file.
+        key (str): The matrix's name.
+
+    Yields:
+        tuple: The shape (rows, columns), as MATLAB's D x N is N x D; the dtype, or what it is in place of a matrix of
+        numbers, a str; and a function that gives an iterator over blocks of rows, from the first each time.
+
+    Raises:
+        InputError: The file is damaged, or does not hold that.
+    """
+    # HDF5 would load filters of the user's from there, whatever the file asks for.
+    environment = {**os.environ, 'OPENBLAS_NUM_THREADS': '1', 'OMP_NUM_THREADS': '1', 'HDF5_PLUGIN_PRELOAD': '::'}
+    child = start([os.path.abspath(path), key], environment)
+    unread = [child]
+
+    def blocks():
+        if unread:
+            yield from _rows(unread.pop(), path, shape, dtype)
+            return
+        with open_matlab(path, key) as (_, _, again):   # a child goes through its file once
+            yield from again()
+
+    try:
+        described = json.loads(_frame(child, path))
+        shape, dtype = tuple(described['shape']), described.get('kind') or np.dtype(described['dtype'])
+        yield shape, dtype, blocks
+    finally:
+        child.kill()
+        child.wait()
+        child.stdin.close()
+        child.stdout.close()
+
+
+def start(arguments, environment):
+    return subprocess.Popen([sys.executable, os.fspath(_CHILD), *arguments], env=environment, stdin=subprocess.PIPE,
+                            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+
+
+def _rows(child, path, shape, dtype):
+    with contextlib.suppress(BrokenPipeError):          # why it has gone is found out by who reads from it
+        child.stdin.write(b'\n')
+        child.stdin.flush()
+    at = 0
+    while at < shape[0]:
+        block = np.frombuffer(_frame(child, path), dtype).reshape(-1, shape[1])
+        yield block
+        at += len(block)
+
+
+def _frame(child, path):
+    head = child.stdout.read(8)
+    length = struct.unpack('<q', head)[0] if len(head) == 8 else 0
+    data = child.stdout.read(min(abs(length), _FRAME))
+    if length < 0:
+        raise InputError(f'{path}: {data.decode("utf-8", "replace")}')
+    if not length or len(data) < length:
+        status = child.wait()
+        reason = 'takes too long to read' if -status == signal.SIGXCPU else f'makes its reader fail ({status})'
+        raise InputError(f'{path}: not a sound MATLAB file: {reason}')
+    return data

@@ -1,0 +1,124 @@
+"""Reads a matrix of a MATLAB file, as a program of its own that `matlab.py` starts: python matlab_child.py PATH KEY.
+
+SciPy's and HDF5's readers are C code that believes what a file says of itself: damaged bytes can crash them, and a few
+claims in a header make them take any amount of time and memory. Here that is this process's own affair, and it has
+limits. It imports nothing of the package, whose start takes longer than its work.
+
+It writes frames: a length as eight bytes, then so many bytes; a negative length is that of an error's text. The first
+frame is JSON, `{"shape", "dtype"}` or `{"shape", "kind"}` of what is no matrix of numbers; the others, once a byte has
+come in on standard input, are rows of the matrix as they lie in memory.
+"""
+import json
+import os
+import resource
+import struct
+import sys
+
+# What reading may take beyond the matrix itself, in bytes and in seconds of the processor, and how many bytes of a
+# matrix it must read a second.
+_MEMORY, _SECONDS, _BYTES_A_SECOND = 2 ** 30, 60, 2 ** 23
+
+_BLOCK = 2 ** 24                # bytes that are read at a time
+
+
+def main(path, key, stdin, stdout):
+    def send(data, sign=1):
+        view = memoryview(data).cast('B')
+        stdout.write(struct.pack('<q', sign * len(view)))
+        stdout.write(view)
+        stdout.flush()
+
+    try:
+        with open(path, 'rb') as f:
+            head = f.read(1024)
+        # A 7.3 file begins with 512 bytes of MATLAB's own before HDF5's signature.
+        open_matrix = _hdf5 if b'\x89HDF\r\n\x1a\n' in (head[:8], head[512:520]) else _mat
+        described, read = open_matrix(path, key)
+        send(json.dumps(described).encode())
+        if stdin.read(1):
+            for block in read():
+                send(block)
+    except MemoryError:
+        send(b'it takes more memory than its size can justify', -1)
+    except Exception as e:
+        # The readers raise what the damage happens to make them raise: ValueError, TypeError, zlib.error, OSError ...
+        reason = str(e) if isinstance(e, _Refusal) else \
+            f'not a sound MATLAB file, or one cut short ({type(e).__name__}: {e})'
+        send(reason[:1000].encode('utf-8', 'replace'), -1)
+
+
+class _Refusal(Exception):
+    pass
+
+
+def _mat(path, key):
+    import numpy as np
+    import scipy.io
+    # A name may stand there twice; SciPy reads the first.
+    found = scipy.io.whosmat(path)
+    shape, kind = next(((shape, kind) for name, shape, kind in found if name == key), (None, None))
+    if kind is None:
+        raise _Refusal(f'holds no variable "{key}" (found: {", ".join(name for name, *_ in found[:10]) or "none"})')
+    if kind not in ('single', 'double') or len(shape) != 2:
+        return {'shape': shape, 'kind': kind}, None
+    dtype = np.dtype('f4' if kind == 'single' else 'f8')
+
+    def read():
+        claimed = dtype.itemsize * shape[0] * shape[1]
+        limit(3 * claimed, claimed)                     # as bytes, as an array, and as one of another type
+        feats = scipy.io.loadmat(path, variable_names=[key])[key]
+        if not isinstance(feats, np.ndarray) or feats.dtype.kind != 'f' or feats.shape != tuple(shape):
+            raise _Refusal(f'"{key}" is no full matrix of real numbers')
+        # Column-major D x N is row-major N x D: nothing moves.
+        feats = feats.T
+        for start, stop in _blocks(feats.shape, feats.itemsize):
+            yield np.ascontiguousarray(feats[start:stop], dtype)
+    return {'shape': shape[::-1], 'dtype': dtype.str}, read
+
+
+def _hdf5(path, key):
+    import h5py
+    import numpy as np
+    f = h5py.File(path)
+    # A link, and an array's storage, may be in another file: any that the user can read.
+    feats = f[key] if isinstance(f.get(key, getlink=True), h5py.HardLink) else None
+    if not isinstance(feats, h5py.Dataset) or feats.external or feats.is_virtual:
+        raise _Refusal(f'holds no array "{key}" (found: {", ".join(list(f)[:10]) or "none"})')
+    # An array that HDF5 calls empty has no shape at all.
+    shape = feats.shape or ()
+    if feats.dtype.kind not in 'fiu' or len(shape) != 2:
+        return {'shape': shape, 'kind': str(feats.dtype)}, None
+
+    def read():
+        limit(0, feats.dtype.itemsize * shape[0] * shape[1])
+        for start, stop in _blocks(shape, feats.dtype.itemsize):
+            try:
+                yield np.ascontiguousarray(feats[start:stop])
+            except (OSError, RuntimeError, ValueError) as e:
+                raise _Refusal(f'damaged at picture {start} or soon after ({e})') from e
+    # HDF5 lists MATLAB's dimensions in reverse: D x N is read as N x D.
+    return {'shape': shape, 'dtype': feats.dtype.str}, read
+
+
+def _blocks(shape, itemsize):
+    rows = max(1, _BLOCK // max(1, itemsize * shape[1]))
+    return ((start, start + rows) for start in range(0, shape[0], rows))
+
+
+def limit(memory, data):
+    """Limits what this process may take from now on, beyond `memory` bytes and for reading `data` bytes."""
+    with open('/proc/self/statm', encoding='ascii') as f:
+        taken = int(f.read().split()[0]) * resource.getpagesize()
+    used = sum(resource.getrusage(resource.RUSAGE_SELF)[:2])
+    for kind, wanted in ((resource.RLIMIT_AS, taken + _MEMORY + memory),
+                         (resource.RLIMIT_CPU, int(used + _SECONDS + data / _BYTES_A_SECOND))):
+        hard = resource.getrlimit(kind)[1]
+        resource.setrlimit(kind, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
+
+
+if __name__ == '__main__':
+    # This folder is not one to import from: its modules have names that others might mean.
+    sys.path[:] = [folder for folder in sys.path if folder != os.path.dirname(os.path.abspath(__file__))]
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    limit(0, 0)
+    main(*sys.argv[1:], sys.stdin.buffer, sys.stdout.buffer)

@@ -1,0 +1,219 @@
+"""Fuzzes everything that reads files of strangers: whatever the bytes, reading ends in success or in our own error.
+
+    python tests/fuzz.py --inputs 100000 [--reader NAME ...] [--seed S] [--keep FOLDER]
+
+Inputs follow from the seed, the reader and their number alone. They are read in a process of their own, a worker, which
+says what it is about to read. So a crash is noticed and counted like another exception, a hang (more than 20 seconds
+of the processor) like a crash; memory is limited, and counted as a finding where it runs away. The exit status is 0 if
+nothing was found.
+"""
+import argparse
+import collections
+import contextlib
+import io
+import json
+import os
+import pathlib
+import random
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+
+import fuzz_inputs as inputs
+
+import chainer_caption.compat  # noqa: F401 (before anything imports Chainer)
+from chainer_caption import InputError
+from chainer_caption.features import PictureError
+from chainer_caption.release import matlab, matlab_child
+
+SECONDS = 20                    # of the processor, for an input
+MEMORY = 300 * 2 ** 20          # more than an input may add to what the process has ever taken, in bytes
+ADDRESSES = 3 * 2 ** 30         # beyond what the worker has when it begins
+
+
+def make(name, reader, seed, number):
+    """Input `number` of a reader."""
+    rng = random.Random(f'{seed} {name} {number}')
+    if reader.make is not None and rng.random() < 0.6:
+        return reader.make(rng, reader.seeds)
+    return inputs.mutate(rng, reader.seeds)
+
+
+crashes = collections.Counter()     # of children that read MATLAB's files
+
+
+class ForkedChild:
+    """What `matlab.start` starts, but forked, which takes a hundredth of the time. Its crashes are no findings: the
+    process is there to be crashed."""
+
+    def __init__(self, arguments, environment):
+        theirs, ours = os.pipe()
+        result, out = os.pipe()
+        self._status = None
+        self.pid = os.fork()
+        if not self.pid:
+            with contextlib.suppress(BaseException):
+                os.close(ours)
+                os.close(result)
+                resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+                signal.setitimer(signal.ITIMER_PROF, 0)
+                matlab_child.limit(0, 0)
+                with open(theirs, 'rb') as stdin, open(out, 'wb') as stdout:
+                    matlab_child.main(*arguments, stdin, stdout)
+            os._exit(0)
+        os.close(theirs)
+        os.close(out)
+        self.stdin, self.stdout = open(ours, 'wb'), open(result, 'rb')  # noqa: SIM115 (closed by who started it)
+
+    def kill(self):
+        if self._status is None:
+            os.kill(self.pid, signal.SIGKILL)
+
+    def wait(self):
+        if self._status is None:
+            status = os.waitpid(self.pid, 0)[1]
+            self._status = os.waitstatus_to_exitcode(status)
+            if self._status not in (0, -signal.SIGKILL):
+                crashes[signal.Signals(-self._status).name] += 1
+        return self._status
+
+
+def work(seed, keep):
+    """The worker: reads orders, `[reader, first, last]`, and says what it does, all as lines of JSON."""
+    from fuzz_readers import readers
+    orders, answers = sys.stdin, os.fdopen(os.dup(1), 'w')
+    sys.stdout = io.StringIO()                          # what is trained prints a table
+    matlab.start = ForkedChild
+    with tempfile.TemporaryDirectory(dir='/dev/shm' if os.path.isdir('/dev/shm') else None) as folder:
+        known = readers(folder)
+        addresses = int(pathlib.Path('/proc/self/statm').read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (addresses + ADDRESSES, resource.RLIM_INFINITY))
+
+        def say(*answer):
+            answers.write(json.dumps(answer) + '\n')
+            answers.flush()
+
+        say('shares', {name: reader.share for name, reader in known.items()})
+        for order in orders:
+            name, first, last = json.loads(order)
+            for number in range(first, last):
+                say('reads', number)
+                say('did', *_try(pathlib.Path(folder) / f'input{known[name].suffix}', known[name],
+                                 make(name, known[name], seed, number)))
+            say('done', dict(crashes))
+            crashes.clear()
+
+
+def _try(path, reader, data):
+    path.write_bytes(data)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    signal.setitimer(signal.ITIMER_PROF, SECONDS)       # its signal ends the process
+    outcome = 'read', ''
+    try:
+        reader.read(path)
+    except (InputError, PictureError) as e:
+        message = str(e)
+        plain = message and not any(c < ' ' or '\x7f' <= c < '\xa0' or c in '\u2028\u2029' for c in message)
+        outcome = ('refused', '') if plain else ('found', repr(message)[:200])
+    except BaseException as e:
+        outcome = 'found', f'{type(e).__name__}: {str(e)[:200]} ' + ' < '.join(
+            f'{frame.name}:{frame.lineno}' for frame in reversed(traceback.extract_tb(e.__traceback__)[-6:]))
+    signal.setitimer(signal.ITIMER_PROF, 0)
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+    return outcome if grown < MEMORY else ('found', f'{grown / 2 ** 20:.0f} MiB of memory')
+
+
+class Worker:
+    """Starts the worker anew whenever it has died."""
+
+    def __init__(self, seed):
+        self._seed, self._process = seed, None
+        self.shares = None
+
+    def start(self):
+        self._process = subprocess.Popen([sys.executable, __file__, '--worker', '--seed', str(self._seed)],
+                                         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.shares = json.loads(self._process.stdout.readline())[1]
+
+    def read(self, name, first, last):
+        """Yields `(number, outcome, what)` for each input of a range, and `(None, 'contained', how often)`."""
+        while first < last:
+            if self._process is None:
+                self.start()
+            self._process.stdin.write(json.dumps([name, first, last]) + '\n')
+            self._process.stdin.flush()
+            for line in self._process.stdout:
+                kind, *rest = json.loads(line)
+                if kind == 'reads':
+                    first = rest[0] + 1
+                elif kind == 'did':
+                    yield first - 1, *rest
+                else:
+                    yield None, 'contained', sum(rest[0].values())
+                    return
+            status = self._process.wait()
+            self._process = None
+            reason = 'a hang' if -status == signal.SIGPROF else f'a crash ({status})'
+            yield first - 1, 'found', reason
+
+    def close(self):
+        self._process.stdin.close()
+        self._process.wait()
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--inputs', type=int, default=10000, help='of all readers together (%(default)s)')
+    parser.add_argument('--reader', action='append', help='of this one alone; may be given several times')
+    parser.add_argument('--seed', type=int, default=0)
+    parser.add_argument('--first', type=int, default=0, help='number of the first input of each reader')
+    parser.add_argument('--keep', type=pathlib.Path, help='a folder for the inputs that found something')
+    parser.add_argument('--worker', action='store_true', help=argparse.SUPPRESS)
+    args = parser.parse_args(argv)
+    if args.worker:
+        return work(args.seed, args.keep)
+    worker = Worker(args.seed)
+    worker.start()
+    shares = {name: share for name, share in worker.shares.items() if args.reader is None or name in args.reader}
+    total, findings = collections.Counter(), collections.defaultdict(list)
+    print(f'{"reader":<18}{"inputs":>8}{"read":>8}{"refused":>9}{"contained":>11}{"found":>7}{"seconds":>9}')
+    for name, share in shares.items():
+        counts, begun = collections.Counter(), time.monotonic()
+        inputs_of_it = round(args.inputs * share / sum(shares.values()))
+        for number, outcome, what in worker.read(name, args.first, args.first + inputs_of_it):
+            counts[outcome] += 1 if number is not None else what
+            if outcome == 'found':
+                findings[name, what].append(number)
+        counts['inputs'] = inputs_of_it
+        total += counts
+        _print_row(name, counts, time.monotonic() - begun)
+    worker.close()
+    _print_row('all', total, 0)
+    for (name, what), numbers in sorted(findings.items()):
+        print(f'{name}: {what}; {len(numbers)} times, first at {numbers[0]}')
+    if args.keep and findings:
+        _keep(args, findings)
+    return 1 if findings else 0
+
+
+def _print_row(name, counts, seconds):
+    print(f'{name:<18}' + ''.join(f'{counts[what]:>{width}}' for what, width in (
+        ('inputs', 8), ('read', 8), ('refused', 9), ('contained', 11), ('found', 7))) + f'{seconds:>9.1f}', flush=True)
+
+
+def _keep(args, findings):
+    from fuzz_readers import readers
+    args.keep.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        known = readers(folder)
+        for name, what in findings:
+            number = findings[name, what][0]
+            (args.keep / f'{name} {number}{known[name].suffix}').write_bytes(make(name, known[name], args.seed, number))
+
+
+if __name__ == '__main__':
+    sys.exit(main())
