@@ -15,8 +15,7 @@ import scipy.io
 from conftest import write_release
 from PIL import Image
 
-from chainer_caption import Bundle, Release, Settings, Vocabulary, train, training
-from chainer_caption.bundle import load_snapshot
+from chainer_caption import Bundle, Release, Settings, Vocabulary, train
 from chainer_caption.captioner import Caption, Result
 from chainer_caption.captioning import CaptionFile
 from chainer_caption.describe import describe
@@ -26,11 +25,15 @@ from chainer_caption.features.caption_files import read_caption_file, tokenize
 from chainer_caption.features.networks.vgg import VGG
 from chainer_caption.features.store import extract_features
 from chainer_caption.features.weights import load_weights
+from chainer_caption.files import read_npz
 from chainer_caption.models import ShowAndTell
+from chainer_caption.parallel import Processes
 from chainer_caption.release import record_origin
 from chainer_caption.release.matrix import open_matrix
 from chainer_caption.release.release import read_origin
 from chainer_caption.report.evaluation import score_tables, write_evaluation_page, write_picture_scores
+from chainer_caption.snapshots import Snapshots, TakeSnapshots, restore
+from chainer_caption.training.trainer import make_trainer
 
 ROWS = np.random.default_rng(0).random((7, 5)).astype(np.float32)
 SETTINGS = Settings(epochs=2, batch_size=8, hidden=4, min_count=1)
@@ -198,15 +201,17 @@ def _of_models(place, release, model):
         out.mkdir()
         before = Bundle.load(model)
         current = Bundle(before.model, before.vocabulary, None, {})
-        trainer = training._make_trainer(opened, current, SETTINGS, training.chainer.get_device('@numpy'), out, None,
-                                         lambda line: None)
-        load_snapshot(path, trainer)
+        taking = TakeSnapshots(Snapshots(out))
+        trainer = make_trainer(opened, current, SETTINGS, before.model.device, out, taking, Processes())
+        arrays = read_npz(path)
+        arrays.pop('checksum', None)                    # whoever changes a file can write another checksum into it
+        restore(arrays, trainer, path)
         trainer.run(show_loop_exception_msg=False)
 
     return {'config': part('config.json', inputs.hostile_json),
             'vocabulary': part('vocabulary.json', inputs.hostile_json),
             'model weights': part('weights.npz', inputs.npz),
-            'snapshot': Reader([(model / 'snapshot.npz').read_bytes()], resume, inputs.npz, share=0.3),
+            'snapshot': Reader([next(model.glob('snapshot-*.npz')).read_bytes()], resume, inputs.npz, share=0.3),
             'journal': _journal(place), 'extraction': _extraction(place)}
 
 

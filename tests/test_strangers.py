@@ -13,6 +13,7 @@ from PIL import Image
 from test_fuzz import mat5_claiming, refusal
 
 from chainer_caption import Bundle, InputError, Release, Settings, train
+from chainer_caption.bundle import arrays_digest
 from chainer_caption.candidates import Candidate
 from chainer_caption.captioner import Caption, Result
 from chainer_caption.cli.common import failure, say
@@ -23,6 +24,7 @@ from chainer_caption.release import matlab
 from chainer_caption.release.matrix import open_matrix
 from chainer_caption.report import open_writer
 from chainer_caption.report.evaluation import score_tables, write_evaluation_page, write_picture_scores
+from chainer_caption.snapshots import Snapshots, read_snapshot
 
 HOSTILE = 'a\x1b[2J\x07\r\n\x85\u2028b'
 
@@ -57,12 +59,14 @@ def test_nothing_but_network_and_profile_is_taken_from_a_model(tmp_path, model_d
     ('extensions/LogReport/_log', np.array('[{"epoch": "\x1b[2J"}]')), ('updater/iteration', None)])
 def test_snapshots_that_lie(name, value, tmp_path, model_dir, release_dir):
     model = shutil.copytree(model_dir, tmp_path / 'model')
-    arrays = read_npz(model / 'snapshot.npz')
+    path = model / f'snapshot-{Snapshots(model).updates()[0]}.npz'
+    arrays = read_snapshot(path)
     assert name in arrays
     arrays[name] = value
-    with open(model / 'snapshot.npz', 'wb') as f:
-        np.savez(f, **{key: array for key, array in arrays.items() if array is not None})
-    with pytest.raises(InputError):
+    arrays = {key: np.asarray(array) for key, array in arrays.items() if array is not None}
+    with open(path, 'wb') as f:                         # whoever changes a file can write another checksum into it
+        np.savez(f, **arrays, checksum=np.frombuffer(bytes.fromhex(arrays_digest(arrays)), np.uint8))
+    with pytest.raises(InputError, match='not a snapshot of this training'):
         train(Release(release_dir), model, Settings(epochs=3, batch_size=32, hidden=16), resume=True)
 
 
