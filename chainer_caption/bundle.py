@@ -110,6 +110,7 @@ class Bundle:
         arrays = read_weights(folder / WEIGHTS)
         model = ShowAndTell(**sizes, dropout=config['dropout'], seed=0)
         NpzDeserializer(arrays).load(model)
+        model.cleargrads()                              # Chainer makes them beforehand; training makes its own
         return cls(model, vocabulary, _origin(config), config.get('training'))
 
 
@@ -227,7 +228,7 @@ def arrays_digest(arrays):
     digest = hashlib.sha256()
     for name, array in sorted(arrays.items()):
         digest.update(f'{name} {array.dtype} {array.shape}'.encode())
-        digest.update(array.tobytes())
+        digest.update(np.ascontiguousarray(array))      # without a copy
     return digest.hexdigest()
 
 

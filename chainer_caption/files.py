@@ -2,11 +2,11 @@
 with no more memory than their size can justify."""
 import contextlib
 import errno
+import fcntl
 import hashlib
 import json
 import math
 import os
-import pathlib
 import re
 import stat
 import struct
@@ -25,7 +25,7 @@ ARCHIVE_ERRORS = (ValueError, KeyError, EOFError, NotImplementedError, RuntimeEr
 _SAMPLE = 64 * 1024
 
 # Ends the names of files on their way.
-_TEMPORARY = '.caption-tmp'
+_TEMPORARY = '.partial'
 
 # No file of ours is nested as deeply, and whatever walks through a value or prints it can rely on that.
 _DEPTH = 32
@@ -47,7 +47,8 @@ def replacing(path, mode='wb', durable=True, **kwargs):
     """Opens a temporary file that takes the place of `path` when the block ends well, and vanishes when it does not.
 
     The content is on the disk (fsync) before the name points to it, so that a crash leaves the old file or the new
-    one, never a part of it. `durable=False` leaves out the waiting for the disk, for what can be made again.
+    one, never a part of it. `durable=False` leaves out the waiting for the disk, for what can be made again. What an
+    earlier attempt left in the folder, because its process was killed, is removed.
 
     Args:
         path (str or os.PathLike): The file to write. Its folder must exist.
@@ -61,19 +62,21 @@ def replacing(path, mode='wb', durable=True, **kwargs):
     path = os.fspath(path)
     if 'b' not in mode:
         kwargs = {'encoding': 'utf-8', 'newline': '\n', **kwargs}
-    folder = os.path.dirname(path) or '.'
+    folder, name = os.path.split(path)
+    folder = folder or '.'
     with naming(path):
-        handle, temporary = tempfile.mkstemp(_TEMPORARY, '.' + os.path.basename(path) + '.', folder)
+        remove_temporaries(folder, name)
+        handle, temporary = _locked_temporary(folder, name)
         try:
             with open(handle, mode, **kwargs) as f:
                 yield f
                 f.flush()
                 if durable:
                     os.fsync(f.fileno())
-            umask = os.umask(0)
-            os.umask(umask)
-            os.chmod(temporary, 0o666 & ~umask)         # mkstemp's own mode would keep everybody else out
-            os.replace(temporary, path)
+                umask = os.umask(0)
+                os.umask(umask)
+                os.chmod(temporary, 0o666 & ~umask)     # mkstemp's own mode would keep everybody else out
+                os.replace(temporary, path)             # while it is locked
         except BaseException:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
@@ -93,10 +96,25 @@ def naming(path):
         raise
 
 
-def remove_temporaries(folder):
-    """Deletes what `replacing` has left in a folder where it was killed; nobody may be writing there."""
-    for path in pathlib.Path(folder).glob('.*' + _TEMPORARY):
-        path.unlink(missing_ok=True)
+def _locked_temporary(folder, name):
+    # Its lock says that somebody is writing it; the system takes that away from a process that is killed.
+    while True:
+        handle, temporary = tempfile.mkstemp(_TEMPORARY, f'.{name}.', folder)
+        with contextlib.suppress(OSError):              # a file system without locks
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        if os.fstat(handle).st_nlink:
+            return handle, temporary
+        os.close(handle)                                # removed by another process before it was locked
+
+
+def remove_temporaries(folder, name=None):
+    """Deletes what `replacing` has left in a folder where it was killed: of a file of this name, or of any."""
+    pattern = re.compile(rf'\.{".+" if name is None else re.escape(name)}\.\w{{8}}{re.escape(_TEMPORARY)}')
+    with contextlib.suppress(OSError):
+        for other in filter(pattern.fullmatch, os.listdir(folder)):
+            with contextlib.suppress(OSError), open(os.path.join(folder, other), 'rb') as f:
+                fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                os.unlink(f.name)
 
 
 def sync_folder(folder):

@@ -148,8 +148,8 @@ def test_weights_that_are_at_hand_are_tried(call, tmp_path):
     shutil.copytree(UNSEEN, tmp_path / 'elsewhere' / 'deep')
     status, out, err = call('check_features', tmp_path / 'release', tmp_path / 'elsewhere')
     assert status == 0 and 'verdict: demo with the profile demo made' in out and 'mean of 16 pictures' in out
-    assert [line.split(';')[0] for line in err.splitlines()] == [f'not tried: no weights for {name}'
-                                                                for name in ('vgg19', 'vgg16')]
+    assert [line.split(';')[0] for line in err.splitlines()] == [
+        f'not tried: no weights for {name}' for name in ('vgg19', 'vgg16', 'resnet101', 'googlenet')]
 
 
 def test_whose_weights_are_found_out(weights):

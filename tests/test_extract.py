@@ -13,7 +13,7 @@ import pytest
 from chainer_caption import InputError, Release
 from chainer_caption.features import Extractor, PictureError, Splitting, extract_features
 from chainer_caption.features.caption_files import read_caption_file, tokenize
-from chainer_caption.features.pictures import find_by_name
+from chainer_caption.features.folders import find_by_name
 
 UNSEEN = pathlib.Path(__file__).resolve().parents[1] / 'features' / 'demo' / 'unseen'
 MADE = {'feats.npy', 'feats.npy.json', 'dataset.json'}

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from chainer_caption.features import PictureError, find_pictures, read_picture
+from chainer_caption.features import PROFILES, PictureError, find_pictures, pictures, read_picture
+from chainer_caption.features.pictures import open_picture
 
 
 @pytest.fixture
@@ -85,6 +86,35 @@ def test_exif_orientation(tmp_path, rgb, orientation):
     Image.fromarray(rgb).save(tmp_path / 'a.png', exif=exif)
     np.testing.assert_array_equal(read_picture(tmp_path / 'a.png'), shown)
     np.testing.assert_array_equal(read_picture(tmp_path / 'a.png', honour_exif=False), rgb)
+
+
+def every_mode(rgb):
+    """The picture in all modes that files come in."""
+    image = Image.fromarray(rgb)
+    alpha = image.copy()
+    alpha.putalpha(image.convert('L'))
+    return {'rgb.png': image, 'cmyk.tif': image.convert('CMYK'), 'grey.png': image.convert('L'), 'rgba.png': alpha,
+            'bits.png': image.convert('1'), 'palette.png': image.quantize(9), 'la.png': alpha.convert('LA'),
+            '16.png': Image.fromarray(np.asarray(image.convert('L')).astype(np.uint16) * 257)}
+
+
+@pytest.mark.parametrize('orientation', range(1, 9))
+def test_in_bands_as_in_one_piece(tmp_path, rgb, orientation, monkeypatch):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    for name, image in every_mode(rgb).items():
+        image.save(tmp_path / name, exif=exif, **({'transparency': 3} if name == 'palette.png' else {}))
+        results = []
+        for band in (2 ** 20, 70, 1):
+            monkeypatch.setattr(pictures, '_PIXELS_OF_A_BAND', band)
+            with open_picture(tmp_path / name) as picture:
+                results.append([np.asarray(picture), np.asarray(picture.to_image()),
+                                *(PROFILES[profile].prepare(picture) for profile in ('karpathy', 'demo', 'seed'))])
+                assert picture.shape == results[-1][0].shape
+        for other in results[1:]:
+            for a, b in zip(results[0], other, strict=True):
+                np.testing.assert_array_equal(a, b)
+        np.testing.assert_array_equal(results[0][0], results[0][1])
 
 
 def test_damaged_exif_is_no_damage(tmp_path, rgb):
@@ -167,6 +197,22 @@ def test_many_threads_leave_pillow_as_it_was(tmp_path, rgb):
         list(pool.map(read_picture, [tmp_path / 'a.png'] * 200))
     assert warnings.filters == filters
     assert limit == Image.MAX_IMAGE_PIXELS
+
+
+def test_large_pictures_wait_for_each_other(tmp_path, rgb, monkeypatch):
+    sizes = [(32, 24), (16, 12), (8, 6)] * 20
+    for i, size in enumerate(sizes):
+        Image.fromarray(rgb).resize(size).save(tmp_path / f'{i}.png')
+    monkeypatch.setattr(pictures, '_PIXELS_AT_ONCE', 400)
+    together = []
+
+    def read(i):
+        with open_picture(tmp_path / f'{i}.png'):
+            together.append(pictures._in_memory)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(read, range(len(sizes))))
+    assert len(together) == len(sizes) and set(together) <= {768, *range(48, 401, 48)} and pictures._in_memory == 0
 
 
 @pytest.mark.skipif(not hasattr(os, 'geteuid') or os.geteuid() == 0, reason='root may read everything')

@@ -30,7 +30,10 @@ def random_weights(link, seed=0):
 
 
 def features(link, size=32):
-    x = np.random.default_rng(1).uniform(-100, 100, (2, 3, size, size)).astype(np.float32)
+    return features_of(link, np.random.default_rng(1).uniform(-100, 100, (2, 3, size, size)).astype(np.float32))
+
+
+def features_of(link, x):
     with chainer.using_config('train', False), chainer.no_backprop_mode():
         return link(x).array
 
@@ -147,6 +150,27 @@ def test_features_are_those_of_chainers_own_link(monkeypatch, network):
         expected = theirs(x, layers=['fc7'])['fc7'].array
     np.testing.assert_allclose(features(ours), expected, rtol=1e-5, atol=1e-4)
     np.testing.assert_allclose(ours.inference()(x), expected, rtol=1e-5, atol=1e-5 * expected.max())
+
+
+@pytest.mark.parametrize(('network', 'theirs', 'size'), [('resnet101', chainer.links.ResNet101Layers, 64),
+                                                           ('googlenet', chainer.links.GoogLeNet, 224)])
+def test_other_networks_are_chainers(network, theirs, size, tmp_path):
+    theirs, rng = theirs(pretrained_model=None), np.random.default_rng(0)
+    for link in theirs.links():
+        if isinstance(link, chainer.links.BatchNormalization):
+            link.avg_mean[...] = rng.standard_normal(link.avg_mean.shape)
+            link.avg_var[...] = rng.uniform(5, 9, link.avg_var.shape)
+    state = chainer.serializers.DictionarySerializer()
+    state.save(theirs)
+    np.savez(tmp_path / 'a.npz', **state.target)        # as Chainer's save_npz, which would compress it for a minute
+    ours = NETWORKS[network].link()
+    load_weights(ours, tmp_path / 'a.npz')
+    x = rng.uniform(-100, 100, (2, 3, size, size)).astype(np.float32)
+    with chainer.using_config('train', False), chainer.no_backprop_mode():
+        expected = theirs(x, layers=['pool5'])['pool5'].array.reshape(2, -1)
+    got = features_of(ours, x)
+    assert got.shape == (2, NETWORKS[network].dim) and got.std() > 0
+    np.testing.assert_array_equal(got, expected)
 
 
 def test_full_size_shapes():

@@ -315,11 +315,11 @@ def test_temporary_files_of_a_killed_training_are_cleared_away(release, model, m
                 f.write(b'half')
                 raise Crash
     (model / '.notes').write_text('mine')
-    (model / 'weights.npz.caption-tmp').write_text('mine')
+    (model / 'weights.npz.partial').write_text('mine')
     assert len(list(model.glob('.*'))) == 4
     train(release, model, SETTINGS, resume=True)
     assert [path.name for path in model.glob('.*')] == ['.notes']
-    assert (model / 'weights.npz.caption-tmp').exists()
+    assert (model / 'weights.npz.partial').exists()
 
 
 def test_overwriting_leaves_nothing_of_the_old_training(release, undisturbed, model):

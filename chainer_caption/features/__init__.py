@@ -6,8 +6,9 @@ Data conventions: a picture is RGB, (H, W, 3), uint8; prepared for a network it 
 from chainer_caption.features.ahead import BATCH, prepared_batches
 from chainer_caption.features.check import FeatureCheck, check_features, find_extractors, sample_pictures
 from chainer_caption.features.extractor import Extractor
+from chainer_caption.features.folders import find_pictures
 from chainer_caption.features.networks import NETWORKS
-from chainer_caption.features.pictures import PictureError, find_pictures, read_picture
+from chainer_caption.features.pictures import PictureError, read_picture
 from chainer_caption.features.profiles import PROFILES
 from chainer_caption.features.store import Splitting, extract_features
 

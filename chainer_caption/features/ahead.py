@@ -11,7 +11,7 @@ BATCH = 16
 
 
 def prepared_batches(extractor, paths):
-    """Prepares pictures, a batch at a time; two threads are up to two batches ahead.
+    """Prepares pictures, a batch at a time; two threads are up to one batch ahead.
 
     Args:
         extractor (Extractor): Its `prepare` is called.
@@ -27,7 +27,7 @@ def prepared_batches(extractor, paths):
         except PictureError as e:
             return path, e
 
-    prepared = _ahead(prepare, paths, 2 * BATCH)
+    prepared = _ahead(prepare, paths, BATCH)
     while batch := list(itertools.islice(prepared, BATCH)):
         yield batch
 

@@ -1,6 +1,9 @@
 """Reads the weights out of a `.caffemodel`, a protobuf message, without taking memory for anything else.
 
-Protobuf libraries parse a message as a whole, at two to three times the memory of the 575 MB that VGG-19 comes in.
+Protobuf libraries parse a message as a whole. For the 558 MB of VGG-19's arrays up to fc7, protobuf 7.36 took 1,065 MiB
+(packed floats) to 1,316 MiB (the same declared as bytes) and 4 to 6 s, on a busy core; this takes 401 MiB, of which 392
+are the largest array itself, and 2.8 s, the reading of every array included.
+
 The format itself is small (https://protobuf.dev/programming-guides/encoding/): a message is a row of fields, each a
 number, a wire type and a value. So this walks down to where each layer's numbers lie in the file, and `Blob.read`
 fetches them from there. The field numbers are those of Caffe's `caffe.proto`.

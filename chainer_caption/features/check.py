@@ -8,8 +8,9 @@ import numpy as np
 
 from chainer_caption.errors import InputError
 from chainer_caption.features.extractor import Extractor
+from chainer_caption.features.folders import find_by_name, find_pictures
 from chainer_caption.features.networks import NETWORKS
-from chainer_caption.features.pictures import PictureError, find_by_name, find_pictures
+from chainer_caption.features.pictures import PictureError
 from chainer_caption.features.profiles import PROFILES
 from chainer_caption.features.weights import find_weights
 

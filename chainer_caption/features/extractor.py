@@ -5,8 +5,9 @@ import chainer
 import numpy as np
 
 from chainer_caption.errors import InputError
+from chainer_caption.features.memory import return_large_blocks
 from chainer_caption.features.networks import NETWORKS
-from chainer_caption.features.pictures import MAX_PIXELS, read_picture
+from chainer_caption.features.pictures import MAX_PIXELS, open_picture
 from chainer_caption.features.profiles import PROFILES
 from chainer_caption.features.weights import find_weights, load_weights
 from chainer_caption.files import sample_digest
@@ -59,6 +60,7 @@ class Extractor:
             InputError: Unknown network or profile, a profile of another size than the network's, or weights that
                 are missing, damaged or another network's.
         """
+        return_large_blocks()
         described = _named(NETWORKS, network, 'network')
         path = find_weights(described, weights)
         link = described.link()
@@ -93,9 +95,10 @@ class Extractor:
             numpy.ndarray: Shape (3, S, S), float32.
 
         Raises:
-            PictureError: As `read_picture`.
+            PictureError: As `open_picture`.
         """
-        return PROFILES[self.profile].prepare(read_picture(path, self._honour_exif, self._max_pixels))
+        with open_picture(path, self._honour_exif, self._max_pixels) as picture:
+            return PROFILES[self.profile].prepare(picture)
 
     def __call__(self, batch):
         """Computes the features of prepared pictures.

@@ -1,5 +1,4 @@
-"""Finds pictures on the disk and reads any of them as 8-bit RGB; what cannot be read is one `PictureError`."""
-import collections
+"""Reads any picture as 8-bit RGB; what cannot be read is one `PictureError`."""
 import contextlib
 import itertools
 import mmap
@@ -11,27 +10,23 @@ import threading
 import warnings
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from chainer_caption.errors import printable
 
 # What is tried on a file, whatever its name says. Pillow knows more formats, but some of them start other programs.
 _FORMATS = ('JPEG', 'PNG', 'GIF', 'WEBP', 'BMP', 'TIFF', 'PPM', 'JPEG2000', 'AVIF')
 
-#: Suffixes (lower case) by which pictures are picked out of folders.
-SUFFIXES = frozenset(('.jpg', '.jpeg', '.jpe', '.jfif', '.png', '.gif', '.webp', '.bmp', '.tif', '.tiff', '.ppm',
-                      '.pgm', '.pbm', '.pnm', '.jp2', '.avif'))
-
-#: Pictures of more pixels than this are refused before they are decoded, which would take four to twelve bytes for
-#: each: a phone's largest are 50 to 108 million, and a file of a few kilobytes can claim to be of billions.
+#: Pictures of more pixels than this are refused before they are decoded, which takes four bytes for each (sixteen in
+#: WebP): a phone's largest are 50 to 108 million, and a file of a few kilobytes can claim to be of billions.
 MAX_PIXELS = 120_000_000
 
 # JPEG's own limit. What is longer is no photograph, and its resampling could take any amount of memory.
 _MAX_SIDE = 65_535
 
-# Pictures of more pixels than this are decoded one at a time, whatever the number of threads: each pixel takes seven
-# bytes meanwhile.
-_LARGE = 16_000_000
+# Pictures that are in memory at the same time have no more pixels than this together, whatever the number of threads;
+# one of more is alone.
+_PIXELS_AT_ONCE = 48_000_000
 
 # A larger file is no picture; some decoders would read it as a whole.
 _MAX_BYTES = 2 ** 30
@@ -44,7 +39,13 @@ _MAX_SCANNED, _MAX_SCANS = 5_000_000_000, 10_000
 # 256 x 256 are usual.
 _MAX_TILES = 100_000
 
-_BAND = 256                     # rows that are copied at a time
+_PIXELS_OF_A_BAND = 2 ** 18     # converted at a time
+
+# EXIF's orientations: whether the rows of what is stored are flipped, whether its columns are, and whether rows and
+# columns are exchanged after that.
+_TURNS = {1: (False, False, False), 2: (False, True, False), 3: (True, True, False), 4: (True, False, False),
+          5: (False, False, True), 6: (True, False, True), 7: (True, True, True), 8: (False, True, True)}
+_ORIENTATION = 0x0112
 
 
 class PictureError(ValueError):
@@ -59,118 +60,135 @@ class PictureError(ValueError):
         self.path = path
 
 
-def find_pictures(paths):
-    """Finds the pictures among files and in folders.
+class Picture:
+    """A decoded picture as it is meant to be seen, whose parts become RGB when they are asked for.
 
-    Folders are walked recursively; in them a file is a picture by its suffix (`SUFFIXES`, in any case), hidden files
-    and folders are passed over, and each folder is walked once however many symbolic links lead to it. A path that
-    is no folder is taken as it is, whatever its name, even when it is missing, and so is a folder that cannot be
-    listed: `read_picture` says what is wrong with them.
+    It is read like an array: `picture[top:bottom, left:right]` is RGB, (H, W, 3), uint8, and `numpy.asarray(picture)`
+    all of it. Turned and converted as a whole, a large picture would take two or three times the memory.
+
+    Grey and palette pictures, CMYK and 16 bits a channel become 8-bit RGB; what is transparent is laid on white, as a
+    web page shows it.
 
     Args:
-        paths (iterable of str or os.PathLike, or one of them): Files and folders, mixed.
+        image (PIL.Image.Image): The picture, decoded.
+        orientation (int): How it is to be turned, in EXIF's numbers; 1, or any that EXIF does not know, leaves it.
 
-    Returns:
-        list of str: Sorted by name, without duplicates.
+    Attributes:
+        shape (tuple of int): (H, W, 3).
     """
-    if isinstance(paths, (str, os.PathLike)):
-        paths = [paths]
-    found = set()
-    for path in map(os.fspath, paths):
-        found.update(_walk(path) if os.path.isdir(path) else [path])
-    return sorted(found)
+
+    def __init__(self, image, orientation=1):
+        if image.mode == 'F':
+            raise ValueError('floating-point pixels, which have no known range; save it with 8 or 16 bits a channel')
+        self._image = image
+        self._turn = _TURNS.get(orientation, _TURNS[1])
+        self.shape = (image.width, image.height, 3) if self._turn[2] else (image.height, image.width, 3)
+
+    def __getitem__(self, part):
+        flip_rows, flip_columns, exchange = self._turn
+        rows, columns = (range(length)[wanted] for wanted, length in zip(part, self.shape, strict=False))
+        if exchange:
+            rows, columns = columns, rows
+        width, height = self._image.size
+        top, bottom = (height - rows.stop, height - rows.start) if flip_rows else (rows.start, rows.stop)
+        left, right = (width - columns.stop, width - columns.start) if flip_columns else (columns.start, columns.stop)
+        rgb = _as_rgb(self._image.crop((left, top, right, bottom)))
+        rgb = rgb[::-1 if flip_rows else 1, ::-1 if flip_columns else 1]
+        return rgb.transpose(1, 0, 2) if exchange else rgb
+
+    def __array__(self, dtype=None, copy=None):
+        array = np.empty(self.shape, np.uint8)
+        for band in bands(self.shape[0], self.shape[1]):
+            array[band] = self[band, :]
+        return array if dtype is None else array.astype(dtype, copy=False)
+
+    def to_image(self):
+        """The whole as a PIL.Image.Image of the mode RGB; it may share the picture's memory."""
+        if self._image.mode == 'RGB' and not self._image.has_transparency_data and not any(self._turn):
+            return self._image
+        image = Image.new('RGB', self.shape[1::-1])
+        for band in bands(self.shape[0], self.shape[1]):
+            image.paste(Image.fromarray(np.ascontiguousarray(self[band, :])), (0, band.start))
+        return image
 
 
-def _walk(top):
-    # Real folders come before links to folders, so that a picture is listed under its own place where it has one.
-    real, links, walked = [top], [], set()
-    while real or links:
-        folder = real.pop() if real else links.pop(0)
-        try:
-            status = os.stat(folder)
-            if (status.st_dev, status.st_ino) in walked:
-                continue
-            walked.add((status.st_dev, status.st_ino))
-            with os.scandir(folder) as listing:
-                entries = sorted(listing, key=lambda entry: entry.name)
-        except OSError:
-            yield folder
-            continue
-        for entry in entries:
-            if entry.name.startswith('.'):
-                continue
-            if os.path.isdir(entry.path):
-                (links if entry.is_symlink() else real).append(entry.path)
-            elif os.path.splitext(entry.name)[1].lower() in SUFFIXES:
-                yield entry.path
-
-
-def find_by_name(wanted, names):
-    """Finds pictures by the names that somebody else gave them.
+def bands(length, breadth):
+    """Cuts a picture into bands of a size that does not count beside a large one's.
 
     Args:
-        wanted (iterable of str): File names, with or without folders.
-        names (iterable of str): The pictures that there are, as paths relative to their common folder.
+        length (int): The side that is cut, in pixels.
+        breadth (int): The other side.
 
-    Returns:
-        dict: Wanted name to the picture's. A wanted name without the folders, or with more of them, finds its picture,
-        too, where there is no doubt: `1.jpg` is `cats/1.jpg` if that is the only one. Those not found are left out.
+    Yields:
+        slice: Of `length`, one after the other.
     """
-    wanted = {name: os.path.normpath(name) for name in wanted}
-    by_last = collections.defaultdict(dict)
-    for name in names:
-        by_last[os.path.basename(name)][os.path.normpath(name)] = name
-    found, guessed = {}, {}
-    for name, path in wanted.items():
-        there = by_last.get(os.path.basename(path), {})
-        alike = [path] if path in there else [other for other in there
-                                              if path.endswith('/' + other) or other.endswith('/' + path)]
-        if len(alike) == 1:
-            (found if path in there else guessed)[name] = there[alike[0]]
-    times = collections.Counter([*found.values(), *guessed.values()])
-    return {**found, **{name: picture for name, picture in guessed.items() if times[picture] == 1}}
+    step = max(1, _PIXELS_OF_A_BAND // breadth)
+    for start in range(0, length, step):
+        yield slice(start, min(start + step, length))
 
 
-def read_picture(path, honour_exif=True, max_pixels=MAX_PIXELS):
-    """Reads a picture as it is meant to be seen.
-
-    Grey and palette pictures, CMYK and 16 bits a channel become 8-bit RGB; what is transparent is laid on white, as
-    a web page shows it; of an animation the first frame is taken.
+@contextlib.contextmanager
+def open_picture(path, honour_exif=True, max_pixels=MAX_PIXELS):
+    """Decodes a picture; its memory is given back when the block ends, and large ones wait for each other.
 
     Args:
-        path (str or os.PathLike): A JPEG, PNG, GIF, WebP, BMP, TIFF, PPM, JPEG 2000 or AVIF file, whatever its name.
+        path (str or os.PathLike): A JPEG, PNG, GIF, WebP, BMP, TIFF, PPM, JPEG 2000 or AVIF file, whatever its name;
+            of an animation the first frame is taken.
         honour_exif (bool): Turn the picture as its EXIF orientation says. Features published in the years of the
             VGG networks were made without.
         max_pixels (int): A picture of more is refused, by its header alone.
 
-    Returns:
-        numpy.ndarray: RGB, shape (H, W, 3), uint8.
+    Yields:
+        Picture: The picture; not to be used outside the block.
 
     Raises:
         PictureError: The file is missing or cannot be read, is no picture or a damaged one, or is too large. No
             other exception and no warning comes out of here, whatever the file holds.
     """
     path = os.fspath(path)
-    try:
-        with _pillow_quiet(), _open_regular(path) as f, _open_picture(f) as image:
-            width, height = image.size
-            if width * height > max_pixels:
-                raise ValueError(f'{width} x {height} pixels are more than the limit of {max_pixels:,}')
-            if max(width, height) > _MAX_SIDE:
-                raise ValueError(f'{width} x {height} pixels: a side of more than {_MAX_SIDE:,}')
-            _check_parts(image, f)
-            with _large if width * height > _LARGE else contextlib.nullcontext():
-                image.load()
-                return _as_rgb(_turned(image) if honour_exif else image)
-    except UnidentifiedImageError:
-        reason = 'not a picture in a format known here, or cut off within its header'
-    except OSError as e:
-        reason = f'cannot be read ({e.strerror})' if e.strerror else str(e)
-    except MemoryError:
-        reason = 'not enough memory to decode it'
-    except Exception as e:                              # Pillow's decoders raise nearly anything on damaged files
-        reason = str(e) or type(e).__name__
-    raise PictureError(path, ' '.join(reason.split()))
+    with contextlib.ExitStack() as held:
+        try:
+            picture = _decode(path, honour_exif, max_pixels, held)
+        except UnidentifiedImageError as e:
+            raise PictureError(path, 'not a picture in a format known here, or cut off within its header') from e
+        except OSError as e:
+            raise PictureError(path, f'cannot be read ({e.strerror})' if e.strerror else _one_line(e)) from e
+        except MemoryError as e:
+            raise PictureError(path, 'not enough memory to decode it') from e
+        except Exception as e:                          # Pillow's decoders raise nearly anything on damaged files
+            raise PictureError(path, _one_line(e)) from e
+        yield picture
+
+
+def read_picture(path, honour_exif=True, max_pixels=MAX_PIXELS):
+    """Reads a picture as a whole; otherwise as `open_picture`, whose arguments it takes.
+
+    Returns:
+        numpy.ndarray: RGB, shape (H, W, 3), uint8.
+
+    Raises:
+        PictureError: As `open_picture`.
+    """
+    with open_picture(path, honour_exif, max_pixels) as picture:
+        return np.asarray(picture)
+
+
+def _decode(path, honour_exif, max_pixels, held):
+    # `held` keeps what has to be undone when the picture is not needed any more.
+    held.enter_context(_pillow_quiet())
+    f = held.enter_context(_open_regular(path))
+    image = held.enter_context(_open_image(f))
+    width, height = image.size
+    if width * height > max_pixels:
+        raise ValueError(f'{width} x {height} pixels are more than the limit of {max_pixels:,}')
+    if max(width, height) > _MAX_SIDE:
+        raise ValueError(f'{width} x {height} pixels: a side of more than {_MAX_SIDE:,}')
+    _check_parts(image, f)
+    # Pillow's way of reading WebP, which animations can be, takes three copies besides.
+    held.enter_context(_room_for(width * height * (4 if image.format == 'WEBP' else 1)))
+    held.callback(image.close)
+    image.load()
+    return Picture(image, _orientation(image) if honour_exif else 1)
 
 
 def _open_regular(path):
@@ -184,7 +202,7 @@ def _open_regular(path):
     return open(path, 'rb')
 
 
-def _open_picture(f):
+def _open_image(f):
     Image.init()
     return Image.open(f, formats=[name for name in _FORMATS if name in Image.OPEN])
 
@@ -217,36 +235,44 @@ def _tiles(match):
     return columns * rows * max(1, channels)
 
 
-def _turned(image):
-    # A damaged EXIF block is no damage: the picture itself has been decoded. In place, because what comes back
-    # otherwise is a copy even where nothing is to be turned.
-    with contextlib.suppress(Exception):
-        ImageOps.exif_transpose(image, in_place=True)
-    return image
+def _orientation(image):
+    with contextlib.suppress(Exception):                # a damaged EXIF block is no damage to the picture
+        return image.getexif().get(_ORIENTATION)
+    return 1
+
+
+def _one_line(error):
+    return ' '.join(str(error).split()) or type(error).__name__
 
 
 def _as_rgb(image):
-    if image.mode == 'F':
-        raise ValueError('floating-point pixels, which have no known range; save it with 8 or 16 bits a channel')
     if image.mode.startswith('I'):                      # 16-bit grey; Pillow's own conversion would clip it at 255
         grey = np.clip(np.asarray(image, np.int64), 0, 65535)
         return np.repeat(((grey * 255 + 32767) // 65535).astype(np.uint8)[:, :, None], 3, axis=2)
     if image.has_transparency_data:
         image = image.convert('RGBA')
         image = Image.alpha_composite(Image.new('RGBA', image.size, 'white'), image)
-    return _as_array(image if image.mode == 'RGB' else image.convert('RGB'))
+    return np.asarray(image if image.mode == 'RGB' else image.convert('RGB'))
 
 
-def _as_array(image):
-    # In bands: all at once goes by way of two more copies.
-    array = np.empty((image.height, image.width, 3), np.uint8)
-    for top in range(0, image.height, _BAND):
-        bottom = min(top + _BAND, image.height)
-        array[top:bottom] = image.crop((0, top, image.width, bottom))
-    return array
+_room = threading.Condition()
+_in_memory = 0
 
 
-_large = threading.Lock()
+@contextlib.contextmanager
+def _room_for(pixels):
+    global _in_memory  # noqa: PLW0603 (guarded by the condition)
+    with _room:
+        _room.wait_for(lambda: not _in_memory or _in_memory + pixels <= _PIXELS_AT_ONCE)
+        _in_memory += pixels
+    try:
+        yield
+    finally:
+        with _room:
+            _in_memory -= pixels
+            _room.notify_all()
+
+
 _lock = threading.Lock()
 _readers = 0
 _undo = contextlib.ExitStack()

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image
 
+from chainer_caption.features.pictures import Picture
 from chainer_caption.features.resize import imresize
 
 
@@ -32,7 +33,7 @@ class Profile:
         """Prepares one picture.
 
         Args:
-            rgb (numpy.ndarray): RGB, shape (H, W, 3), uint8, of any size.
+            rgb (Picture or numpy.ndarray): RGB, shape (H, W, 3), uint8, of any size.
 
         Returns:
             numpy.ndarray: Shape (3, S, S), float32, contiguous.
@@ -48,7 +49,7 @@ def _squash_matlab(rgb, size):
 
 
 def _squash_bilinear(rgb, size):
-    return Image.fromarray(rgb).resize((size, size), Image.Resampling.BILINEAR)
+    return _image(rgb).resize((size, size), Image.Resampling.BILINEAR)
 
 
 def _crop_nearest(rgb, size):
@@ -74,7 +75,11 @@ def _cut(rgb, shape, corner, size, resample):
     # it: that could be any amount for a picture that is long and thin.
     (top, left), down, across = corner, rgb.shape[0] / shape[0], rgb.shape[1] / shape[1]
     box = left * across, top * down, (left + size) * across, (top + size) * down
-    return Image.fromarray(rgb).resize((size, size), resample, box)
+    return _image(rgb).resize((size, size), resample, box)
+
+
+def _image(rgb):
+    return rgb.to_image() if isinstance(rgb, Picture) else Image.fromarray(rgb)
 
 
 #: The profiles by name.

@@ -4,7 +4,7 @@ import functools
 import numpy as np
 from scipy import sparse
 
-_BLOCK = 64                     # picture columns at a time: a float copy of the whole would be four times the picture
+from chainer_caption.features.pictures import bands
 
 
 def imresize(image, height, width):
@@ -15,7 +15,8 @@ def imresize(image, height, width):
     its mirror image. Nothing is rounded and nothing clipped: the result can pass 0 and 255 a little.
 
     Args:
-        image (numpy.ndarray): Shape (H, W, C), uint8 or float.
+        image (Picture or numpy.ndarray): Shape (H, W, C), uint8 or float. It is read in bands: a float copy of the
+            whole would take four times the memory.
         height (int): Rows of the result.
         width (int): Columns of the result.
 
@@ -24,17 +25,21 @@ def imresize(image, height, width):
     """
     old_height, old_width, channels = image.shape
     if old_width > old_height:                          # the longer side first: less is left for the second
-        return np.ascontiguousarray(imresize(image.transpose(1, 0, 2), width, height).transpose(1, 0, 2))
-    down = _weights(old_height, height)
-    across = _weights(old_width, width)
-    rows = np.empty((old_width, height, channels), np.float32)
-    for start in range(0, old_width, _BLOCK):
-        block = np.ascontiguousarray(image[:, start:start + _BLOCK], np.float32)
-        columns = block.shape[1]
-        resized = down @ block.reshape(old_height, columns * channels)
-        rows[start:start + columns] = resized.reshape(height, columns, channels).transpose(1, 0, 2)
-    resized = across @ rows.reshape(old_width, height * channels)
-    return np.ascontiguousarray(resized.reshape(width, height, channels).transpose(1, 0, 2))
+        resized = np.empty((old_height, width, channels), np.float32)
+        for band in bands(old_height, old_width):
+            resized[band] = _resample(image[band, :], width, axis=1)
+        return _resample(resized, height, axis=0)
+    resized = np.empty((height, old_width, channels), np.float32)
+    for band in bands(old_width, old_height):
+        resized[:, band] = _resample(image[:, band], height, axis=0)
+    return _resample(resized, width, axis=1)
+
+
+def _resample(image, new, axis):
+    image = np.moveaxis(image, axis, 0)
+    flat = np.ascontiguousarray(image, np.float32).reshape(len(image), -1)
+    resized = _weights(len(image), new) @ flat
+    return np.moveaxis(resized.reshape(new, *image.shape[1:]), 0, axis)
 
 
 @functools.lru_cache(maxsize=64)

@@ -17,7 +17,8 @@ import numpy as np
 from chainer_caption.errors import InputError
 from chainer_caption.features.ahead import BATCH, prepared_batches
 from chainer_caption.features.caption_files import read_caption_file, tokenize
-from chainer_caption.features.pictures import PictureError, find_by_name, find_pictures
+from chainer_caption.features.folders import find_by_name, find_pictures
+from chainer_caption.features.pictures import PictureError
 from chainer_caption.files import naming, read_json, unwritable, write_json
 from chainer_caption.journal import Journal, check_same
 

@@ -19,7 +19,7 @@ import string
 from PIL import Image
 
 from chainer_caption import files
-from chainer_caption.features.pictures import PictureError, read_picture
+from chainer_caption.features.pictures import PictureError, open_picture
 from chainer_caption.report.page import csp_hash, escape, resource, well_formed
 from chainer_caption.report.rows import Writer, row_of
 
@@ -93,10 +93,12 @@ def thumbnail(path, size):
         file. None if the picture cannot be read.
     """
     try:
-        image = Image.fromarray(read_picture(path))
+        with open_picture(path) as picture:
+            image = picture.to_image()
+            image.thumbnail((size, size), Image.Resampling.LANCZOS, reducing_gap=2.0)
+            image = image.copy()                        # which the picture does not own
     except PictureError:                                # a gallery of stored features is made with or without pictures
         return None
-    image.thumbnail((size, size), Image.Resampling.LANCZOS, reducing_gap=2.0)
     data = io.BytesIO()
     image.save(data, 'WEBP', quality=70)
     red, green, blue = image.resize((1, 1), Image.Resampling.BOX).getpixel((0, 0))

@@ -3,6 +3,7 @@ import dataclasses
 import os
 
 from chainer_caption.features.networks.demo import DemoNet
+from chainer_caption.features.networks.others import GoogLeNet, ResNet101
 from chainer_caption.features.networks.vgg import VGG16, VGG19
 
 
@@ -31,6 +32,7 @@ class Network:
 
 
 _VGG_SOURCE = 'https://www.robots.ox.ac.uk/~vgg/software/very_deep/caffe/'
+_CONVERTED = 'made into .npz by Chainer ({}.convert_caffemodel_to_npz, which wants protobuf < 4)'
 
 #: The networks by name; the first is the default.
 NETWORKS = {network.name: network for network in (
@@ -40,4 +42,8 @@ NETWORKS = {network.name: network for network in (
             _VGG_SOURCE + 'VGG_ILSVRC_16_layers.caffemodel (553 MB)'),
     Network('demo', DemoNet, 4096, 96, 'demo', (os.path.join(os.path.dirname(__file__), 'demo.npz'),),
             'this package'),
+    Network('resnet101', ResNet101, 2048, 224, 'karpathy', ('ResNet-101-model.npz',),
+            'https://github.com/KaimingHe/deep-residual-networks (179 MB), ' + _CONVERTED.format('ResNet101Layers')),
+    Network('googlenet', GoogLeNet, 1024, 224, 'karpathy', ('bvlc_googlenet.npz',),
+            'http://dl.caffe.berkeleyvision.org/bvlc_googlenet.caffemodel (54 MB), ' + _CONVERTED.format('GoogLeNet')),
 )}

@@ -1,6 +1,4 @@
 """VGG-16 and VGG-19 up to fc7, the networks behind most published caption features."""
-import itertools
-
 import chainer
 import chainer.functions as F
 import chainer.links as L
@@ -10,8 +8,9 @@ from chainer_caption.functions.convolution import convolution_relu, winograd_fil
 from chainer_caption.functions.inference import linear_relu
 from chainer_caption.functions.products import one_blas_thread
 
-# While the first three blocks hold a picture they need 26 MB for it, so they take only so many at a time.
-_LARGE_BLOCKS, _AT_A_TIME = 3, 4
+# Pictures that each block takes at a time. Between two layers of the first block a picture has 13 MB; in the last one
+# it takes many pictures to give all cores something to do.
+_AT_A_TIME = 2, 4, 4, 8, 16
 
 
 class VGG(chainer.Chain):
@@ -74,17 +73,21 @@ class VGG(chainer.Chain):
 
         hidden = self.fc6, self.fc7                     # and not self, whose convolutions would stay in memory
 
-        def convolve(x, blocks):
-            for filters, b, last in itertools.chain.from_iterable(blocks):
+        def convolve(x, number):                        # by the first so many blocks
+            if not number:
+                return np.ascontiguousarray(x.transpose(0, 2, 3, 1))
+            at_a_time = _AT_A_TIME[number - 1]
+            return np.concatenate([through(blocks[number - 1], convolve(x[i:i + at_a_time], number - 1))
+                                   for i in range(0, len(x), at_a_time)])
+
+        def through(block, x):
+            for filters, b, last in block:
                 x = convolution_relu(x, filters, b, pool=last)
             return x
 
         def compute(x):
-            x = np.ascontiguousarray(x.transpose(0, 2, 3, 1))
             with one_blas_thread():
-                x = np.concatenate([convolve(x[i:i + _AT_A_TIME], blocks[:_LARGE_BLOCKS])
-                                    for i in range(0, len(x), _AT_A_TIME)])
-                x = convolve(x, blocks[_LARGE_BLOCKS:]).transpose(0, 3, 1, 2).reshape(len(x), -1)
+                x = convolve(x, len(blocks)).transpose(0, 3, 1, 2).reshape(len(x), -1)
                 for layer in hidden:
                     x = linear_relu(x, layer.W.array, layer.b.array)
             return x
