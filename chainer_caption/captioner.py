@@ -17,7 +17,7 @@ from chainer_caption.models.stepper import Stepper
 ASSUMED = {'network': 'vgg19', 'profile': 'karpathy'}
 
 # Rows of stored features that are searched together, at most.
-_ROWS = 512
+ROWS = 512
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,8 +175,8 @@ class Captioner:
         return self._caption_rows(features, np.arange(len(features)), options)
 
     def _caption_rows(self, features, rows, options):
-        for start in range(0, len(rows), _ROWS):
-            yield from self._search(take_rows(features, rows[start:start + _ROWS], self.device), options)
+        for start in range(0, len(rows), ROWS):
+            yield from self._search(take_rows(features, rows[start:start + ROWS], self.device), options)
 
     def caption_release(self, release, split, **options):
         """Captions the pictures of a release's split by the features stored there.

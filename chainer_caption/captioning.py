@@ -16,6 +16,7 @@ from chainer_caption.errors import InputError
 from chainer_caption.features import BATCH
 from chainer_caption.files import replacing, unwritable
 from chainer_caption.journal import Journal
+from chainer_caption.parallel import Processes
 from chainer_caption.report import open_writer
 
 
@@ -36,6 +37,8 @@ class CaptionFile:
         paths (list of str): The pictures.
         output (str or os.PathLike): The file.
         options (dict): As for `Captioner.caption`.
+        processes (Processes or None): Those that share the pictures; this is process 0. The others have
+            `caption_together` find nothing.
 
     Attributes:
         done (int): How many of the pictures were done by earlier runs.
@@ -45,9 +48,10 @@ class CaptionFile:
             not finished, or nothing can be written there.
     """
 
-    def __init__(self, captioner, paths, output, options=None):
+    def __init__(self, captioner, paths, output, options=None, processes=None):
         self._captioner, self._paths, self._output = captioner, paths, os.fspath(output)
         self._options = options or {}
+        self._processes = processes or Processes()
         check_options(**self._options)
         if os.path.isdir(output):
             raise InputError(f'{output}: is a folder; name a file')
@@ -67,8 +71,8 @@ class CaptionFile:
             they are done.
         """
         yield from self._kept()
-        remaining = self._paths[self.done:]
-        for path, result in zip(remaining, self._captioner.caption_files(remaining, **self._options), strict=True):
+        found = caption_together(self._captioner, self._paths, self._options, self._processes, self.done)
+        for path, result in zip(self._paths[self.done:], found, strict=True):
             self._journal.append({'of': _stamp(path), 'result': dataclasses.asdict(result)})
             yield result
 
@@ -101,6 +105,23 @@ class CaptionFile:
 
     def __exit__(self, *exception):
         self._journal.__exit__(*exception)
+
+
+def caption_together(captioner, paths, options, processes, done=0):
+    """Captions the pictures of a list, in its order, by several processes.
+
+    Args:
+        captioner (Captioner): With a network.
+        paths (list of str): The pictures.
+        options (dict): As for `Captioner.caption`.
+        processes (Processes): Those that share them, each of which calls this.
+        done (int): How many of the pictures need no captions any more; process 0 says it.
+
+    Yields:
+        Result: In process 0, one a picture. In the others nothing.
+    """
+    check_options(**options)
+    return processes.map(lambda mine: captioner.caption_files(mine, **options), paths, BATCH, done)
 
 
 def _is_result(row, path):

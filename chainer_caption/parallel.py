@@ -3,6 +3,7 @@
 Only process 0 prints and writes. The processes agree without asking wherever they can: from the same seed each draws
 the same minibatches and takes its share of them (`batches.PackShare`), so gradients and figures are all that travels.
 """
+import itertools
 import os
 import sys
 import time
@@ -118,13 +119,32 @@ class Processes:
         """In process 0 the list of what all processes have; None in the others."""
         return [value] if self._comm is None else self._comm.gather(value)
 
-    def send(self, value):
-        """Sends something to process 0, and waits until it has been taken."""
-        self._comm.ssend(value, 0)
+    def map(self, function, items, batch, done=0):
+        """Works on a sequence together: the processes take whole batches in turn, which begin where they would if there
+        was only one.
 
-    def receive(self, rank):
-        """In process 0: the next thing that another process has sent."""
-        return self._comm.recv(source=rank)
+        Args:
+            function (callable): Takes a list of items and gives an iterator of a result for each.
+            items (list): The same in each process.
+            batch (int): How many go together.
+            done (int): How many have been worked on before; process 0 says it.
+
+        Yields:
+            The results, in order; in process 0, where all of them come together. Elsewhere nothing.
+        """
+        items = items[self.broadcast(done):]
+        batches = [items[i:i + batch] for i in range(0, len(items), batch)]
+        # Called at once, and what it refuses is refused before anything is opened for the results.
+        return self._in_turn(batches, iter(function([item for share in self.share(batches) for item in share])))
+
+    def _in_turn(self, batches, mine):
+        for number, part in enumerate(batches):
+            owner = number % self.size
+            if self.first:
+                yield from self._comm.recv(source=owner) if owner else itertools.islice(mine, len(part))
+            elif owner == self.rank:
+                # Waits until it has been taken: nobody runs ahead with all that it finds.
+                self._comm.ssend(list(itertools.islice(mine, len(part))), 0)
 
     def mean_gradients(self, device):
         """The optimizer hook that averages gradients over the processes (see `MeanGradients`); None if this process is

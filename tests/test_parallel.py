@@ -14,7 +14,9 @@ from chainer_caption.batches import CaptionDataset, PackCaptions, PackShare
 from chainer_caption.files import read_json, read_npz
 from chainer_caption.models import ShowAndTell
 
-SCRIPTS = pathlib.Path(__file__).parents[1] / 'scripts'
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+SCRIPTS = ROOT / 'scripts'
+UNSEEN = ROOT / 'features' / 'demo' / 'unseen'
 OPTIONS = '--hidden', '24', '--batch-size', '16', '--epochs', '4'
 
 
@@ -163,6 +165,53 @@ def test_all_processes_have_the_same_weights(together, release_dir, tmp_path):
     said = [line for line in done.stdout.splitlines() if line.startswith('epoch ') and len(line.split()) == 3]
     assert done.returncode == 0
     assert len(said) == 3 * 4 and len(set(said)) == 4
+
+
+# ---- Captions
+
+def test_two_processes_caption_a_folder_as_one_does(together, demo_model, tmp_path):
+    folder = tmp_path / 'pictures'
+    shutil.copytree(UNSEEN, folder, ignore=shutil.ignore_patterns('*.json'))
+    (folder / 'broken.png').write_bytes(b'no picture')
+    written = []
+    for size in 1, 3:
+        out = tmp_path / f'{size}.jsonl'
+        done = together(size, SCRIPTS / 'generate.py', '-m', demo_model, folder, '-o', out, '--beam-width', '3')
+        assert done.returncode == 1                     # one picture failed, and is named once
+        assert done.stderr.count('broken.png') == 1
+        assert sorted(path.name for path in tmp_path.glob(f'{size}.*')) == [out.name]
+        written.append(out.read_bytes())
+    assert written[0].count(b'\n') == 49
+    assert written[0] == written[1]
+
+
+def test_a_killed_run_goes_on_together(together, demo_model, tmp_path):
+    whole, part = tmp_path / 'whole.jsonl', tmp_path / 'part.jsonl'
+    arguments = SCRIPTS / 'generate.py', '-m', demo_model, UNSEEN, '--beam-width', '3', '--top', '2'
+    assert together(2, *arguments, '-o', whole).returncode == 0
+    program = '''if True:
+        import os, signal, sys
+        from chainer_caption import cli, journal
+        append = journal.Journal.append
+        def killed(self, row):
+            append(self, row)
+            killed.count += 1
+            if killed.count == 25:
+                os.kill(os.getpid(), signal.SIGKILL)
+        killed.count = 0
+        journal.Journal.append = killed
+        sys.exit(cli.run('generate', sys.argv[1:]))'''
+    assert together(2, '-c', program, *arguments[1:], '-o', part).returncode != 0
+    assert not part.exists()
+    assert together(2, *arguments, '-o', part).returncode == 0
+    assert part.read_bytes() == whole.read_bytes()
+
+
+def test_stored_features_are_shared_too(together, release_dir, model_dir, tmp_path):
+    arguments = SCRIPTS / 'generate.py', '-m', model_dir, '--release', release_dir, '--split', 'train', '-o'
+    for size in 1, 2:
+        assert together(size, *arguments, tmp_path / f'{size}.jsonl').returncode == 0
+    assert (tmp_path / '1.jsonl').read_bytes() == (tmp_path / '2.jsonl').read_bytes()
 
 
 # ---- What goes wrong

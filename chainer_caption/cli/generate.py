@@ -1,12 +1,15 @@
 """generate: captions of pictures, or of a release's stored features."""
+import collections
 import os
 import sys
 
+import numpy as np
 from tqdm import tqdm
 
 from chainer_caption.cli.common import add_device, add_origin, device, failure, open_release, say
 from chainer_caption.errors import InputError
 from chainer_caption.files import naming, unreadable
+from chainer_caption.parallel import Processes
 
 DESCRIPTION = 'Caption pictures, folders of pictures, or the stored features of a release.'
 EXAMPLES = '''\
@@ -49,24 +52,38 @@ def add_arguments(parser):
 
 
 def run(args):
-    paths = _paths(args)
-    from chainer_caption.captioner import Captioner
+    processes = Processes.started()
+    tell = say if processes.first else lambda line: None
+    paths = processes.broadcast(_paths(args) if processes.first else None)
+    from chainer_caption.captioner import ROWS, Captioner
+    from chainer_caption.captioning import caption_together
     if args.sentences is not None:
-        say('-s is not needed: the model carries its vocabulary')
+        tell('-s is not needed: the model carries its vocabulary')
     options = {'width': args.beam_width, 'max_length': args.max_length, 'allow_unk': args.allow_unk,
                'top': min(5, max(1, args.beam_width)) if args.top is None else args.top,
                'length_normalization': args.length_normalization}
+    where = processes.device(device(args.gpu))
     if args.release is not None:
-        release, split = open_release(args.release), args.split or 'test'
-        captioner = Captioner.load(args.model, device(args.gpu), pictures=False)
-        total, results = len(release.pictures(split)), captioner.caption_release(release, split, **options)
-        return _write(args, captioner, results, total, options)
-    captioner = Captioner.load(args.model, device(args.gpu), args.image_weights, args.network, args.profile,
-                               honour_exif=args.exif, max_pixels=args.max_pixels, say=say)
+        release = processes.one_after_another(lambda: open_release(args.release))
+        split = args.split or 'test'
+        captioner = Captioner.load(args.model, where, pictures=False)
+        pictures = release.pictures(split)
+        results = processes.map(lambda mine: captioner.caption_pictures(release, np.array(mine, int), **options),
+                                pictures, ROWS)
+        return _write(args, captioner, results, len(pictures), options) if processes.first else _exhaust(results)
+    captioner = Captioner.load(args.model, where, args.image_weights, args.network, args.profile,
+                               honour_exif=args.exif, max_pixels=args.max_pixels, say=tell)
     # A pipe or a device takes what comes; only with a file can a run that was stopped go on.
-    if args.output is None or _is_stream(args.output):
-        return _write(args, captioner, captioner.caption_files(paths, **options), len(paths), options)
-    return _write_resumably(args, captioner, paths, options)
+    if processes.first and args.output is not None and not _is_stream(args.output):
+        return _write_resumably(args, captioner, paths, options, processes)
+    results = caption_together(captioner, paths, options, processes)
+    return _write(args, captioner, results, len(paths), options) if processes.first else _exhaust(results)
+
+
+def _exhaust(results):
+    """What processes other than the one that writes do: they work, and have nothing to write."""
+    collections.deque(results, maxlen=0)
+    return 0
 
 
 def _is_stream(path):
@@ -119,11 +136,11 @@ def _write(args, captioner, results, total, options):
     return 1 if failed else 0
 
 
-def _write_resumably(args, captioner, paths, options):
+def _write_resumably(args, captioner, paths, options, processes):
     from chainer_caption.captioning import CaptionFile
     kind, settings = _format(args, captioner, options)
     failed = 0
-    with CaptionFile(captioner, paths, args.output, options) as captions:
+    with CaptionFile(captioner, paths, args.output, options, processes) as captions:
         with _progress(args, len(paths), captions.done) as bar:
             for i, result in enumerate(captions.results()):
                 failed += _tell_failure(result)
