@@ -1,5 +1,6 @@
 """MATLAB's files, read by a process of their own (`matlab_child.py`), which hostile bytes may crash."""
 import contextlib
+import fcntl
 import json
 import os
 import pathlib
@@ -17,6 +18,8 @@ _CHILD = pathlib.Path(__file__).with_name('matlab_child.py')
 # The longest frame that is believed; a row of a matrix may be longer than the child's blocks.
 _FRAME = 2 ** 30
 
+_PIPE = 2 ** 20                 # bytes that the child may be ahead in writing; what any user may ask for
+
 
 @contextlib.contextmanager
 def open_matlab(path, key):
@@ -28,7 +31,8 @@ def open_matlab(path, key):
 
     Yields:
         tuple: The shape (rows, columns), as MATLAB's D x N is N x D; the dtype, or what it is in place of a matrix of
-        numbers, a str; and a function that gives an iterator over blocks of rows, from the first each time.
+        numbers, a str; a function that gives an iterator over blocks of rows, from the first each time; and one that
+        has the child begin to read, so that less is to be waited for later.
 
     Raises:
         InputError: The file is damaged, or does not hold that.
@@ -38,17 +42,23 @@ def open_matlab(path, key):
     child = start([os.path.abspath(path), key], environment)
     unread = [child]
 
+    def begin():
+        with contextlib.suppress(BrokenPipeError):      # why it has gone is found out by who reads from it
+            child.stdin.write(b'\n')
+            child.stdin.flush()
+
     def blocks():
         if unread:
+            begin()
             yield from _rows(unread.pop(), path, shape, dtype)
             return
-        with open_matlab(path, key) as (_, _, again):   # a child goes through its file once
+        with open_matlab(path, key) as (_, _, again, _):        # a child goes through its file once
             yield from again()
 
     try:
         described = json.loads(_frame(child, path))
         shape, dtype = tuple(described['shape']), described.get('kind') or np.dtype(described['dtype'])
-        yield shape, dtype, blocks
+        yield shape, dtype, blocks, begin
     finally:
         child.kill()
         child.wait()
@@ -57,14 +67,14 @@ def open_matlab(path, key):
 
 
 def start(arguments, environment):
-    return subprocess.Popen([sys.executable, os.fspath(_CHILD), *arguments], env=environment, stdin=subprocess.PIPE,
-                            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    child = subprocess.Popen([sys.executable, os.fspath(_CHILD), *arguments], env=environment, stdin=subprocess.PIPE,
+                             stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    with contextlib.suppress(OSError):
+        fcntl.fcntl(child.stdout, fcntl.F_SETPIPE_SZ, _PIPE)
+    return child
 
 
 def _rows(child, path, shape, dtype):
-    with contextlib.suppress(BrokenPipeError):          # why it has gone is found out by who reads from it
-        child.stdin.write(b'\n')
-        child.stdin.flush()
     at = 0
     while at < shape[0]:
         block = np.frombuffer(_frame(child, path), dtype).reshape(-1, shape[1])

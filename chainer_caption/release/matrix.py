@@ -36,7 +36,8 @@ _BLOCK = 2 ** 25
 _Source = collections.namedtuple('_Source', 'shape dtype blocks')
 
 
-def open_matrix(path, pictures=None):
+@contextlib.contextmanager
+def opening_matrix(path):
     """Opens a feature matrix and checks that every value is a finite number.
 
     A row-major `.npy` of float32 or float16 is memory-mapped where it lies. Anything else is copied once into the
@@ -44,10 +45,11 @@ def open_matrix(path, pictures=None):
 
     Args:
         path (str or os.PathLike): The file.
-        pictures (int or None): The least number of pictures that it must hold.
 
-    Returns:
-        numpy.ndarray: (N, D), float16 where the file has that, float32 otherwise; read-only.
+    Yields:
+        function: Takes the least number of pictures that the matrix must hold, or None, and gives the matrix,
+        (N, D), float16 where the file has that, float32 otherwise; read-only. A MATLAB file is being read by another
+        process meanwhile: what else there is to be opened had best be opened before.
 
     Raises:
         InputError: The file is missing or damaged, holds no matrix, too few pictures, or a NaN or an infinity.
@@ -60,19 +62,37 @@ def open_matrix(path, pictures=None):
     except OSError as e:
         raise unreadable(path, e) from e
     if head == b'\x93NUMPY':
-        return _open_npy(path, entry, size, pictures)
+        yield lambda pictures: _open_npy(path, entry, size, pictures)
+        return
     matrix = _mapped(entry / _COPY)
-    if matrix is None:
-        if head.startswith(b'PK\x03\x04'):
-            matrix = _copied(_source_npz(path, size, pictures), path, entry)
-        else:
-            with open_matlab(path, KEY) as opened:
-                source = _Source(*opened)
-                if isinstance(source.dtype, str):
-                    raise InputError(f'{path}: "{KEY}" is no matrix of real numbers but {source.dtype} of shape '
-                                     f'{source.shape}')
-                _check(source.shape, source.dtype, path, size, pictures)
-                matrix = _copied(source, path, entry)
+    if matrix is not None:
+        yield lambda pictures: _fitting(matrix, path, pictures)
+    elif head.startswith(b'PK\x03\x04'):
+        yield lambda pictures: _copied(_source_npz(path, size, pictures), path, entry)
+    else:
+        with open_matlab(path, KEY) as (shape, dtype, blocks, begin):
+            if isinstance(dtype, str):
+                raise InputError(f'{path}: "{KEY}" is no matrix of real numbers but {dtype} of shape {shape}')
+            _check(shape, dtype, path, size)
+            begin()
+            yield lambda pictures: _copied(_Source(_fits(shape, path, pictures), dtype, blocks), path, entry)
+
+
+def open_matrix(path, pictures=None):
+    """Opens a feature matrix; see `opening_matrix`.
+
+    Args:
+        path (str or os.PathLike): The file.
+        pictures (int or None): The least number of pictures that it must hold.
+
+    Returns:
+        numpy.ndarray: The matrix.
+    """
+    with opening_matrix(path) as opened:
+        return opened(pictures)
+
+
+def _fitting(matrix, path, pictures):
     _fits(matrix.shape, path, pictures)
     return matrix
 
@@ -85,6 +105,7 @@ def _fits(shape, path, pictures):
         hint = ' (it looks transposed)' if transposed else ''
         raise InputError(f'{path}: features of {shape[0]} pictures, {shape[1]} numbers each, but the '
                          f'captions go up to imgid {pictures - 1}, which needs {pictures}{hint}')
+    return shape
 
 
 def _mapped(path, shape=None):
@@ -145,7 +166,7 @@ def _sliced(matrix):
                    lambda: (matrix[start:start + rows] for start in range(0, len(matrix), rows)))
 
 
-def _check(shape, dtype, path, size, pictures):
+def _check(shape, dtype, path, size, pictures=None):
     """Checks what a file says of its matrix, before minutes and memory are spent on the values."""
     if dtype.kind not in 'fiu':
         raise InputError(f'{path}: features are real numbers, these are {dtype}')

@@ -9,7 +9,7 @@ from chainer_caption.errors import InputError
 from chainer_caption.files import read_json, unwritable, write_json
 from chainer_caption.release.cache import sample_digest
 from chainer_caption.release.captions import SPLITS, read_captions
-from chainer_caption.release.matrix import open_matrix
+from chainer_caption.release.matrix import opening_matrix
 
 # `restval` is what MS COCO's validation pictures are called that Karpathy's split gives to training.
 TRAINING_SPLITS = ('train', 'restval')
@@ -46,10 +46,11 @@ class Release:
                              f'{folder}: not a folder; a release is one with dataset.json and vgg_feats.mat in it')
         self.dataset_path = pathlib.Path(dataset if dataset is not None else pathlib.Path(folder) / 'dataset.json')
         self.features_path = pathlib.Path(features) if features is not None else _find_matrix(pathlib.Path(folder))
-        self.captions = read_captions(self.dataset_path)
-        if not self.captions.filenames:
-            raise InputError(f'{self.dataset_path}: no images')
-        self.features = open_matrix(self.features_path, int(self.captions.image_ids.max()) + 1)
+        with opening_matrix(self.features_path) as opened:
+            self.captions = read_captions(self.dataset_path)
+            if not self.captions.filenames:
+                raise InputError(f'{self.dataset_path}: no images')
+            self.features = opened(int(self.captions.image_ids.max()) + 1)
         self.origin = read_origin(self.features_path)
         self.digest = {'captions': self.captions.digest, 'features': sample_digest(self.features_path)}
 
