@@ -161,7 +161,7 @@ def test_json_of_a_million_levels(opening, tmp_path, model_dir, release_dir):
     path = tmp_path / 'bomb.json'
     path.write_text(bomb)
     assert 'nested too deeply' in refusal(read_caption_file, path)
-    assert 'nested too deeply' in refusal(Release, None, path, path)
+    assert 'nested too deeply' in refusal(Release, None, path, release_dir / 'vgg_feats.mat')
     release = Release(release_dir)
     refusal(read_candidates, path, release, release.pictures('test'))
     for name in ('config.json', 'vocabulary.json'):

@@ -44,8 +44,9 @@ def open_matlab(path, key):
 
     def begin():
         with contextlib.suppress(BrokenPipeError):      # why it has gone is found out by who reads from it
-            child.stdin.write(b'\n')
-            child.stdin.flush()
+            if not child.stdin.closed:
+                child.stdin.write(b'\n')
+                child.stdin.close()
 
     def blocks():
         if unread:
@@ -62,7 +63,8 @@ def open_matlab(path, key):
     finally:
         child.kill()
         child.wait()
-        child.stdin.close()
+        with contextlib.suppress(BrokenPipeError):
+            child.stdin.close()
         child.stdout.close()
 
 
