@@ -15,17 +15,9 @@ import chainer
 import numpy as np
 from chainer.serializers import DictionarySerializer, NpzDeserializer
 
+from chainer_caption.archives import npz_shapes, read_npz
 from chainer_caption.errors import InputError
-from chainer_caption.files import (
-    npz_shapes,
-    read_json,
-    read_npz,
-    replacing,
-    sync_folder,
-    unwritable,
-    write_json,
-    write_npz,
-)
+from chainer_caption.files import read_json, replacing, sync_folder, unwritable, write_json, write_npz
 from chainer_caption.models import ShowAndTell
 from chainer_caption.vocabulary import Vocabulary
 

@@ -18,9 +18,10 @@ import time
 import chainer
 import numpy as np
 
+from chainer_caption.archives import read_npz
 from chainer_caption.bundle import arrays_digest, from_arrays, to_arrays
 from chainer_caption.errors import InputError
-from chainer_caption.files import parse_json, read_npz, remove_temporaries, write_npz
+from chainer_caption.files import parse_json, remove_temporaries, write_npz
 from chainer_caption.parallel import Processes
 
 # Besides the ends of epochs, which may be an hour apart: what a crash can cost, while writing stays below one percent.

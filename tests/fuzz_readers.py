@@ -16,6 +16,7 @@ from conftest import write_release
 from PIL import Image
 
 from chainer_caption import Bundle, Release, Settings, Vocabulary, train
+from chainer_caption.archives import read_npz
 from chainer_caption.captioner import Caption, Result
 from chainer_caption.captioning import CaptionFile
 from chainer_caption.describe import describe
@@ -25,7 +26,6 @@ from chainer_caption.features.caption_files import read_caption_file, tokenize
 from chainer_caption.features.networks.vgg import VGG
 from chainer_caption.features.store import extract_features
 from chainer_caption.features.weights import load_weights
-from chainer_caption.files import read_npz
 from chainer_caption.models import ShowAndTell
 from chainer_caption.parallel import Processes
 from chainer_caption.release import record_origin

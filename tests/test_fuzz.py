@@ -20,12 +20,12 @@ import scipy.io
 from PIL import Image
 
 from chainer_caption import Bundle, InputError, Release
+from chainer_caption.archives import npz_shapes, read_npz
 from chainer_caption.candidates import read_candidates
 from chainer_caption.features import PictureError, read_picture
 from chainer_caption.features.caffemodel import read_caffemodel
 from chainer_caption.features.caption_files import read_caption_file
 from chainer_caption.features.torch_weights import TorchWeights
-from chainer_caption.files import npz_shapes, read_npz
 from chainer_caption.journal import Journal
 from chainer_caption.release.matrix import open_matrix
 

@@ -10,8 +10,9 @@ import pytest
 from conftest import left_by_training
 
 from chainer_caption import Release, Vocabulary
+from chainer_caption.archives import read_npz
 from chainer_caption.batches import CaptionDataset, PackCaptions, PackShare
-from chainer_caption.files import read_json, read_npz
+from chainer_caption.files import read_json
 from chainer_caption.models import ShowAndTell
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]

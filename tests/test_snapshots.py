@@ -11,6 +11,7 @@ import pytest
 from conftest import left_by_training
 
 from chainer_caption import Bundle, InputError, Release, Settings, files, train
+from chainer_caption.archives import read_npz
 from chainer_caption.bundle import to_arrays
 from chainer_caption.models import ShowAndTell
 from chainer_caption.snapshots import read_snapshot, restore, save_snapshot
@@ -201,7 +202,7 @@ def test_a_snapshot_with_a_pickle_is_refused_and_nothing_runs(release, model, pa
     train(release, model, SETTINGS, stop=stop_after(1), keep_snapshots=1)
     array = np.empty(1, object)
     array[0] = payload
-    np.savez(model / 'snapshot-1.npz', **{**files.read_npz(model / 'snapshot-1.npz'), 'stop_trigger': array})
+    np.savez(model / 'snapshot-1.npz', **{**read_npz(model / 'snapshot-1.npz'), 'stop_trigger': array})
     with pytest.raises(InputError, match='pickle'):
         train(release, model, SETTINGS, resume=True)
     assert not payload.ran

@@ -13,12 +13,12 @@ from PIL import Image
 from test_fuzz import mat5_claiming, refusal
 
 from chainer_caption import Bundle, InputError, Release, Settings, train
+from chainer_caption.archives import read_npz
 from chainer_caption.bundle import arrays_digest
 from chainer_caption.candidates import Candidate
 from chainer_caption.captioner import Caption, Result
 from chainer_caption.cli.common import failure, say
 from chainer_caption.features import PictureError
-from chainer_caption.files import read_npz
 from chainer_caption.journal import Journal
 from chainer_caption.release import matlab
 from chainer_caption.release.matrix import open_matrix

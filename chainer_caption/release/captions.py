@@ -9,8 +9,9 @@ import pathlib
 
 import numpy as np
 
+from chainer_caption.archives import read_npz
 from chainer_caption.errors import InputError
-from chainer_caption.files import read_json, read_npz, unreadable, write_npz
+from chainer_caption.files import read_json, unreadable, write_npz
 from chainer_caption.release.cache import entry_folder, prepare_entry
 
 SPLITS = ('train', 'restval', 'val', 'test')

@@ -9,17 +9,9 @@ import math
 
 import numpy as np
 
+from chainer_caption.archives import ARCHIVE_ERRORS, npy_header, npz_shapes, plausible, read_npz
 from chainer_caption.errors import InputError
-from chainer_caption.files import (
-    ARCHIVE_ERRORS,
-    npy_header,
-    npz_shapes,
-    open_regular,
-    plausible,
-    read_npz,
-    replacing,
-    unreadable,
-)
+from chainer_caption.files import open_regular, replacing, unreadable
 from chainer_caption.release.cache import entry_folder, prepare_entry
 from chainer_caption.release.matlab import open_matlab
 

@@ -5,9 +5,10 @@ import pathlib
 from chainer.serializers import NpzDeserializer
 
 from chainer_caption import bundle
+from chainer_caption.archives import npz_shapes
 from chainer_caption.bundle import Bundle
 from chainer_caption.errors import InputError
-from chainer_caption.files import npz_shapes, read_json
+from chainer_caption.files import read_json
 from chainer_caption.models import ShowAndTell
 from chainer_caption.release import SPLITS, TRAINING_SPLITS
 from chainer_caption.release.cache import sample_digest
