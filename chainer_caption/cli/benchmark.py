@@ -1,9 +1,10 @@
 """benchmark: how fast this machine trains, decodes and extracts."""
 import json
 
-from chainer_caption.cli.common import add_device, device, open_release
+from chainer_caption.cli.common import add_device, device
 from chainer_caption.errors import InputError
 from chainer_caption.parallel import Processes
+from chainer_caption.release import Release
 
 DESCRIPTION = 'Measure the speed of training, decoding or feature extraction on this machine.'
 EXAMPLES = '''\
@@ -46,12 +47,12 @@ def run(args):
         raise InputError(f'{args.kind} is measured in one process; start it without mpiexec')
     if args.kind == 'train':
         settings = Settings(batch_size=args.batch_size, hidden=args.hidden, min_count=args.min_count)
-        release = processes.one_after_another(lambda: open_release(args.release))
+        release = processes.one_after_another(lambda: Release(args.release))
         figures = benchmarks.benchmark_training(release, settings, processes.device(where), args.updates, processes)
     elif args.kind == 'decode':
         top = min(5, args.beam_width) if args.top is None else args.top
         figures = benchmarks.benchmark_decoding(
-            open_release(args.release), args.model, where, args.split, args.pictures,
+            Release(args.release), args.model, where, args.split, args.pictures,
             {'width': args.beam_width, 'top': top, 'max_length': args.max_length})
     else:
         figures = benchmarks.benchmark_extraction(args.network, where, args.batch_size, args.repeats)

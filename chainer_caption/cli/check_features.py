@@ -1,7 +1,8 @@
 """check_features: which network and profile made a release's feature matrix?"""
-from chainer_caption.cli.common import add_device, device, open_release, say
+from chainer_caption.cli.common import add_device, device, say
 from chainer_caption.errors import InputError, printable
 from chainer_caption.features import NETWORKS
+from chainer_caption.release import Release
 
 DESCRIPTION = "Find out which network and preprocessing made a release's features, from a few of its pictures."
 EXAMPLES = '''\
@@ -38,7 +39,7 @@ def run(args):
         raise InputError('--pictures is at least 1, and --seed at least 0')
     from chainer_caption.features import check_features, find_extractors, sample_pictures
     from chainer_caption.release import record_origin
-    release = open_release(args.release)
+    release = Release(args.release)
     places, paths = sample_pictures(release.captions.filenames, args.folder, args.pictures, args.seed)
     extractors = find_extractors(args.image_weights, args.network, device(args.gpu), args.exif, say)
     check = check_features(release.features[release.captions.image_ids[places]], paths, extractors)

@@ -3,7 +3,6 @@ import sys
 
 from chainer_caption.errors import InputError, printable
 from chainer_caption.features import NETWORKS, PROFILES
-from chainer_caption.release import Release
 
 
 def add_device(parser):
@@ -37,10 +36,6 @@ def device(gpu):
 def add_origin(parser, of):
     parser.add_argument('--network', choices=sorted(NETWORKS), help=f'the network that {of}')
     parser.add_argument('--profile', choices=sorted(PROFILES), help='and how the pictures were prepared for it')
-
-
-def open_release(folder, dataset=None, features=None):
-    return Release(folder, dataset, features)
 
 
 def say(line):

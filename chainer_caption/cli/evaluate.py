@@ -3,9 +3,10 @@ import contextlib
 import json
 import os
 
-from chainer_caption.cli.common import add_device, device, open_release, say
+from chainer_caption.cli.common import add_device, device, say
 from chainer_caption.errors import InputError
 from chainer_caption.files import replacing, unwritable
+from chainer_caption.release import Release
 
 DESCRIPTION = "Score a model, or captions made by any system, against a release's own."
 EXAMPLES = '''\
@@ -58,7 +59,7 @@ def run(args):
     from chainer_caption.evaluation import Evaluator
     from chainer_caption.metrics import meteor_missing
     from chainer_caption.report.evaluation import score_tables, write_evaluation_page, write_picture_scores
-    release = open_release(args.release)
+    release = Release(args.release)
     with contextlib.ExitStack() as stack:
         # What cannot be written should be found out before the first picture is captioned.
         out = {name: _open(stack, getattr(args, name)) for name in ('per_picture', 'coco_results', 'html')

@@ -6,10 +6,11 @@ import sys
 import numpy as np
 from tqdm import tqdm
 
-from chainer_caption.cli.common import add_device, add_origin, device, failure, open_release, say
+from chainer_caption.cli.common import add_device, add_origin, device, failure, say
 from chainer_caption.errors import InputError
 from chainer_caption.files import naming, unreadable
 from chainer_caption.parallel import Processes
+from chainer_caption.release import Release
 
 DESCRIPTION = 'Caption pictures, folders of pictures, or the stored features of a release.'
 EXAMPLES = '''\
@@ -64,7 +65,7 @@ def run(args):
                'length_normalization': args.length_normalization}
     where = processes.device(device(args.gpu))
     if args.release is not None:
-        release = processes.one_after_another(lambda: open_release(args.release))
+        release = processes.one_after_another(lambda: Release(args.release))
         split = args.split or 'test'
         captioner = Captioner.load(args.model, where, pictures=False)
         pictures = release.pictures(split)

@@ -1,10 +1,11 @@
 """train: from a release to a model directory."""
 import sys
 
-from chainer_caption.cli.common import add_device, add_origin, device, open_release, say
+from chainer_caption.cli.common import add_device, add_origin, device, say
 from chainer_caption.cli.stopping import Stopping
 from chainer_caption.errors import InputError
 from chainer_caption.parallel import Processes
+from chainer_caption.release import Release
 
 DESCRIPTION = 'Train a captioner on a release (dataset.json and vgg_feats.mat).'
 EXAMPLES = '''\
@@ -57,7 +58,7 @@ def run(args):
                         args.patience, args.keep_best, args.score_every)
     where = device(args.gpu)
     processes = Processes.started()
-    release = processes.one_after_another(lambda: open_release(args.release, args.sentences, args.features))
+    release = processes.one_after_another(lambda: Release(args.release, args.sentences, args.features))
     origin = {'network': args.network, 'profile': args.profile} if args.network else None
     with Stopping() as stop:
         train(release, args.output, settings, where, args.resume, args.overwrite, args.model, origin,

@@ -55,7 +55,7 @@ class Log(extensions.LogReport):
     def share(self):
         """Makes the means so far of each process those of all, for a snapshot that all will go on from."""
         if self._processes.size > 1:
-            summaries = self._summary._summaries
+            summaries = self._summary._summaries        # Chainer has no other way to them
             for summary in (summaries[name] for name in _SHARED if name in summaries):
                 sums = self._processes.sum([float(summary._x), float(summary._x2)]) / self._processes.size
                 summary._x, summary._x2 = sums.tolist()
