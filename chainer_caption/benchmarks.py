@@ -14,9 +14,8 @@ from chainer.backends import cuda
 from chainer_caption.batches import CaptionDataset, LengthBucketIterator
 from chainer_caption.captioner import Captioner
 from chainer_caption.features import NETWORKS, Extractor
-from chainer_caption.functions import Adam
 from chainer_caption.models import ShowAndTell
-from chainer_caption.training import make_converter, training_splits
+from chainer_caption.training import make_converter, make_optimizer, training_splits
 from chainer_caption.vocabulary import Vocabulary
 
 _WARM_UP = 5
@@ -43,10 +42,7 @@ def benchmark_training(release, settings, device, updates, processes):
     model = ShowAndTell(release.feature_size, len(vocabulary), settings.hidden or 512, settings.dropout,
                         vocabulary.log_frequencies(), settings.seed)
     model.to_device(device)
-    optimizer = Adam()
-    optimizer.setup(model)
-    if processes.size > 1:
-        optimizer.add_hook(processes.mean_gradients(device))
+    optimizer = make_optimizer(model, device, processes)
     captions = tokens = 0
     with chainer.using_device(device):
         for update in range(_WARM_UP + updates):
@@ -54,7 +50,7 @@ def benchmark_training(release, settings, device, updates, processes):
                 _wait(device)
                 captions, tokens, start = 0, 0, time.perf_counter()
             batch = converter(iterator.next(), device)
-            optimizer.update(model, *batch, update_key=(settings.seed, update * processes.size + processes.rank))
+            optimizer.update(model, *batch, update_key=(settings.seed, processes.number(update)))
             captions += batch[3][0]
             tokens += len(batch[1])
         _wait(device)

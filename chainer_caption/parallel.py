@@ -107,10 +107,6 @@ class Processes:
             self._comm.Allreduce(values.copy(), values)
         return values
 
-    def any(self, flag):
-        """Whether a flag is up in any process."""
-        return bool(self.sum([flag])[0])
-
     def broadcast(self, value):
         """What process 0 has for all (the value that the others give is not looked at)."""
         return value if self._comm is None else self._comm.bcast(value)
@@ -146,15 +142,16 @@ class Processes:
                 # Waits until it has been taken: nobody runs ahead with all that it finds.
                 self._comm.ssend(list(itertools.islice(mine, len(part))), 0)
 
+    def number(self, update):
+        """A number that no other process and no other update has; dropout masks that differ follow from it."""
+        return update * self.size + self.rank
+
     def mean_gradients(self, device):
-        """The optimizer hook that averages gradients over the processes (see `MeanGradients`); None if this process is
-        alone.
+        """The optimizer hook that averages gradients over several processes (see `MeanGradients`).
 
         Raises:
             InputError: The processes are to train on GPUs, and CuPy has no NCCL, by which those talk to each other.
         """
-        if self._comm is None:
-            return None
         import chainermn
         if device.xp is not cuda.cupy:
             return MeanGradients(chainermn.create_communicator('naive', self._comm))
@@ -169,7 +166,7 @@ class MeanGradients:
     """An optimizer hook: the gradients become their means over the processes, before the update.
 
     ChainerMN's own multi-node optimizer does the same, but spends the first update on making the weights equal; here
-    `broadcast` does that, and N processes take the very updates that one would.
+    they are equal from the start, and N processes take the very updates that one would.
 
     Args:
         communicator (chainermn.CommunicatorBase): Who means the gradients.
@@ -183,10 +180,6 @@ class MeanGradients:
 
     def __call__(self, optimizer):
         self._communicator.multi_node_mean_grad(optimizer.target)
-
-    def broadcast(self, model):
-        """Gives every process the weights of process 0."""
-        self._communicator.bcast_data(model)
 
 
 def defer():

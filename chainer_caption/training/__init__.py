@@ -6,6 +6,6 @@
 from chainer_caption.training.beginning import training_splits
 from chainer_caption.training.run import train
 from chainer_caption.training.settings import Settings
-from chainer_caption.training.trainer import make_converter
+from chainer_caption.training.trainer import make_converter, make_optimizer
 
-__all__ = ['Settings', 'make_converter', 'train', 'training_splits']
+__all__ = ['Settings', 'make_converter', 'make_optimizer', 'train', 'training_splits']

@@ -40,16 +40,11 @@ def make_trainer(release, current, settings, device, output, taking, processes, 
     data = CaptionDataset.from_release(release, vocabulary, *training_splits(release))
     if data.overlong:
         say(f'{data.overlong} captions are longer than {MAX_WORDS} words and are trained on without what is over')
-    optimizer = Adam()
-    optimizer.setup(model)
-    if processes.size > 1:
-        optimizer.add_hook(processes.mean_gradients(device))
+    optimizer = make_optimizer(model, device, processes)
     converter = make_converter(release.features, device, processes)
 
     def loss(*batch):
-        # Masks of its own for each process and update.
-        update = updater.iteration * processes.size + processes.rank
-        return model(*batch, update_key=(settings.seed, update))
+        return model(*batch, update_key=(settings.seed, processes.number(updater.iteration)))
 
     iterator = LengthBucketIterator(data, settings.batch_size, seed=settings.seed)
     updater = chainer.training.updaters.StandardUpdater(iterator, optimizer, converter=converter, device=device,
@@ -79,6 +74,15 @@ def make_trainer(release, current, settings, device, output, taking, processes, 
         if progress is not None:
             trainer.extend(Progress(settings.epochs, len(data), progress))
     return trainer
+
+
+def make_optimizer(model, device, processes):
+    """Adam on a model; of several processes it takes the mean gradients."""
+    optimizer = Adam()
+    optimizer.setup(model)
+    if processes.size > 1:
+        optimizer.add_hook(processes.mean_gradients(device))
+    return optimizer
 
 
 def make_converter(features, device, processes):
