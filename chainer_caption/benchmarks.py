@@ -11,12 +11,13 @@ import chainer
 import numpy as np
 from chainer.backends import cuda
 
-from chainer_caption.batches import CaptionDataset, LengthBucketIterator
-from chainer_caption.captioner import Captioner
-from chainer_caption.features import NETWORKS, Extractor
+from chainer_caption.captioning.captioner import Captioner
+from chainer_caption.data.batches import CaptionDataset, LengthBucketIterator
+from chainer_caption.data.vocabulary import Vocabulary
+from chainer_caption.features.extractor import Extractor
+from chainer_caption.features.networks import NETWORKS
 from chainer_caption.models import ShowAndTell
-from chainer_caption.training import make_converter, make_optimizer, training_splits
-from chainer_caption.vocabulary import Vocabulary
+from chainer_caption.training import make_converter, make_optimizer
 
 _WARM_UP = 5
 
@@ -34,7 +35,7 @@ def benchmark_training(release, settings, device, updates, processes):
     Returns:
         dict: `captions_per_s`, `tokens_per_s`, `peak_mib` and what they were measured with.
     """
-    splits = training_splits(release)
+    splits = release.training_splits
     vocabulary = Vocabulary.from_counts(*release.word_counts(*splits), min_count=settings.min_count)
     data = CaptionDataset.from_release(release, vocabulary, *splits)
     iterator = LengthBucketIterator(data, settings.batch_size, seed=settings.seed)

@@ -8,9 +8,7 @@ import os
 import sys
 import time
 
-import chainer
 import numpy as np
-from chainer.backends import cuda
 
 from chainer_caption.errors import InputError
 
@@ -65,7 +63,11 @@ class Processes:
         Raises:
             InputError: The host has fewer GPUs.
         """
-        if self._comm is None or device.xp is not cuda.cupy:
+        if self._comm is None:
+            return device
+        import chainer
+        from chainer.backends import cuda
+        if device.xp is not cuda.cupy:
             return device
         from mpi4py import MPI
         number = device.device.id + self._comm.Split_type(MPI.COMM_TYPE_SHARED).Get_rank()
@@ -153,6 +155,7 @@ class Processes:
             InputError: The processes are to train on GPUs, and CuPy has no NCCL, by which those talk to each other.
         """
         import chainermn
+        from chainer.backends import cuda
         if device.xp is not cuda.cupy:
             return MeanGradients(chainermn.create_communicator('naive', self._comm))
         try:

@@ -10,9 +10,9 @@ import scipy.io
 
 import chainer_caption
 from chainer_caption import Bundle, Release, Settings, Vocabulary, cli, train
-from chainer_caption.archives import read_npz
-from chainer_caption.files import read_json
 from chainer_caption.models import ShowAndTell
+from chainer_caption.storage.archives import read_npz
+from chainer_caption.storage.files import read_json
 
 SHARED = pathlib.Path(__file__).resolve().parents[2] / 'shared' / 'data'
 

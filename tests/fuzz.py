@@ -27,8 +27,8 @@ import fuzz_inputs as inputs
 
 import chainer_caption.compat  # noqa: F401 (before anything imports Chainer)
 from chainer_caption import InputError
-from chainer_caption.features import PictureError
-from chainer_caption.release import matlab, matlab_child
+from chainer_caption.data import matlab, matlab_child
+from chainer_caption.features.pictures import PictureError
 
 SECONDS = 20                    # of the processor, for an input
 MEMORY = 300 * 2 ** 20          # more than an input may add to what the process has ever taken, in bytes

@@ -16,23 +16,24 @@ from conftest import write_release
 from PIL import Image
 
 from chainer_caption import Bundle, Release, Settings, Vocabulary, train
-from chainer_caption.archives import read_npz
-from chainer_caption.captioner import Caption, Result
-from chainer_caption.captioning import CaptionFile
-from chainer_caption.describe import describe
-from chainer_caption.evaluation import Evaluator
-from chainer_caption.features import PROFILES, read_picture
-from chainer_caption.features.caption_files import read_caption_file, tokenize
+from chainer_caption.captioning.captioner import Caption, Result
+from chainer_caption.captioning.resumable import CaptionFile
+from chainer_caption.data import record_origin
+from chainer_caption.data.annotations import read_caption_file, tokenize
+from chainer_caption.data.describe import describe
+from chainer_caption.data.matrix import open_matrix
+from chainer_caption.data.release import read_origin
+from chainer_caption.data.store import extract_features
+from chainer_caption.evaluation.evaluator import Evaluator
 from chainer_caption.features.networks.vgg import VGG
-from chainer_caption.features.store import extract_features
+from chainer_caption.features.pictures import read_picture
+from chainer_caption.features.profiles import PROFILES
 from chainer_caption.features.weights import load_weights
 from chainer_caption.models import ShowAndTell
 from chainer_caption.parallel import Processes
-from chainer_caption.release import record_origin
-from chainer_caption.release.matrix import open_matrix
-from chainer_caption.release.release import read_origin
-from chainer_caption.report.evaluation import score_tables, write_evaluation_page, write_picture_scores
-from chainer_caption.snapshots import Snapshots, TakeSnapshots, restore
+from chainer_caption.report.evaluation_page import score_tables, write_evaluation_page, write_picture_scores
+from chainer_caption.storage.archives import read_npz
+from chainer_caption.training.snapshots import Snapshots, TakeSnapshots, restore
 from chainer_caption.training.trainer import make_trainer
 
 ROWS = np.random.default_rng(0).random((7, 5)).astype(np.float32)

@@ -36,7 +36,10 @@ import numpy as np  # noqa: E402
 import tqdm  # noqa: E402
 from conftest import left_by_training, write_release  # noqa: E402
 
-from chainer_caption import Bundle, InputError, bundle, cli, extensions, files, snapshots  # noqa: E402
+from chainer_caption import Bundle, InputError, cli  # noqa: E402
+from chainer_caption.models import bundle  # noqa: E402
+from chainer_caption.storage import files  # noqa: E402
+from chainer_caption.training import extensions, snapshots  # noqa: E402
 
 tqdm.tqdm.monitor_interval = 0                          # or it starts a thread
 

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 from chainer_caption import InputError
-from chainer_caption.decoding import beam_search
+from chainer_caption.data.vocabulary import BOS, EOS, UNK
+from chainer_caption.decoding.beam import beam_search
 from chainer_caption.models import ShowAndTell
 from chainer_caption.models.stepper import Stepper
-from chainer_caption.vocabulary import BOS, EOS, UNK
 
 D = 7
 
@@ -124,7 +124,7 @@ def test_many_pictures_find_what_each_finds_alone(monkeypatch):
     stepper = Stepper(model)
     together = beam_search(stepper, x, width=6, top=3, max_length=9)
     alone = [beam_search(stepper, row[None], width=6, top=3, max_length=9)[0] for row in x]
-    monkeypatch.setattr('chainer_caption.decoding._CPU_BYTES', 4 * 6 * 40 * 4)      # four pictures at a time
+    monkeypatch.setattr('chainer_caption.decoding.beam._CPU_BYTES', 4 * 6 * 40 * 4)      # four pictures at a time
     in_fours = beam_search(stepper, x, width=6, top=3, max_length=9)
     for others in (alone, in_fours):
         assert [[h.words for h in hs] for hs in others] == [[h.words for h in hs] for hs in together]

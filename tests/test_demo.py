@@ -9,7 +9,7 @@ import pytest
 import scipy.io
 from PIL import Image
 
-from chainer_caption.features import Extractor
+from chainer_caption.features.extractor import Extractor
 from chainer_caption.features.networks import demo
 
 DEMO = pathlib.Path(__file__).resolve().parents[1] / 'features' / 'demo'

@@ -8,11 +8,11 @@ import sys
 import chainer
 import numpy as np
 import pytest
-from test_gallery import ATTACK, Elements
-from test_metrics import coco_scores
+from test_evaluation_metrics import coco_scores
+from test_report_gallery import ATTACK, Elements
 
 from chainer_caption import Bundle, Captioner, Release, cli
-from chainer_caption.evaluation import Evaluator
+from chainer_caption.evaluation.evaluator import Evaluator
 
 SCORES = ['BLEU-1', 'BLEU-2', 'BLEU-3', 'BLEU-4', 'ROUGE-L', 'CIDEr']
 MISSING = 'METEOR needs data'
@@ -21,7 +21,7 @@ MISSING = 'METEOR needs data'
 @pytest.fixture(autouse=True)
 def no_wordnet(monkeypatch):
     """As on a machine without WordNet's data, whatever there is on this one."""
-    monkeypatch.setattr('chainer_caption.metrics.meteor_missing', lambda: MISSING)
+    monkeypatch.setattr('chainer_caption.evaluation.metrics.meteor_missing', lambda: MISSING)
 
 
 @pytest.fixture
@@ -194,8 +194,8 @@ def test_meteor_where_there_is_wordnet(evaluate, release_dir, images, monkeypatc
             return {'METEOR': 0.25}, {'METEOR': np.full(len(candidates), 0.25)}
 
     path = write_lines(tmp_path / 'c', said_of(images))
-    monkeypatch.setattr('chainer_caption.metrics.meteor_missing', lambda: None)
-    monkeypatch.setitem(sys.modules['chainer_caption.metrics'].METRICS, 'METEOR', Fake)
+    monkeypatch.setattr('chainer_caption.evaluation.metrics.meteor_missing', lambda: None)
+    monkeypatch.setitem(sys.modules['chainer_caption.evaluation.metrics'].METRICS, 'METEOR', Fake)
     assert json.loads(evaluate(release_dir, '--captions', path, '--json')[1])['METEOR'] == 0.25
     assert 'METEOR (NLTK)' in evaluate(release_dir, '--captions', path)[1]
 

@@ -4,8 +4,8 @@ import pytest
 from PIL import Image
 
 from chainer_caption.errors import InputError
-from chainer_caption.features import Extractor
 from chainer_caption.features.check import check_features
+from chainer_caption.features.extractor import Extractor
 from chainer_caption.features.networks.vgg import VGG16, VGG19
 
 

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from chainer_caption.features import PROFILES, PictureError, find_pictures, pictures, read_picture
-from chainer_caption.features.pictures import open_picture
+from chainer_caption.features import pictures
+from chainer_caption.features.folders import find_pictures
+from chainer_caption.features.pictures import PictureError, open_picture, read_picture
+from chainer_caption.features.profiles import PROFILES
 
 
 @pytest.fixture

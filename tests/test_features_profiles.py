@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from chainer_caption.features import PROFILES, read_picture
+from chainer_caption.features.pictures import read_picture
+from chainer_caption.features.profiles import PROFILES
 from chainer_caption.features.resize import imresize
 
 EXAMPLES = pathlib.Path(__file__).parents[2] / 'shared' / 'data' / 'karpathy_examples'

@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from chainer_caption.errors import InputError
-from chainer_caption.features import Extractor
+from chainer_caption.features.extractor import Extractor
 from chainer_caption.features.networks import NETWORKS
 from chainer_caption.features.networks.vgg import VGG16, VGG19
 from chainer_caption.features.weights import find_weights, load_weights

@@ -20,14 +20,14 @@ import scipy.io
 from PIL import Image
 
 from chainer_caption import Bundle, InputError, Release
-from chainer_caption.archives import npz_shapes, read_npz
-from chainer_caption.candidates import read_candidates
-from chainer_caption.features import PictureError, read_picture
+from chainer_caption.data.annotations import read_caption_file
+from chainer_caption.data.matrix import open_matrix
+from chainer_caption.evaluation.candidates import read_candidates
 from chainer_caption.features.caffemodel import read_caffemodel
-from chainer_caption.features.caption_files import read_caption_file
+from chainer_caption.features.pictures import PictureError, read_picture
 from chainer_caption.features.torch_weights import TorchWeights
-from chainer_caption.journal import Journal
-from chainer_caption.release.matrix import open_matrix
+from chainer_caption.storage.archives import npz_shapes, read_npz
+from chainer_caption.storage.journal import Journal
 
 
 @contextlib.contextmanager

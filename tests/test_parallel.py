@@ -10,10 +10,10 @@ import pytest
 from conftest import left_by_training
 
 from chainer_caption import Release, Vocabulary
-from chainer_caption.archives import read_npz
-from chainer_caption.batches import CaptionDataset, PackCaptions, PackShare
-from chainer_caption.files import read_json
+from chainer_caption.data.batches import CaptionDataset, PackCaptions, PackShare
 from chainer_caption.models import ShowAndTell
+from chainer_caption.storage.archives import read_npz
+from chainer_caption.storage.files import read_json
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SCRIPTS = ROOT / 'scripts'
@@ -150,8 +150,8 @@ def test_all_processes_have_the_same_weights(together, release_dir, tmp_path):
     program = '''if True:
         import sys
         from chainer_caption import cli
-        from chainer_caption.bundle import arrays_digest, to_arrays
-        from chainer_caption.extensions import Log
+        from chainer_caption.storage.serializers import arrays_digest, to_arrays
+        from chainer_caption.training.extensions import Log
         write = Log._complete
         def complete(self, entry):
             write(self, entry)
@@ -192,7 +192,8 @@ def test_a_killed_run_goes_on_together(together, demo_model, tmp_path):
     assert together(2, *arguments, '-o', whole).returncode == 0
     program = '''if True:
         import os, signal, sys
-        from chainer_caption import cli, journal
+        from chainer_caption import cli
+        from chainer_caption.storage import journal
         append = journal.Journal.append
         def killed(self, row):
             append(self, row)
@@ -226,7 +227,8 @@ def test_what_is_wrong_for_all_is_said_once(together, tmp_path):
 def test_one_that_fails_ends_all(together, release_dir, tmp_path):
     program = '''if True:
         import sys
-        from chainer_caption import InputError, batches, cli
+        from chainer_caption import InputError, cli
+        from chainer_caption.data import batches
         pack = batches.PackShare.__call__
         def fail(self, batch, device):
             if self.rank == 1:

@@ -13,18 +13,18 @@ from PIL import Image
 from test_fuzz import mat5_claiming, refusal
 
 from chainer_caption import Bundle, InputError, Release, Settings, train
-from chainer_caption.archives import read_npz
-from chainer_caption.bundle import arrays_digest
-from chainer_caption.candidates import Candidate
-from chainer_caption.captioner import Caption, Result
+from chainer_caption.captioning.captioner import Caption, Result
 from chainer_caption.cli.common import failure, say
-from chainer_caption.features import PictureError
-from chainer_caption.journal import Journal
-from chainer_caption.release import matlab
-from chainer_caption.release.matrix import open_matrix
+from chainer_caption.data import matlab
+from chainer_caption.data.matrix import open_matrix
+from chainer_caption.evaluation.candidates import Candidate
+from chainer_caption.features.pictures import PictureError
 from chainer_caption.report import open_writer
-from chainer_caption.report.evaluation import score_tables, write_evaluation_page, write_picture_scores
-from chainer_caption.snapshots import Snapshots, read_snapshot
+from chainer_caption.report.evaluation_page import score_tables, write_evaluation_page, write_picture_scores
+from chainer_caption.storage.archives import read_npz
+from chainer_caption.storage.journal import Journal
+from chainer_caption.storage.serializers import arrays_digest
+from chainer_caption.training.snapshots import Snapshots, read_snapshot
 
 HOSTILE = 'a\x1b[2J\x07\r\n\x85\u2028b'
 

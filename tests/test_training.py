@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from chainer_caption import Bundle, Captioner, InputError, Release, Settings, train
-from chainer_caption.archives import read_npz
-from chainer_caption.batches import CaptionDataset, PackCaptions
+from chainer_caption.data.batches import CaptionDataset, PackCaptions
+from chainer_caption.storage.archives import read_npz
 
 SMALL = {'hidden': 16, 'batch_size': 16}
 

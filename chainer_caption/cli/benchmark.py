@@ -2,9 +2,9 @@
 import json
 
 from chainer_caption.cli.common import add_device, device
+from chainer_caption.data import Release
 from chainer_caption.errors import InputError
 from chainer_caption.parallel import Processes
-from chainer_caption.release import Release
 
 DESCRIPTION = 'Measure the speed of training, decoding or feature extraction on this machine.'
 EXAMPLES = '''\
@@ -40,7 +40,8 @@ def add_arguments(parser):
 
 
 def run(args):
-    from chainer_caption import Settings, benchmarks
+    from chainer_caption import benchmarks
+    from chainer_caption.training.settings import Settings
     where = device(args.gpu)
     processes = Processes.started()
     if processes.size > 1 and args.kind != 'train':

@@ -1,8 +1,8 @@
 """check_features: which network and profile made a release's feature matrix?"""
 from chainer_caption.cli.common import add_device, device, say
+from chainer_caption.data import Release
 from chainer_caption.errors import InputError, printable
-from chainer_caption.features import NETWORKS
-from chainer_caption.release import Release
+from chainer_caption.features.networks import NETWORKS
 
 DESCRIPTION = "Find out which network and preprocessing made a release's features, from a few of its pictures."
 EXAMPLES = '''\
@@ -37,8 +37,8 @@ def add_arguments(parser):
 def run(args):
     if args.pictures < 1 or args.seed < 0:
         raise InputError('--pictures is at least 1, and --seed at least 0')
-    from chainer_caption.features import check_features, find_extractors, sample_pictures
-    from chainer_caption.release import record_origin
+    from chainer_caption.data import record_origin
+    from chainer_caption.features.check import check_features, find_extractors, sample_pictures
     release = Release(args.release)
     places, paths = sample_pictures(release.captions.filenames, args.folder, args.pictures, args.seed)
     extractors = find_extractors(args.image_weights, args.network, device(args.gpu), args.exif, say)

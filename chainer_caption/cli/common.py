@@ -2,7 +2,8 @@
 import sys
 
 from chainer_caption.errors import InputError, printable
-from chainer_caption.features import NETWORKS, PROFILES
+from chainer_caption.features.networks import NETWORKS
+from chainer_caption.features.profiles import PROFILES
 
 
 def add_device(parser):

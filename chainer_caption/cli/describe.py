@@ -1,8 +1,8 @@
 """describe: what is in a release, and what is wrong with it."""
 import json
 
+from chainer_caption.data import Release
 from chainer_caption.errors import InputError
-from chainer_caption.release import Release
 
 DESCRIPTION = 'Describe a release (pictures, captions, words, features) and find the usual faults of data.'
 EXAMPLES = '''\
@@ -29,7 +29,7 @@ def run(args):
     for number in args.min_count or ():
         if number < 1:
             raise InputError(f'--min-count {number}: must be at least 1')
-    from chainer_caption.describe import MIN_COUNTS, describe
+    from chainer_caption.data.describe import MIN_COUNTS, describe
     from chainer_caption.report.description import description_text
     description = describe(Release(args.release), args.min_count or MIN_COUNTS)
     print(json.dumps(description) if args.json else f'{args.release}\n\n{description_text(description)}',

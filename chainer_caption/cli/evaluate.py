@@ -4,9 +4,9 @@ import json
 import os
 
 from chainer_caption.cli.common import add_device, device, say
+from chainer_caption.data import Release
 from chainer_caption.errors import InputError
-from chainer_caption.files import replacing, unwritable
-from chainer_caption.release import Release
+from chainer_caption.storage.files import replacing, unwritable
 
 DESCRIPTION = "Score a model, or captions made by any system, against a release's own."
 EXAMPLES = '''\
@@ -55,10 +55,10 @@ _widths.__name__ = 'list of widths'                     # argparse names it to w
 
 def run(args):
     _check(args)
-    from chainer_caption.candidates import write_coco_results
-    from chainer_caption.evaluation import Evaluator
-    from chainer_caption.metrics import meteor_missing
-    from chainer_caption.report.evaluation import score_tables, write_evaluation_page, write_picture_scores
+    from chainer_caption.evaluation.candidates import write_coco_results
+    from chainer_caption.evaluation.evaluator import Evaluator
+    from chainer_caption.evaluation.metrics import meteor_missing
+    from chainer_caption.report.evaluation_page import score_tables, write_evaluation_page, write_picture_scores
     release = Release(args.release)
     with contextlib.ExitStack() as stack:
         # What cannot be written should be found out before the first picture is captioned.
@@ -122,7 +122,7 @@ def _evaluate_model(args, evaluator):
     """The evaluations of the model, and what to say about it."""
     from tqdm import tqdm
 
-    from chainer_caption.captioner import Captioner
+    from chainer_caption.captioning.captioner import Captioner
     captioner = Captioner.load(args.model, device(args.gpu), pictures=False)
     longest = 60 if args.max_length is None else args.max_length
     # disable=None: a bar on a terminal only.

@@ -5,8 +5,9 @@ from tqdm import tqdm
 
 from chainer_caption.cli.common import add_device, device, failure, say
 from chainer_caption.errors import InputError
-from chainer_caption.features import NETWORKS, PROFILES
+from chainer_caption.features.networks import NETWORKS
 from chainer_caption.features.pictures import MAX_PIXELS
+from chainer_caption.features.profiles import PROFILES
 
 DESCRIPTION = 'Turn a folder of pictures into a release: features and, with --captions, all that training needs.'
 EXAMPLES = '''\
@@ -45,7 +46,8 @@ def add_arguments(parser):
 
 
 def run(args):
-    from chainer_caption.features import Extractor, Splitting, extract_features
+    from chainer_caption.data.store import Splitting, extract_features
+    from chainer_caption.features.extractor import Extractor
     splitting = Splitting(args.split_seed, args.val, args.test)
     if args.captions is None and splitting != Splitting():
         raise InputError('--split-seed, --val and --test belong to --captions')

@@ -7,10 +7,10 @@ import numpy as np
 from tqdm import tqdm
 
 from chainer_caption.cli.common import add_device, add_origin, device, failure, say
+from chainer_caption.data import Release
 from chainer_caption.errors import InputError
-from chainer_caption.files import naming, unreadable
 from chainer_caption.parallel import Processes
-from chainer_caption.release import Release
+from chainer_caption.storage.files import naming, unreadable
 
 DESCRIPTION = 'Caption pictures, folders of pictures, or the stored features of a release.'
 EXAMPLES = '''\
@@ -56,8 +56,8 @@ def run(args):
     processes = Processes.started()
     tell = say if processes.first else lambda line: None
     paths = processes.broadcast(_paths(args) if processes.first else None)
-    from chainer_caption.captioner import ROWS, Captioner
-    from chainer_caption.captioning import caption_together
+    from chainer_caption.captioning.captioner import ROWS, Captioner
+    from chainer_caption.captioning.resumable import caption_together
     if args.sentences is not None:
         tell('-s is not needed: the model carries its vocabulary')
     options = {'width': args.beam_width, 'max_length': args.max_length, 'allow_unk': args.allow_unk,
@@ -105,7 +105,7 @@ def _paths(args):
         raise InputError('--split belongs to --release')
     if not named:
         raise InputError('nothing to caption: name pictures or folders, -l LIST, or --release RELEASE')
-    from chainer_caption.features import find_pictures
+    from chainer_caption.features.folders import find_pictures
     paths = find_pictures(args.pictures)
     if args.list is not None:
         paths += _read_list(args.list)
@@ -138,7 +138,7 @@ def _write(args, captioner, results, total, options):
 
 
 def _write_resumably(args, captioner, paths, options, processes):
-    from chainer_caption.captioning import CaptionFile
+    from chainer_caption.captioning.resumable import CaptionFile
     kind, settings = _format(args, captioner, options)
     failed = 0
     with CaptionFile(captioner, paths, args.output, options, processes) as captions:

@@ -17,8 +17,8 @@ def add_arguments(parser):
 
 
 def run(args):
-    from chainer_caption.bundle import Bundle
-    from chainer_caption.neighbours import find_neighbours, word_id
+    from chainer_caption.models.bundle import Bundle
+    from chainer_caption.models.neighbours import find_neighbours, word_id
     from chainer_caption.report.tables import table
     bundle = Bundle.load(args.model)
     found = {word: find_neighbours(bundle, word, args.top) for word in args.words}

@@ -3,9 +3,9 @@ import sys
 
 from chainer_caption.cli.common import add_device, add_origin, device, say
 from chainer_caption.cli.stopping import Stopping
+from chainer_caption.data import Release
 from chainer_caption.errors import InputError
 from chainer_caption.parallel import Processes
-from chainer_caption.release import Release
 
 DESCRIPTION = 'Train a captioner on a release (dataset.json and vgg_feats.mat).'
 EXAMPLES = '''\

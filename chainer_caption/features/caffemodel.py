@@ -15,7 +15,7 @@ import mmap
 import numpy as np
 
 from chainer_caption.errors import InputError
-from chainer_caption.files import open_regular, unreadable
+from chainer_caption.storage.files import open_regular, unreadable
 
 _VARINT, _BITS64, _BYTES, _BITS32 = 0, 1, 2, 5
 

@@ -10,7 +10,7 @@ from chainer_caption.features.networks import NETWORKS
 from chainer_caption.features.pictures import MAX_PIXELS, open_picture
 from chainer_caption.features.profiles import PROFILES
 from chainer_caption.features.weights import find_weights, load_weights
-from chainer_caption.files import sample_digest
+from chainer_caption.storage.files import sample_digest
 
 
 class Extractor:

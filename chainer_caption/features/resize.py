@@ -2,7 +2,6 @@
 import functools
 
 import numpy as np
-from scipy import sparse
 
 from chainer_caption.features.pictures import bands
 
@@ -45,6 +44,7 @@ def _resample(image, new, axis):
 @functools.lru_cache(maxsize=64)
 def _weights(old, new):
     """The (new, old) sparse matrix that resamples one dimension."""
+    from scipy import sparse  # takes longer to import than all that a `-h` needs
     stretch = max(old / new, 1.0)
     centres = (np.arange(new) + 0.5) * (old / new) - 0.5                    # of the new pixels, in old ones
     reach = int(np.ceil(2 * stretch))

@@ -4,7 +4,7 @@ import re
 import safetensors
 
 from chainer_caption.errors import InputError
-from chainer_caption.files import open_regular, unreadable
+from chainer_caption.storage.files import open_regular, unreadable
 
 # The fully connected layers: torchvision's names, and timm's, which has them as convolutions.
 _FULLY_CONNECTED = {'classifier.0': 'fc6', 'classifier.3': 'fc7', 'pre_logits.fc1': 'fc6', 'pre_logits.fc2': 'fc7'}

@@ -4,10 +4,10 @@ import os
 import chainer
 import numpy as np
 
-from chainer_caption.archives import npz_shapes, read_npz
 from chainer_caption.errors import InputError
 from chainer_caption.features.caffemodel import read_caffemodel
 from chainer_caption.features.torch_weights import TorchWeights
+from chainer_caption.storage.archives import npz_shapes, read_npz
 
 
 def find_weights(network, path=None):

@@ -2,7 +2,7 @@
 import itertools
 import math
 
-from chainer_caption.report.page import escape
+from chainer_caption.report.html import escape
 
 # The picture, and where in it the curves are; the numbers and names are in the margins. In units of the viewBox, of
 # which text takes 12.

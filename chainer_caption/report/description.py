@@ -4,7 +4,7 @@ from chainer_caption.report.tables import table
 
 
 def description_text(description):
-    """What `chainer_caption.describe.describe` found, as lines for a terminal."""
+    """What `chainer_caption.data.describe.describe` found, as lines for a terminal."""
     lengths, features, faults = description['lengths'], description['features'], description['faults']
     within = ', '.join(f'{p} % within {value:g}' for p, value in lengths['percentiles'].items() if int(p) >= 50)
     captions = f'captions: {lengths["mean"]:.1f} words in the mean, {within}, the longest {lengths["longest"]}\n' \

@@ -18,10 +18,10 @@ import string
 
 from PIL import Image
 
-from chainer_caption import files
 from chainer_caption.features.pictures import PictureError, open_picture
-from chainer_caption.report.page import csp_hash, escape, resource, well_formed
+from chainer_caption.report.html import csp_hash, escape, resource, well_formed
 from chainer_caption.report.rows import Writer, row_of
+from chainer_caption.storage import files
 
 # Thumbnails are made in threads while the next pictures are captioned; so many results wait for theirs at most.
 _THREADS, _WAITING = 2, 32

@@ -5,7 +5,7 @@ import json
 import math
 import re
 
-from chainer_caption import files
+from chainer_caption.storage import files
 
 # What would break a line or its encoding: control characters (a terminal obeys some of them), Unicode's own line ends,
 # and the lone surrogates by which Python carries the bytes of a file name that is not UTF-8.

@@ -3,9 +3,8 @@
 `settings` is what a training is made of, `beginning` what it begins with, `trainer` puts Chainer's pieces together, and
 `run` runs them, safe against everything that may end it early.
 """
-from chainer_caption.training.beginning import training_splits
 from chainer_caption.training.run import train
 from chainer_caption.training.settings import Settings
 from chainer_caption.training.trainer import make_converter, make_optimizer
 
-__all__ = ['Settings', 'make_converter', 'make_optimizer', 'train', 'training_splits']
+__all__ = ['Settings', 'make_converter', 'make_optimizer', 'train']

@@ -4,20 +4,13 @@ import pathlib
 
 from chainer.serializers import NpzDeserializer
 
-from chainer_caption import bundle
-from chainer_caption.archives import npz_shapes
-from chainer_caption.bundle import Bundle
+from chainer_caption.data.vocabulary import Vocabulary
 from chainer_caption.errors import InputError
-from chainer_caption.files import read_json
-from chainer_caption.models import ShowAndTell
-from chainer_caption.release import SPLITS, TRAINING_SPLITS
-from chainer_caption.release.cache import sample_digest
-from chainer_caption.vocabulary import Vocabulary
-
-
-def training_splits(release):
-    """The splits of a release that are trained on."""
-    return [split for split in TRAINING_SPLITS if SPLITS.index(split) in release.captions.splits] or TRAINING_SPLITS
+from chainer_caption.models import ShowAndTell, bundle
+from chainer_caption.models.bundle import Bundle
+from chainer_caption.storage.archives import npz_shapes
+from chainer_caption.storage.cache import sample_digest
+from chainer_caption.storage.files import read_json
 
 
 def known_origin(release, declared):
@@ -55,7 +48,7 @@ def begin(release, settings, start_from, origin, resumed=None):
     if resumed and (resumed / bundle.VOCABULARY).exists():
         vocabulary = Vocabulary.from_json(read_json(resumed / bundle.VOCABULARY), resumed / bundle.VOCABULARY)
     else:
-        vocabulary = Vocabulary.from_counts(*release.word_counts(*training_splits(release)),
+        vocabulary = Vocabulary.from_counts(*release.word_counts(*release.training_splits),
                                             min_count=settings.min_count)
     if start_from is None:
         training['hidden'] = settings.hidden or 512

@@ -5,16 +5,16 @@ import pathlib
 
 import chainer
 
-from chainer_caption import bundle
-from chainer_caption.bundle import Bundle
+from chainer_caption.data import SPLITS
 from chainer_caption.errors import InputError
-from chainer_caption.extensions import WATCHED, Events
-from chainer_caption.files import unwritable, write_json
+from chainer_caption.models import bundle
+from chainer_caption.models.bundle import Bundle
 from chainer_caption.parallel import Processes
-from chainer_caption.release import SPLITS
-from chainer_caption.snapshots import Snapshots, TakeSnapshots, sole_training
+from chainer_caption.storage.files import unwritable, write_json
 from chainer_caption.training.beginning import begin, known_origin
+from chainer_caption.training.extensions import WATCHED, Events
 from chainer_caption.training.settings import Settings, check_same, read_settings
+from chainer_caption.training.snapshots import Snapshots, TakeSnapshots, sole_training
 from chainer_caption.training.trainer import make_trainer
 
 

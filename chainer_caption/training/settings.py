@@ -1,10 +1,10 @@
 """What a training is made of."""
 import dataclasses
 
-from chainer_caption.bundle import CONFIG
 from chainer_caption.errors import InputError
-from chainer_caption.extensions import FIGURES
-from chainer_caption.files import read_json
+from chainer_caption.models.bundle import CONFIG
+from chainer_caption.storage.files import read_json
+from chainer_caption.training.extensions import FIGURES
 
 # These may change when training is resumed.
 _MAY_CHANGE = ('epochs', 'patience')

@@ -6,11 +6,19 @@ import numpy as np
 from chainer.backends import cuda
 from chainer.training import extensions
 
-from chainer_caption.batches import MAX_WORDS, CaptionDataset, LengthBucketIterator, PackCaptions, PackShare
-from chainer_caption.extensions import CaptionScores, Curves, KeepBest, Log, Progress, RunPage, Table, TokenEvaluator
+from chainer_caption.data import SPLITS
+from chainer_caption.data.batches import MAX_WORDS, CaptionDataset, LengthBucketIterator, PackCaptions, PackShare
 from chainer_caption.functions import Adam
-from chainer_caption.release import SPLITS
-from chainer_caption.training.beginning import training_splits
+from chainer_caption.training.extensions import (
+    CaptionScores,
+    Curves,
+    KeepBest,
+    Log,
+    Progress,
+    RunPage,
+    Table,
+    TokenEvaluator,
+)
 
 # Of the memory free on a GPU, how much the features may take so as to live there.
 _FEATURES_SHARE = 0.5
@@ -37,7 +45,7 @@ def make_trainer(release, current, settings, device, output, taking, processes, 
     """
     model, vocabulary = current.model, current.vocabulary
     model.to_device(device)
-    data = CaptionDataset.from_release(release, vocabulary, *training_splits(release))
+    data = CaptionDataset.from_release(release, vocabulary, *release.training_splits)
     if data.overlong:
         say(f'{data.overlong} captions are longer than {MAX_WORDS} words and are trained on without what is over')
     optimizer = make_optimizer(model, device, processes)

@@ -24,9 +24,10 @@ import chainer_caption.compat  # noqa: F401
 import chainer
 import chainer.functions as F
 import chainer.links as L
-from chainer_caption.features import PROFILES, Extractor
+from chainer_caption.features.extractor import Extractor
+from chainer_caption.features.profiles import PROFILES
 from chainer_caption.features.networks import demo
-from chainer_caption.files import replacing, write_json, write_npz
+from chainer_caption.storage.files import replacing, write_json, write_npz
 
 HERE = pathlib.Path(__file__).resolve().parent
 WEIGHTS = pathlib.Path(demo.__file__).with_suffix('.npz')

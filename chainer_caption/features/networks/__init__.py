@@ -1,10 +1,9 @@
 """The networks that make features, by name: what each gives and wants, and where its weights are to be had."""
 import dataclasses
+import functools
+import importlib
 import os
-
-from chainer_caption.features.networks.demo import DemoNet
-from chainer_caption.features.networks.others import GoogLeNet, ResNet101
-from chainer_caption.features.networks.vgg import VGG16, VGG19
+from collections.abc import Callable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -13,7 +12,7 @@ class Network:
 
     Attributes:
         name (str): Its name, as recorded with features and models.
-        link (type): The `chainer.Chain`; called without arguments it makes one to load weights into.
+        link (callable): Called without arguments it makes a `chainer.Chain` to load weights into.
         dim (int): Dimension D of the features.
         size (int): Side S of the pictures it takes, in pixels.
         profile (str): The profile its own weights want, where they do not say otherwise.
@@ -23,7 +22,7 @@ class Network:
     """
 
     name: str
-    link: type
+    link: Callable
     dim: int
     size: int
     profile: str
@@ -31,19 +30,30 @@ class Network:
     source: str
 
 
+def _link(module, name):
+    # Imported when it is made: a table of names, which every `-h` shows, should not wait for Chainer.
+    return functools.partial(_make, f'{__name__}.{module}', name)
+
+
+def _make(module, name, **kwargs):
+    return getattr(importlib.import_module(module), name)(**kwargs)
+
+
 _VGG_SOURCE = 'https://www.robots.ox.ac.uk/~vgg/software/very_deep/caffe/'
 _CONVERTED = 'made into .npz by Chainer ({}.convert_caffemodel_to_npz, which wants protobuf < 4)'
 
 #: The networks by name; the first is the default.
 NETWORKS = {network.name: network for network in (
-    Network('vgg19', VGG19, 4096, 224, 'karpathy', ('VGG_ILSVRC_19_layers.npz', 'VGG_ILSVRC_19_layers.caffemodel'),
+    Network('vgg19', _link('vgg', 'VGG19'), 4096, 224, 'karpathy',
+            ('VGG_ILSVRC_19_layers.npz', 'VGG_ILSVRC_19_layers.caffemodel'),
             _VGG_SOURCE + 'VGG_ILSVRC_19_layers.caffemodel (575 MB)'),
-    Network('vgg16', VGG16, 4096, 224, 'karpathy', ('VGG_ILSVRC_16_layers.npz', 'VGG_ILSVRC_16_layers.caffemodel'),
+    Network('vgg16', _link('vgg', 'VGG16'), 4096, 224, 'karpathy',
+            ('VGG_ILSVRC_16_layers.npz', 'VGG_ILSVRC_16_layers.caffemodel'),
             _VGG_SOURCE + 'VGG_ILSVRC_16_layers.caffemodel (553 MB)'),
-    Network('demo', DemoNet, 4096, 96, 'demo', (os.path.join(os.path.dirname(__file__), 'demo.npz'),),
+    Network('demo', _link('demo', 'DemoNet'), 4096, 96, 'demo', (os.path.join(os.path.dirname(__file__), 'demo.npz'),),
             'this package'),
-    Network('resnet101', ResNet101, 2048, 224, 'karpathy', ('ResNet-101-model.npz',),
+    Network('resnet101', _link('others', 'ResNet101'), 2048, 224, 'karpathy', ('ResNet-101-model.npz',),
             'https://github.com/KaimingHe/deep-residual-networks (179 MB), ' + _CONVERTED.format('ResNet101Layers')),
-    Network('googlenet', GoogLeNet, 1024, 224, 'karpathy', ('bvlc_googlenet.npz',),
+    Network('googlenet', _link('others', 'GoogLeNet'), 1024, 224, 'karpathy', ('bvlc_googlenet.npz',),
             'http://dl.caffe.berkeleyvision.org/bvlc_googlenet.caffemodel (54 MB), ' + _CONVERTED.format('GoogLeNet')),
 )}

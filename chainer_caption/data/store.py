@@ -1,0 +1,211 @@
+"""Turns a folder of pictures into a release: features, file names, and captions where there are some.
+
+While it is made, the folder holds `feats.npy.part` and a journal of the batches in it; `feats.npy` and `dataset.json`
+appear when all is done. Batches begin at fixed places, so that the matrix is the same to the last byte however often
+its making was stopped.
+"""
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import pathlib
+
+import chainer
+import numpy as np
+
+from chainer_caption.data.annotations import read_caption_file, tokenize
+from chainer_caption.errors import InputError
+from chainer_caption.features.ahead import BATCH, prepared_batches
+from chainer_caption.features.folders import find_by_name, find_pictures
+from chainer_caption.features.pictures import PictureError
+from chainer_caption.storage.files import naming, read_json, unwritable, write_json
+from chainer_caption.storage.journal import Journal, check_same
+
+MATRIX, RECORD, DATASET = 'feats.npy', 'feats.npy.json', 'dataset.json'
+
+
+@dataclasses.dataclass(frozen=True)
+class Splitting:
+    """How pictures are dealt out to the splits where their captions do not come with one.
+
+    Attributes:
+        seed (int): Of the shuffle.
+        val (float): The part of the pictures that becomes `val`.
+        test (float): The part that becomes `test`; the rest is `train`.
+    """
+    seed: int = 0
+    val: float = 0.1
+    test: float = 0.1
+
+    def __post_init__(self):
+        if self.seed < 0:
+            raise InputError(f'a seed is not negative, as {self.seed} is')
+        if min(self.val, self.test) < 0 or self.val + self.test > 1:
+            raise InputError(f'parts of {self.val} for val and {self.test} for test: neither is below 0, nor both '
+                             'together above 1')
+
+    def split(self, count):
+        """The split of each of `count` pictures: a list of str."""
+        val, test = round(count * self.val), round(count * self.test)
+        splits = ['val'] * val + ['test'] * min(test, count - val)
+        splits += ['train'] * (count - len(splits))
+        return [splits[i] for i in np.random.default_rng(self.seed).permutation(count)]
+
+
+def extract_features(folder, output, extractor, captions=None, dtype='float32', splitting=None,
+                     progress=lambda done, total: None, report=lambda filename, reason: None, say=lambda line: None):
+    """Makes a release of a folder of pictures.
+
+    A run that was stopped is taken up where it was by the same call; a finished one is not repeated, but its captions
+    are read again, so that they can be added or mended later.
+
+    Args:
+        folder (str or os.PathLike): The pictures, which `find_pictures` finds in it.
+        output (str or os.PathLike): The folder to write: `feats.npy`, (N, D), a row for each picture in sorted order,
+            zero for those that cannot be read; `feats.npy.json`, which records what made it; and `dataset.json`, with
+            the pictures that can be read and, if there are captions, have some.
+        extractor (Extractor): What makes the features.
+        captions (str or os.PathLike or None): As for `read_caption_file`. Without it no picture has a sentence, and
+            all are of the split `test`.
+        dtype (str): `'float32'` or `'float16'`.
+        splitting (Splitting or None): For captions without splits; None for the defaults.
+        progress (callable): Takes the number of pictures done, earlier runs included, and of all; called at the
+            beginning and after each batch.
+        report (callable): Takes the name of each picture that cannot be read, and why.
+        say (callable): Takes notices, a line each.
+
+    Returns:
+        dict: File name to reason, for each picture that cannot be read.
+
+    Raises:
+        InputError: The folder holds no pictures, the captions are none of theirs, or something else than the
+            beginning of this release is in `output`.
+    """
+    folder, output = os.fspath(folder), pathlib.Path(output)
+    if not os.path.isdir(folder):
+        raise InputError(f'{folder}: no such folder')
+    paths = find_pictures(folder)
+    if not paths:
+        raise InputError(f'{folder}: no pictures in there')
+    names = [os.path.relpath(path, folder) for path in paths]
+    images = _described(names, captions, splitting or Splitting(), say)
+    settings = {**extractor.identity, 'dtype': np.dtype(dtype).name, 'list of pictures': _digest(names)}
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        failed = _finished(output, settings)
+        if failed is None:
+            failed = _extract(paths, names, output, extractor, settings, progress, report)
+        else:
+            for name, reason in failed.items():
+                report(name, reason)
+        images = [image for image in images if image['filename'] not in failed]
+        write_json(output / DATASET, {'dataset': output.resolve().name, 'images': images}, indent=None)
+    except OSError as e:
+        raise unwritable(e.filename or output, e) from e
+    return failed
+
+
+def _digest(names):
+    return hashlib.sha256(json.dumps(names).encode()).hexdigest()
+
+
+def _finished(output, settings):
+    """The failures of the run that made what is in the folder; None if there is none yet."""
+    if _journal_path(output).exists():
+        return None
+    if (output / MATRIX).exists() and (output / RECORD).exists():
+        record = read_json(output / RECORD)
+        if isinstance(record, dict) and isinstance(record.get('failed'), dict):
+            check_same(output, record, settings)
+            return record['failed']
+    for name in (MATRIX, DATASET, 'vgg_feats.mat'):
+        if (output / name).exists():
+            raise InputError(f'{output}: has a {name} that this command did not write; choose another folder')
+    return None
+
+
+def _journal_path(output):
+    return output / f'{MATRIX}.part.jsonl'
+
+
+def _extract(paths, names, output, extractor, settings, progress, report):
+    part, matrix = output / f'{MATRIX}.part', output / MATRIX
+    shape, dtype = (len(paths), extractor.dim), np.dtype(settings['dtype'])
+    with Journal(_journal_path(output), settings) as journal:
+        batches = list(journal.rows())
+        if not batches or not (part.exists() or matrix.exists()):
+            batches = []
+            _create(part, shape, dtype)
+        journal.cut(len(batches))
+        failed = {name: reason for batch in batches for name, reason in batch.items()}
+        for name, reason in failed.items():
+            report(name, reason)
+        done = len(batches) * BATCH
+        progress(min(done, len(paths)), len(paths))
+        if part.exists():                               # or has got its name, and the run was stopped right then
+            with naming(part), open(part, 'r+b') as f:
+                f.seek((done - len(paths)) * shape[1] * dtype.itemsize, os.SEEK_END)
+                for batch in prepared_batches(extractor, paths[done:]):
+                    # The rows have to be on the disk before the journal says that they are.
+                    f.write(_rows(extractor, batch).astype(dtype).tobytes())
+                    f.flush()
+                    os.fdatasync(f.fileno())
+                    bad = {names[done + i]: str(picture) for i, (_, picture) in enumerate(batch)
+                           if isinstance(picture, PictureError)}
+                    journal.append(bad)
+                    failed.update(bad)
+                    for name, reason in bad.items():
+                        report(name, reason)
+                    done += len(batch)
+                    progress(done, len(paths))
+            write_json(output / RECORD, {**settings, 'failed': failed})
+            os.replace(part, matrix)
+        journal.remove()
+    return failed
+
+
+def _create(path, shape, dtype):
+    with naming(path), open(path, 'wb') as f:
+        np.lib.format.write_array_header_1_0(
+            f, {'shape': shape, 'fortran_order': False, 'descr': np.lib.format.dtype_to_descr(dtype)})
+        # A disk that is too small says so now and not hours later.
+        os.posix_fallocate(f.fileno(), 0, f.tell() + math.prod(shape) * dtype.itemsize)
+
+
+def _rows(extractor, batch):
+    rows = np.zeros((len(batch), extractor.dim), np.float32)
+    good = [i for i, (_, picture) in enumerate(batch) if isinstance(picture, np.ndarray)]
+    if good:
+        rows[good] = chainer.get_device('@numpy').send(extractor(np.stack([batch[i][1] for i in good])))
+    return rows
+
+
+def _described(names, captions, splitting, say):
+    """The entries of `dataset.json`, as if every picture could be read."""
+    if captions is None:
+        return [{'filename': name, 'imgid': row, 'split': 'test', 'sentids': [], 'sentences': []}
+                for row, name in enumerate(names)]
+    described = read_caption_file(captions)
+    found = find_by_name(described, names)
+    if not found:
+        raise InputError(f'{captions}: describes no picture of the folder; the first it names is '
+                         f'{next(iter(described))}')
+    if len(found) < len(described):
+        missing = [name for name in described if name not in found]
+        say(f'{captions}: {len(missing)} of the pictures it names are not in the folder, the first is {missing[0]}')
+    of_name = {found[name]: of for name, of in described.items() if name in found}
+    rows = [row for row, name in enumerate(names) if name in of_name and of_name[name].captions]
+    if len(rows) < len(names):
+        say(f'{captions}: {len(names) - len(rows)} pictures of the folder have no captions and are left out of '
+            f'{DATASET}')
+    images, count = [], 0
+    for row, split in zip(rows, splitting.split(len(rows)), strict=True):
+        name, of = names[row], of_name[names[row]]
+        sentences = [{'tokens': tokenize(raw), 'raw': raw, 'imgid': row, 'sentid': count + i}
+                     for i, raw in enumerate(of.captions)]
+        count += len(sentences)
+        images.append({'filename': name, 'imgid': row, 'split': of.split or split,
+                       'sentids': [sentence['sentid'] for sentence in sentences], 'sentences': sentences,
+                       **({} if of.coco_id is None else {'cocoid': of.coco_id})})
+    return images

@@ -1,0 +1,187 @@
+"""Beam search: the best captions of many pictures at once.
+
+A hypothesis scores the sum of the log-probabilities of its words and of its `</S>`. Finished hypotheses keep their
+place in the beam; the search of a picture ends when its `top` best are finished and nothing alive can pass them, which
+is exact, because a score only falls as words are added.
+"""
+import dataclasses
+
+import numpy as np
+
+from chainer_caption.data.vocabulary import BOS, EOS, UNK
+from chainer_caption.errors import InputError
+from chainer_caption.functions.select import select
+
+# What the scores of one step may take, in bytes, on the CPU (a few times its cache) and on a GPU: it bounds how many
+# pictures are searched together.
+_CPU_BYTES = 24 * 2 ** 20
+_GPU_BYTES = 2 ** 30
+
+
+@dataclasses.dataclass(frozen=True)
+class Hypothesis:
+    """A caption as ids.
+
+    Attributes:
+        words (list of int): Its words, without `<S>` and `</S>`.
+        log_prob (float): The sum of the log-probabilities of its words and, if it is finished, its `</S>`; nats.
+        finished (bool): Whether it ends with `</S>`; otherwise it was cut at the greatest length.
+    """
+    words: list
+    log_prob: float
+    finished: bool
+
+    @property
+    def log_prob_per_token(self):
+        """`log_prob` over the number of words plus `</S>`, nats."""
+        return self.log_prob / max(1, len(self.words) + self.finished)
+
+
+def check_options(width=20, top=5, max_length=60, length_normalization=0.0, **others):
+    """Checks options of `beam_search`, for those who want to know before there is anything to search.
+
+    Raises:
+        InputError: One is impossible, or two contradict each other.
+    """
+    if width < 1:
+        raise InputError(f'--beam-width {width}: must be at least 1')
+    if not 1 <= top <= width:
+        raise InputError(f'--top {top}: must be at least 1 and at most the beam width, {width}')
+    if max_length < 1:
+        raise InputError(f'--max-length {max_length}: must be at least 1')
+    if not 0 <= length_normalization < float('inf'):
+        raise InputError(f'--length-normalization {length_normalization}: must be a number and not negative')
+
+
+def beam_search(stepper, features, width=20, top=5, max_length=60, allow_unk=False, length_normalization=0.0):
+    """Finds the best captions of pictures.
+
+    Args:
+        stepper (Stepper): The model.
+        features (array): (n, D) float32 on the model's device.
+        width (int): Hypotheses kept for each picture; 1 is greedy search.
+        top (int): Captions returned for each picture, at most `width`.
+        max_length (int): Words in a caption at most. A hypothesis of so many words is finished if `</S>` is its
+            likeliest continuation, and cut if not.
+        allow_unk (bool): Whether `<UNK>` may be said. If not, its probability goes to nobody.
+        length_normalization (float): Hypotheses are compared by log_prob / (words + 1) ** length_normalization (Wu et
+            al. 2016, in its plain form); 0 compares log-probabilities, 1 log-probabilities per token.
+
+    Returns:
+        list of list of Hypothesis: For each picture its captions, best first: `top`, or fewer where there are no more.
+
+    Raises:
+        InputError: The options contradict each other.
+    """
+    check_options(width, top, max_length, length_normalization)
+    on_cpu = isinstance(features, np.ndarray)
+    group = max(1, (_CPU_BYTES if on_cpu else _GPU_BYTES) // (4 * width * len(stepper.bias)))
+    found = []
+    for start in range(0, len(features), group):
+        search = _Search(stepper, features[start:start + group], width, top, max_length, allow_unk,
+                         length_normalization)
+        found += search.run()
+    return found
+
+
+class _Search:
+    """The search of a group of pictures.
+
+    The beam of each picture is a row of `score`, `alive` and so on, best first. What is alive in all beams are the
+    rows of the model's state, in the same order.
+    """
+
+    def __init__(self, stepper, features, width, top, max_length, allow_unk, normalization):
+        self.stepper = stepper
+        self.width, self.top, self.max_length, self.normalization = width, top, max_length, normalization
+        self.banned = -1 if allow_unk else UNK
+        self.state = stepper.start(features)
+        self.pictures = np.arange(len(features))        # of the beams still searched
+        self.found = [None] * len(features)
+        # One hypothesis a picture to begin with: nothing said.
+        self.log_prob = np.zeros((len(features), 1))
+        self.score = np.zeros((len(features), 1))
+        self.alive = np.ones((len(features), 1), bool)
+        # The words so far of each hypothesis; -1 after its end.
+        self.words = np.zeros((len(features), 1, 0), np.int32)
+
+    def run(self):
+        parents = np.arange(len(self.pictures))
+        read = np.full(len(self.pictures), BOS)
+        for length in range(1, self.max_length + 2):
+            self.state, scores = self.stepper.step(self.state, parents, read)
+            if length > self.max_length:
+                self._end_at_greatest_length(scores)
+                break
+            parents, read = self._advance(scores, length)
+            if not len(self.pictures):
+                break
+        return self.found
+
+    def _advance(self, scores, length):
+        """Chooses the beams of `length` words and drops the pictures that are done; the rows to read next."""
+        weight = length ** -self.normalization
+        # The finished compete with what the alive become; the worst place that they hold is the mark to beat. And
+        # where scores only fall, what is not above the finished one that is last to be returned never will be.
+        kept = np.where(self.alive, -np.inf, self.score)
+        floor = np.full(len(kept), -np.inf)
+        place = self.width if self.normalization else self.top
+        if kept.shape[1] >= place:
+            floor = np.sort(kept, axis=1)[:, -place]
+        bounds = np.concatenate([[0], np.cumsum(self.alive.sum(axis=1))])
+        new, new_parent, new_word = select(scores, self.stepper.bias, self.log_prob[self.alive], bounds, self.width,
+                                           floor, weight, self.banned)
+        merged = np.concatenate([kept, new], axis=1)
+        order = np.argsort(-merged, axis=1, kind='stable')[:, :self.width]
+        rows = np.arange(len(merged))[:, None]
+        score = merged[rows, order]
+        # Columns of `merged` are the old beam, then the continuations.
+        old = kept.shape[1]
+        grown = order >= old
+        column = np.where(grown, order - old, 0)
+        parent_row = new_parent[rows, column]           # a row of the state
+        word = np.where(grown, new_word[rows, column], -1)
+        slot_of_row = np.nonzero(self.alive)[1]
+        slot = np.where(grown, slot_of_row[parent_row], np.minimum(order, old - 1))
+        there = score > -np.inf
+        self.words = np.concatenate([self.words[rows, slot], np.where(word == EOS, -1, word)[..., None]], axis=2)
+        self.log_prob = np.where(grown, score / weight, self.log_prob[rows, slot])
+        self.score = score
+        self.alive = there & grown & (word != EOS)
+        return self._drop_done(parent_row, word)
+
+    def _drop_done(self, parent_row, word):
+        # The best that a hypothesis alive can still become: its own log-probability, over the greatest length.
+        bound = np.where(self.alive, self.log_prob * (self.max_length + 1) ** -self.normalization, -np.inf)
+        finished = np.where(self.alive, -np.inf, self.score)
+        place = min(self.top, self.score.shape[1])
+        done = -np.sort(-finished, axis=1)[:, place - 1] >= bound.max(axis=1)
+        if self.score.shape[1] < self.top:
+            done &= ~self.alive.any(axis=1)
+        for i in np.flatnonzero(done):
+            self._keep(i)
+        left = ~done
+        self.pictures, self.words = self.pictures[left], self.words[left]
+        self.log_prob, self.score, self.alive = self.log_prob[left], self.score[left], self.alive[left]
+        return parent_row[left][self.alive], word[left][self.alive]
+
+    def _end_at_greatest_length(self, scores):
+        """Ends what is alive with `</S>` where that is its likeliest continuation, and cuts the rest."""
+        bounds = np.arange(self.alive.sum() + 1)
+        best, _, word = select(scores, self.stepper.bias, self.log_prob[self.alive], bounds, 1,
+                               np.full(len(bounds) - 1, -np.inf), 1.0, self.banned)
+        ends = word[:, 0] == EOS
+        log_prob = np.where(ends, best[:, 0], self.log_prob[self.alive])
+        cut = self.alive.copy()
+        cut[self.alive] = ~ends
+        self.log_prob[self.alive] = log_prob
+        self.score[self.alive] = log_prob * (self.max_length + ends) ** -self.normalization
+        for i in range(len(self.pictures)):
+            self._keep(i, cut[i])
+
+    def _keep(self, i, cut=None):
+        order = np.argsort(-self.score[i], kind='stable')[:self.top]
+        self.found[self.pictures[i]] = [
+            Hypothesis([int(w) for w in self.words[i, k] if w >= 0], float(self.log_prob[i, k]),
+                       bool(cut is None or not cut[k]))
+            for k in order if self.score[i, k] > -np.inf]

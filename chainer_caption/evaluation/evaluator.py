@@ -1,0 +1,155 @@
+"""How good the captions of a split are, whoever made them: scores, diversity, perplexity.
+
+    evaluator = Evaluator(Release('features/flickr8k'), 'test')
+    ours, = evaluator.evaluate_model('model', Captioner.load('model', pictures=False), widths=[3])
+    theirs = evaluator.evaluate_file('captions.json')
+    print(ours.figures['CIDEr'], theirs.figures['CIDEr'])
+"""
+import dataclasses
+import itertools
+
+import chainer
+import numpy as np
+
+from chainer_caption.data.batches import CaptionDataset, LengthBucketIterator, PackCaptions
+from chainer_caption.errors import InputError
+from chainer_caption.evaluation import metrics
+from chainer_caption.evaluation.candidates import Candidate, read_candidates
+from chainer_caption.evaluation.metrics.scorer import DEFAULT
+from chainer_caption.evaluation.perplexity import token_means
+
+# Captions whose words are predicted together, for the perplexity.
+_BATCH = 128
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """What became of one set of captions.
+
+    Attributes:
+        name (str): Whose they are: the model or the captions' file.
+        settings (dict): How they were made, where a model made them: `beam_width`, `length_normalization`.
+        candidates (list of Candidate): A caption for each picture, in the order of `Evaluator.pictures`.
+        figures (dict): `BLEU-1` to `BLEU-4`, `ROUGE-L`, `CIDEr` and, if asked for, `METEOR`, as fractions (CIDEr may
+            pass 1); `perplexity` of a model; and what `metrics.diversity` says.
+        each (dict): The scores of each picture by itself, arrays (pictures,); a corpus's BLEU is not their mean.
+    """
+    name: str
+    settings: dict
+    candidates: list
+    figures: dict
+    each: dict
+
+    @property
+    def label(self):
+        """The name with the settings, to tell evaluations apart: `'model, beam 3'`."""
+        width, normalization = (self.settings.get(key) for key in ('beam_width', 'length_normalization'))
+        return self.name + (f', beam {width}' if width else '') + (f', A {normalization:g}' if normalization else '')
+
+    def to_json(self):
+        return {**self.figures, 'name': self.name, **self.settings, 'pictures': len(self.candidates)}
+
+
+class Evaluator:
+    """Scores captions of the pictures of a split against its own.
+
+    Args:
+        release (Release): The release.
+        split (str): `train`, `restval`, `val` or `test`.
+        meteor (bool): Whether to compute METEOR as well, which needs WordNet's data (see `metrics.meteor_missing`).
+        say (callable): Takes a notice, one line.
+
+    Attributes:
+        pictures (numpy.ndarray): The pictures that are scored, as places in `release.captions.filenames`: those of
+            the split that have captions to compare with.
+        references (list): The captions of each, lists of tokens.
+
+    Raises:
+        InputError: The split has no pictures, or none has a caption.
+    """
+
+    def __init__(self, release, split, meteor=False, say=lambda line: None):
+        self.release, self.split, self._say = release, split, say
+        everything = release.pictures(split)
+        self._described = np.diff(release.captions.sentences)[everything] > 0
+        self.pictures = everything[self._described]
+        if not len(self.pictures):
+            raise InputError(f'{release.dataset_path}: no picture of the split {split} has a caption to compare with')
+        if len(self.pictures) < len(everything):
+            say(f'{release.dataset_path}: {len(everything) - len(self.pictures):,} pictures of the split {split} have '
+                'no captions to compare with and are left out')
+        self.references = [release.references(picture) for picture in self.pictures]
+        self._scorer = metrics.Scorer(self.references, (*DEFAULT, 'METEOR') if meteor else DEFAULT)
+        self._training = _training_captions(release)
+
+    def score(self, name, candidates, settings=None, perplexity=None):
+        """Scores a caption for each of the pictures.
+
+        Args:
+            name (str): What to call the evaluation.
+            candidates (list of Candidate): In the order of `pictures`.
+            settings (dict or None): How they were made.
+            perplexity (float or None): That of the model which made them.
+
+        Returns:
+            Evaluation: The scores.
+        """
+        tokens = [candidate.tokens for candidate in candidates]
+        figures, each = self._scorer.score(tokens)
+        if perplexity is not None:
+            figures['perplexity'] = perplexity
+        finished = [candidate.finished for candidate in candidates]
+        figures.update(metrics.diversity(tokens, self._training, None if None in finished else finished))
+        return Evaluation(name, settings or {}, candidates, figures, each)
+
+    def evaluate_file(self, path):
+        """Scores the captions in a file; see `read_candidates` for what it may hold and what is refused."""
+        return self.score(str(path), read_candidates(path, self.release, self.pictures, self._say))
+
+    def evaluate_model(self, name, captioner, widths=(20,), normalizations=(0.0,), watch=iter, **options):
+        """Captions the pictures by their stored features and scores the best caption of each.
+
+        Args:
+            name (str): What to call the evaluations.
+            captioner (Captioner): The model.
+            widths (sequence of int): Of the beam; one search for each.
+            normalizations (sequence of float): `length_normalization` as `beam_search` takes it; with each width.
+            watch (callable): Takes the iterator of a search's results and gives it back, to show progress.
+            **options: `max_length` and `allow_unk`, as `beam_search` takes them.
+
+        Returns:
+            list of Evaluation: One for each width and normalization. Their `perplexity` is of the split's own captions,
+            every token weighing the same, `</S>` among them; a word that the model does not know is `<UNK>`, so that
+            models with other vocabularies do not compare.
+
+        Raises:
+            InputError: The features are not those that the model learned from, or an option is impossible.
+        """
+        # Each search is only begun when its results are asked for, but what is wrong with any is found here.
+        searches = [({'beam_width': width, 'length_normalization': normalization}, captioner.caption_release(
+            self.release, self.split, width=width, top=1, length_normalization=normalization, **options))
+            for width in widths for normalization in normalizations]
+        perplexity = self._perplexity(captioner)
+        return [self.score(name, self._best(watch(results)), settings, perplexity) for settings, results in searches]
+
+    def _best(self, results):
+        return [Candidate(result.captions[0].tokens, result.captions[0].finished)
+                for result, described in zip(results, self._described, strict=True) if described]
+
+    def _perplexity(self, captioner):
+        data = CaptionDataset.from_release(self.release, captioner.bundle.vocabulary, self.split)
+        batches = LengthBucketIterator(data, _BATCH, repeat=False, shuffle=False)
+        converter = PackCaptions(self.release.features)
+        with chainer.using_device(captioner.device):
+            packed = (converter(batch, captioner.device) for batch in batches)
+            return token_means(captioner.bundle.model, packed)['perplexity']
+
+
+def _training_captions(release):
+    """The captions that a model of this release is trained on, or None where there are none."""
+    try:
+        _, tokens, bounds = release.sentences(*release.training_splits)
+    except InputError:
+        return None
+    words = np.array(release.captions.words, object)[tokens]
+    return {tuple(words[start:stop]) for start, stop in itertools.pairwise(bounds)}

@@ -1,0 +1,22 @@
+"""How good captions are: BLEU, ROUGE-L and CIDEr as the public COCO caption code computes them, without Java.
+
+Everything here takes *tokens*: a caption is a sequence of strings, and the empty caption is the empty sequence. Making
+tokens of text is done elsewhere. The figures equal pycocoevalcap's on the same tokens joined with spaces; a token that
+itself holds white space counts as one word here and as several there.
+
+One call scores a set of captions::
+
+    score(references, candidates)         # {'BLEU-1': 0.59, ..., 'BLEU-4': 0.15, 'ROUGE-L': 0.39, 'CIDEr': 0.34}
+
+What is scored again and again against the same references, every epoch say, wants a :class:`Scorer`, which prepares
+them once.
+"""
+from chainer_caption.evaluation.metrics.bleu import BleuScorer
+from chainer_caption.evaluation.metrics.cider import CiderScorer
+from chainer_caption.evaluation.metrics.diversity import diversity
+from chainer_caption.evaluation.metrics.meteor import MeteorScorer, meteor_missing
+from chainer_caption.evaluation.metrics.rouge import RougeScorer
+from chainer_caption.evaluation.metrics.scorer import METRICS, Scorer, score, score_each
+
+__all__ = ['METRICS', 'BleuScorer', 'CiderScorer', 'MeteorScorer', 'RougeScorer', 'Scorer', 'diversity',
+           'meteor_missing', 'score', 'score_each']

@@ -1,0 +1,95 @@
+"""CIDEr (Vedantam et al. 2015) as the COCO caption code computes it and every published figure means it: CIDEr-D.
+
+For each order n = 1..4 a caption is a vector of tf-idf weights over n-grams, where a document is a picture with all its
+references. A candidate's similarity to a reference is the cosine of the two, with two changes against padding a caption
+with words that pay: the candidate's weights are clipped at the reference's in the product, and a difference in length
+is punished by a Gaussian of sigma 6. CIDEr is ten times the mean over orders and references, so it may pass 1.
+"""
+import itertools
+
+import numpy as np
+
+from chainer_caption.evaluation.metrics.checks import checked_candidates, checked_references
+from chainer_caption.evaluation.metrics.ngrams import MAX_ORDER, NgramIndex, lengths_of, pair
+
+SIGMA = 6.0
+
+
+class CiderScorer:
+    """CIDEr against references that are prepared once: document frequencies, weights and norms.
+
+    Where the formula would divide by zero, the COCO code takes a similarity of 0, and so does this: a caption too short
+    to have n-grams of an order, and one whose n-grams all stand in every picture's references. That makes CIDEr of a
+    single picture 0 whatever its captions. The COCO code fails when all references are empty; here that is 0, too.
+
+    Args:
+        references: For each of N pictures, its references (at least one), each a sequence of tokens. Document
+            frequencies come from these alone, so figures of corpora of different sizes do not compare.
+    """
+
+    def __init__(self, references):
+        references = checked_references(references)
+        captions = list(itertools.chain.from_iterable(references))
+        self._references = lengths_of(references)
+        self._picture = np.repeat(np.arange(len(references)), self._references)
+        self._length = _penalised_length(captions)
+        self._index = NgramIndex(captions)
+        self._orders = [_Order(counts, size, self._picture, len(references))
+                        for counts, size in zip(self._index.counts, self._index.sizes, strict=True)]
+
+    def score(self, candidates):
+        """Scores one candidate a picture.
+
+        Args:
+            candidates: N sequences of tokens.
+
+        Returns:
+            tuple: ``{'CIDEr': float}``, the mean over pictures, and ``{'CIDEr': array}``, (N,), each picture's own.
+            Zero or more, at most 10.
+        """
+        candidates = checked_candidates(candidates, len(self._references))
+        cosines = sum(order.cosines(counts, self._picture, len(candidates)) for order, counts
+                      in zip(self._orders, self._index.count(candidates), strict=True)) / MAX_ORDER
+        difference = _penalised_length(candidates)[self._picture] - self._length
+        similarity = cosines * np.exp(-difference ** 2 / (2 * SIGMA ** 2))
+        each = 10 * np.bincount(self._picture, similarity) / self._references
+        return {'CIDEr': float(each.mean())}, {'CIDEr': each}
+
+
+class _Order:
+    """The references' n-grams of one order: weights sorted by picture and n-gram, and each reference's norm."""
+
+    def __init__(self, counts, size, picture, pictures):
+        documents = np.unique(pair(picture[counts.caption], counts.gram)) & 0xFFFFFFFF
+        frequency = np.bincount(documents, minlength=size)
+        # Written as one logarithm, the weight of what stands in every picture is exactly zero, and a caption with
+        # nothing else has a norm of exactly zero. The last weight is that of n-grams no reference has.
+        self._idf = np.log(pictures / np.append(frequency, 1))
+        weight = counts.count * self._idf[counts.gram]
+        self._norm = _norms(counts.caption, weight, len(picture))
+        keys = pair(picture[counts.caption], counts.gram)
+        order = np.argsort(keys, kind='stable')
+        self._keys, self._weight, self._reference = keys[order], weight[order], counts.caption[order]
+
+    def cosines(self, counts, picture, candidates):
+        """The clipped cosine of each reference and its picture's candidate, (R,)."""
+        weight = counts.count * self._idf[np.minimum(counts.gram, len(self._idf) - 1)]
+        norm = _norms(counts.caption, weight, candidates)[picture] * self._norm
+        # All references of a picture that have the n-gram stand in one run of the sorted keys.
+        keys = pair(counts.caption, counts.gram)
+        begin = np.searchsorted(self._keys, keys)
+        run = np.searchsorted(self._keys, keys, 'right') - begin
+        entry = np.repeat(begin - np.cumsum(run) + run, run) + np.arange(run.sum())
+        reference = self._weight[entry]
+        product = np.bincount(self._reference[entry], np.minimum(np.repeat(weight, run), reference) * reference,
+                              minlength=len(picture))
+        return np.divide(product, norm, out=np.zeros(len(picture)), where=norm > 0)
+
+
+def _norms(caption, weight, captions):
+    return np.sqrt(np.bincount(caption, weight ** 2, minlength=captions))
+
+
+def _penalised_length(captions):
+    # The COCO code's length is the number of bigrams: the empty caption is as long as one word.
+    return np.maximum(lengths_of(captions) - 1, 0)

@@ -1,0 +1,56 @@
+"""METEOR by NLTK, where WordNet's data is on this machine. Nothing is ever downloaded from here.
+
+NLTK's METEOR is not the Java program behind published COCO figures: it follows the metric of 2007 (exact words, stems,
+WordNet's synonyms; alpha 0.9, beta 3, gamma 0.5), has no paraphrase table and no function-word weights, matches
+greedily, and looks synonyms up by the stem ('automobile' finds none, as 'automobil' is no word). Compare its figures
+with one another only. Stems and synonyms are English.
+"""
+import zipfile
+
+import numpy as np
+
+from chainer_caption.errors import InputError
+from chainer_caption.evaluation.metrics.checks import checked_candidates, checked_references
+
+
+def meteor_missing():
+    """Returns None where METEOR can be computed, else one line (str) that says how to get what is missing."""
+    from nltk.corpus import wordnet  # NLTK takes longer to import than all the rest of this room: only where asked for
+    try:
+        wordnet.ensure_loaded()
+    except (LookupError, OSError, zipfile.BadZipFile):
+        return "METEOR needs WordNet's data: python -c \"import nltk; nltk.download('wordnet')\""
+    return None
+
+
+class MeteorScorer:
+    """NLTK's METEOR, the best over a picture's references. An empty candidate scores 0.
+
+    Args:
+        references: For each of N pictures, its references (at least one), each a sequence of tokens.
+
+    Raises:
+        chainer_caption.errors.InputError: WordNet's data is not there; the message says how to get it.
+    """
+
+    def __init__(self, references):
+        missing = meteor_missing()
+        if missing:
+            raise InputError(missing)
+        self._references = checked_references(references)
+
+    def score(self, candidates):
+        """Scores one candidate a picture.
+
+        Args:
+            candidates: N sequences of tokens.
+
+        Returns:
+            tuple: ``{'METEOR': float}`` in [0, 1], the mean over pictures, and ``{'METEOR': array}``, (N,), each
+            picture's own.
+        """
+        from nltk.translate.meteor_score import meteor_score
+        candidates = checked_candidates(candidates, len(self._references))
+        each = np.array([meteor_score(references, candidate)
+                         for candidate, references in zip(candidates, self._references, strict=True)])
+        return {'METEOR': float(each.mean())}, {'METEOR': each}

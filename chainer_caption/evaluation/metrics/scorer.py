@@ -1,0 +1,70 @@
+"""Several metrics by their names, over one set of references."""
+from chainer_caption.evaluation.metrics.bleu import BleuScorer
+from chainer_caption.evaluation.metrics.checks import checked_references
+from chainer_caption.evaluation.metrics.cider import CiderScorer
+from chainer_caption.evaluation.metrics.meteor import MeteorScorer
+from chainer_caption.evaluation.metrics.rouge import RougeScorer
+
+METRICS = {'BLEU': BleuScorer, 'ROUGE-L': RougeScorer, 'CIDEr': CiderScorer, 'METEOR': MeteorScorer}
+DEFAULT = ('BLEU', 'ROUGE-L', 'CIDEr')
+
+
+class Scorer:
+    """Some of the metrics in :data:`METRICS`, against references that are prepared once.
+
+    Args:
+        references: For each of N pictures, its references (at least one), each a sequence of tokens.
+        metrics: Names of metrics. 'METEOR' is not among them unless asked for: it needs data and much more time.
+
+    Raises:
+        ValueError: A metric has no such name, there is no picture, or one has no reference.
+        TypeError: A reference is a string where its tokens are wanted.
+        chainer_caption.errors.InputError: METEOR's data is not on this machine.
+    """
+
+    def __init__(self, references, metrics=DEFAULT):
+        unknown = [name for name in metrics if name not in METRICS]
+        if unknown:
+            raise ValueError(f'no metric {unknown[0]!r}; there are {", ".join(METRICS)}')
+        references = checked_references(references)
+        self._scorers = [METRICS[name](references) for name in metrics]
+
+    def score(self, candidates):
+        """Scores one candidate a picture.
+
+        Args:
+            candidates: N sequences of tokens.
+
+        Returns:
+            tuple: The corpus's figures, ``{'BLEU-1': float, ..., 'CIDEr': float}``, fractions, and each picture's own
+            under the same names, arrays (N,) of float64. Each scorer's own docstring says what its figures are.
+        """
+        corpus, each = {}, {}
+        for scorer in self._scorers:
+            figures, own = scorer.score(candidates)
+            corpus.update(figures)
+            each.update(own)
+        return corpus, each
+
+
+def score(references, candidates, metrics=DEFAULT):
+    """Scores a set of captions.
+
+    Args:
+        references: For each of N pictures, its references (at least one), each a sequence of tokens.
+        candidates: For each picture one caption, a sequence of tokens.
+        metrics: Names from :data:`METRICS`.
+
+    Returns:
+        dict: ``{'BLEU-1': float, ..., 'BLEU-4': float, 'ROUGE-L': float, 'CIDEr': float}``, fractions.
+
+    Raises:
+        See :class:`Scorer`.
+    """
+    return Scorer(references, metrics).score(candidates)[0]
+
+
+def score_each(references, candidates, metrics=DEFAULT):
+    """Scores each of a set of captions by itself: as :func:`score`, but lists of N floats, one for each picture."""
+    each = Scorer(references, metrics).score(candidates)[1]
+    return {name: figures.tolist() for name, figures in each.items()}

@@ -1,0 +1,44 @@
+"""What a model makes of captions that people wrote: loss and perplexity, every token weighing the same."""
+import math
+import sys
+
+import chainer
+import numpy as np
+
+from chainer_caption.parallel import Processes
+
+
+def perplexity(nats):
+    """exp(nats per token); infinite where that is more than a float holds."""
+    return math.exp(nats) if nats < math.log(sys.float_info.max) else math.inf
+
+
+def token_means(model, batches, processes=None):
+    """What a model makes of captions, every token weighing the same, whatever minibatch it is in.
+
+    Args:
+        model (ShowAndTell): The model, on its device.
+        batches (iterable of tuple): Its arguments for each minibatch, as `PackCaptions` makes them; at least one in one
+            of the processes.
+        processes (Processes or None): Those that share the minibatches; None has this one have them all.
+
+    Returns:
+        dict: The means over tokens of `loss` (nats) and `accuracy`, and the `perplexity`; floats.
+    """
+    processes = processes or Processes()
+    sums, tokens = dict.fromkeys(('loss', 'accuracy'), 0.0), 0
+    reporter = chainer.Reporter()
+    reporter.add_observer('', model)
+    with chainer.using_config('train', False), chainer.no_backprop_mode():
+        for batch in batches:
+            observed = {}
+            with reporter.scope(observed):
+                model(*batch)
+            count = len(batch[1])
+            tokens += count
+            for name in sums:
+                # Added up where they are: a GPU is not waited for until the end.
+                sums[name] = sums[name] + observed['/' + name].array.astype(np.float64) * count
+    *totals, tokens = processes.sum([*map(float, sums.values()), tokens])
+    means = {name: float(total / tokens) for name, total in zip(sums, totals, strict=True)}
+    return {**means, 'perplexity': perplexity(means['loss'])}

@@ -1,0 +1,145 @@
+"""Evaluations as people look at them: tables of text, and an HTML page with the best and the worst captions.
+
+An *evaluation* is a `chainer_caption.evaluation.evaluator.Evaluation`: it has `label`, `figures`, `candidates` and
+`each`. The page needs nothing but itself and runs no script; its style is the gallery's (`gallery.css`) and its own
+(`evaluation_page.css`).
+"""
+import base64
+import os
+import string
+
+import numpy as np
+
+from chainer_caption.report.gallery import thumbnail
+from chainer_caption.report.html import csp_hash, escape, resource
+from chainer_caption.report.rows import json_line
+from chainer_caption.report.tables import table
+
+# The figures in the order in which they are shown: what they are called, how they are written, what is better.
+_SCORES = {**{name: (name, '{:.4f}', max) for name in ('BLEU-1', 'BLEU-2', 'BLEU-3', 'BLEU-4', 'ROUGE-L', 'CIDEr')},
+           # Not the Java program's, which published figures mean.
+           'METEOR': ('METEOR (NLTK)', '{:.4f}', max), 'perplexity': ('perplexity', '{:.2f}', min)}
+_HABITS = {'distinct': ('distinct', '{:.1%}', None), 'novel': ('novel', '{:.1%}', None),
+           'vocabulary': ('words used', '{:,}', None), 'mean_length': ('mean length', '{:.2f}', None),
+           'unfinished': ('unfinished', '{:.1%}', None)}
+
+# Best captions, and worst, that are shown; thumbnails are so many pixels at most; bars of the histogram.
+_SHOWN, _THUMBNAIL, _BARS = 12, 320, 40
+
+
+def score_tables(evaluations):
+    """The figures of evaluations as text, a line for each: first the scores, then what the captions are like."""
+    parts = []
+    for figures in (_SCORES, _HABITS):
+        names, rows = _cells(evaluations, figures)
+        parts.append(table(rows, ['', *(figures[name][0] for name in names)]))
+    return '\n'.join(parts)
+
+
+def _cells(evaluations, figures):
+    """The figures that there are, and a row for each evaluation: its label, then the figures as text."""
+    names = [name for name in figures if any(name in evaluation.figures for evaluation in evaluations)]
+    return names, [[evaluation.label, *(figures[name][1].format(evaluation.figures[name])
+                                        if name in evaluation.figures else '' for name in names)]
+                   for evaluation in evaluations]
+
+
+def write_picture_scores(f, evaluations, filenames, image_ids):
+    """Writes the scores of each picture as JSON lines: `{"name", "filename", "image_id", "caption", "BLEU-1", ...}`.
+
+    Args:
+        f (text file): Where to write.
+        evaluations (list of Evaluation): One after another.
+        filenames (list of str): The pictures' names.
+        image_ids (sequence of int): Their `imgid`.
+    """
+    for evaluation in evaluations:
+        for i, candidate in enumerate(evaluation.candidates):
+            f.write(json_line({'name': evaluation.name, **evaluation.settings, 'filename': filenames[i],
+                               'image_id': int(image_ids[i]), 'caption': ' '.join(candidate.tokens),
+                               **{name: float(own[i]) for name, own in evaluation.each.items()}}))
+
+
+def write_evaluation_page(f, evaluations, filenames, references, title, facts, pictures=None):
+    """Writes evaluations of the same pictures as an HTML page.
+
+    Args:
+        f (text file): Where to write.
+        evaluations (list of Evaluation): At least one; the captions of the one with the highest CIDEr are open.
+        filenames (list of str): The pictures' names.
+        references (list): The pictures' own captions, lists of tokens.
+        title (str): The page's title.
+        facts (dict): What was evaluated, in the words to be shown.
+        pictures (str or os.PathLike or None): A folder in which pictures are found by their names, to be shown.
+    """
+    style = resource('gallery.css') + resource('evaluation_page.css')
+    best = max(evaluations, key=lambda evaluation: evaluation.figures['CIDEr'])
+    parts = [_captions(evaluation, filenames, references, pictures, evaluation is best) for evaluation in evaluations]
+    f.write(string.Template(resource('evaluation_page.html')).substitute(
+        title=escape(title), style=style, style_hash=csp_hash(style),
+        facts=''.join(f'<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>' for name, value in facts.items()),
+        scores=_html_table(evaluations, _SCORES), habits=_html_table(evaluations, _HABITS), captions=''.join(parts)))
+
+
+def _html_table(evaluations, figures):
+    names, rows = _cells(evaluations, figures)
+    won = {}
+    for name in names:
+        best, there = figures[name][2], {e.figures[name] for e in evaluations if name in e.figures}
+        if best and len(there) > 1:
+            won[name] = best(there)
+    lines = ['<tr><td></td>' + ''.join(f'<th scope="col">{figures[name][0]}</th>' for name in names) + '</tr>']
+    for evaluation, (label, *cells) in zip(evaluations, rows, strict=True):
+        marks = [' class="won"' if name in won and evaluation.figures.get(name) == won[name] else '' for name in names]
+        lines.append(f'<tr><th scope="row">{escape(label)}</th>'
+                     + ''.join(f'<td{mark}>{cell}</td>' for mark, cell in zip(marks, cells, strict=True)) + '</tr>')
+    return f'<div class="wide"><table>{"".join(lines)}</table></div>'
+
+
+def _captions(evaluation, filenames, references, pictures, is_open):
+    each = evaluation.each
+    # Many pictures score nothing by CIDEr; ROUGE-L tells the quite wrong among them from the others.
+    order = np.lexsort((each['ROUGE-L'], each['CIDEr']))
+    half = len(order) // 2
+    parts = []
+    for heading, chosen in (('Best captions', order[half:][::-1][:_SHOWN]), ('Worst captions', order[:half][:_SHOWN])):
+        cards = [_card(evaluation, i, filenames[i], references[i], pictures) for i in chosen]
+        if cards:
+            parts.append(f'<h3>{heading} by CIDEr</h3>\n<section>{"".join(cards)}</section>\n')
+    return (f'<details{" open" if is_open else ""}>\n<summary>{escape(evaluation.label)}</summary>\n'
+            f'{_histogram(each["CIDEr"])}{"".join(parts)}</details>\n')
+
+
+def _histogram(figures):
+    """How many pictures have which CIDEr, as a picture; bars of a quarter, the last for all that is above."""
+    counts = np.bincount(np.minimum(figures / 0.25, _BARS - 1).astype(int))
+    height = 60 / counts.max()
+    bars = ''.join(f'<rect x="{20 * i}" y="{62 - count * height:.1f}" width="18" height="{count * height:.1f}">'
+                   f'<title>CIDEr from {i / 4:g}: {count:,} pictures</title></rect>' for i, count in enumerate(counts))
+    marks = ''.join(f'<text x="{20 * i}" y="78">{i // 4}</text>' for i in range(0, len(counts), 4))
+    return (f'<figure><figcaption>Pictures by their CIDEr</figcaption><svg viewBox="0 0 {20 * len(counts)} 82" '
+            f'width="{20 * len(counts)}" role="img" aria-label="Histogram of CIDEr">{bars}{marks}</svg></figure>\n')
+
+
+def _card(evaluation, i, filename, references, pictures):
+    scores = ' · '.join(f'{name} {evaluation.each[name][i]:.2f}' for name in ('CIDEr', 'BLEU-4', 'ROUGE-L'))
+    candidate = evaluation.candidates[i]
+    text = escape(' '.join(candidate.tokens)) or '<span class="cut">nothing said</span>'
+    cut = ' <span class="cut">cut</span>' if candidate.finished is False else ''
+    listed = ''.join(f'<li><span>{escape(" ".join(reference))}</span></li>' for reference in references)
+    return (f'<article>{_picture(filename, pictures)}<div class="text"><p class="best">{text}{cut}</p>'
+            f'<p class="scores">{scores}</p><ol>{listed}</ol><p class="name"><span>{escape(filename)}</span></p></div>'
+            '</article>\n')
+
+
+def _picture(filename, folder):
+    # A name from a dataset.json may lead anywhere; what is shown is of the folder alone.
+    path = os.path.abspath(os.path.join(folder or '', filename))
+    if folder is None or not path.startswith(os.path.join(os.path.abspath(folder), '')):
+        return ''
+    made = thumbnail(path, _THUMBNAIL)
+    if made is None:
+        return ''
+    size, data = made
+    return (f'<img width="{size["width"]}" height="{size["height"]}" alt="" '
+            f'src="data:image/webp;base64,{base64.b64encode(data).decode("ascii")}">')

@@ -1,0 +1,99 @@
+"""A training as an HTML page: its curves, its scores, what it said of the same pictures epoch after epoch.
+
+The page needs nothing but itself and runs no script; its style is the gallery's (`gallery.css`), the evaluation's
+(`evaluation_page.css`) and its own (`run_page.css`).
+"""
+import datetime
+import string
+
+from chainer_caption.report.charts import line_chart
+from chainer_caption.report.html import csp_hash, escape, resource
+
+# The charts: what is measured, and the curves by their names and their keys in the log.
+_CHARTS = [('Loss', 'nats per token', {'train': 'main/loss', 'val': 'validation/main/loss'}),
+           ('CIDEr', 'CIDEr of captions of val', {'val': 'validation/main/cider'}),
+           ('BLEU-4', 'fraction, of captions of val', {'val': 'validation/main/bleu4'})]
+
+# The columns of the table: the key, what it is called, how it is written.
+_COLUMNS = [('main/loss', 'train loss', '{:.3f}'), ('main/perplexity', 'train perplexity', '{:.2f}'),
+            ('main/accuracy', 'train accuracy', '{:.1%}'), ('validation/main/loss', 'val loss', '{:.3f}'),
+            ('validation/main/perplexity', 'val perplexity', '{:.2f}'),
+            ('validation/main/accuracy', 'val accuracy', '{:.1%}'), ('validation/main/cider', 'CIDEr', '{:.3f}'),
+            ('validation/main/bleu4', 'BLEU-4', '{:.3f}')]
+
+
+def write_run_page(f, title, facts, log, best_by, best, references, details):
+    """Writes the page of a training.
+
+    Args:
+        f (text file): Where to write.
+        title (str): The page's title.
+        facts (dict): What stands at its head, in the words to be shown.
+        log (list of dict): An entry for each epoch, as in `log.json`.
+        best_by (str): The key of the figure by which an epoch is kept.
+        best (dict or None): The entry of the epoch that is kept by it; None where it was never measured.
+        references (dict): What a person said of the sampled pictures: `imgid` to text.
+        details (dict): More facts, by their headings: `{'Settings': {'epochs': 30, ...}, ...}`.
+    """
+    style = resource('gallery.css') + resource('evaluation_page.css') + resource('run_page.css')
+    if best is not None:
+        name = next(name for key, name, _ in _COLUMNS if key == best_by)
+        facts = {**facts, 'best epoch': f'{best["epoch"]}, {name} {best[best_by]:.3f}'}
+    f.write(string.Template(resource('run_page.html')).substitute(
+        title=escape(title), style=style, style_hash=csp_hash(style), facts=_list(facts), charts=_charts(log, best),
+        scores=_scores(log, best), samples=_samples(log, best, references),
+        details=''.join(f'<section><h2>{escape(heading)}</h2><dl>{_list(own)}</dl></section>\n'
+                        for heading, own in details.items())))
+
+
+def _list(facts):
+    return ''.join(f'<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>' for name, value in facts.items())
+
+
+def _charts(log, best):
+    parts = []
+    for name, measure, keys in _CHARTS:
+        chart = line_chart({curve: [(entry['epoch'], entry[key]) for entry in log if key in entry]
+                            for curve, key in keys.items()}, measure, best and best['epoch'])
+        if chart:
+            parts.append(f'<figure><figcaption>{name}</figcaption>{chart}</figure>\n')
+    return ''.join(parts)
+
+
+def _scores(log, best):
+    columns = [column for column in _COLUMNS if any(column[0] in entry for entry in log)]
+    lines = ['<tr><th scope="col">epoch</th>' + ''.join(f'<th scope="col">{name}</th>' for _, name, _ in columns)
+             + '<th scope="col">time</th></tr>']
+    for entry in reversed(log):
+        cells = [form.format(entry[key]) if key in entry else '' for key, _, form in columns]
+        cells.append(datetime.timedelta(seconds=round(entry['elapsed_time'])))
+        lines.append(_epoch(entry, best, [f'<td>{cell}</td>' for cell in cells]))
+    return f'<div class="wide long"><table>{"".join(lines)}</table></div>'
+
+
+def _epoch(entry, best, cells):
+    kept = ' class="kept"' if entry is best else ''
+    return f'<tr{kept}><th scope="row">{entry["epoch"]}</th>{"".join(cells)}</tr>'
+
+
+def _samples(log, best, references):
+    sampled = [entry for entry in log if 'samples' in entry]
+    if not sampled:
+        return ''
+    names = ''.join(f'<th scope="col">{escape(sample["filename"])}</th>' for sample in sampled[0]['samples'])
+    said = ''.join(f'<td dir="auto">{escape(references[sample["image_id"]])}</td>'
+                   for sample in sampled[0]['samples'])
+    lines = [f'<tr><th scope="col">epoch</th>{names}</tr>',
+             f'<tr class="reference"><th scope="row">a person</th>{said}</tr>']
+    for entry in reversed(sampled):
+        lines.append(_epoch(entry, best, [f'<td>{_caption(sample)}</td>' for sample in entry['samples']]))
+    return ('<h2>Samples</h2>\n<p class="key">The likeliest caption of the same pictures of val, epoch after epoch, '
+            'and its log-probability in nats.</p>\n'
+            f'<div class="wide long samples"><table>{"".join(lines)}</table></div>\n')
+
+
+def _caption(sample):
+    text = escape(sample['caption']) or '<span class="cut">nothing said</span>'
+    cut = '' if sample['finished'] else ' <span class="cut">cut</span>'
+    score = '' if sample['log_prob'] is None else f'{sample["log_prob"]:.2f}'.replace('-', '\N{MINUS SIGN}')
+    return f'<span dir="auto">{text}{cut}</span><span class="scores">{score}</span>'

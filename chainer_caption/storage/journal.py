@@ -1,0 +1,110 @@
+"""A journal of work that takes long, so that a run which was stopped, however suddenly, goes on where it was.
+
+The file holds lines of JSON: what the run was asked for, then a row for each piece of work that is done. A last line
+that was cut off is as good as none.
+"""
+import contextlib
+import fcntl
+import itertools
+import json
+import os
+
+from chainer_caption.errors import InputError
+from chainer_caption.storage.files import naming, parse_json, unwritable
+
+# Of a line, in bytes: a picture's captions take some thousand.
+_LONGEST = 2 ** 26
+
+
+class Journal:
+    """Opens the journal of a run, or begins it. A context manager; the file stays when the block is left.
+
+    Args:
+        path (str or os.PathLike): The file.
+        settings (dict): What the results depend on: a name, as the user knows it, to a JSON value. A journal that was
+            begun with others is refused.
+
+    Raises:
+        InputError: The journal is of other settings, another process writes it, or it cannot be written.
+    """
+
+    def __init__(self, path, settings):
+        self.path = os.fspath(path)
+        try:
+            self._file = open(self.path, 'a+b')         # noqa: SIM115 (closed by __exit__); appends wherever it was read
+        except OSError as e:
+            raise unwritable(self.path, e) from e
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            begun = list(itertools.islice(self._lines(), 2))
+            if len(begun) == 2:
+                check_same(self.path, begun[0], settings)
+            else:                                       # nothing has been done that could be of other settings
+                self._begin(begun, settings)
+        except BlockingIOError as e:
+            self._file.close()
+            raise InputError(f'{self.path}: another run is writing it; wait until that has ended') from e
+        except BaseException:
+            with contextlib.suppress(OSError):
+                self._file.close()
+            raise
+
+    def _begin(self, before, settings):
+        self._file.seek(0)
+        if not before and self._file.readline(_LONGEST).endswith(b'\n'):
+            raise InputError(f'{self.path}: is something else than the journal of a run; move it out of the way')
+        self._file.truncate(0)
+        self.append(settings)
+
+    def rows(self):
+        """Iterates over the rows; not while rows are appended."""
+        return itertools.islice(self._lines(), 1, None)
+
+    def _lines(self):
+        self._file.seek(0)
+        while line := self._file.readline(_LONGEST):
+            try:
+                row = parse_json(line)
+            except (ValueError, MemoryError):
+                return
+            if not line.endswith(b'\n') or not isinstance(row, dict):
+                return
+            yield row
+
+    def cut(self, count):
+        """Keeps the first `count` rows and whatever nobody could read no longer."""
+        self._file.seek(0)
+        for _ in range(1 + count):
+            self._file.readline()
+        self._file.truncate(self._file.tell())
+
+    def append(self, row):
+        """Adds a row, a dict of JSON values. Whoever kills the process after this returns cannot undo it."""
+        with naming(self.path):
+            self._file.write(json.dumps(row).encode('ascii') + b'\n')
+            self._file.flush()
+
+    def remove(self):
+        """Deletes the file: the work is done, and its result is where it belongs."""
+        os.unlink(self.path)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        # What a full disk did not take it does not take now; that has been said.
+        with contextlib.suppress(OSError) if any(exception) else naming(self.path):
+            self._file.close()
+
+
+def check_same(path, before, now):
+    """Compares the settings that `path` was begun with to those of now.
+
+    Raises:
+        InputError: Some are different; the line names the first and says what to do.
+    """
+    for name, value in now.items():
+        if before.get(name) != value:
+            digest = isinstance(value, str) and len(value) == 64        # means nothing to anybody
+            what = f'another {name}' if digest else f'{name} {before.get(name)}, not {value}'
+            raise InputError(f'{path}: begun with {what}; go on with that, or delete it to begin anew')

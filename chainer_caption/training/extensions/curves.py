@@ -1,0 +1,43 @@
+"""Curves of the log as pictures."""
+import os
+
+import chainer
+
+from chainer_caption.storage.files import replacing
+from chainer_caption.training.extensions.epochs import EveryEpochs
+
+LOSS, SCORES = 'loss.png', 'scores.png'
+
+# For each picture what its axis measures, and the keys of its curves in the log.
+_PICTURES = {LOSS: ('nats per token', ('main/loss', 'validation/main/loss')),
+             SCORES: ('fraction', ('validation/main/cider', 'validation/main/bleu4'))}
+
+
+class Curves(chainer.training.Extension):
+    """Draws `loss.png` and, where captions are scored, `scores.png` into the folder of the training.
+
+    Chainer's PlotReport keeps what it draws in the snapshot; this draws the log, which is there already.
+    """
+    trigger = EveryEpochs()
+
+    def __call__(self, trainer):
+        log = trainer.get_extension('LogReport').log
+        for name, (measure, keys) in _PICTURES.items():
+            curves = {key: [(entry['epoch'], entry[key]) for entry in log if key in entry] for key in keys}
+            if any(curves.values()):
+                with replacing(os.path.join(trainer.out, name), durable=False) as f:
+                    _draw(f, curves, measure)
+
+
+def _draw(f, curves, measure):
+    # A figure by itself, without pyplot, which would choose a backend for the whole process.
+    from matplotlib.figure import Figure
+    figure = Figure()
+    axes = figure.add_subplot(xlabel='epoch', ylabel=measure)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    for key, points in curves.items():
+        if points:
+            axes.plot(*zip(*points, strict=True), marker='.', label=key)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(f, format='png')

@@ -1,0 +1,56 @@
+"""The log as TensorBoard reads it."""
+import importlib.util
+import numbers
+import pathlib
+
+import chainer
+
+from chainer_caption.errors import InputError
+from chainer_caption.report.html import escape
+from chainer_caption.training.extensions.epochs import EveryEpochs
+
+FOLDER, FILES = 'events', 'events.out.tfevents.*'
+
+
+class Events(chainer.training.Extension):
+    """Writes the log's figures, and the captions in it, as TensorBoard's events; their step is the number of updates.
+
+    They go into the folder `events` of the training, for `tensorboard --logdir MODEL`. When a training is resumed, what
+    was written after its snapshot is declared void, as TensorBoard knows it.
+
+    Raises:
+        InputError: tensorboardX, which writes them, is not there.
+    """
+    trigger = EveryEpochs()
+
+    def __init__(self):
+        if importlib.util.find_spec('tensorboardX') is None:
+            raise InputError("--tensorboard needs tensorboardX: pip install 'tensorboardX>=2.6'")
+        self._writer = None
+
+    def initialize(self, trainer):
+        from tensorboardX import SummaryWriter
+        folder = pathlib.Path(trainer.out) / FOLDER
+        begun = any(folder.glob(FILES))
+        updates = trainer.updater.iteration
+        # The suffix keeps a file's name from that of another begun within the same second.
+        self._writer = SummaryWriter(str(folder), purge_step=updates + 1, filename_suffix=f'.{updates:09}')
+        for entry in [] if begun else trainer.get_extension('LogReport').log:
+            self._write(entry)
+
+    def __call__(self, trainer):
+        self._write(trainer.get_extension('LogReport').log[-1])
+        self._writer.flush()
+
+    def _write(self, entry):
+        step = entry['iteration']
+        for key, value in entry.items():
+            if isinstance(value, numbers.Real) and key != 'iteration':
+                self._writer.add_scalar(key, value, step)
+        for sample in entry.get('samples', ()):
+            # TensorBoard shows text as Markdown, in which this is no markup.
+            self._writer.add_text(f'samples/{sample["image_id"]}', escape(sample['caption']), step)
+
+    def finalize(self):
+        if self._writer is not None:
+            self._writer.close()

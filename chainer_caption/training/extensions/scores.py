@@ -1,0 +1,84 @@
+"""Captions of the validation pictures while a model is trained, and how good they are."""
+import dataclasses
+import math
+
+import chainer
+import numpy as np
+
+from chainer_caption.captioning.captioner import Caption, Captioner
+from chainer_caption.evaluation.metrics import Scorer
+from chainer_caption.parallel import Processes
+from chainer_caption.report.rows import row_of
+from chainer_caption.training.extensions.epochs import EveryEpochs
+from chainer_caption.training.extensions.log import SAMPLES
+
+SPLIT = 'val'
+
+# Narrower than what captions are finally made with: the epochs are compared with each other, and a beam of 3 costs a
+# fifth of one of 20.
+BEAM_WIDTH = 3
+
+# So many pictures' captions are logged.
+_SAMPLED = 5
+
+_NOTHING = Caption([], math.nan, math.nan, False)
+
+# What is reported, and what the metrics call it.
+_REPORTED = {'validation/main/cider': 'CIDEr', 'validation/main/bleu4': 'BLEU-4'}
+
+
+class CaptionScores(chainer.training.Extension):
+    """Captions the validation pictures as the model is, free-running, and scores the captions.
+
+    Reports `validation/main/cider` and `validation/main/bleu4`, fractions, as `evaluate.py --split val --beam-widths 3`
+    gives them, and `samples`, the captions of the same few pictures each time, for the log. Nothing in it is
+    random, and it changes nothing that training goes on with.
+
+    Args:
+        current (Bundle): What is trained.
+        release (Release): Whose `val` is captioned, by its stored features.
+        device (chainer.backend.Device): Where the model is.
+        every (int): Epochs from one scoring to the next.
+        processes (Processes or None): Those that share the pictures; process 0 scores for all. None: this one alone.
+    """
+    # Together with the evaluator.
+    priority = chainer.training.PRIORITY_WRITER
+    keys = tuple(_REPORTED)
+
+    def __init__(self, current, release, device, every=1, processes=None):
+        self.trigger = EveryEpochs(every)
+        self._bundle, self._release, self._device = current, release, device
+        self._processes = processes or Processes()
+        pictures = release.pictures(SPLIT)
+        self._pictures = pictures[np.diff(release.captions.sentences)[pictures] > 0]
+        self._scorer = Scorer([release.references(picture) for picture in self._pictures], ('BLEU', 'CIDEr'))
+        # The same in every epoch and every run: spread evenly over the split.
+        count = len(self._pictures)
+        self._sampled = np.linspace(0, count - 1, min(_SAMPLED, count)).round().astype(int)
+
+    def __call__(self, trainer):
+        # A captioner computes much from the weights once, so that each scoring wants its own.
+        captioner = Captioner(self._bundle, self._device)
+        mine = captioner.caption_pictures(self._release, self._processes.share(self._pictures), width=BEAM_WIDTH, top=1)
+        shares = self._processes.gather([_with_caption(result) for result in mine])
+        chainer.report(self._processes.broadcast(shares and self._score(shares)))
+
+    def _score(self, shares):
+        results = [None] * len(self._pictures)
+        for rank, share in enumerate(shares):
+            results[rank::len(shares)] = share
+        figures, _ = self._scorer.score([result.captions[0].tokens for result in results])
+        return {**{key: figures[name] for key, name in _REPORTED.items()},
+                SAMPLES: [_sample(results[i]) for i in self._sampled]}
+
+
+def _with_caption(result):
+    # A model that has diverged finds none; it said nothing then.
+    return result if result.captions else dataclasses.replace(result, captions=[_NOTHING])
+
+
+def _sample(result):
+    row = row_of(result)
+    caption = row.pop('captions')[0]
+    del caption['tokens']
+    return {**row, **caption}

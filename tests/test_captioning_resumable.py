@@ -1,0 +1,213 @@
+"""Captioning folders: however often the run is stopped, the file is the same to the byte, and nothing else is left."""
+import contextlib
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from chainer_caption import Bundle
+from chainer_caption.features.extractor import Extractor
+from chainer_caption.storage.journal import Journal
+
+UNSEEN = pathlib.Path(__file__).resolve().parents[1] / 'features' / 'demo' / 'unseen'
+
+pytestmark = pytest.mark.skipif(not UNSEEN.is_dir(), reason='needs the embedded release')
+
+# A process that kills itself when it adds so many lines to its journal, with half of the last one written, or at one of
+# two later moments.
+KILLING = '''
+import os, signal, sys
+from chainer_caption import cli
+from chainer_caption.storage import files
+from chainer_caption.storage.journal import Journal
+
+def kill():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+lines = 0
+def append(self, row, append=Journal.append):
+    global lines
+    lines += 1
+    if lines == int(sys.argv[1]):
+        self._file.write(b'{"of": ["pictures/')
+        self._file.flush()
+        kill()
+    append(self, row)
+
+Journal.append = append
+if sys.argv[2] == 'before it has its name':
+    os.replace = lambda *names: kill()
+if sys.argv[2] == 'when it has its name':
+    Journal.remove = lambda self: kill()
+sys.exit(cli.run('generate', sys.argv[3:], 'generate.py'))
+'''
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """40 pictures, a broken one in each batch of 16."""
+    folder = tmp_path / 'pictures'
+    folder.mkdir()
+    for path in sorted(UNSEEN.glob('*.png'))[:40]:
+        shutil.copy(path, folder)
+    for name in ('05.png', '20.png', '40.png'):
+        (folder / name).write_bytes((folder / name).read_bytes()[:90])
+    return folder
+
+
+@pytest.fixture
+def generate(call, demo_model, pictures, tmp_path):
+    """Captions the pictures: (exit status, stdout, stderr)."""
+    def run(output, *options, model=demo_model):
+        return call('generate', '-m', model, pictures, '-o', tmp_path / output, '--beam-width', 4, *options)
+    return run
+
+
+@contextlib.contextmanager
+def stopping(at):
+    """Stops runs in this process, as Ctrl-C does, when they have added so many pictures to their journal."""
+    appended = []
+
+    def append(self, row, append=Journal.append):
+        if 'of' in row:
+            if len(appended) == at:
+                raise KeyboardInterrupt
+            appended.append(row)
+        append(self, row)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Journal, 'append', append)
+        yield
+
+
+def test_killed_again_and_again(generate, demo_model, pictures, package_environment, tmp_path):
+    assert generate('expected.jsonl')[0] == 1
+    for line, moment in ((1, ''), (8, ''), (38, ''), (0, 'before it has its name'), (0, 'when it has its name')):
+        done = subprocess.run(
+            [sys.executable, '-c', KILLING, str(line), moment, '-m', demo_model, pictures, '-o', 'captions.jsonl',
+             '--beam-width', '4'], cwd=tmp_path, env=package_environment, capture_output=True, check=False)
+        assert done.returncode == -signal.SIGKILL, done.stderr
+        assert (tmp_path / 'captions.jsonl.part').exists()
+        assert (tmp_path / 'captions.jsonl').exists() == (moment == 'when it has its name')
+    status, out, err = generate('captions.jsonl')
+    assert (status, out, err.count('\n')) == (1, '', 3)
+    assert (tmp_path / 'captions.jsonl').read_bytes() == (tmp_path / 'expected.jsonl').read_bytes()
+    assert sorted(os.listdir(tmp_path)) == ['captions.jsonl', 'expected.jsonl', 'pictures'], 'nothing is left'
+
+
+@pytest.mark.parametrize('name', ['c.txt', 'c.jsonl', 'c.csv', 'c.html'])
+def test_every_format_goes_on(name, generate, tmp_path):
+    generate(f'expected-{name}')
+    for at in (30, 2, 5):                               # the second and third begin after what the first had done
+        with stopping(at):
+            assert generate(name)[0] == 128 + signal.SIGINT
+        assert not (tmp_path / name).exists()
+    status, _, err = generate(name)
+    assert status == 1 and [line.split(': ')[0][-6:] for line in err.splitlines()] == ['05.png', '20.png', '40.png']
+    assert (tmp_path / name).read_bytes() == (tmp_path / f'expected-{name}').read_bytes()
+
+
+def test_nothing_is_computed_twice(generate, monkeypatch):
+    prepared = []
+
+    def prepare(self, path, prepare=Extractor.prepare):
+        prepared.append(os.path.basename(path))
+        return prepare(self, path)
+    with stopping(39):
+        generate('c.jsonl')
+    monkeypatch.setattr(Extractor, 'prepare', prepare)
+    generate('c.jsonl')
+    # 39 were done; what was begun of the last batch is begun again.
+    assert sorted(prepared) == [f'{i:02}.png' for i in range(33, 41)]
+
+
+def test_a_finished_file_is_kept_until_the_new_one_is_whole(generate, tmp_path):
+    generate('c.csv', '--top', 1)
+    before = (tmp_path / 'c.csv').read_bytes()
+    with stopping(20):
+        generate('c.csv', '--top', 2)
+    assert (tmp_path / 'c.csv').read_bytes() == before
+    generate('c.csv', '--top', 2)
+    generate('expected.csv', '--top', 2)
+    assert (tmp_path / 'c.csv').read_bytes() == (tmp_path / 'expected.csv').read_bytes() != before
+
+
+def test_other_settings_are_refused(generate, demo_model, tmp_path):
+    other = Bundle.load(demo_model)
+    other.model.out_word.W.array[0, 0] += 1
+    other.save(tmp_path / 'other')
+    with stopping(20):
+        generate('c.jsonl')
+    before = (tmp_path / 'c.jsonl.part').read_bytes()
+    for options, what in ((['--top', 3], 'top 4, not 3'), (['--allow-unk'], 'allow-unk False, not True'),
+                          (['--no-exif'], 'EXIF True, not False'),
+                          (['--max-pixels', 9], 'max-pixels 120000000, not 9')):
+        status, out, err = generate('c.jsonl', *options)
+        assert (status, out) == (2, '') and err.count('\n') == 1
+        assert err.startswith(f'generate.py: {tmp_path}/c.jsonl.part: begun with {what}; ') and 'delete it' in err
+    assert 'begun with another model' in generate('c.jsonl', model=tmp_path / 'other')[2]
+    assert (tmp_path / 'c.jsonl.part').read_bytes() == before
+    (tmp_path / 'c.jsonl.part').unlink()
+    assert generate('c.jsonl', '--top', 3)[0] == 1
+
+
+@pytest.mark.parametrize('change', [
+    lambda folder: shutil.copy(folder / '01.png', folder / '99.png'),
+    lambda folder: shutil.copy(folder / '01.png', folder / '00.png'),
+    lambda folder: shutil.copy(folder / '01.png', folder / '20.png'),
+    lambda folder: [path.unlink() for path in folder.glob('[34]?.png')],
+], ids=['one more at the end', 'one more at the beginning', 'one mended', 'some gone'])
+def test_a_changed_folder(change, generate, pictures, tmp_path):
+    with stopping(38):
+        generate('c.jsonl')
+    change(pictures)
+    generate('c.jsonl')
+    generate('expected.jsonl')
+    assert (tmp_path / 'c.jsonl').read_bytes() == (tmp_path / 'expected.jsonl').read_bytes()
+
+
+def test_a_run_that_had_done_nothing_binds_nobody(generate, tmp_path):
+    assert generate('c.jsonl', '--top', 9)[0] == 2
+    assert not list(tmp_path.glob('c.jsonl*'))
+    with stopping(0):
+        generate('c.jsonl', '--top', 1)
+    assert generate('c.jsonl', '--top', 2)[0] == 1
+
+
+def test_what_cannot_be_written(generate, tmp_path):
+    with Journal(tmp_path / 'c.txt.part', {'model': 1}):
+        assert 'another run is writing it' in generate('c.txt')[2]
+    (tmp_path / 'd.txt.part').write_text('my notes\n')
+    assert 'something else' in generate('d.txt')[2]
+    assert (tmp_path / 'd.txt.part').read_text() == 'my notes\n'
+    (tmp_path / 'folder').mkdir()
+    assert 'is a folder' in generate('folder')[2]
+    assert 'cannot be written' in generate('nowhere/c.txt')[2]
+
+
+def test_a_pipe_takes_what_comes(generate, demo_model, pictures, package_environment, tmp_path):
+    done = subprocess.run([sys.executable, '-c', 'from chainer_caption import cli; cli.main()', 'generate',
+                           '-m', demo_model, pictures, '-o', '/dev/stdout', '--beam-width', '4'],
+                          cwd=tmp_path, env=package_environment, capture_output=True, check=False)
+    generate('expected.txt')
+    assert done.stdout == (tmp_path / 'expected.txt').read_bytes()
+
+
+def test_a_journal_that_lost_its_end(tmp_path):
+    path = tmp_path / 'journal'
+    with Journal(path, {'a': 1}) as journal:
+        for i in range(5):
+            journal.append({'row': i})
+    whole = path.read_bytes()
+    for length in range(len(whole) + 1):
+        path.write_bytes(whole[:length] + b'\0' * 7 * (length % 2))
+        with Journal(path, {'a': 1}) as journal:
+            rows = list(journal.rows())
+            assert rows == [{'row': i} for i in range(max(0, whole[:length].count(b'\n') - 1))]
+            journal.cut(len(rows))
+            journal.append({'row': 'new'})
+            assert list(journal.rows()) == [*rows, {'row': 'new'}]
