@@ -1,6 +1,7 @@
 """Files appear whole or not at all, and a killed process leaves nothing that stays."""
 import os
 import signal
+import stat
 import subprocess
 import sys
 
@@ -25,15 +26,72 @@ def test_a_file_appears_when_it_is_whole(tmp_path):
         f.write('new')
         raise ZeroDivisionError
     assert path.read_text() == 'old' and os.listdir(tmp_path) == ['a.txt']
-    umask = os.umask(0o027)
-    try:
+    with replacing(path, 'w') as f:
+        f.write('new')
+        assert path.read_text() == 'old'
+    assert path.read_text() == 'new' and os.listdir(tmp_path) == ['a.txt']
+
+
+@pytest.fixture
+def umask():
+    """The umask 027, and a check that nobody changes it."""
+    before = os.umask(0o027)
+    yield
+    assert os.umask(before) == 0o027
+
+
+@pytest.mark.parametrize('permissions', [None, 0o600, 0o666, 0o755, 0o444])
+def test_permissions_are_those_of_the_old_file_or_of_any_new_one(permissions, umask, tmp_path):
+    path = tmp_path / 'a.txt'
+    if permissions is not None:
+        path.write_text('old')
+        path.chmod(permissions)
+    expected = 0o640 if permissions is None else permissions
+    with pytest.MonkeyPatch.context() as patch:
+        # Changing the umask, if only for a moment, would be met by the files that other threads make just then.
+        patch.setattr(os, 'umask', None)
         with replacing(path, 'w') as f:
+            assert not os.fstat(f.fileno()).st_mode & 0o777 & ~expected, 'nobody else reads it on its way, either'
             f.write('new')
-            assert path.read_text() == 'old'
-    finally:
-        os.umask(umask)
-    assert path.read_text() == 'new' and path.stat().st_mode & 0o777 == 0o640
-    assert os.listdir(tmp_path) == ['a.txt']
+    assert path.read_text() == 'new' and path.stat().st_mode & 0o777 == expected
+
+
+def test_a_link_stays_one(tmp_path):
+    (tmp_path / 'elsewhere').mkdir()
+    target, link = tmp_path / 'elsewhere' / 'a.txt', tmp_path / 'link'
+    link.symlink_to('elsewhere/a.txt')
+    for content in ('new', 'newer'):                    # the first time it leads to nothing yet
+        with replacing(link, 'w') as f:
+            f.write(content)
+        assert link.is_symlink() and not target.is_symlink() and target.read_text() == content
+    assert os.listdir(tmp_path / 'elsewhere') == ['a.txt'] and len(os.listdir(tmp_path)) == 2
+
+
+def test_a_pipe_is_written_to(tmp_path):
+    pipe = tmp_path / 'pipe'
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    with replacing(pipe, 'w') as f:
+        f.write('through')
+    assert os.read(reader, 99) == b'through' and stat.S_ISFIFO(os.stat(pipe).st_mode)
+    os.close(reader)
+
+
+WRITING = '''
+import sys
+from chainer_caption.models import ShowAndTell
+from chainer_caption.storage.files import write_npz
+from chainer_caption.storage.serializers import to_arrays
+write_npz(sys.argv[1], to_arrays(ShowAndTell(3, 5, 2, seed=0)))
+'''
+
+
+def test_equal_arrays_give_equal_bytes(package_environment, tmp_path):
+    # Chainer keeps the names of parameters in a set, whose order is another in another process.
+    for seed in '012':
+        subprocess.run([sys.executable, '-c', WRITING, tmp_path / seed], check=True,
+                       env={**package_environment, 'PYTHONHASHSEED': seed})
+    assert len({(tmp_path / seed).read_bytes() for seed in '012'}) == 1
 
 
 def test_what_a_killed_process_left_goes_with_the_next_attempt(tmp_path, package_environment):

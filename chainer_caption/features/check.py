@@ -105,9 +105,10 @@ def find_extractors(weights=(), networks=(), device='@numpy', honour_exif=True, 
     """Loads the networks to check, one after another.
 
     Args:
-        weights (sequence of str): Files of weights; whose they are is found out where `networks` does not say it. None
-            at all stands for those of every network that are where Chainer keeps its models.
-        networks (sequence of str): The network of each file; without files, the networks to load.
+        weights (sequence of str): Files of weights. If it is empty, the weights are looked for where Chainer keeps its
+            models.
+        networks (sequence of str): The network of each file; if it is empty, each file's network is found out. Without
+            files, the networks to load; if it is empty, all whose weights are found.
         device (str or chainer.backend.Device): Where they run.
         honour_exif (bool): As for `Extractor.load`.
         say (callable): Takes a notice, one line, about a network that is left out.

@@ -36,10 +36,11 @@ def plausible(claimed, size):
 def npy_header(f):
     """The shape and dtype of the `.npy` that begins where the open file `f` stands, and whether it is in Fortran order.
 
-    Read by a pattern and not, as by NumPy, as a Python expression: whatever else such an expression can be is none.
+    NumPy reads the header as a Python expression. Here a pattern reads it, which fits what NumPy writes and no other
+    expression.
 
     Raises:
-        One of ARCHIVE_ERRORS: It is none.
+        One of ARCHIVE_ERRORS: No `.npy` begins there, or its header is damaged.
     """
     magic = f.read(8)
     if magic[:6] != b'\x93NUMPY' or magic[6:] not in (b'\1\0', b'\2\0', b'\3\0'):

@@ -6,8 +6,8 @@ import hashlib
 import json
 import os
 import re
+import secrets
 import stat
-import tempfile
 
 import numpy as np
 
@@ -30,6 +30,9 @@ def replacing(path, mode='wb', durable=True, **kwargs):
     one, never a part of it. `durable=False` leaves out the waiting for the disk, for what can be made again. What an
     earlier attempt left in the folder, because its process was killed, is removed.
 
+    A symbolic link stays one, and it is the file it leads to that is replaced. The new file has the permissions of the
+    old one, or where there was none, those that any new file gets. A pipe or a device is not replaced but written to.
+
     Args:
         path (str or os.PathLike): The file to write. Its folder must exist.
         mode (str): `'wb'` or `'w'`; text is UTF-8 with plain newlines.
@@ -42,27 +45,33 @@ def replacing(path, mode='wb', durable=True, **kwargs):
     path = os.fspath(path)
     if 'b' not in mode:
         kwargs = {'encoding': 'utf-8', 'newline': '\n', **kwargs}
-    folder, name = os.path.split(path)
-    folder = folder or '.'
+    if is_stream(path):
+        with naming(path), open(path, mode, **kwargs) as f:
+            yield f
+        return
     with naming(path):
+        target = os.path.realpath(path)
+        folder, name = os.path.split(target)
         remove_temporaries(folder, name)
-        handle, temporary = _locked_temporary(folder, name)
+        handle, temporary = _locked_temporary(folder, name, _permissions(target))
         try:
             with open(handle, mode, **kwargs) as f:
                 yield f
                 f.flush()
                 if durable:
                     os.fsync(f.fileno())
-                umask = os.umask(0)
-                os.umask(umask)
-                os.chmod(temporary, 0o666 & ~umask)     # mkstemp's own mode would keep everybody else out
-                os.replace(temporary, path)             # while it is locked
+                os.replace(temporary, target)           # while it is locked
         except BaseException:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
             raise
         if durable:
             sync_folder(folder)
+
+
+def is_stream(path):
+    """Whether a path is that of a pipe or a device, which takes what comes and keeps nothing."""
+    return os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path)
 
 
 @contextlib.contextmanager
@@ -76,15 +85,29 @@ def naming(path):
         raise
 
 
-def _locked_temporary(folder, name):
-    # Its lock says that somebody is writing it; the system takes that away from a process that is killed.
+def _permissions(path):
+    """Those of a file, as bits of its mode; None where there is no file."""
+    with contextlib.suppress(OSError):
+        return stat.S_IMODE(os.stat(path).st_mode)
+
+
+def _locked_temporary(folder, name, permissions):
+    # Its lock says that somebody is writing it; the system takes that away from a process that is killed. A file with
+    # permissions of its own is never, not even at its beginning, open to more people than they allow; others get what
+    # the umask leaves, which the system alone can tell without changing it for a moment.
     while True:
-        handle, temporary = tempfile.mkstemp(_TEMPORARY, f'.{name}.', folder)
-        with contextlib.suppress(OSError):              # a file system without locks
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        if os.fstat(handle).st_nlink:
-            return handle, temporary
-        os.close(handle)                                # removed by another process before it was locked
+        temporary = os.path.join(folder, f'.{name}.{secrets.token_hex(4)}{_TEMPORARY}')
+        with contextlib.suppress(FileExistsError):
+            handle = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC,
+                             0o666 if permissions is None else permissions & 0o700)
+            with contextlib.suppress(OSError):          # a file system without permissions
+                if permissions is not None:
+                    os.fchmod(handle, permissions)
+            with contextlib.suppress(OSError):          # a file system without locks
+                fcntl.flock(handle, fcntl.LOCK_EX)
+            if os.fstat(handle).st_nlink:
+                return handle, temporary
+            os.close(handle)                            # removed by another process before it was locked
 
 
 def remove_temporaries(folder, name=None):
@@ -132,11 +155,12 @@ def parse_json(data, deep=False):
 
     Args:
         data (bytes): The text.
-        deep (bool): Whether it may be nested as deeply as it likes, for who never walks through all of it: looking
-            takes a third of the time of parsing.
+        deep (bool): Whether it may be nested as deeply as it likes. Finding out how deep it is takes a third of the
+            time of parsing, and a caller that only looks at known places need not know.
 
     Raises:
-        ValueError: They are none, or are nested too deeply; a `json.JSONDecodeError` or `UnicodeDecodeError` says more.
+        ValueError: They are no JSON, or it is nested too deeply; a `json.JSONDecodeError` or `UnicodeDecodeError` says
+            more.
     """
     try:
         value = json.loads(data.decode('utf-8-sig'))
@@ -225,10 +249,13 @@ def unwritable(path, error):
 
 
 def write_npz(path, arrays, durable=True):
-    """Writes `{name: array}` as an uncompressed `.npz`, whole or not at all; object arrays, which would be pickled,
-    are refused."""
+    """Writes `{name: array}` as an uncompressed `.npz`, whole or not at all.
+
+    Equal arrays give equal bytes: they stand in the order of their names, and NumPy gives each the same date. Object
+    arrays, which would be pickled, are refused.
+    """
     for name, array in arrays.items():
         if array.dtype.hasobject:
             raise TypeError(f'{name} is an object array, which only a pickle could hold')
     with replacing(path, durable=durable) as f:
-        np.savez(f, **arrays)
+        np.savez(f, **dict(sorted(arrays.items())))

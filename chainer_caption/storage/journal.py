@@ -72,7 +72,7 @@ class Journal:
             yield row
 
     def cut(self, count):
-        """Keeps the first `count` rows and whatever nobody could read no longer."""
+        """Keeps the first `count` rows. What stands behind them goes, and so does a last line that was cut off."""
         self._file.seek(0)
         for _ in range(1 + count):
             self._file.readline()
@@ -97,14 +97,38 @@ class Journal:
             self._file.close()
 
 
-def check_same(path, before, now):
-    """Compares the settings that `path` was begun with to those of now.
+def check_same(path, before, now, begun='begun with', advice='go on with that, or delete it to begin anew'):
+    """Compares the settings that something was begun with to those of now.
+
+    Args:
+        path (str or os.PathLike): What was begun: a file or a folder.
+        before (dict): What it was begun with.
+        now (dict): The settings that must be the same, by the names that the user knows them by.
+        begun (str): How the line goes on behind the path, up to the setting that is another.
+        advice (str): What to do.
 
     Raises:
         InputError: Some are different; the line names the first and says what to do.
     """
     for name, value in now.items():
         if before.get(name) != value:
-            digest = isinstance(value, str) and len(value) == 64        # means nothing to anybody
-            what = f'another {name}' if digest else f'{name} {before.get(name)}, not {value}'
-            raise InputError(f'{path}: begun with {what}; go on with that, or delete it to begin anew')
+            # A digest, or several, would mean nothing to anybody.
+            telling = name in before and not isinstance(value, dict) and len(str(value)) != 64
+            what = f'{name} {before[name]}, not {value}' if telling else f'another {name}'
+            raise InputError(f'{path}: {begun} {what}; {advice}')
+
+
+def stamp(path):
+    """What tells, without reading it, whether a file is still the one that some work was done on.
+
+    Args:
+        path (str or os.PathLike): The file.
+
+    Returns:
+        list of int: Its size in bytes and the time of its last change in nanoseconds; empty where there is no file.
+    """
+    try:
+        status = os.stat(path)
+    except OSError:
+        return []
+    return [status.st_size, status.st_mtime_ns]
