@@ -163,7 +163,7 @@ def test_values_that_are_not_finite(save, value, reason, tmp_path, cache):
     for _ in range(2):                                  # the refusal is not forgotten
         assert refusal(tmp_path / 'feats') == \
             f'feature 3 of picture 6 is {reason}; every value must be a finite number'
-    assert not [path for path in cache.rglob('*') if path.is_file()]
+    assert {path.name for path in cache.rglob('*') if path.is_file()} <= {'source'}
 
 
 @pytest.mark.parametrize('name', ['mat compressed single', 'mat plain double', 'mat 7.3 single', 'mat 7.3 compressed',
@@ -191,6 +191,17 @@ def test_too_few_columns(tmp_path):
 def test_transposed(save, tmp_path):
     save(tmp_path / 'feats')
     assert 'it looks transposed' in refusal(tmp_path / 'feats', 7)
+
+
+def test_transposed_with_more_numbers_than_pictures(tmp_path):
+    (tmp_path / 'feats').write_bytes(npy(np.ones((4096, 60), np.float32)))
+    assert 'it looks transposed' in refusal(tmp_path / 'feats', 60)
+
+
+def test_as_many_numbers_as_described_pictures(tmp_path):
+    # A folder of 40 pictures of which the first 16 have captions, and a network that gives 16 numbers.
+    (tmp_path / 'feats').write_bytes(npy(np.ones((40, 16), np.float32)))
+    assert open_matrix(tmp_path / 'feats', 16).shape == (40, 16)
 
 
 CELLS = np.array([[1, 'a'], [2, 'b']], object)

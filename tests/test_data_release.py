@@ -2,6 +2,7 @@
 import json
 import os
 import shutil
+import time
 
 import numpy as np
 import pytest
@@ -252,13 +253,13 @@ def test_cache_that_cannot_be_written(make_release, tmp_path, monkeypatch, capfd
 @pytest.mark.parametrize('damage', [
     lambda path: path.write_bytes(b''), lambda path: path.write_bytes(b'\x93NUMPY\x01\x00\x02\x00{\n' * 9),
     lambda path: path.write_bytes(path.read_bytes()[:-9]), lambda path: path.write_bytes(path.read_bytes()[:99]),
-    lambda path: path.unlink(), lambda path: shutil.rmtree(path.parent)],
+    lambda path: path.unlink(), lambda path: shutil.rmtree(path.parent, ignore_errors=True)],
     ids=['empty', 'nonsense', 'cut', 'cut early', 'gone', 'folder gone'])
 def test_damaged_cache_is_made_again(damage, make_release, cache, sources_closed):
     folder = make_release()
     expected = Release(folder)
     entries = [path for path in cache.rglob('*') if path.is_file()]
-    assert {path.name for path in entries} == {'captions.npz', 'features.npy'}
+    assert {path.name for path in entries} == {'captions.npz', 'features.npy', 'source'}
     features = np.array(expected.features)
     for path in entries:
         damage(path)
@@ -269,12 +270,47 @@ def test_damaged_cache_is_made_again(damage, make_release, cache, sources_closed
     assert same(Release(folder), mended)
 
 
+@pytest.mark.parametrize(('days', 'gone', 'kept'), [
+    (0, True, True), (6, True, True), (8, True, False), (8, False, True), (89, False, True), (91, False, False)])
+def test_entries_that_nobody_uses_are_forgotten(days, gone, kept, make_release, tmp_path, cache):
+    Release(make_release(tmp_path / 'old'))
+    (cache / 'compiled').mkdir()
+    entries = {path.name for path in cache.iterdir()}
+    last = time.time() - 86_400 * days
+    for path in cache.iterdir():
+        os.utime(path, (last, last))
+    if gone:
+        shutil.rmtree(tmp_path / 'old')
+    Release(make_release(tmp_path / 'new', seed=1))
+    left = {path.name for path in cache.iterdir()}
+    assert entries & left == (entries if kept else {'compiled'}) and len(left - entries) == 2
+
+
+def test_entries_in_use_stay(make_release, tmp_path, cache, sources_closed):
+    folder = make_release(tmp_path / 'old')
+    expected = Release(folder)
+    last = time.time() - 86_400 * 80
+    for path in cache.iterdir():
+        os.utime(path, (last, last))
+    Release(folder)
+    assert all(path.stat().st_mtime > last + 86_400 for path in cache.iterdir())
+    sources_closed()
+    assert same(Release(folder), expected)
+
+
 def test_cache_folder(monkeypatch, tmp_path):
     monkeypatch.setenv('HOME', str(tmp_path))
     for value, expected in (('', tmp_path / '.cache'), ('not/absolute', tmp_path / '.cache'),
                             (str(tmp_path / 'x'), tmp_path / 'x')):
         monkeypatch.setenv('XDG_CACHE_HOME', value)
         assert cache_folder() == expected / 'chainer_caption'
+    # An account that the system has no entry of, as containers have: `~` stays what it is.
+    monkeypatch.delenv('HOME')
+    monkeypatch.delenv('XDG_CACHE_HOME')
+    monkeypatch.setattr('pwd.getpwuid', lambda uid: {}[uid])
+    assert not cache_folder().exists()
+    with pytest.raises(OSError):
+        cache_folder().mkdir(parents=True)
 
 
 @pytest.mark.parametrize('matrix', ['vgg_feats.mat', 'feats.npy', 'feats.npz'])

@@ -7,10 +7,9 @@ import os
 import sys
 import unicodedata
 
+from chainer_caption.data.captions import SPLITS
 from chainer_caption.errors import InputError
 from chainer_caption.storage.files import open_regular, read_json, unreadable
-
-SPLITS = ('train', 'restval', 'val', 'test')
 
 # Bytes of a file, and letters of a caption, at most: putting accents in order takes the square of their number.
 _LARGEST, _LETTERS = 2 ** 30, 10_000

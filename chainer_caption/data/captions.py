@@ -73,7 +73,7 @@ def read_captions(path):
             pass                                        # a damaged entry is as good as none
     with _collector_off():
         captions = _parse(path)
-    if prepare_entry(entry.parent):
+    if prepare_entry(entry.parent, path):
         with contextlib.suppress(OSError):              # a full disk costs the next start some seconds, no more
             write_npz(entry, _to_arrays(captions), durable=False)
     return captions

@@ -11,6 +11,7 @@ import numpy as np
 
 from chainer_caption.data.matlab import open_matlab
 from chainer_caption.errors import InputError
+from chainer_caption.features.networks import NETWORKS
 from chainer_caption.storage.archives import ARCHIVE_ERRORS, npy_header, npz_shapes, plausible, read_npz
 from chainer_caption.storage.cache import entry_folder, prepare_entry
 from chainer_caption.storage.files import open_regular, replacing, unreadable
@@ -92,8 +93,12 @@ def _fitting(matrix, path, pictures):
 def _fits(shape, path, pictures):
     if len(shape) != 2 or min(shape) < 1:
         raise InputError(f'{path}: features are a matrix, this is an array of shape {shape}')
-    transposed = pictures is not None and shape[1] == pictures != shape[0]
-    if pictures is not None and (shape[0] < pictures or transposed):
+    if pictures is None:
+        return shape
+    # With as many columns as there are pictures it may be D x N. Where there are rows enough, that is a coincidence
+    # (releases may hold more rows than they have captions of) unless there are as many as a network gives numbers.
+    transposed = shape[1] == pictures != shape[0]
+    if shape[0] < pictures or (transposed and shape[0] in {network.dim for network in NETWORKS.values()}):
         hint = ' (it looks transposed)' if transposed else ''
         raise InputError(f'{path}: features of {shape[0]} pictures, {shape[1]} numbers each, but the '
                          f'captions go up to imgid {pictures - 1}, which needs {pictures}{hint}')
@@ -138,7 +143,7 @@ def _open_npy(path, entry, size, pictures):
     checked = entry / 'checked'
     if not checked.exists():
         collections.deque(_blocks(source, matrix.dtype, path), maxlen=0)
-        if prepare_entry(entry):
+        if prepare_entry(entry, path):
             with contextlib.suppress(OSError):          # a full disk costs the next start some seconds, no more
                 checked.touch()
     return matrix
@@ -172,7 +177,7 @@ def _copied(source, path, entry):
     """Checks a matrix block by block on its way into the cache; a cache that cannot be written, or a disk that is full,
     leaves it in memory."""
     dtype = np.dtype(np.float16 if source.dtype == np.float16 else np.float32)
-    if prepare_entry(entry):
+    if prepare_entry(entry, path):
         try:
             # Written whole or not at all, after its values have been checked.
             with replacing(entry / _COPY, durable=False) as f:

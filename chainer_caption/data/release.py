@@ -8,8 +8,8 @@ import numpy as np
 from chainer_caption.data.captions import SPLITS, read_captions
 from chainer_caption.data.matrix import opening_matrix
 from chainer_caption.errors import InputError
-from chainer_caption.storage.cache import sample_digest
-from chainer_caption.storage.files import read_json, unwritable, write_json
+from chainer_caption.storage.cache import forget_unused
+from chainer_caption.storage.files import read_json, sample_digest, unwritable, write_json
 
 # `restval` is what MS COCO's validation pictures are called that Karpathy's split gives to training.
 TRAINING_SPLITS = ('train', 'restval')
@@ -21,7 +21,7 @@ class Release:
     """A data set of pictures, captions and features in the layout of Karpathy's *deepimagesent* release.
 
     Nothing is ever written into it, but for `record_origin` on request. What opening costs is kept in the cache (see
-    `release.cache`).
+    `storage.cache`).
 
     Args:
         folder (str or os.PathLike or None): The folder with `dataset.json` and a feature matrix.
@@ -53,6 +53,7 @@ class Release:
             self.features = opened(int(self.captions.image_ids.max()) + 1)
         self.origin = read_origin(self.features_path)
         self.digest = {'captions': self.captions.digest, 'features': sample_digest(self.features_path)}
+        forget_unused()
 
     @property
     def feature_size(self):
