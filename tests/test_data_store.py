@@ -132,7 +132,7 @@ def test_killed_again_and_again(call, package_environment, tmp_path):
     shutil.copytree(UNSEEN, tmp_path / 'unseen')
     (tmp_path / 'unseen' / '20.png').write_text('no picture')
     arguments = 'unseen', '-o', 'made/release', '--network', 'demo'
-    for where, calls in (('_create', 0), ('Journal.append', 2), ('_rows', 0), ('Journal.remove', 0)):
+    for where, calls in (('_create', 0), ('Journal.append', 2), ('_features', 0), ('Journal.remove', 0)):
         done = subprocess.run([sys.executable, '-c', KILLING, where, str(calls), *arguments], cwd=tmp_path,
                               env=package_environment, capture_output=True, check=False)
         assert done.returncode == -signal.SIGKILL, done.stderr
@@ -153,6 +153,93 @@ def test_a_finished_release_is_not_made_again(folder, tmp_path):
     before, extractor, reported = files_of(tmp_path / 'release'), FakeExtractor(), {}
     extract_features(folder, tmp_path / 'release', extractor, report=reported.__setitem__)
     assert files_of(tmp_path / 'release') == before and not extractor.prepared and len(reported) == 2
+
+
+def change(folder, number, content=b'another picture'):
+    """Changes the picture of this number."""
+    path = folder / ('a' if number < 20 else 'b') / f'{number}.png'
+    path.write_bytes(content)
+    os.utime(path, ns=(0, number))                      # whatever the resolution of the clock
+
+
+class ChangedExtractor(FakeExtractor):
+    """Sees it when a picture has been changed."""
+
+    def prepare(self, path):
+        return super().prepare(path) + np.float32(1000 * (pathlib.Path(path).read_bytes() == b'another picture'))
+
+
+class Stopping(ChangedExtractor):
+    """Stops the run at a batch."""
+
+    def __init__(self, at):
+        super().__init__()
+        self.left = at
+
+    def __call__(self, batch):
+        self.left -= 1
+        if not self.left:
+            raise KeyboardInterrupt
+        return super().__call__(batch)
+
+
+def test_pictures_that_change_while_a_run_is_stopped(folder, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        extract_features(folder, tmp_path / 'release', Stopping(3))
+    change(folder, 23)                                  # of the second batch; it could not be read
+    extractor, reported = ChangedExtractor(), {}
+    extract_features(folder, tmp_path / 'release', extractor, report=reported.__setitem__)
+    assert len(extractor.prepared) == 24 and reported.keys() == {'a/7.png'}
+    extract_features(folder, tmp_path / 'expected', ChangedExtractor())
+    made, expected = files_of(tmp_path / 'release'), files_of(tmp_path / 'expected')
+    assert all(made[name] == expected[name] for name in ('feats.npy', 'feats.npy.json'))
+
+
+def test_pictures_that_change_back(folder, tmp_path):
+    contents = b'picture', b'another picture', b'picture'
+    for at, content in zip((2, 2, 3), contents, strict=True):
+        change(folder, 3, content)                      # of the first batch
+        with pytest.raises(KeyboardInterrupt):
+            extract_features(folder, tmp_path / 'release', Stopping(at))
+    extract_features(folder, tmp_path / 'release', ChangedExtractor())
+    extract_features(folder, tmp_path / 'expected', ChangedExtractor())
+    assert files_of(tmp_path / 'release')['feats.npy'] == files_of(tmp_path / 'expected')['feats.npy']
+
+
+@pytest.mark.parametrize(('stopped_at', 'left'), [(None, 32), (1, 32), (2, 16)])
+def test_pictures_that_change_when_all_is_done(stopped_at, left, folder, tmp_path):
+    said, reported, release = [], {}, tmp_path / 'release'
+    extract_features(folder, release, ChangedExtractor())
+    before = files_of(release)
+    change(folder, 3, b'')                              # of the first batch
+    change(folder, 23)
+    if stopped_at is not None:
+        with pytest.raises(KeyboardInterrupt):
+            extract_features(folder, release, Stopping(stopped_at), say=said.append)
+        assert all(files_of(release)[name] == before[name] for name in MADE), 'the old one stays until then'
+    extractor = ChangedExtractor()
+    extract_features(folder, release, extractor, report=reported.__setitem__, say=said.append)
+    assert said == [f'{release}: some of the pictures have changed since; 2 of 3 batches are made again']
+    assert len(extractor.prepared) == left and reported.keys() == {'a/3.png', 'a/7.png'}
+    extract_features(folder, tmp_path / 'expected', ChangedExtractor())
+    made, expected = files_of(release), files_of(tmp_path / 'expected')
+    assert made.keys() == MADE and made['feats.npy'] == expected['feats.npy'] != before['feats.npy']
+    assert made['feats.npy.json'] == expected['feats.npy.json']
+    assert 'b/23.png' in {image['filename'] for image in images_of(release)}
+    again = ChangedExtractor()
+    extract_features(folder, release, again)
+    assert not again.prepared
+
+
+def test_a_release_of_before_there_were_stamps(folder, tmp_path):
+    extract_features(folder, tmp_path / 'release', FakeExtractor())
+    record = tmp_path / 'release' / 'feats.npy.json'
+    content = json.loads(record.read_text())
+    del content['stamps']
+    record.write_text(json.dumps(content))
+    extractor, before = FakeExtractor(), files_of(tmp_path / 'release')
+    assert extract_features(folder, tmp_path / 'release', extractor).keys() == {'a/7.png', 'b/23.png'}
+    assert not extractor.prepared and files_of(tmp_path / 'release') == before
 
 
 def test_what_does_not_belong_together_is_refused(folder, tmp_path, make_release):

@@ -2,7 +2,7 @@
 
 While it is made, the folder holds `feats.npy.part` and a journal of the batches in it; `feats.npy` and `dataset.json`
 appear when all is done. Batches begin at fixed places, so that the matrix is the same to the last byte however often
-its making was stopped.
+its making was stopped. A batch of which a picture has changed since, by its size or its time of change, is made again.
 """
 import dataclasses
 import hashlib
@@ -10,6 +10,7 @@ import json
 import math
 import os
 import pathlib
+import shutil
 
 import chainer
 import numpy as np
@@ -20,7 +21,7 @@ from chainer_caption.features.ahead import BATCH, prepared_batches
 from chainer_caption.features.folders import find_by_name, find_pictures
 from chainer_caption.features.pictures import PictureError
 from chainer_caption.storage.files import naming, read_json, unwritable, write_json
-from chainer_caption.storage.journal import Journal, check_same
+from chainer_caption.storage.journal import Journal, check_same, stamp
 
 MATRIX, RECORD, DATASET = 'feats.npy', 'feats.npy.json', 'dataset.json'
 
@@ -57,8 +58,9 @@ def extract_features(folder, output, extractor, captions=None, dtype='float32', 
                      progress=lambda done, total: None, report=lambda filename, reason: None, say=lambda line: None):
     """Makes a release of a folder of pictures.
 
-    A run that was stopped is taken up where it was by the same call; a finished one is not repeated, but its captions
-    are read again, so that they can be added or mended later.
+    A run that was stopped is taken up where it was by the same call. A finished one is not repeated, but its captions
+    are read again, so that they can be added or mended later, and where pictures have changed since, it is taken up as
+    if it had been stopped before those; until that is done, the old matrix stays.
 
     Args:
         folder (str or os.PathLike): The pictures, which `find_pictures` finds in it.
@@ -91,11 +93,13 @@ def extract_features(folder, output, extractor, captions=None, dtype='float32', 
     names = [os.path.relpath(path, folder) for path in paths]
     images = _described(names, captions, splitting or Splitting(), say)
     settings = {**extractor.identity, 'dtype': np.dtype(dtype).name, 'list of pictures': _digest(names)}
+    # Before any is read: one that changes meanwhile is another picture to the next call.
+    stamps = [_digest(list(map(stamp, paths[i:i + BATCH])))[:16] for i in range(0, len(paths), BATCH)]
     try:
         output.mkdir(parents=True, exist_ok=True)
-        failed = _finished(output, settings)
+        failed = _finished(output, settings, stamps, names, say)
         if failed is None:
-            failed = _extract(paths, names, output, extractor, settings, progress, report)
+            failed = _extract(paths, names, output, extractor, settings, stamps, progress, report)
         else:
             for name, reason in failed.items():
                 report(name, reason)
@@ -106,63 +110,105 @@ def extract_features(folder, output, extractor, captions=None, dtype='float32', 
     return failed
 
 
-def _digest(names):
-    return hashlib.sha256(json.dumps(names).encode()).hexdigest()
+def _digest(value):
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
 
 
-def _finished(output, settings):
-    """The failures of the run that made what is in the folder; None if there is none yet."""
+def _finished(output, settings, stamps, names, say):
+    """The failures of the run that made what is in the folder; None if there is something left to do."""
     if _journal_path(output).exists():
         return None
     if (output / MATRIX).exists() and (output / RECORD).exists():
         record = read_json(output / RECORD)
         if isinstance(record, dict) and isinstance(record.get('failed'), dict):
             check_same(output, record, settings)
-            return record['failed']
+            before = record.get('stamps')
+            if before == stamps or not isinstance(before, list) or len(before) != len(stamps):
+                return record['failed']                 # the same, or of a version that kept no stamps
+            same = [i for i, (one, other) in enumerate(zip(before, stamps, strict=True)) if one == other]
+            say(f'{output}: some of the pictures have changed since; '
+                f'{len(stamps) - len(same):,} of {len(stamps):,} batches are made again')
+            _reopen(output, settings, {i: _row(i, stamps, names, record['failed']) for i in same})
+            return None
     for name in (MATRIX, DATASET, 'vgg_feats.mat'):
         if (output / name).exists():
             raise InputError(f'{output}: has a {name} that this command did not write; choose another folder')
     return None
 
 
+def _reopen(output, settings, rows):
+    """Makes of a finished run one that was stopped when these batches were done."""
+    part = _part_path(output)
+    with naming(part), open(output / MATRIX, 'rb') as old, open(part, 'wb') as new:
+        shutil.copyfileobj(old, new, 2 ** 20)
+        new.flush()
+        os.fdatasync(new.fileno())
+    with Journal(_journal_path(output), settings) as journal:
+        for row in rows.values():
+            journal.append(row)
+
+
+def _row(batch, stamps, names, failed):
+    """What the journal says of a batch that is done."""
+    own = names[batch * BATCH:(batch + 1) * BATCH]
+    return {'batch': batch, 'of': stamps[batch], 'failed': {name: failed[name] for name in own if name in failed}}
+
+
+def _part_path(output):
+    return output / f'{MATRIX}.part'
+
+
 def _journal_path(output):
     return output / f'{MATRIX}.part.jsonl'
 
 
-def _extract(paths, names, output, extractor, settings, progress, report):
-    part, matrix = output / f'{MATRIX}.part', output / MATRIX
+def _extract(paths, names, output, extractor, settings, stamps, progress, report):
+    part, matrix = _part_path(output), output / MATRIX
     shape, dtype = (len(paths), extractor.dim), np.dtype(settings['dtype'])
     with Journal(_journal_path(output), settings) as journal:
-        batches = list(journal.rows())
-        if not batches or not (part.exists() or matrix.exists()):
-            batches = []
+        rows = list(journal.rows())
+        done = _done(rows, stamps)
+        if not done or not (part.exists() or (matrix.exists() and len(done) == len(stamps))):
+            done, rows = {}, []
             _create(part, shape, dtype)
-        journal.cut(len(batches))
-        failed = {name: reason for batch in batches for name, reason in batch.items()}
+        journal.cut(len(rows))
+        failed = {name: reason for batch in done.values() for name, reason in batch.items()}
         for name, reason in failed.items():
             report(name, reason)
-        done = len(batches) * BATCH
-        progress(min(done, len(paths)), len(paths))
+        left = [i for i in range(len(stamps)) if i not in done]
+        paths_left = [path for i in left for path in paths[i * BATCH:(i + 1) * BATCH]]
+        count = len(paths) - len(paths_left)
+        progress(count, len(paths))
         if part.exists():                               # or has got its name, and the run was stopped right then
             with naming(part), open(part, 'r+b') as f:
-                f.seek((done - len(paths)) * shape[1] * dtype.itemsize, os.SEEK_END)
-                for batch in prepared_batches(extractor, paths[done:]):
+                size = shape[1] * dtype.itemsize
+                start = f.seek(0, os.SEEK_END) - len(paths) * size
+                for i, batch in zip(left, prepared_batches(extractor, paths_left), strict=True):
                     # The rows have to be on the disk before the journal says that they are.
-                    f.write(_rows(extractor, batch).astype(dtype).tobytes())
+                    f.seek(start + i * BATCH * size)
+                    f.write(_features(extractor, batch).astype(dtype).tobytes())
                     f.flush()
                     os.fdatasync(f.fileno())
-                    bad = {names[done + i]: str(picture) for i, (_, picture) in enumerate(batch)
+                    bad = {names[i * BATCH + j]: str(picture) for j, (_, picture) in enumerate(batch)
                            if isinstance(picture, PictureError)}
-                    journal.append(bad)
+                    journal.append(_row(i, stamps, names, bad))
                     failed.update(bad)
                     for name, reason in bad.items():
                         report(name, reason)
-                    done += len(batch)
-                    progress(done, len(paths))
-            write_json(output / RECORD, {**settings, 'failed': failed})
+                    count += len(batch)
+                    progress(count, len(paths))
+            failed = {name: failed[name] for name in names if name in failed}
+            write_json(output / RECORD, {**settings, 'failed': failed, 'stamps': stamps})
             os.replace(part, matrix)
         journal.remove()
     return failed
+
+
+def _done(rows, stamps):
+    """The failures of each batch that is done and whose pictures are still the same, by its number: a dict of dicts."""
+    latest = {row['batch']: row for row in rows if isinstance(row.get('batch'), int)}
+    return {i: latest[i]['failed'] for i, of in enumerate(stamps)
+            if i in latest and latest[i].get('of') == of and isinstance(latest[i].get('failed'), dict)}
 
 
 def _create(path, shape, dtype):
@@ -173,7 +219,7 @@ def _create(path, shape, dtype):
         os.posix_fallocate(f.fileno(), 0, f.tell() + math.prod(shape) * dtype.itemsize)
 
 
-def _rows(extractor, batch):
+def _features(extractor, batch):
     rows = np.zeros((len(batch), extractor.dim), np.float32)
     good = [i for i, (_, picture) in enumerate(batch) if isinstance(picture, np.ndarray)]
     if good:
