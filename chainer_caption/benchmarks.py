@@ -3,6 +3,7 @@
 What is timed is the work and not its beginnings: loading, compiling and the first updates are left out, captions have
 their real lengths, validation is not part of training's time.
 """
+import dataclasses
 import resource
 import statistics
 import time
@@ -71,7 +72,7 @@ def benchmark_decoding(release, model, device, split, pictures, options):
         device (chainer.backend.Device): Where.
         split (str): Whose pictures.
         pictures (int or None): How many of them; None for all.
-        options (dict): As for `Captioner.caption`.
+        options (dict): As for `Captioner.search`.
 
     Returns:
         dict: `pictures_per_s`, `peak_mib` and what they were measured with.
@@ -79,13 +80,15 @@ def benchmark_decoding(release, model, device, split, pictures, options):
     captioner = Captioner.load(model, device, pictures=False)
     rows = release.captions.image_ids[release.pictures(split)][:pictures]
     features = np.ascontiguousarray(release.features[rows])
-    list(captioner.caption_features(features[:2 * _WARM_UP], **options))
+    search = captioner.search(**options)
+    list(captioner.caption_features(features[:2 * _WARM_UP], search))
     _wait(device)
     start = time.perf_counter()
-    count = sum(1 for _ in captioner.caption_features(features, **options))
+    count = sum(1 for _ in captioner.caption_features(features, search))
     _wait(device)
     seconds = time.perf_counter() - start
-    return {'pictures_per_s': round(count / seconds, 2), 'peak_mib': _peak_mib(device), 'pictures': count, **options}
+    return {'pictures_per_s': round(count / seconds, 2), 'peak_mib': _peak_mib(device), 'pictures': count,
+            **dataclasses.asdict(search)}
 
 
 def benchmark_extraction(network, device, batch_size, repeats):

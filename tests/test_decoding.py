@@ -1,4 +1,6 @@
 """Beam search against exhaustive search, and against a beam written plainly."""
+import dataclasses
+
 import chainer
 import chainer.functions as F
 import numpy as np
@@ -6,7 +8,7 @@ import pytest
 
 from chainer_caption import InputError
 from chainer_caption.data.vocabulary import BOS, EOS, UNK
-from chainer_caption.decoding.beam import beam_search
+from chainer_caption.decoding import BeamSearch
 from chainer_caption.models import ShowAndTell
 from chainer_caption.models.stepper import Stepper
 
@@ -65,8 +67,8 @@ def score_of(hypothesis, normalization):
 @pytest.mark.parametrize('normalization', [0.0, 0.7])
 def test_a_beam_as_wide_as_the_space_finds_what_exhaustive_search_finds(allow_unk, normalization):
     model, x = random_model(5, end=-3), features(4)
-    found = beam_search(Stepper(model), x, width=1000, top=7, max_length=4, allow_unk=allow_unk,
-                        length_normalization=normalization)
+    search = BeamSearch(width=1000, top=7, max_length=4, allow_unk=allow_unk, length_normalization=normalization)
+    found = search(Stepper(model), x)
     kinds = set()
     for feature, hypotheses in zip(x, found, strict=True):
         expected = all_captions(model, feature, 4, allow_unk, normalization)[:7]
@@ -98,7 +100,7 @@ def plain_beam(model, feature, width, top, max_length):
 def test_equals_a_plain_beam(width):
     model, x = random_model(40, hidden=12, scale=0.7, end=2.0), features(6)
     top = min(5, width)
-    found = beam_search(Stepper(model), x, width=width, top=top, max_length=12)
+    found = BeamSearch(width=width, top=top, max_length=12)(Stepper(model), x)
     for feature, hypotheses in zip(x, found, strict=True):
         expected = plain_beam(model, feature, width, top, 12)
         assert [h.words for h in hypotheses if h.finished] == [words for _, words, finished in expected if finished]
@@ -108,7 +110,7 @@ def test_equals_a_plain_beam(width):
 
 def test_width_one_is_greedy():
     model, x = random_model(30, seed=3), features(5)
-    for feature, (hypothesis,) in zip(x, beam_search(Stepper(model), x, width=1, top=1, max_length=10), strict=True):
+    for feature, (hypothesis,) in zip(x, BeamSearch(width=1, top=1, max_length=10)(Stepper(model), x), strict=True):
         words = []
         while len(words) < 10:
             following = next_log_probs(model, feature, words)
@@ -122,10 +124,11 @@ def test_width_one_is_greedy():
 def test_many_pictures_find_what_each_finds_alone(monkeypatch):
     model, x = random_model(40, scale=0.7), features(23)
     stepper = Stepper(model)
-    together = beam_search(stepper, x, width=6, top=3, max_length=9)
-    alone = [beam_search(stepper, row[None], width=6, top=3, max_length=9)[0] for row in x]
+    search = BeamSearch(width=6, top=3, max_length=9)
+    together = search(stepper, x)
+    alone = [search(stepper, row[None])[0] for row in x]
     monkeypatch.setattr('chainer_caption.decoding.beam._CPU_BYTES', 4 * 6 * 40 * 4)      # four pictures at a time
-    in_fours = beam_search(stepper, x, width=6, top=3, max_length=9)
+    in_fours = search(stepper, x)
     for others in (alone, in_fours):
         assert [[h.words for h in hs] for hs in others] == [[h.words for h in hs] for hs in together]
         np.testing.assert_allclose([[h.log_prob for h in hs] for hs in others],
@@ -136,9 +139,9 @@ def test_unk_is_said_only_when_allowed_and_leaves_its_probability_to_nobody():
     model, x = random_model(6), features(4)
     model.out_word.b.array[UNK] += 5
     stepper = Stepper(model)
-    without = beam_search(stepper, x, width=20, top=5, max_length=5)
+    without = BeamSearch(width=20, top=5, max_length=5)(stepper, x)
     assert not any(UNK in h.words for hypotheses in without for h in hypotheses)
-    assert any(UNK in h.words for hypotheses in beam_search(stepper, x, max_length=5, allow_unk=True)
+    assert any(UNK in h.words for hypotheses in BeamSearch(max_length=5, allow_unk=True)(stepper, x)
                for h in hypotheses)
     best = without[0][0]
     log_prob = sum(next_log_probs(model, x[0], best.words[:t])[w] for t, w in enumerate(best.words))
@@ -149,18 +152,18 @@ def test_unk_is_said_only_when_allowed_and_leaves_its_probability_to_nobody():
 
 def test_captions_that_never_end_are_cut_with_all_their_words():
     model = random_model(6, end=-100)
-    for hypotheses in beam_search(Stepper(model), features(3), width=5, top=2, max_length=7):
+    for hypotheses in BeamSearch(width=5, top=2, max_length=7)(Stepper(model), features(3)):
         assert [(len(h.words), h.finished) for h in hypotheses] == [(7, False)] * 2
         assert hypotheses[0].log_prob_per_token == pytest.approx(hypotheses[0].log_prob / 7)
 
 
 def test_a_caption_of_the_greatest_length_that_ends_there_is_finished():
     model = random_model(8, seed=5)
-    whole = beam_search(Stepper(model), features(20), width=1, top=1, max_length=30)
+    whole = BeamSearch(width=1, top=1, max_length=30)(Stepper(model), features(20))
     for length in (1, 2, 3):
         at_length = [i for i, (h,) in enumerate(whole) if h.finished and len(h.words) == length]
         for i in at_length:
-            (again,), = beam_search(Stepper(model), features(20)[i:i + 1], width=1, top=1, max_length=length)
+            (again,), = BeamSearch(width=1, top=1, max_length=length)(Stepper(model), features(20)[i:i + 1])
             assert again.finished
             assert again.words == whole[i][0].words
             assert again.log_prob_per_token == pytest.approx(again.log_prob / (length + 1))
@@ -168,25 +171,42 @@ def test_a_caption_of_the_greatest_length_that_ends_there_is_finished():
 
 def test_a_space_smaller_than_the_beam_gives_what_there_is():
     model = random_model(4, end=0)                      # <S>, </S>, <UNK> and one word
-    found, = beam_search(Stepper(model), features(1), width=20, top=20, max_length=1)
+    found, = BeamSearch(width=20, top=20, max_length=1)(Stepper(model), features(1))
     assert sorted(h.words for h in found) == [[], [0], [3]]
 
 
 @pytest.mark.parametrize('options', [{'width': 3, 'top': 4}, {'top': 0}, {'max_length': 0},
-                                     {'length_normalization': -1}])
+                                     {'length_normalization': -1}, {'width': 0}, {'length_normalization': 400},
+                                     {'length_normalization': float('nan')}])
 def test_contradictory_options_are_refused(options):
     with pytest.raises(InputError):
-        beam_search(Stepper(random_model(5)), features(1), **options)
+        BeamSearch(**options)
+
+
+def test_a_search_is_a_value():
+    search = BeamSearch(width=3)
+    assert search == BeamSearch(3, 3) != BeamSearch(4) and search.top == 3 and BeamSearch().top == 5
+    assert BeamSearch(**dataclasses.asdict(search)) == search
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        search.width = 5
+
+
+def test_large_normalizations_still_compare():
+    # Whatever passes the check is not rounded to nothing: the longest caption wins, and its score is sound.
+    model, x = random_model(6, end=1), features(3)
+    for hypotheses in BeamSearch(width=50, top=5, max_length=9, length_normalization=60)(Stepper(model), x):
+        assert {len(h.words) for h in hypotheses} == {9} and all(np.isfinite(h.log_prob) for h in hypotheses)
 
 
 @pytest.mark.gpu
 def test_gpu_finds_what_the_cpu_finds():
     model, x = random_model(300, hidden=32, scale=0.5), features(50)
-    expected = beam_search(Stepper(model), x, width=20, top=5, max_length=15)
+    search = BeamSearch(max_length=15)
+    expected = search(Stepper(model), x)
     device = chainer.get_device('@cupy:0')
     model.to_device(device)
     with chainer.using_device(device):
-        found = beam_search(Stepper(model), device.send(x), width=20, top=5, max_length=15)
+        found = search(Stepper(model), device.send(x))
     assert [[h.words for h in hs] for hs in found] == [[h.words for h in hs] for hs in expected]
     np.testing.assert_allclose([[h.log_prob for h in hs] for hs in found],
                                [[h.log_prob for h in hs] for hs in expected], rtol=1e-4)

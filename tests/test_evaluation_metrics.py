@@ -112,6 +112,21 @@ def test_a_scorer_can_be_used_again():
         assert {name: own.tolist() for name, own in each.items()} == metrics.score_each(ORDINARY, candidates)
 
 
+def test_cider_of_some_pictures_is_what_it_is_among_all():
+    rng = random.Random(5)
+    references, candidates = ([[[rng.choice('abcdefg') for _ in range(rng.randint(0, 9))] for _ in range(count)]
+                               for count in counts] for counts in ([3, 1, 5, 2, 4], [4, 4, 4, 4, 4]))
+    scorer = metrics.CiderScorer(references)
+    # The public code scores one caption of every picture at a time.
+    columns = [coco_scores(references, [own[sample] for own in candidates])[1]['CIDEr'] for sample in range(4)]
+    pictures = [4, 4, 0, 2, 4, 0]
+    samples = [0, 3, 1, 1, 2, 0]
+    figures, each = scorer.score([candidates[p][s] for p, s in zip(pictures, samples, strict=True)], pictures)
+    expected = [columns[s][p] for p, s in zip(pictures, samples, strict=True)]
+    np.testing.assert_allclose(each['CIDEr'], expected, rtol=1e-9, atol=1e-12)
+    assert figures['CIDEr'] == pytest.approx(np.mean(expected)) and max(expected) > 0
+
+
 def test_metrics_can_be_chosen():
     references, candidates = [[['a', 'dog']], [['a', 'cat']]], [['a', 'dog'], ['a', 'dog']]
     assert list(metrics.score(references, candidates, ['CIDEr'])) == ['CIDEr']

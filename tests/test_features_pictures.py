@@ -1,6 +1,8 @@
 """Every kind of picture that a folder can hold is read right, or is one PictureError."""
+import io
 import os
 import sys
+import tempfile
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 
@@ -122,6 +124,25 @@ def test_in_bands_as_in_one_piece(tmp_path, rgb, orientation, monkeypatch):
 def test_damaged_exif_is_no_damage(tmp_path, rgb):
     Image.fromarray(rgb).save(tmp_path / 'a.png', exif=b'Exif\0\0MM\0*\xff\xff\xff\xff')
     np.testing.assert_array_equal(read_picture(tmp_path / 'a.png'), rgb)
+
+
+@pytest.mark.parametrize('suffix', ['png', 'jpg', 'jp2', 'webp', 'gif'])
+def test_from_an_open_file_as_from_its_name(tmp_path, rgb, suffix):
+    path = tmp_path / f'a.{suffix}'
+    Image.fromarray(rgb).save(path)
+    expected = read_picture(path)
+    with open(path, 'rb') as on_disk, tempfile.SpooledTemporaryFile() as spooled:
+        spooled.write(path.read_bytes())
+        for f in (io.BytesIO(path.read_bytes()), on_disk, spooled):
+            np.testing.assert_array_equal(read_picture(f), expected)
+            np.testing.assert_array_equal(read_picture(f), expected)      # wherever it stands, and left open
+
+
+def test_open_files_that_are_no_pictures():
+    for content in (b'', b'nothing', b'\x89PNG\r\n\x1a\n'):
+        with pytest.raises(PictureError, match='not a picture') as caught:
+            read_picture(io.BytesIO(content))
+        assert caught.value.path is None
 
 
 def test_one_pixel(tmp_path):

@@ -134,6 +134,23 @@ class TestWordLoss:
         for ours, theirs in zip(*results, strict=True):
             np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
 
+    def test_weighted_rows(self, rng):
+        arrays = normal(rng, 9, 5), normal(rng, 13, 5), normal(rng, 13)
+        targets, weights = rng.integers(0, 13, 9).astype(np.int32), normal(rng, 9)
+
+        def weighted(h, W, b, targets):
+            each = F.softmax_cross_entropy(F.linear(h, W, b), targets, reduce='no')
+            return F.sum(each * weights) / 4
+
+        results = []
+        for function in (weighted, lambda *inputs: word_loss(*inputs, tokens=4, weights=weights)[0]):
+            inputs = [chainer.Variable(a) for a in arrays]
+            loss = function(*inputs, targets)
+            loss.backward()
+            results.append([loss.array, *(v.grad for v in inputs)])
+        for ours, theirs in zip(*results, strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+
     def test_without_backprop_gives_the_same_loss_and_no_gradients(self, rng):
         arguments = normal(rng, 9, 5), normal(rng, 13, 5), normal(rng, 13), rng.integers(0, 13, 9).astype(np.int32)
         with chainer.no_backprop_mode():

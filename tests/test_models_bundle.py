@@ -12,6 +12,7 @@ from chainer.serializers import DictionarySerializer, NpzDeserializer
 
 from chainer_caption import Bundle, Captioner, InputError, Settings, train
 from chainer_caption.data import Release
+from chainer_caption.decoding import BeamSearch
 from chainer_caption.models import ShowAndTell
 from chainer_caption.models.bundle import check_new
 from chainer_caption.storage.serializers import from_arrays, to_arrays
@@ -189,7 +190,9 @@ def test_damaged_json(name, content, copy):
 @pytest.mark.parametrize('changes', [
     {'format': 2}, {'model': 'transformer'}, {'hidden': 0}, {'hidden': 'many'}, {'hidden': True}, {'hidden': None},
     {'feature_size': -1}, {'vocabulary_size': 1.5}, {'dropout': 1}, {'dropout': None}, {'dropout': float('nan')},
-    {'features': 'vgg19'}, {'features': {'network': 'vgg19'}}, {'training': []}], ids=str)
+    {'features': 'vgg19'}, {'features': {'network': 'vgg19'}}, {'training': []}, {'model': ['show_and_tell']},
+    {'search': []}, {'search': {'width': 0}}, {'search': {'width': 2.5}}, {'search': {'length_normalization': -1}},
+    {'search': {'length_normalization': float('inf')}}, {'search': {'breadth': 3}}], ids=str)
 def test_configurations_that_make_no_sense(changes, copy):
     edit_json(copy / 'config.json', **changes)
     refusal(copy, 'config.json')
@@ -245,6 +248,39 @@ def test_none_survives_without_a_pickle():
     assert loaded.values['nothing'] is None and loaded.below is None
     assert loaded.values['number'] == 3 and loaded.values['array'].tolist() == [0, 1, 2]
     assert loaded.values['empty'] is not None
+
+
+def test_a_model_says_what_to_caption_with(copy, release_dir):
+    assert Bundle.load(copy).search == {} and 'search' not in json.loads((copy / 'config.json').read_text())
+    assert Captioner.load(copy, pictures=False).search() == BeamSearch(width=20, top=5, length_normalization=0)
+    edit_json(copy / 'config.json', search={'width': 3, 'length_normalization': 0.7})
+    captioner = Captioner.load(copy, pictures=False)
+    assert captioner.search() == BeamSearch(width=3, top=3, length_normalization=0.7)
+    assert captioner.search(width=6) == BeamSearch(width=6, top=5, length_normalization=0.7)
+    assert captioner.search(BeamSearch(width=9)) == BeamSearch(width=9)
+    with pytest.raises(TypeError):
+        captioner.search(breadth=3)
+    release = Release(release_dir)
+    of_its_own, asked_for = (list(captioner.caption_release(release, 'test', **options)) for options in (
+        {}, {'width': 3, 'top': 3, 'length_normalization': 0.7}))
+    assert of_its_own == asked_for and {len(result.captions) for result in of_its_own} == {3}
+    captioner.bundle.save(copy)
+    assert Bundle.load(copy).search == {'width': 3, 'length_normalization': 0.7}
+
+
+def test_unknown_options_of_a_search_are_noticed_at_once(model_dir, release_dir):
+    captioner = Captioner.load(model_dir, pictures=False)
+    with pytest.raises(TypeError, match='breadth'):
+        captioner.caption_release(Release(release_dir), 'test', breadth=3)
+    with pytest.raises(TypeError, match='breadth'):
+        captioner.caption_features(np.zeros((1, 16), np.float32), breadth=3)
+
+
+def test_loading_draws_no_weights(model_dir, monkeypatch):
+    # At ten thousand words that would take longer than all the rest.
+    monkeypatch.setattr(np.random, 'normal', None)
+    monkeypatch.setattr(chainer.initializers.LeCunNormal, '__call__', None)
+    assert Bundle.load(model_dir).model.hidden == 16
 
 
 def test_existing_models_are_not_overwritten(model_dir, release_dir, tmp_path):

@@ -12,6 +12,7 @@ from PIL import Image
 from test_training import SMALL, assert_equal_weights, log, validation_loss, weights
 
 from chainer_caption import Captioner, InputError, Release, Settings, train
+from chainer_caption.decoding import BeamSearch
 from chainer_caption.evaluation.evaluator import Evaluator
 from chainer_caption.training.extensions import CaptionScores, Events
 
@@ -43,7 +44,7 @@ def add_caption(folder, filename, tokens):
 
 def test_scores_are_those_that_evaluate_gives(release, tmp_path):
     bundle = train(release, tmp_path / 'model', Settings(epochs=1, **SMALL))
-    evaluation, = Evaluator(release, 'val').evaluate_model('model', Captioner(bundle), widths=[3])
+    evaluation, = Evaluator(release, 'val').evaluate_model('model', Captioner(bundle), [BeamSearch(width=3)])
     entry, = log(tmp_path / 'model')
     assert entry[CIDER] == pytest.approx(evaluation.figures['CIDEr'], abs=1e-12)
     assert entry[BLEU4] == pytest.approx(evaluation.figures['BLEU-4'], abs=1e-12)

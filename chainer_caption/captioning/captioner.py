@@ -5,14 +5,13 @@ import chainer
 import numpy as np
 
 from chainer_caption.data.batches import take_rows
-from chainer_caption.decoding.beam import beam_search, check_options
+from chainer_caption.decoding import BeamSearch
 from chainer_caption.errors import InputError
 from chainer_caption.features.ahead import prepared_batches
 from chainer_caption.features.extractor import Extractor
 from chainer_caption.features.folders import find_pictures
 from chainer_caption.features.pictures import MAX_PIXELS
 from chainer_caption.models.bundle import Bundle
-from chainer_caption.models.stepper import Stepper
 
 # What is assumed of a model that does not know where its features came from: the seed captioned with VGG-19, and
 # Karpathy's preprocessing made the published matrices.
@@ -77,7 +76,7 @@ class Captioner:
         self.device = chainer.get_device(device)
         self.extractor = extractor
         bundle.model.to_device(self.device)
-        self._stepper = Stepper(bundle.model)
+        self._stepper = bundle.model.stepper()
         if extractor is not None:
             self._check_size(extractor.dim, f'the network {extractor.network}')
 
@@ -125,43 +124,57 @@ class Captioner:
         if size != wanted:
             raise InputError(f'{what} has features of {size} numbers, but the model learned from {wanted}')
 
-    def caption(self, paths, **options):
+    def search(self, search=None, **options):
+        """The search that methods of this class use when they are called with these arguments.
+
+        Args:
+            search (BeamSearch or None): Where it is given it is taken as it is, but for the options.
+            **options: Those of `BeamSearch`. What is not given is what the model directory says, if it does
+                (`Bundle.search`), and the default if not.
+
+        Raises:
+            InputError: An option is impossible.
+        """
+        if search is not None:
+            return dataclasses.replace(search, **options) if options else search
+        return BeamSearch(**{**self.bundle.search, **options})
+
+    def caption(self, paths, search=None, **options):
         """Captions pictures.
 
         Args:
             paths (str, os.PathLike, or iterable of them): Pictures, and folders, which are walked (`find_pictures`).
-            **options: As `beam_search` takes them: `width`, `top`, `max_length`, `allow_unk`,
-                `length_normalization`.
+            search (BeamSearch or None): What to caption with.
+            **options: In its place, or to change it (see `search`): `caption('holiday/', width=5)`.
 
         Yields:
             Result: One a picture, in sorted order, as they are done. A picture that cannot be read is a result with
             an `error`.
         """
-        return self.caption_files(find_pictures(paths), **options)
+        return self.caption_files(find_pictures(paths), search, **options)
 
-    def caption_files(self, paths, **options):
+    def caption_files(self, paths, search=None, **options):
         """Captions the pictures of a list, in its order; otherwise as `caption`."""
         if self.extractor is None:
             raise InputError('this captioner was loaded without a network, so it can caption stored features only')
-        check_options(**options)
-        return self._caption_files(paths, options)
+        return self._caption_files(paths, self.search(search, **options))
 
-    def _caption_files(self, paths, options):
+    def _caption_files(self, paths, search):
         for batch in prepared_batches(self.extractor, paths):
             good = [picture for _, picture in batch if isinstance(picture, np.ndarray)]
-            found = iter(self._search(self.extractor(np.stack(good)), options) if good else ())
+            found = iter(self._captions(self.extractor(np.stack(good)), search) if good else ())
             for path, picture in batch:
                 if isinstance(picture, np.ndarray):
                     yield Result(path, path, captions=next(found))
                 else:
                     yield Result(path, path, error=str(picture))
 
-    def caption_features(self, features, **options):
+    def caption_features(self, features, search=None, **options):
         """Captions pictures by their features.
 
         Args:
             features (numpy.ndarray): (N, D) float; a memory map does.
-            **options: As for `caption`.
+            search, **options: As for `caption`.
 
         Yields:
             list of Caption: One a picture, best first.
@@ -173,20 +186,19 @@ class Captioner:
         if features.ndim != 2:
             raise InputError(f'features are a matrix of a row for each picture, this has the shape {features.shape}')
         self._check_size(features.shape[1], 'the matrix')
-        check_options(**options)
-        return self._caption_rows(features, np.arange(len(features)), options)
+        return self._caption_rows(features, np.arange(len(features)), self.search(search, **options))
 
-    def _caption_rows(self, features, rows, options):
+    def _caption_rows(self, features, rows, search):
         for start in range(0, len(rows), ROWS):
-            yield from self._search(take_rows(features, rows[start:start + ROWS], self.device), options)
+            yield from self._captions(take_rows(features, rows[start:start + ROWS], self.device), search)
 
-    def caption_release(self, release, split, **options):
+    def caption_release(self, release, split, search=None, **options):
         """Captions the pictures of a release's split by the features stored there.
 
         Args:
             release (Release): The release.
             split (str): `train`, `restval`, `val` or `test`.
-            **options: As for `caption`.
+            search, **options: As for `caption`.
 
         Yields:
             Result: One a picture, in the release's order.
@@ -194,15 +206,15 @@ class Captioner:
         Raises:
             InputError: The split is empty, or the features are not those that the model learned from.
         """
-        return self.caption_pictures(release, release.pictures(split), **options)
+        return self.caption_pictures(release, release.pictures(split), search, **options)
 
-    def caption_pictures(self, release, pictures, **options):
+    def caption_pictures(self, release, pictures, search=None, **options):
         """Captions some pictures of a release by the features stored there.
 
         Args:
             release (Release): The release.
             pictures (numpy.ndarray): As places in `release.captions.filenames`, (n,) int.
-            **options: As for `caption`.
+            search, **options: As for `caption`.
 
         Yields:
             Result: One a picture, in their order.
@@ -210,7 +222,7 @@ class Captioner:
         Raises:
             InputError: The features are not those that the model learned from.
         """
-        check_options(**options)
+        search = self.search(search, **options)
         self._check_size(release.feature_size, str(release.features_path))
         known = self.bundle.origin
         if known and release.origin and known != release.origin:
@@ -219,15 +231,15 @@ class Captioner:
                              f'{known["profile"]}')
         captions = release.captions
         rows = captions.image_ids[pictures]
-        found = self._caption_rows(release.features, rows, options)
+        found = self._caption_rows(release.features, rows, search)
         return (Result(None, captions.filenames[picture], int(row), best)
                 for picture, row, best in zip(pictures, rows, found, strict=True))
 
-    def _search(self, features, options):
+    def _captions(self, features, search):
         with chainer.using_device(self.device):
             # A network may hand over columns; the same numbers in the same order are captioned the same to the bit.
             features = self.device.xp.ascontiguousarray(features)
-            found = beam_search(self._stepper, features, **options)
+            found = search(self._stepper, features)
         decode = self.bundle.vocabulary.decode
         return [[Caption(decode(h.words), h.log_prob, h.log_prob_per_token, h.finished) for h in best]
                 for best in found]

@@ -10,7 +10,6 @@ import itertools
 import os
 
 from chainer_caption.captioning.captioner import Caption, Result
-from chainer_caption.decoding.beam import check_options
 from chainer_caption.errors import InputError
 from chainer_caption.features.ahead import BATCH
 from chainer_caption.parallel import Processes
@@ -36,7 +35,7 @@ class CaptionFile:
         captioner (Captioner): With a network.
         paths (list of str): The pictures.
         output (str or os.PathLike): The file.
-        options (dict): As for `Captioner.caption`.
+        search (BeamSearch or None): As for `Captioner.caption`.
         processes (Processes or None): Those that share the pictures; this is process 0. The others have
             `caption_together` find nothing.
 
@@ -44,20 +43,20 @@ class CaptionFile:
         done (int): How many of the pictures were done by earlier runs.
 
     Raises:
-        InputError: An option is out of its range, an earlier run with another model or other options was stopped and
-            not finished, or nothing can be written there.
+        InputError: An earlier run with another model or another search was stopped and not finished, or nothing can be
+            written there.
     """
 
-    def __init__(self, captioner, paths, output, options=None, processes=None):
+    def __init__(self, captioner, paths, output, search=None, processes=None):
         self._captioner, self._paths, self._output = captioner, paths, os.fspath(output)
-        self._options = options or {}
+        self._search = captioner.search(search)
         self._processes = processes or Processes()
-        check_options(**self._options)
         if os.path.isdir(output):
             raise InputError(f'{output}: is a folder; name a file')
         self._journal = Journal(f'{self._output}.part', {
             'model': _digest(captioner.bundle), **captioner.extractor.identity,
-            **{name.replace('_', '-'): value for name, value in self._options.items()}})
+            'search': type(self._search).__name__,
+            **{name.replace('_', '-'): value for name, value in dataclasses.asdict(self._search).items()}})
         same = itertools.takewhile(lambda pair: pair[0].get('of') == _stamp(pair[1]) and _is_result(pair[0], pair[1]),
                                    zip(self._journal.rows(), paths, strict=False))
         self.done = sum(1 for _ in same) // BATCH * BATCH
@@ -71,7 +70,7 @@ class CaptionFile:
             they are done.
         """
         yield from self._kept()
-        found = caption_together(self._captioner, self._paths, self._options, self._processes, self.done)
+        found = caption_together(self._captioner, self._paths, self._search, self._processes, self.done)
         for path, result in zip(self._paths[self.done:], found, strict=True):
             self._journal.append({'of': _stamp(path), 'result': dataclasses.asdict(result)})
             yield result
@@ -107,21 +106,20 @@ class CaptionFile:
         self._journal.__exit__(*exception)
 
 
-def caption_together(captioner, paths, options, processes, done=0):
+def caption_together(captioner, paths, search, processes, done=0):
     """Captions the pictures of a list, in its order, by several processes.
 
     Args:
         captioner (Captioner): With a network.
         paths (list of str): The pictures.
-        options (dict): As for `Captioner.caption`.
+        search (BeamSearch): What to caption with.
         processes (Processes): Those that share them, each of which calls this.
         done (int): How many of the pictures need no captions any more; process 0 says it.
 
     Yields:
         Result: In process 0, one a picture. In the others nothing.
     """
-    check_options(**options)
-    return processes.map(lambda mine: captioner.caption_files(mine, **options), paths, BATCH, done)
+    return processes.map(lambda mine: captioner.caption_files(mine, search), paths, BATCH, done)
 
 
 def _is_result(row, path):

@@ -1,7 +1,7 @@
 """benchmark: how fast this machine trains, decodes and extracts."""
 import json
 
-from chainer_caption.cli.common import add_device, device
+from chainer_caption.cli.common import add_device, add_search, device, search_options
 from chainer_caption.data import Release
 from chainer_caption.errors import InputError
 from chainer_caption.parallel import Processes
@@ -27,9 +27,7 @@ def add_arguments(parser):
     decode.add_argument('-m', '--model', required=True, metavar='MODEL')
     decode.add_argument('--split', default='test', metavar='SPLIT', help='(%(default)s)')
     decode.add_argument('--pictures', type=int, metavar='N', help='how many of them (all)')
-    decode.add_argument('--beam-width', type=int, default=20, metavar='N', help='(%(default)s)')
-    decode.add_argument('--top', type=int, metavar='N', help='(5, or the beam width if less)')
-    decode.add_argument('--max-length', type=int, default=60, metavar='N', help='(%(default)s)')
+    add_search(decode)
     extract = kinds.add_parser('extract', help='pictures a second through the image network')
     extract.add_argument('--network', default='vgg19', metavar='NETWORK', help='(%(default)s)')
     extract.add_argument('--batch-size', type=int, default=8, metavar='N', help='(%(default)s)')
@@ -51,10 +49,8 @@ def run(args):
         release = processes.one_after_another(lambda: Release(args.release))
         figures = benchmarks.benchmark_training(release, settings, processes.device(where), args.updates, processes)
     elif args.kind == 'decode':
-        top = min(5, args.beam_width) if args.top is None else args.top
-        figures = benchmarks.benchmark_decoding(
-            Release(args.release), args.model, where, args.split, args.pictures,
-            {'width': args.beam_width, 'top': top, 'max_length': args.max_length})
+        figures = benchmarks.benchmark_decoding(Release(args.release), args.model, where, args.split, args.pictures,
+                                                search_options(args))
     else:
         figures = benchmarks.benchmark_extraction(args.network, where, args.batch_size, args.repeats)
     if processes.first:

@@ -39,6 +39,29 @@ def add_origin(parser, of):
     parser.add_argument('--profile', choices=sorted(PROFILES), help='and how the pictures were prepared for it')
 
 
+def add_search(parser):
+    """The options of a search; `search_options` reads them."""
+    parser.add_argument('--beam-width', type=int, metavar='N',
+                        help="1 is greedy search (default: what the model directory says, else 20)")
+    parser.add_argument('--top', type=int, metavar='N', help='captions a picture (5, or the beam width if less)')
+    parser.add_argument('--max-length', type=int, metavar='N', help='words at most (60)')
+    parser.add_argument('--allow-unk', action='store_true', default=None, help='let captions say <UNK>')
+    parser.add_argument('--length-normalization', type=float, metavar='A',
+                        help='compare captions by log-probability / tokens ** A (default: what the model directory '
+                             'says, else 0: not normalised)')
+
+
+def search_options(args):
+    """Those options of `BeamSearch` that were given: a dict for `Captioner.search`."""
+    return given(width=args.beam_width, top=args.top, max_length=args.max_length, allow_unk=args.allow_unk,
+                 length_normalization=args.length_normalization)
+
+
+def given(**options):
+    """Those options that somebody has given: all but None."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
 def say(line):
     print(printable(line), file=sys.stderr, flush=True)
 

@@ -3,7 +3,7 @@ import contextlib
 import json
 import os
 
-from chainer_caption.cli.common import add_device, device, say
+from chainer_caption.cli.common import add_device, device, given, say
 from chainer_caption.data import Release
 from chainer_caption.errors import InputError
 from chainer_caption.storage.files import replacing, unwritable
@@ -22,8 +22,8 @@ captions files, one row a picture; text is split on white space:
 
 --json prints {"BLEU-1", ..., "BLEU-4", "ROUGE-L", "CIDEr", "METEOR" (with WordNet's data), "perplexity" (of a model),
 "distinct", "vocabulary", "mean_length", "novel", "unfinished" (where it is known), "name", "pictures", "split"}, a
-model's also with "beam_width" and "length_normalization"; for several files, widths or normalizations
-{"results": [such an object for each]}'''
+model's also with "beam_width", "length_normalization" and whatever else the search was made of; for several files,
+widths or normalizations {"results": [such an object for each]}'''
 
 
 def add_arguments(parser):
@@ -34,9 +34,11 @@ def add_arguments(parser):
     parser.add_argument('--split', default='test', choices=('train', 'restval', 'val', 'test'), metavar='SPLIT',
                         help='(%(default)s)')
     add_device(parser)
-    parser.add_argument('--beam-widths', type=_widths, metavar='N,N', help='a search for each, 1 is greedy (20)')
+    parser.add_argument('--beam-widths', type=_widths, metavar='N,N',
+                        help='a search for each, 1 is greedy (default: what the model directory says, else 20)')
     parser.add_argument('--length-normalization', type=float, nargs='+', metavar='A',
-                        help='compare captions by log-probability / tokens ** A; with each beam width (0)')
+                        help='compare captions by log-probability / tokens ** A; with each beam width (default: what '
+                             'the model directory says, else 0)')
     parser.add_argument('--max-length', type=int, metavar='N', help='words at most (60)')
     parser.add_argument('--allow-unk', action='store_true', default=None, help='let captions say <UNK>')
     parser.add_argument('--json', action='store_true', help='print one JSON object')
@@ -106,7 +108,7 @@ def _check(args):
             raise InputError('--pictures belongs to --html')
         if not os.path.isdir(args.pictures):
             raise InputError(f'{args.pictures}: no such folder')
-    sets = len(args.captions or ()) or len(args.beam_widths or [20]) * len(args.length_normalization or [0])
+    sets = len(args.captions or ()) or len(args.beam_widths or [None]) * len(args.length_normalization or [None])
     if args.coco_results is not None and sets > 1:
         raise InputError(f'--coco-results holds one set of captions, these are {sets}; name one file or beam width')
 
@@ -124,14 +126,15 @@ def _evaluate_model(args, evaluator):
 
     from chainer_caption.captioning.captioner import Captioner
     captioner = Captioner.load(args.model, device(args.gpu), pictures=False)
-    longest = 60 if args.max_length is None else args.max_length
+    searches = [captioner.search(**given(width=width, length_normalization=normalization, max_length=args.max_length,
+                                         allow_unk=args.allow_unk))
+                for width in args.beam_widths or [None] for normalization in args.length_normalization or [None]]
     # disable=None: a bar on a terminal only.
     evaluations = evaluator.evaluate_model(
-        os.path.basename(os.path.normpath(args.model)), captioner, args.beam_widths or [20],
-        args.length_normalization or [0.0], max_length=longest, allow_unk=bool(args.allow_unk),
+        os.path.basename(os.path.normpath(args.model)), captioner, searches,
         watch=lambda results: tqdm(results, total=len(evaluator.pictures), unit=' pictures', disable=None))
     origin = captioner.bundle.origin or {}
     return evaluations, {'model': evaluations[0].name, 'network': origin.get('network', 'unknown'),
                          'profile': origin.get('profile', 'unknown'),
                          'vocabulary': f'{len(captioner.bundle.vocabulary):,} words',
-                         'greatest length': f'{longest} words'}
+                         'greatest length': f'{searches[0].max_length} words'}

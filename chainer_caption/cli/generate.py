@@ -6,7 +6,7 @@ import sys
 import numpy as np
 from tqdm import tqdm
 
-from chainer_caption.cli.common import add_device, add_origin, device, failure, say
+from chainer_caption.cli.common import add_device, add_origin, add_search, device, failure, say, search_options
 from chainer_caption.data import Release
 from chainer_caption.errors import InputError
 from chainer_caption.parallel import Processes
@@ -34,12 +34,7 @@ def add_arguments(parser):
     parser.add_argument('--split', metavar='SPLIT', choices=('train', 'restval', 'val', 'test'),
                         help='which of them (default: test)')
     add_device(parser)
-    parser.add_argument('--beam-width', type=int, default=20, metavar='N', help='1 is greedy search (%(default)s)')
-    parser.add_argument('--top', type=int, metavar='N', help='captions a picture (5, or the beam width if less)')
-    parser.add_argument('--max-length', type=int, default=60, metavar='N', help='words at most (%(default)s)')
-    parser.add_argument('--allow-unk', action='store_true', help='let captions say <UNK>')
-    parser.add_argument('--length-normalization', type=float, default=0.0, metavar='A',
-                        help='compare captions by log-probability / tokens ** A (%(default)s: not normalised)')
+    add_search(parser)
     add_origin(parser, "made the model's features, if the model does not record it")
     parser.add_argument('--no-exif', dest='exif', action='store_false',
                         help='take pictures as they are stored, whatever their EXIF orientation says')
@@ -60,25 +55,23 @@ def run(args):
     from chainer_caption.captioning.resumable import caption_together
     if args.sentences is not None:
         tell('-s is not needed: the model carries its vocabulary')
-    options = {'width': args.beam_width, 'max_length': args.max_length, 'allow_unk': args.allow_unk,
-               'top': min(5, max(1, args.beam_width)) if args.top is None else args.top,
-               'length_normalization': args.length_normalization}
     where = processes.device(device(args.gpu))
     if args.release is not None:
         release = processes.one_after_another(lambda: Release(args.release))
         split = args.split or 'test'
         captioner = Captioner.load(args.model, where, pictures=False)
-        pictures = release.pictures(split)
-        results = processes.map(lambda mine: captioner.caption_pictures(release, np.array(mine, int), **options),
+        pictures, search = release.pictures(split), captioner.search(**search_options(args))
+        results = processes.map(lambda mine: captioner.caption_pictures(release, np.array(mine, int), search),
                                 pictures, ROWS)
-        return _write(args, captioner, results, len(pictures), options) if processes.first else _exhaust(results)
+        return _write(args, captioner, results, len(pictures), search) if processes.first else _exhaust(results)
     captioner = Captioner.load(args.model, where, args.image_weights, args.network, args.profile,
                                honour_exif=args.exif, max_pixels=args.max_pixels, say=tell)
+    search = captioner.search(**search_options(args))
     # A pipe or a device takes what comes; only with a file can a run that was stopped go on.
     if processes.first and args.output is not None and not _is_stream(args.output):
-        return _write_resumably(args, captioner, paths, options, processes)
-    results = caption_together(captioner, paths, options, processes)
-    return _write(args, captioner, results, len(paths), options) if processes.first else _exhaust(results)
+        return _write_resumably(args, captioner, paths, search, processes)
+    results = caption_together(captioner, paths, search, processes)
+    return _write(args, captioner, results, len(paths), search) if processes.first else _exhaust(results)
 
 
 def _exhaust(results):
@@ -123,9 +116,9 @@ def _read_list(path):
         raise unreadable(path, e) from e
 
 
-def _write(args, captioner, results, total, options):
+def _write(args, captioner, results, total, search):
     from chainer_caption.report import open_writer
-    kind, settings = _format(args, captioner, options)
+    kind, settings = _format(args, captioner, search)
     failed = 0
     # A file that cannot be written should be found out before the first picture is captioned, hence the order.
     with naming(args.output or 'standard output'), _progress(args, total) as bar, \
@@ -137,11 +130,11 @@ def _write(args, captioner, results, total, options):
     return 1 if failed else 0
 
 
-def _write_resumably(args, captioner, paths, options, processes):
+def _write_resumably(args, captioner, paths, search, processes):
     from chainer_caption.captioning.resumable import CaptionFile
-    kind, settings = _format(args, captioner, options)
+    kind, settings = _format(args, captioner, search)
     failed = 0
-    with CaptionFile(captioner, paths, args.output, options, processes) as captions:
+    with CaptionFile(captioner, paths, args.output, search, processes) as captions:
         with _progress(args, len(paths), captions.done) as bar:
             for i, result in enumerate(captions.results()):
                 failed += _tell_failure(result)
@@ -163,13 +156,13 @@ def _tell_failure(result):
     return result.error is not None
 
 
-def _format(args, captioner, options):
+def _format(args, captioner, search):
     suffix = os.path.splitext(args.output or '')[1].lower()
     kind = args.format or FORMATS.get(suffix, 'text')
-    return kind, _gallery_settings(args, captioner, options) if kind == 'html' else {}
+    return kind, _gallery_settings(args, captioner, search) if kind == 'html' else {}
 
 
-def _gallery_settings(args, captioner, options):
+def _gallery_settings(args, captioner, search):
     import datetime
 
     def name(path):
@@ -181,4 +174,4 @@ def _gallery_settings(args, captioner, options):
     return {'title': f'Captions of {name(inputs[0])}' if len(inputs) == 1 else 'Captions',
             'date': datetime.date.today().isoformat(),
             'settings': {'Model': name(args.model), 'Network': origin['network'], 'Profile': origin['profile'],
-                         'Beam width': options['width']}}
+                         'Beam width': search.width}}

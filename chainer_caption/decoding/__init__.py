@@ -1,4 +1,6 @@
-"""Searches: what a model says of an image. Each is a small frozen object that is called with a stepper and features."""
-from chainer_caption.decoding.beam import Hypothesis, beam_search, check_options
+"""Searches: what a model says of an image. Each is a small frozen object, which checks itself when it is made and is
+called with a stepper and features.
+"""
+from chainer_caption.decoding.beam import BeamSearch, Hypothesis
 
-__all__ = ['Hypothesis', 'beam_search', 'check_options']
+__all__ = ['BeamSearch', 'Hypothesis']

@@ -17,6 +17,9 @@ from chainer_caption.functions.select import select
 _CPU_BYTES = 24 * 2 ** 20
 _GPU_BYTES = 2 ** 30
 
+# Below this products of weights and log-probabilities would be rounded to nothing.
+_LEAST_WEIGHT = 1e-290
+
 
 @dataclasses.dataclass(frozen=True)
 class Hypothesis:
@@ -37,64 +40,83 @@ class Hypothesis:
         return self.log_prob / max(1, len(self.words) + self.finished)
 
 
-def check_options(width=20, top=5, max_length=60, length_normalization=0.0, **others):
-    """Checks options of `beam_search`, for those who want to know before there is anything to search.
+@dataclasses.dataclass(frozen=True)
+class BeamSearch:
+    """Finds the best captions of pictures::
 
-    Raises:
-        InputError: One is impossible, or two contradict each other.
-    """
-    if width < 1:
-        raise InputError(f'--beam-width {width}: must be at least 1')
-    if not 1 <= top <= width:
-        raise InputError(f'--top {top}: must be at least 1 and at most the beam width, {width}')
-    if max_length < 1:
-        raise InputError(f'--max-length {max_length}: must be at least 1')
-    if not 0 <= length_normalization < float('inf'):
-        raise InputError(f'--length-normalization {length_normalization}: must be a number and not negative')
+        BeamSearch(width=5)(stepper, features)
 
-
-def beam_search(stepper, features, width=20, top=5, max_length=60, allow_unk=False, length_normalization=0.0):
-    """Finds the best captions of pictures.
-
-    Args:
-        stepper (Stepper): The model.
-        features (array): (n, D) float32 on the model's device.
+    Attributes:
         width (int): Hypotheses kept for each picture; 1 is greedy search.
-        top (int): Captions returned for each picture, at most `width`.
+        top (int): Captions returned for each picture, at most `width`; by default 5, or the width if that is less.
         max_length (int): Words in a caption at most. A hypothesis of so many words is finished if `</S>` is its
             likeliest continuation, and cut if not.
         allow_unk (bool): Whether `<UNK>` may be said. If not, its probability goes to nobody.
         length_normalization (float): Hypotheses are compared by log_prob / (words + 1) ** length_normalization (Wu et
             al. 2016, in its plain form); 0 compares log-probabilities, 1 log-probabilities per token.
 
-    Returns:
-        list of list of Hypothesis: For each picture its captions, best first: `top`, or fewer where there are no more.
-
     Raises:
-        InputError: The options contradict each other.
+        InputError: One is impossible, or two contradict each other.
     """
-    check_options(width, top, max_length, length_normalization)
-    on_cpu = isinstance(features, np.ndarray)
-    group = max(1, (_CPU_BYTES if on_cpu else _GPU_BYTES) // (4 * width * len(stepper.bias)))
-    found = []
-    for start in range(0, len(features), group):
-        search = _Search(stepper, features[start:start + group], width, top, max_length, allow_unk,
-                         length_normalization)
-        found += search.run()
-    return found
+    width: int = 20
+    top: int | None = None
+    max_length: int = 60
+    allow_unk: bool = False
+    length_normalization: float = 0.0
+
+    def __post_init__(self):
+        if self.width < 1:
+            raise InputError(f'--beam-width {self.width}: must be at least 1')
+        if self.top is None:
+            object.__setattr__(self, 'top', min(5, self.width))
+        if not 1 <= self.top <= self.width:
+            raise InputError(f'--top {self.top}: must be at least 1 and at most the beam width, {self.width}')
+        if self.max_length < 1:
+            raise InputError(f'--max-length {self.max_length}: must be at least 1')
+        if not 0 <= self.length_normalization < float('inf'):
+            raise InputError(f'--length-normalization {self.length_normalization}: must be a number and not negative')
+        if self.weight(self.max_length + 1) < _LEAST_WEIGHT:
+            raise InputError(f'--length-normalization {self.length_normalization:g}: too large to compare captions of '
+                             f'up to {self.max_length} words by; 0 to 2 are usual')
+
+    def weight(self, tokens):
+        """What log-probabilities of so many tokens, `</S>` among them, are multiplied by to be compared with others."""
+        return tokens ** -float(self.length_normalization)
+
+    def __str__(self):
+        normalized = f', A {self.length_normalization:g}' if self.length_normalization else ''
+        return f'beam {self.width}{normalized}'
+
+    def __call__(self, stepper, features):
+        """Searches.
+
+        Args:
+            stepper (Stepper): The model.
+            features (array): (n, D) float32 on the model's device.
+
+        Returns:
+            list of list of Hypothesis: For each picture its captions, best first: `top`, or fewer where there are no
+            more.
+        """
+        on_cpu = isinstance(features, np.ndarray)
+        group = max(1, (_CPU_BYTES if on_cpu else _GPU_BYTES) // (4 * self.width * len(stepper.bias)))
+        found = []
+        for start in range(0, len(features), group):
+            found += _Beams(self, stepper, features[start:start + group]).run()
+        return found
 
 
-class _Search:
-    """The search of a group of pictures.
+class _Beams:
+    """The beams of a group of pictures.
 
     The beam of each picture is a row of `score`, `alive` and so on, best first. What is alive in all beams are the
     rows of the model's state, in the same order.
     """
 
-    def __init__(self, stepper, features, width, top, max_length, allow_unk, normalization):
+    def __init__(self, search, stepper, features):
+        self.search = search
         self.stepper = stepper
-        self.width, self.top, self.max_length, self.normalization = width, top, max_length, normalization
-        self.banned = -1 if allow_unk else UNK
+        self.banned = -1 if search.allow_unk else UNK
         self.state = stepper.start(features)
         self.pictures = np.arange(len(features))        # of the beams still searched
         self.found = [None] * len(features)
@@ -108,9 +130,9 @@ class _Search:
     def run(self):
         parents = np.arange(len(self.pictures))
         read = np.full(len(self.pictures), BOS)
-        for length in range(1, self.max_length + 2):
+        for length in range(1, self.search.max_length + 2):
             self.state, scores = self.stepper.step(self.state, parents, read)
-            if length > self.max_length:
+            if length > self.search.max_length:
                 self._end_at_greatest_length(scores)
                 break
             parents, read = self._advance(scores, length)
@@ -120,19 +142,20 @@ class _Search:
 
     def _advance(self, scores, length):
         """Chooses the beams of `length` words and drops the pictures that are done; the rows to read next."""
-        weight = length ** -self.normalization
+        search = self.search
+        weight = search.weight(length)
         # The finished compete with what the alive become; the worst place that they hold is the mark to beat. And
         # where scores only fall, what is not above the finished one that is last to be returned never will be.
         kept = np.where(self.alive, -np.inf, self.score)
         floor = np.full(len(kept), -np.inf)
-        place = self.width if self.normalization else self.top
+        place = search.width if search.length_normalization else search.top
         if kept.shape[1] >= place:
             floor = np.sort(kept, axis=1)[:, -place]
         bounds = np.concatenate([[0], np.cumsum(self.alive.sum(axis=1))])
-        new, new_parent, new_word = select(scores, self.stepper.bias, self.log_prob[self.alive], bounds, self.width,
+        new, new_parent, new_word = select(scores, self.stepper.bias, self.log_prob[self.alive], bounds, search.width,
                                            floor, weight, self.banned)
         merged = np.concatenate([kept, new], axis=1)
-        order = np.argsort(-merged, axis=1, kind='stable')[:, :self.width]
+        order = np.argsort(-merged, axis=1, kind='stable')[:, :search.width]
         rows = np.arange(len(merged))[:, None]
         score = merged[rows, order]
         # Columns of `merged` are the old beam, then the continuations.
@@ -152,11 +175,11 @@ class _Search:
 
     def _drop_done(self, parent_row, word):
         # The best that a hypothesis alive can still become: its own log-probability, over the greatest length.
-        bound = np.where(self.alive, self.log_prob * (self.max_length + 1) ** -self.normalization, -np.inf)
+        bound = np.where(self.alive, self.log_prob * self.search.weight(self.search.max_length + 1), -np.inf)
         finished = np.where(self.alive, -np.inf, self.score)
-        place = min(self.top, self.score.shape[1])
+        place = min(self.search.top, self.score.shape[1])
         done = -np.sort(-finished, axis=1)[:, place - 1] >= bound.max(axis=1)
-        if self.score.shape[1] < self.top:
+        if self.score.shape[1] < self.search.top:
             done &= ~self.alive.any(axis=1)
         for i in np.flatnonzero(done):
             self._keep(i)
@@ -175,12 +198,12 @@ class _Search:
         cut = self.alive.copy()
         cut[self.alive] = ~ends
         self.log_prob[self.alive] = log_prob
-        self.score[self.alive] = log_prob * (self.max_length + ends) ** -self.normalization
+        self.score[self.alive] = log_prob * self.search.weight(self.search.max_length + ends)
         for i in range(len(self.pictures)):
             self._keep(i, cut[i])
 
     def _keep(self, i, cut=None):
-        order = np.argsort(-self.score[i], kind='stable')[:self.top]
+        order = np.argsort(-self.score[i], kind='stable')[:self.search.top]
         self.found[self.pictures[i]] = [
             Hypothesis([int(w) for w in self.words[i, k] if w >= 0], float(self.log_prob[i, k]),
                        bool(cut is None or not cut[k]))

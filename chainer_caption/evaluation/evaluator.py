@@ -1,7 +1,7 @@
 """How good the captions of a split are, whoever made them: scores, diversity, perplexity.
 
     evaluator = Evaluator(Release('features/flickr8k'), 'test')
-    ours, = evaluator.evaluate_model('model', Captioner.load('model', pictures=False), widths=[3])
+    ours, = evaluator.evaluate_model('model', Captioner.load('model', pictures=False), [BeamSearch(width=3)])
     theirs = evaluator.evaluate_file('captions.json')
     print(ours.figures['CIDEr'], theirs.figures['CIDEr'])
 """
@@ -28,23 +28,28 @@ class Evaluation:
 
     Attributes:
         name (str): Whose they are: the model or the captions' file.
-        settings (dict): How they were made, where a model made them: `beam_width`, `length_normalization`.
+        search (BeamSearch or None): What they were made with, where a model made them.
         candidates (list of Candidate): A caption for each picture, in the order of `Evaluator.pictures`.
         figures (dict): `BLEU-1` to `BLEU-4`, `ROUGE-L`, `CIDEr` and, if asked for, `METEOR`, as fractions (CIDEr may
             pass 1); `perplexity` of a model; and what `metrics.diversity` says.
         each (dict): The scores of each picture by itself, arrays (pictures,); a corpus's BLEU is not their mean.
     """
     name: str
-    settings: dict
+    search: object
     candidates: list
     figures: dict
     each: dict
 
     @property
     def label(self):
-        """The name with the settings, to tell evaluations apart: `'model, beam 3'`."""
-        width, normalization = (self.settings.get(key) for key in ('beam_width', 'length_normalization'))
-        return self.name + (f', beam {width}' if width else '') + (f', A {normalization:g}' if normalization else '')
+        """The name with the search, to tell evaluations apart: `'model, beam 3'`."""
+        return self.name if self.search is None else f'{self.name}, {self.search}'
+
+    @property
+    def settings(self):
+        """The search as JSON values: a dict, which is empty where it is not known."""
+        settings = {} if self.search is None else dataclasses.asdict(self.search)
+        return {'beam_width' if name == 'width' else name: value for name, value in settings.items()}
 
     def to_json(self):
         return {**self.figures, 'name': self.name, **self.settings, 'pictures': len(self.candidates)}
@@ -82,13 +87,13 @@ class Evaluator:
         self._scorer = metrics.Scorer(self.references, (*DEFAULT, 'METEOR') if meteor else DEFAULT)
         self._training = _training_captions(release)
 
-    def score(self, name, candidates, settings=None, perplexity=None):
+    def score(self, name, candidates, search=None, perplexity=None):
         """Scores a caption for each of the pictures.
 
         Args:
             name (str): What to call the evaluation.
             candidates (list of Candidate): In the order of `pictures`.
-            settings (dict or None): How they were made.
+            search (BeamSearch or None): What they were made with.
             perplexity (float or None): That of the model which made them.
 
         Returns:
@@ -100,37 +105,36 @@ class Evaluator:
             figures['perplexity'] = perplexity
         finished = [candidate.finished for candidate in candidates]
         figures.update(metrics.diversity(tokens, self._training, None if None in finished else finished))
-        return Evaluation(name, settings or {}, candidates, figures, each)
+        return Evaluation(name, search, candidates, figures, each)
 
     def evaluate_file(self, path):
         """Scores the captions in a file; see `read_candidates` for what it may hold and what is refused."""
         return self.score(str(path), read_candidates(path, self.release, self.pictures, self._say))
 
-    def evaluate_model(self, name, captioner, widths=(20,), normalizations=(0.0,), watch=iter, **options):
+    def evaluate_model(self, name, captioner, searches=(None,), watch=iter):
         """Captions the pictures by their stored features and scores the best caption of each.
 
         Args:
             name (str): What to call the evaluations.
             captioner (Captioner): The model.
-            widths (sequence of int): Of the beam; one search for each.
-            normalizations (sequence of float): `length_normalization` as `beam_search` takes it; with each width.
+            searches (sequence of BeamSearch or None): One after another; None is the model's own. What they find
+                besides the best is not looked at.
             watch (callable): Takes the iterator of a search's results and gives it back, to show progress.
-            **options: `max_length` and `allow_unk`, as `beam_search` takes them.
 
         Returns:
-            list of Evaluation: One for each width and normalization. Their `perplexity` is of the split's own captions,
+            list of Evaluation: One for each search. Their `perplexity` is of the split's own captions,
             every token weighing the same, `</S>` among them; a word that the model does not know is `<UNK>`, so that
             models with other vocabularies do not compare.
 
         Raises:
-            InputError: The features are not those that the model learned from, or an option is impossible.
+            InputError: The features are not those that the model learned from.
         """
         # Each search is only begun when its results are asked for, but what is wrong with any is found here.
-        searches = [({'beam_width': width, 'length_normalization': normalization}, captioner.caption_release(
-            self.release, self.split, width=width, top=1, length_normalization=normalization, **options))
-            for width in widths for normalization in normalizations]
+        searches = [captioner.search(search, top=1) for search in searches]
+        found = [captioner.caption_release(self.release, self.split, search) for search in searches]
         perplexity = self._perplexity(captioner)
-        return [self.score(name, self._best(watch(results)), settings, perplexity) for settings, results in searches]
+        return [self.score(name, self._best(watch(results)), search, perplexity)
+                for search, results in zip(searches, found, strict=True)]
 
     def _best(self, results):
         return [Candidate(result.captions[0].tokens, result.captions[0].finished)

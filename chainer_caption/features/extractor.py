@@ -89,7 +89,7 @@ class Extractor:
         """Reads and prepares one picture.
 
         Args:
-            path (str or os.PathLike): The picture.
+            path (str, os.PathLike or binary file): The picture.
 
         Returns:
             numpy.ndarray: Shape (3, S, S), float32.

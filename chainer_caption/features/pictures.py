@@ -1,5 +1,6 @@
 """Reads any picture as 8-bit RGB; what cannot be read is one `PictureError`."""
 import contextlib
+import io
 import itertools
 import mmap
 import os
@@ -52,7 +53,7 @@ class PictureError(ValueError):
     """One picture that cannot be used; the run that met it can go on.
 
     Attributes:
-        path (str): The picture. `str(error)` is the reason alone, in one line.
+        path (str or None): The picture, where it has a name. `str(error)` is the reason alone, in one line.
     """
 
     def __init__(self, path, reason):
@@ -132,8 +133,9 @@ def open_picture(path, honour_exif=True, max_pixels=MAX_PIXELS):
     """Decodes a picture; its memory is given back when the block ends, and large ones wait for each other.
 
     Args:
-        path (str or os.PathLike): A JPEG, PNG, GIF, WebP, BMP, TIFF, PPM, JPEG 2000 or AVIF file, whatever its name;
-            of an animation the first frame is taken.
+        path (str, os.PathLike or binary file): A JPEG, PNG, GIF, WebP, BMP, TIFF, PPM, JPEG 2000 or AVIF file, whatever
+            its name; of an animation the first frame is taken. An open file, which may be an `io.BytesIO`, is read from
+            its beginning and left open.
         honour_exif (bool): Turn the picture as its EXIF orientation says. Features published in the years of the
             VGG networks were made without.
         max_pixels (int): A picture of more is refused, by its header alone.
@@ -145,10 +147,13 @@ def open_picture(path, honour_exif=True, max_pixels=MAX_PIXELS):
         PictureError: The file is missing or cannot be read, is no picture or a damaged one, or is too large. No
             other exception and no warning comes out of here, whatever the file holds.
     """
-    path = os.fspath(path)
     with contextlib.ExitStack() as held:
+        f = path if hasattr(path, 'read') else None
+        path = getattr(f, 'name', None) if f else os.fspath(path)
         try:
-            picture = _decode(path, honour_exif, max_pixels, held)
+            held.enter_context(_pillow_quiet())
+            f = f or held.enter_context(_open_regular(path))
+            picture = _decode(f, honour_exif, max_pixels, held)
         except UnidentifiedImageError as e:
             raise PictureError(path, 'not a picture in a format known here, or cut off within its header') from e
         except OSError as e:
@@ -173,10 +178,8 @@ def read_picture(path, honour_exif=True, max_pixels=MAX_PIXELS):
         return np.asarray(picture)
 
 
-def _decode(path, honour_exif, max_pixels, held):
+def _decode(f, honour_exif, max_pixels, held):
     # `held` keeps what has to be undone when the picture is not needed any more.
-    held.enter_context(_pillow_quiet())
-    f = held.enter_context(_open_regular(path))
     image = held.enter_context(_open_image(f))
     width, height = image.size
     if width * height > max_pixels:
@@ -203,14 +206,28 @@ def _open_regular(path):
 
 
 def _open_image(f):
+    f.seek(0)
     Image.init()
-    return Image.open(f, formats=[name for name in _FORMATS if name in Image.OPEN])
+    return Image.open(_Lent(f), formats=[name for name in _FORMATS if name in Image.OPEN])
+
+
+class _Lent:
+    """A file that stays open when Pillow closes it: whoever has opened it does that."""
+
+    def __init__(self, f):
+        self._f = f
+
+    def __getattr__(self, name):
+        return getattr(self._f, name)
+
+    def close(self):
+        pass
 
 
 def _check_parts(image, f):
     # Wherever in the file their marks stand: that may be more than decoders find, but not many more.
     if image.format in ('JPEG', 'MPO', 'JPEG2000'):
-        with mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        with _bytes_of(f) as data:
             if image.format == 'JPEG2000':
                 most, what = _MAX_TILES, 'tiles'
                 parts = sum(map(_tiles, itertools.islice(_SIZE.finditer(data), most + 1)))
@@ -219,6 +236,11 @@ def _check_parts(image, f):
                 parts = sum(1 for _ in itertools.islice(_SCAN.finditer(data), most + 1))
         if parts > most:
             raise ValueError(f'more than {most:,} {what} in a picture of {image.width} x {image.height} pixels')
+
+
+def _bytes_of(f):
+    # What is in memory is looked at there, and what is on the disk without reading all of it.
+    return f.getbuffer() if isinstance(f, io.BytesIO) else mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ)
 
 
 _SCAN = re.compile(b'\xff\xda')

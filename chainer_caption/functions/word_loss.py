@@ -19,10 +19,11 @@ from chainer_caption.functions.products import one_blas_thread, product
 BLOCK_BYTES = 64 * 2 ** 20
 
 
-def word_loss(h, W, b, targets, tokens=None):
+def word_loss(h, W, b, targets, tokens=None, weights=None):
     """The mean negative log-probability of the target words, in nats per token.
 
-    Equal to `softmax_cross_entropy(linear(h, W, b), targets)`. The gradients are made on the way forward, unless
+    Equal to `softmax_cross_entropy(linear(h, W, b), targets)`, and with weights to the mean of its rows, each times its
+    weight. The gradients are made on the way forward, unless
     `chainer.config.enable_backprop` is off.
 
     Args:
@@ -32,19 +33,21 @@ def word_loss(h, W, b, targets, tokens=None):
         targets (array): The words to predict, (N,) int32, each in [0, V).
         tokens (float or None): What the sums over tokens are divided by; None for N. Processes that share a minibatch
             divide by its tokens and not by their own.
+        weights (array or None): What each row's loss is multiplied by, of either sign, (N,) float32; None for 1.
 
     Returns:
         tuple of chainer.Variable: The loss and the accuracy (the fraction of the tokens whose word scores highest;
-        a tie counts as right), both () float32. Only the loss has gradients.
+        a tie counts as right; unweighted), both () float32. Only the loss has gradients.
     """
-    return _WordLoss(targets, tokens or len(targets)).apply((h, W, b))
+    return _WordLoss(targets, tokens or len(targets), weights).apply((h, W, b))
 
 
 class _WordLoss(chainer.FunctionNode):
 
-    def __init__(self, targets, tokens):
+    def __init__(self, targets, tokens, weights):
         self.targets = targets
         self.tokens = tokens
+        self.weights = weights
 
     def forward(self, inputs):
         h, W, b = inputs
@@ -56,12 +59,14 @@ class _WordLoss(chainer.FunctionNode):
         keep = chainer.config.enable_backprop
         if keep:
             gh, gW, gb = xp.empty_like(h), None, None
+            scale = xp.full(n, 1 / self.tokens, np.float32) if self.weights is None else \
+                self.weights * np.float32(1 / self.tokens)
         with one_blas_thread():
             for start in range(0, n, block):
                 rows = slice(start, min(start + block, n))
                 scores = take(xp, (rows.stop - rows.start, W.shape[0]))
                 product(h[rows], W.T, out=scores)
-                row_losses(scores, b, self.targets[rows], nats[rows], right[rows], 1 / self.tokens if keep else None)
+                row_losses(scores, b, self.targets[rows], nats[rows], right[rows], scale[rows] if keep else None)
                 if keep:
                     product(scores, W, out=gh[rows])
                     # One block is the usual case; then its gradients are the sums already.
@@ -70,6 +75,8 @@ class _WordLoss(chainer.FunctionNode):
                 give(scores)
         if keep:
             self.gradients = gh, gW, gb
+        if self.weights is not None:
+            nats *= self.weights
         # Summed in float64: a mean that an early stop compares should not depend on the order of the rows.
         return tuple(xp.asarray(a.sum(dtype=np.float64) / self.tokens, h.dtype) for a in (nats, right))
 
@@ -91,34 +98,18 @@ def row_losses(scores, b, targets, nats, right, scale=None):
         targets (array): (n,) int32.
         nats (array): Out: -log softmax(scores + b)[target], (n,) float32.
         right (array): Out: whether no word scores higher than the target, (n,) bool.
-        scale (float or None): With a number, `scores` becomes scale * (softmax(scores + b) - onehot(target)).
+        scale (array or None): With numbers, (n,) float32, row i of `scores` becomes
+            scale[i] * (softmax(scores[i] + b) - onehot(targets[i])).
     """
     if isinstance(scores, cuda.ndarray):
         _row_losses_gpu(scores, b, targets, nats, right, scale)
-    elif scale is None:
-        in_threads(_row_losses, len(scores), scores, b, targets, nats, right)
     else:
-        in_threads(_row_gradients, len(scores), scores, b, targets, nats, right, np.float32(scale))
+        in_threads(_row_losses, len(scores), scores, b, targets, nats, right,
+                   np.empty(0, np.float32) if scale is None else scale)
 
 
 @compiled
-def _row_losses(scores, b, targets, nats, right, start, stop):
-    words = len(b)
-    for i in range(start, stop):
-        row = scores[i]
-        top = np.float32(-np.inf)
-        for j in range(words):
-            row[j] += b[j]
-            top = max(top, row[j])
-        total = np.float32(0)
-        for j in range(words):
-            total += exp(row[j] - top)
-        nats[i] = np.float32(math.log(total)) + top - row[targets[i]]
-        right[i] = row[targets[i]] >= top
-
-
-@compiled
-def _row_gradients(scores, b, targets, nats, right, scale, start, stop):
+def _row_losses(scores, b, targets, nats, right, scale, start, stop):
     words = len(b)
     for i in range(start, stop):
         row = scores[i]
@@ -134,10 +125,11 @@ def _row_gradients(scores, b, targets, nats, right, scale, start, stop):
             total += e
         nats[i] = np.float32(math.log(total)) + top - target
         right[i] = target >= top
-        factor = scale / total
-        for j in range(words):
-            row[j] *= factor
-        row[targets[i]] -= scale
+        if len(scale):
+            factor = scale[i] / total
+            for j in range(words):
+                row[j] *= factor
+            row[targets[i]] -= scale[i]
 
 
 def _row_losses_gpu(scores, b, targets, nats, right, scale):
@@ -152,7 +144,7 @@ def _row_losses_gpu(scores, b, targets, nats, right, scale):
     right[...] = target >= top
     if scale is not None:
         words = xp.arange(scores.shape[1], dtype=targets.dtype)
-        _gradient_kernel()(total[:, None], targets[:, None], words, scale, scores)
+        _gradient_kernel()(total[:, None], targets[:, None], words, scale[:, None], scores)
 
 
 @cuda.memoize()

@@ -1,6 +1,10 @@
 """Captioning models: the architectures as Chainer chains, what searches take of them (steppers), and the model
 directory, which holds everything that a trained captioner is.
 """
+from chainer_caption.models.architecture import Architecture
 from chainer_caption.models.show_and_tell import ShowAndTell
 
-__all__ = ['ShowAndTell']
+__all__ = ['ARCHITECTURES', 'Architecture', 'ShowAndTell']
+
+#: The architectures by the names that `config.json` has for them.
+ARCHITECTURES = {model.architecture: model for model in (ShowAndTell,)}

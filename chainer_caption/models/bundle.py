@@ -5,6 +5,7 @@
 `log.json` and snapshots. There is no pickle in any of them, and none is read: Chainer's `load_npz` would run one,
 and its serializer would write `None` as one.
 """
+import math
 import pathlib
 import platform
 import sys
@@ -15,7 +16,7 @@ from chainer.serializers import NpzDeserializer
 
 from chainer_caption.data.vocabulary import Vocabulary
 from chainer_caption.errors import InputError
-from chainer_caption.models import ShowAndTell
+from chainer_caption.models import ARCHITECTURES
 from chainer_caption.storage.archives import npz_shapes, read_npz
 from chainer_caption.storage.files import read_json, replacing, sync_folder, unwritable, write_json, write_npz
 from chainer_caption.storage.serializers import to_arrays
@@ -24,25 +25,28 @@ CONFIG, VOCABULARY, WEIGHTS, LOG = 'config.json', 'vocabulary.json', 'weights.np
 SNAPSHOTS = 'snapshot-*.npz'
 FORMAT = 1
 
-# More than any model has, and little enough to be multiplied and printed.
-_MAX_SIZE = 2 ** 31
+# What `config.json` may say under `search`: the type and the least value of each.
+_SEARCH = {'width': (int, 1), 'length_normalization': (int | float, 0)}
 
 
 class Bundle:
     """A model with what it needs to be used.
 
     Attributes:
-        model (ShowAndTell): The network.
+        model (Architecture): The network.
         vocabulary (Vocabulary): Its words.
         origin (dict or None): The `network` and `profile` that made the features it was trained on; None if unknown.
         training (dict): How it was trained; for the record, and to compare with when training is resumed.
+        search (dict): What to caption with where nothing else is asked for, as far as the model says it: `width` and
+            `length_normalization`, as `BeamSearch` takes them. Training writes none.
     """
 
-    def __init__(self, model, vocabulary, origin=None, training=None):
+    def __init__(self, model, vocabulary, origin=None, training=None, search=None):
         self.model = model
         self.vocabulary = vocabulary
         self.origin = origin
         self.training = training or {}
+        self.search = search or {}
 
     def save(self, folder):
         """Writes the model directory: configuration, vocabulary and weights.
@@ -60,11 +64,10 @@ class Bundle:
             raise unwritable(e.filename or folder, e) from e
 
     def save_config(self, folder):
-        model = self.model
+        search = {'search': self.search} if self.search else {}
         write_json(pathlib.Path(folder) / CONFIG, {
-            'format': FORMAT, 'model': 'show_and_tell', 'hidden': model.hidden, 'feature_size': model.feature_size,
-            'vocabulary_size': model.vocabulary_size, 'dropout': model.dropout, 'features': self.origin,
-            'training': self.training, 'versions': versions()})
+            'format': FORMAT, 'model': self.model.architecture, **self.model.configuration, 'features': self.origin,
+            **search, 'training': self.training, 'versions': versions()})
 
     def save_weights(self, folder):
         write_npz(pathlib.Path(folder) / WEIGHTS, to_arrays(self.model))
@@ -87,19 +90,20 @@ class Bundle:
                     'because its training was stopped before it had a model; train.py --resume goes on with it'
                     if begun else 'so it is no complete model directory; train it again'))
         config = read_json(folder / CONFIG)
-        sizes = _check_config(config, folder / CONFIG)
+        architecture = _check_config(config, folder / CONFIG)
+        configuration = architecture.read_configuration(config, folder / CONFIG)
         vocabulary = Vocabulary.from_json(read_json(folder / VOCABULARY), folder / VOCABULARY)
-        if len(vocabulary) != sizes['vocabulary_size']:
+        if len(vocabulary) != configuration['vocabulary_size']:
             raise InputError(f'{folder / VOCABULARY}: {len(vocabulary)} words, but config.json says '
-                             f'{sizes["vocabulary_size"]}; the files are of different models')
+                             f'{configuration["vocabulary_size"]}; the files are of different models')
         # The weights' own shapes are looked at first: no configuration makes more memory be taken than there are
         # weights in the file.
-        check_shapes(folder / WEIGHTS, **sizes)
+        check_shapes(folder / WEIGHTS, architecture, **{name: configuration[name] for name in architecture.sizes})
         arrays = read_weights(folder / WEIGHTS)
-        model = ShowAndTell(**sizes, dropout=config['dropout'], seed=0)
+        model = architecture(**configuration, initialW=0)
         NpzDeserializer(arrays).load(model)
         model.cleargrads()                              # Chainer makes them beforehand; training makes its own
-        return cls(model, vocabulary, _origin(config), config.get('training'))
+        return cls(model, vocabulary, _origin(config), config.get('training'), config.get('search'))
 
 
 def versions():
@@ -108,22 +112,30 @@ def versions():
 
 
 def _check_config(config, path):
-    if not isinstance(config, dict) or config.get('format') != FORMAT or config.get('model') != 'show_and_tell':
-        raise InputError(f'{path}: not the configuration of a Show and Tell model of format {FORMAT}')
-    sizes = {key: config.get(key) for key in ('feature_size', 'vocabulary_size', 'hidden')}
-    for key, value in sizes.items():
-        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value < _MAX_SIZE:
-            raise InputError(f'{path}: "{key}" should be a positive whole number, not {value!r}')
-    dropout = config.get('dropout')
-    if not isinstance(dropout, int | float) or not 0 <= dropout < 1:
-        raise InputError(f'{path}: "dropout" should be a number from 0 to below 1, not {dropout!r}')
+    """Checks what is not the architecture's own, and gives the architecture."""
+    if not isinstance(config, dict) or config.get('format') != FORMAT:
+        raise InputError(f'{path}: not the configuration of a captioning model of format {FORMAT}')
+    if not isinstance(config.get('model'), str) or config['model'] not in ARCHITECTURES:
+        raise InputError(f'{path}: a model of the architecture {config.get("model")!r}; known are '
+                         f'{", ".join(ARCHITECTURES)}')
     origin = config.get('features')
     if origin is not None and not (isinstance(origin, dict) and all(
             isinstance(origin.get(key), str) for key in ('network', 'profile'))):
         raise InputError(f'{path}: "features" should name a network and a profile, or be null')
     if not isinstance(config.get('training', {}), dict):
         raise InputError(f'{path}: "training" should be an object')
-    return sizes
+    _check_search(config.get('search', {}), path)
+    return ARCHITECTURES[config['model']]
+
+
+def _check_search(search, path):
+    if not isinstance(search, dict) or not search.keys() <= _SEARCH.keys():
+        raise InputError(f'{path}: "search" should be an object with {" and ".join(_SEARCH)}')
+    for name, value in search.items():
+        kind, least = _SEARCH[name]
+        if not isinstance(value, kind) or isinstance(value, bool) or not least <= value < math.inf:
+            raise InputError(f'{path}: "{name}" should be a {"whole " if kind is int else ""}number from {least}, not '
+                             f'{value!r}')
 
 
 def _origin(config):
@@ -132,24 +144,16 @@ def _origin(config):
     return origin and {key: origin[key] for key in ('network', 'profile')}
 
 
-def weight_shapes(feature_size, vocabulary_size, hidden):
-    """The names and shapes in `weights.npz`, as the seed's chain has them."""
-    return {'word_vec/W': (vocabulary_size, hidden), 'image_vec/W': (hidden, feature_size), 'image_vec/b': (hidden,),
-            'lstm/upward/W': (4 * hidden, hidden), 'lstm/upward/b': (4 * hidden,),
-            'lstm/lateral/W': (4 * hidden, hidden), 'out_word/W': (vocabulary_size, hidden),
-            'out_word/b': (vocabulary_size,)}
-
-
-def check_shapes(path, feature_size, vocabulary_size, hidden):
+def check_shapes(path, architecture, **sizes):
     """Checks that a weights file holds the arrays of a model of these sizes, before any of them is read.
 
     Raises:
         InputError: It does not; the line names the first array that is missing or does not fit.
     """
     there = npz_shapes(path)
-    for name, shape in weight_shapes(feature_size, vocabulary_size, hidden).items():
+    for name, shape in architecture.weight_shapes(**sizes).items():
         if name not in there:
-            raise InputError(f'{path}: lacks {name}; these are not the weights of a Show and Tell model')
+            raise InputError(f'{path}: lacks {name}; these are not the weights of a {architecture.architecture} model')
         if there[name][0] != shape or there[name][1].kind != 'f':
             raise InputError(f'{path}: {name} is {there[name][1]} of shape {there[name][0]}, '
                              f'but the model needs floats of shape {shape}')

@@ -27,7 +27,7 @@ class Neighbour:
 
 
 def find_neighbours(bundle, word, top=10):
-    """The nearest words of a word, by the cosine of their embeddings (`word_vec`).
+    """The nearest words of a word, by the cosine of their embeddings.
 
     Args:
         bundle (Bundle): The model.
@@ -43,7 +43,7 @@ def find_neighbours(bundle, word, top=10):
     if top < 1:
         raise InputError(f'--top {top}: must be at least 1')
     vocabulary = bundle.vocabulary
-    vectors = cuda.to_cpu(bundle.model.word_vec.W.array)
+    vectors = cuda.to_cpu(bundle.model.word_vectors)
     here = word_id(vocabulary, word)
     # A word without a direction is as near to one word as to another.
     lengths = np.linalg.norm(vectors, axis=1)

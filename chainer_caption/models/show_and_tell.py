@@ -7,6 +7,8 @@ import chainer.links as L
 import numpy as np
 
 from chainer_caption.functions import dropout, linear, lstm_sequence, mask_key, sequence_input, word_loss
+from chainer_caption.models.architecture import Architecture
+from chainer_caption.models.stepper import Stepper
 
 # One mask a dropout, told apart by their place in the model.
 _FEATURE, _IMAGE, _WORDS, _OUTPUT = range(4)
@@ -25,7 +27,7 @@ def _generator(seed):
             np.random.set_state(state)                  # noqa: NPY002
 
 
-class ShowAndTell(chainer.Chain):
+class ShowAndTell(Architecture):
     """The captioner of Vinyals et al., "Show and Tell: a neural image caption generator" (CVPR 2015).
 
     The embedded image is the LSTM's first input, `<S>` its second, then the words. Links, parameter names and layouts
@@ -42,16 +44,32 @@ class ShowAndTell(chainer.Chain):
             starts them from zero.
         seed (int or None): What the initial weights follow from. None draws them from NumPy's global generator, as
             Chainer does.
+        initialW (initializer or None): Of all weight matrices, as for Chainer's links; 0 makes a model to load weights
+            into without drawing any.
     """
 
-    def __init__(self, feature_size, vocabulary_size, hidden=512, dropout=0.5, log_frequencies=None, seed=None):
-        super().__init__()
-        self.dropout = dropout
+    architecture = 'show_and_tell'
+
+    def __init__(self, feature_size, vocabulary_size, hidden=512, dropout=0.5, log_frequencies=None, seed=None,
+                 initialW=None):
+        super().__init__(dropout)
         with self.init_scope(), _generator(seed):
-            self.word_vec = L.EmbedID(vocabulary_size, hidden)
-            self.image_vec = L.Linear(feature_size, hidden)
-            self.lstm = L.LSTM(hidden, hidden)
-            self.out_word = L.Linear(hidden, vocabulary_size, initial_bias=log_frequencies)
+            self.word_vec = L.EmbedID(vocabulary_size, hidden, initialW)
+            self.image_vec = L.Linear(feature_size, hidden, initialW=initialW)
+            self.lstm = L.LSTM(hidden, hidden, lateral_init=initialW, upward_init=initialW)
+            self.out_word = L.Linear(hidden, vocabulary_size, initialW=initialW, initial_bias=log_frequencies)
+
+    @staticmethod
+    def weight_shapes(feature_size, vocabulary_size, hidden):
+        return {'word_vec/W': (vocabulary_size, hidden), 'image_vec/W': (hidden, feature_size),
+                'image_vec/b': (hidden,), 'lstm/upward/W': (4 * hidden, hidden), 'lstm/upward/b': (4 * hidden,),
+                'lstm/lateral/W': (4 * hidden, hidden), 'out_word/W': (vocabulary_size, hidden),
+                'out_word/b': (vocabulary_size,)}
+
+    @classmethod
+    def hidden_of(cls, shapes):
+        shape = shapes.get('image_vec/W')
+        return shape[0] if shape else None
 
     @property
     def feature_size(self):
@@ -64,6 +82,14 @@ class ShowAndTell(chainer.Chain):
     @property
     def hidden(self):
         return self.image_vec.W.shape[0]
+
+    @property
+    def word_vectors(self):
+        return self.word_vec.W.array
+
+    def stepper(self):
+        """The model as it is now, one word at a time, for searching."""
+        return Stepper(self)
 
     def __call__(self, features, words, targets, sizes, tokens=None, update_key=None):
         """The loss of a packed minibatch of captions (`batches.pack` makes its arguments).

@@ -44,6 +44,7 @@ def begin(release, settings, start_from, origin, resumed=None):
         InputError: `start_from` is damaged or does not fit.
     """
     training = dataclasses.asdict(settings)
+    architecture = ShowAndTell
     training['release'] = release.digest
     if resumed and (resumed / bundle.VOCABULARY).exists():
         vocabulary = Vocabulary.from_json(read_json(resumed / bundle.VOCABULARY), resumed / bundle.VOCABULARY)
@@ -52,27 +53,28 @@ def begin(release, settings, start_from, origin, resumed=None):
                                             min_count=settings.min_count)
     if start_from is None:
         training['hidden'] = settings.hidden or 512
-        return Bundle(_fresh_model(release, vocabulary, training), vocabulary, origin, training)
+        return Bundle(_fresh_model(architecture, release, vocabulary, training), vocabulary, origin, training)
     start_from = pathlib.Path(start_from)
     weights = start_from / bundle.WEIGHTS if start_from.is_dir() else start_from
     if start_from.is_dir():
         given = Bundle.load(start_from)
-        vocabulary = given.vocabulary
+        vocabulary, architecture = given.vocabulary, type(given.model)
         if origin and given.origin and origin != given.origin:
             raise InputError(f'{start_from}: learned from features of {given.origin["network"]}/'
                              f'{given.origin["profile"]}, the release has {origin["network"]}/{origin["profile"]}')
-    shapes = npz_shapes(weights)
-    hidden = shapes.get('image_vec/W', ((settings.hidden or 512,),))[0][0]
+    there = {name: shape for name, (shape, _) in npz_shapes(weights).items()}
+    hidden = architecture.hidden_of(there) or settings.hidden or 512
     if settings.hidden not in (None, hidden):
         raise InputError(f'{weights}: has hidden size {hidden}; leave out --hidden {settings.hidden} to train it')
-    bundle.check_shapes(weights, release.feature_size, len(vocabulary), hidden)
+    bundle.check_shapes(weights, architecture, feature_size=release.feature_size, vocabulary_size=len(vocabulary),
+                        hidden=hidden)
     training.update(hidden=hidden, start_from=sample_digest(weights))
     arrays = bundle.read_weights(weights)
-    model = _fresh_model(release, vocabulary, training)
+    model = _fresh_model(architecture, release, vocabulary, training, initialW=0)
     NpzDeserializer(arrays).load(model)
     return Bundle(model, vocabulary, origin, training)
 
 
-def _fresh_model(release, vocabulary, training):
-    return ShowAndTell(release.feature_size, len(vocabulary), training['hidden'], training['dropout'],
-                       vocabulary.log_frequencies(), training['seed'])
+def _fresh_model(architecture, release, vocabulary, training, **initial):
+    return architecture(release.feature_size, len(vocabulary), training['hidden'], training['dropout'],
+                        vocabulary.log_frequencies(), training['seed'], **initial)

@@ -31,29 +31,50 @@ class CiderScorer:
         references = checked_references(references)
         captions = list(itertools.chain.from_iterable(references))
         self._references = lengths_of(references)
-        self._picture = np.repeat(np.arange(len(references)), self._references)
+        picture = np.repeat(np.arange(len(references)), self._references)
         self._length = _penalised_length(captions)
         self._index = NgramIndex(captions)
-        self._orders = [_Order(counts, size, self._picture, len(references))
+        self._orders = [_Order(counts, size, picture, len(references))
                         for counts, size in zip(self._index.counts, self._index.sizes, strict=True)]
 
-    def score(self, candidates):
-        """Scores one candidate a picture.
+    def score(self, candidates, pictures=None):
+        """Scores candidates.
 
         Args:
-            candidates: N sequences of tokens.
+            candidates: Sequences of tokens, one for each of the N pictures; or M for the pictures that are named.
+            pictures: The picture of each candidate, (M,) int in [0, N), in any order and repeated at will. None for all
+                in turn. Document frequencies are those of all references all the same.
 
         Returns:
-            tuple: ``{'CIDEr': float}``, the mean over pictures, and ``{'CIDEr': array}``, (N,), each picture's own.
-            Zero or more, at most 10.
+            tuple: ``{'CIDEr': float}``, the mean over candidates, and ``{'CIDEr': array}``, (N,) or (M,), each one's
+            own. Zero or more, at most 10.
         """
-        candidates = checked_candidates(candidates, len(self._references))
-        cosines = sum(order.cosines(counts, self._picture, len(candidates)) for order, counts
+        pictures = np.arange(len(self._references)) if pictures is None else np.asarray(pictures, np.int64)
+        candidates = checked_candidates(candidates, len(pictures))
+        pairs = _Pairs(pictures, self._references)
+        cosines = sum(order.cosines(counts, pairs, len(candidates)) for order, counts
                       in zip(self._orders, self._index.count(candidates), strict=True)) / MAX_ORDER
-        difference = _penalised_length(candidates)[self._picture] - self._length
+        difference = _penalised_length(candidates)[pairs.candidate] - self._length[pairs.reference]
         similarity = cosines * np.exp(-difference ** 2 / (2 * SIGMA ** 2))
-        each = 10 * np.bincount(self._picture, similarity) / self._references
+        each = 10 * np.bincount(pairs.candidate, similarity, len(candidates)) / self._references[pictures]
         return {'CIDEr': float(each.mean())}, {'CIDEr': each}
+
+
+class _Pairs:
+    """Each candidate with each reference of its picture: candidate by candidate, P pairs.
+
+    Attributes:
+        pictures: The picture of each candidate, (M,).
+        candidate, reference: Of each pair, (P,).
+        shift: What takes the number of a reference of a candidate's picture to the number of their pair, (M,).
+    """
+
+    def __init__(self, pictures, references):
+        self.pictures = pictures
+        count = references[pictures]
+        self.candidate = np.repeat(np.arange(len(pictures)), count)
+        self.shift = (np.cumsum(count) - count) - (np.cumsum(references) - references)[pictures]
+        self.reference = np.arange(len(self.candidate)) - self.shift[self.candidate]
 
 
 class _Order:
@@ -71,19 +92,19 @@ class _Order:
         order = np.argsort(keys, kind='stable')
         self._keys, self._weight, self._reference = keys[order], weight[order], counts.caption[order]
 
-    def cosines(self, counts, picture, candidates):
-        """The clipped cosine of each reference and its picture's candidate, (R,)."""
+    def cosines(self, counts, pairs, candidates):
+        """The clipped cosine of each candidate and each reference of its picture, (P,)."""
         weight = counts.count * self._idf[np.minimum(counts.gram, len(self._idf) - 1)]
-        norm = _norms(counts.caption, weight, candidates)[picture] * self._norm
+        norm = _norms(counts.caption, weight, candidates)[pairs.candidate] * self._norm[pairs.reference]
         # All references of a picture that have the n-gram stand in one run of the sorted keys.
-        keys = pair(counts.caption, counts.gram)
+        keys = pair(pairs.pictures[counts.caption], counts.gram)
         begin = np.searchsorted(self._keys, keys)
         run = np.searchsorted(self._keys, keys, 'right') - begin
         entry = np.repeat(begin - np.cumsum(run) + run, run) + np.arange(run.sum())
         reference = self._weight[entry]
-        product = np.bincount(self._reference[entry], np.minimum(np.repeat(weight, run), reference) * reference,
-                              minlength=len(picture))
-        return np.divide(product, norm, out=np.zeros(len(picture)), where=norm > 0)
+        which = self._reference[entry] + np.repeat(pairs.shift[counts.caption], run)
+        product = np.bincount(which, np.minimum(np.repeat(weight, run), reference) * reference, minlength=len(norm))
+        return np.divide(product, norm, out=np.zeros(len(norm)), where=norm > 0)
 
 
 def _norms(caption, weight, captions):

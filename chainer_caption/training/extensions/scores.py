@@ -5,7 +5,8 @@ import math
 import chainer
 import numpy as np
 
-from chainer_caption.captioning.captioner import Caption, Captioner
+from chainer_caption.captioning import Caption, Captioner
+from chainer_caption.decoding import BeamSearch
 from chainer_caption.evaluation.metrics import Scorer
 from chainer_caption.parallel import Processes
 from chainer_caption.report.rows import row_of
@@ -16,7 +17,7 @@ SPLIT = 'val'
 
 # Narrower than what captions are finally made with: the epochs are compared with each other, and a beam of 3 costs a
 # fifth of one of 20.
-BEAM_WIDTH = 3
+SEARCH = BeamSearch(width=3, top=1)
 
 # So many pictures' captions are logged.
 _SAMPLED = 5
@@ -59,7 +60,7 @@ class CaptionScores(chainer.training.Extension):
     def __call__(self, trainer):
         # A captioner computes much from the weights once, so that each scoring wants its own.
         captioner = Captioner(self._bundle, self._device)
-        mine = captioner.caption_pictures(self._release, self._processes.share(self._pictures), width=BEAM_WIDTH, top=1)
+        mine = captioner.caption_pictures(self._release, self._processes.share(self._pictures), SEARCH)
         shares = self._processes.gather([_with_caption(result) for result in mine])
         chainer.report(self._processes.broadcast(shares and self._score(shares)))
 

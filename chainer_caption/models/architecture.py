@@ -1,0 +1,68 @@
+"""What a captioning model is to those who know none in particular: training, searches, the model directory."""
+import chainer
+
+from chainer_caption.errors import InputError
+
+# More than any model has, and little enough to be multiplied and printed.
+_MAX_SIZE = 2 ** 31
+
+
+class Architecture(chainer.Chain):
+    """A captioning model. A subclass is an entry of `models.ARCHITECTURES` and has, besides its links,
+
+    - `__call__(features, words, targets, sizes, tokens=None, update_key=None)`, the loss of a packed minibatch
+      (`data.batches.pack` makes the arguments), nats per token, which reports `loss` and `accuracy`;
+    - `stepper()`, the trained model as searches take it: `start(features)`, `step(state, parents, words)`, `bias`;
+    - a property for each of its `sizes`, and the property `word_vectors`, (V, H), an array.
+
+    Args:
+        feature_size (int): D, the length of an image's feature vector.
+        vocabulary_size (int): V, the number of words, special ones included.
+        hidden (int): H, the width of its layers.
+        dropout (float): The ratio of its dropouts.
+        log_frequencies (array or None): What the output biases start from, (V,).
+        seed (int or None): What the initial weights follow from; None draws them from NumPy's global generator.
+        initialW (initializer or None): Of all weight matrices, as for Chainer's links; 0 makes a model to load weights
+            into without drawing any.
+    """
+
+    #: What `config.json` calls it under the key `model`.
+    architecture = None
+    #: The arguments that are whole numbers from 1, which `config.json` has under their names.
+    sizes = 'feature_size', 'vocabulary_size', 'hidden'
+
+    def __init__(self, dropout):
+        super().__init__()
+        self.dropout = dropout
+
+    @staticmethod
+    def weight_shapes(feature_size, vocabulary_size, hidden):
+        """The names and shapes in `weights.npz` of a model of these sizes: a dict."""
+        raise NotImplementedError
+
+    @classmethod
+    def hidden_of(cls, shapes):
+        """H of a model whose weights have these names and shapes (a dict), or None where they do not tell."""
+        raise NotImplementedError
+
+    @property
+    def configuration(self):
+        """The arguments that make a model like this one, as JSON values: a dict."""
+        return {**{name: getattr(self, name) for name in self.sizes}, 'dropout': self.dropout}
+
+    @classmethod
+    def read_configuration(cls, config, path):
+        """The `configuration` of a model, out of the `config.json` at `path`.
+
+        Raises:
+            InputError: Something is missing or impossible; the line names it.
+        """
+        found = {}
+        for key in cls.sizes:
+            found[key] = value = config.get(key)
+            if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value < _MAX_SIZE:
+                raise InputError(f'{path}: "{key}" should be a positive whole number, not {value!r}')
+        found['dropout'] = dropout = config.get('dropout')
+        if not isinstance(dropout, int | float) or not 0 <= dropout < 1:
+            raise InputError(f'{path}: "dropout" should be a number from 0 to below 1, not {dropout!r}')
+        return found
