@@ -17,13 +17,14 @@ from PIL import Image
 
 from chainer_caption import Bundle, Release, Settings, Vocabulary, train
 from chainer_caption.captioning.captioner import Caption, Result
-from chainer_caption.captioning.resumable import CaptionFile
+from chainer_caption.captioning.resumable import CaptionFile, Pictures
 from chainer_caption.data import record_origin
 from chainer_caption.data.annotations import read_caption_file, tokenize
 from chainer_caption.data.describe import describe
 from chainer_caption.data.matrix import open_matrix
 from chainer_caption.data.release import read_origin
 from chainer_caption.data.store import extract_features
+from chainer_caption.decoding import BeamSearch
 from chainer_caption.evaluation.evaluator import Evaluator
 from chainer_caption.features.networks.vgg import VGG
 from chainer_caption.features.pictures import read_picture
@@ -231,7 +232,10 @@ class _StandIn:
         self.bundle, self.extractor = Bundle(ShowAndTell(3, len(vocabulary), 2), vocabulary), self
         self.identity = {'network': 'demo', 'weights': None}
 
-    def caption_files(self, paths, **options):
+    def search(self, search):
+        return search or BeamSearch()
+
+    def caption_files(self, paths, search):
         return (Result(path, path, captions=[Caption(['a'], -1.0, -0.5, True)]) for path in paths)
 
     def prepare(self, path):
@@ -247,14 +251,14 @@ def _journal(place):
         paths.append(str(place / f'{i:02}.png'))
         Image.new('RGB', (2, 2)).save(paths[-1])
     output = place / 'captions.csv'
-    captions = CaptionFile(captioner, paths, output)
+    captions = CaptionFile(Pictures(captioner, paths), output)
     list(captions.results())
     captions.__exit__()
     seed = (place / 'captions.csv.part').read_bytes()
 
     def read(path):
         shutil.copyfile(path, f'{output}.part')
-        with CaptionFile(captioner, paths, output) as again:
+        with CaptionFile(Pictures(captioner, paths), output) as again:
             list(again.results())
             again.finish('csv')
     return Reader([seed], read, _lines(inputs.hostile_json))
@@ -268,8 +272,10 @@ def _extraction(place):
     extract_features(folder, output, _StandIn())
     record, matrix = (output / 'feats.npy.json').read_bytes(), (output / 'feats.npy').read_bytes()
     settings = json.loads(record)
+    stamps = settings.pop('stamps')
     del settings['failed']
-    journal = json.dumps(settings).encode() + b'\n{}\n{"17.png": "x"}\n'
+    rows = {'batch': 0, 'of': stamps[0], 'failed': {}}, {'batch': 1, 'of': stamps[1], 'failed': {'17.png': 'x'}}
+    journal = b''.join(json.dumps(line).encode() + b'\n' for line in (settings, *rows))
 
     def read(path):
         shutil.rmtree(output, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Captioning folders: however often the run is stopped, the file is the same to the byte, and nothing else is left."""
+"""Captions into files: however often the run is stopped, the file is the same to the byte, and nothing else is left."""
 import contextlib
 import os
 import pathlib
@@ -8,8 +8,10 @@ import subprocess
 import sys
 
 import pytest
+import scipy.io
 
-from chainer_caption import Bundle
+from chainer_caption import Bundle, Captioner, Release
+from chainer_caption.captioning.resumable import CaptionFile, StoredFeatures
 from chainer_caption.features.extractor import Extractor
 from chainer_caption.storage.journal import Journal
 
@@ -187,6 +189,79 @@ def test_what_cannot_be_written(generate, tmp_path):
     (tmp_path / 'folder').mkdir()
     assert 'is a folder' in generate('folder')[2]
     assert 'cannot be written' in generate('nowhere/c.txt')[2]
+
+
+# Stored features, of which 512 are searched together
+
+@pytest.fixture
+def release(make_release):
+    return make_release(pictures=1240, splits=['test', 'val'])
+
+
+@pytest.fixture
+def generate_stored(call, model_dir, release, tmp_path):
+    """Captions the 620 pictures of a split: (exit status, stdout, stderr)."""
+    def run(output, *options):
+        return call('generate', '-m', model_dir, '--release', release, '-o', tmp_path / output, '--beam-width', 2,
+                    *options)
+    return run
+
+
+def test_stored_features_killed(generate_stored, model_dir, release, package_environment, tmp_path):
+    assert generate_stored('expected.jsonl') == (0, '', '')
+    for line, moment in ((1, ''), (300, ''), (600, ''), (0, 'before it has its name'), (0, 'when it has its name')):
+        done = subprocess.run(
+            [sys.executable, '-c', KILLING, str(line), moment, '-m', model_dir, '--release', release, '-o', 'c.jsonl',
+             '--beam-width', '2'], cwd=tmp_path, env=package_environment, capture_output=True, check=False)
+        assert done.returncode == -signal.SIGKILL, done.stderr
+        assert (tmp_path / 'c.jsonl.part').exists()
+        assert (tmp_path / 'c.jsonl').exists() == (moment == 'when it has its name')
+    assert generate_stored('c.jsonl') == (0, '', '')
+    assert (tmp_path / 'c.jsonl').read_bytes() == (tmp_path / 'expected.jsonl').read_bytes()
+    assert not (tmp_path / 'c.jsonl.part').exists()
+
+
+@pytest.mark.parametrize('name', ['c.txt', 'c.csv', 'c.html'])
+def test_stored_features_go_on_in_every_format(name, generate_stored, model_dir, release, tmp_path):
+    (tmp_path / name).write_text('old')
+    with stopping(550):
+        assert generate_stored(name)[0] == 128 + signal.SIGINT
+    assert (tmp_path / name).read_text() == 'old'
+    captioner = Captioner.load(model_dir, pictures=False)
+    with CaptionFile(StoredFeatures(captioner, Release(release), 'test'), tmp_path / name,
+                     captioner.search(width=2)) as captions:
+        assert captions.done == 512
+    assert generate_stored(name) == (0, '', '')
+    generate_stored(f'expected-{name}')
+    assert (tmp_path / name).read_bytes() == (tmp_path / f'expected-{name}').read_bytes()
+
+
+def test_other_stored_features(generate_stored, call, demo_model, release, pictures, tmp_path):
+    with stopping(550):
+        generate_stored('c.jsonl')
+    before = (tmp_path / 'c.jsonl.part').read_bytes()
+    assert 'begun with split test, not val; ' in generate_stored('c.jsonl', '--split', 'val')[2]
+    assert 'begun with another ' in call('generate', '-m', demo_model, pictures, '-o', tmp_path / 'c.jsonl')[2]
+    feats = scipy.io.loadmat(release / 'vgg_feats.mat')['feats']
+    scipy.io.savemat(release / 'vgg_feats.mat', {'feats': feats[:, ::-1]})
+    assert 'begun with another feature matrix; ' in generate_stored('c.jsonl')[2]
+    assert (tmp_path / 'c.jsonl.part').read_bytes() == before
+
+
+def test_stored_features_of_other_pictures(generate_stored, release, tmp_path):
+    with stopping(550):
+        generate_stored('c.jsonl')
+    dataset = (release / 'dataset.json').read_text()
+    (release / 'dataset.json').write_text(dataset.replace('"filename": "0006.png"', '"filename": "new.png"'))
+    generate_stored('c.jsonl')
+    generate_stored('expected.jsonl')
+    assert 'new.png' in (tmp_path / 'c.jsonl').read_text()
+    assert (tmp_path / 'c.jsonl').read_bytes() == (tmp_path / 'expected.jsonl').read_bytes()
+
+
+def test_a_refusal_leaves_no_journal(call, make_release, model_dir, tmp_path):
+    assert call('generate', '-m', model_dir, '--release', make_release(dim=17), '-o', tmp_path / 'c.jsonl')[0] == 2
+    assert not list(tmp_path.glob('c.jsonl*'))
 
 
 def test_a_pipe_takes_what_comes(generate, demo_model, pictures, package_environment, tmp_path):

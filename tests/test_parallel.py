@@ -186,27 +186,33 @@ def test_two_processes_caption_a_folder_as_one_does(together, demo_model, tmp_pa
     assert written[0] == written[1]
 
 
-def test_a_killed_run_goes_on_together(together, demo_model, tmp_path):
+KILLED = '''if True:
+    import os, signal, sys
+    from chainer_caption import cli
+    from chainer_caption.storage import journal
+    append = journal.Journal.append
+    def killed(self, row):
+        append(self, row)
+        killed.count += 1
+        if killed.count == int(sys.argv[1]):
+            os.kill(os.getpid(), signal.SIGKILL)
+    killed.count = 0
+    journal.Journal.append = killed
+    sys.exit(cli.run('generate', sys.argv[2:]))'''
+
+
+@pytest.mark.parametrize('stored', [False, True], ids=['pictures', 'stored features'])
+def test_a_killed_run_goes_on_together(stored, together, demo_model, model_dir, make_release, tmp_path):
     whole, part = tmp_path / 'whole.jsonl', tmp_path / 'part.jsonl'
-    arguments = SCRIPTS / 'generate.py', '-m', demo_model, UNSEEN, '--beam-width', '3', '--top', '2'
-    assert together(2, *arguments, '-o', whole).returncode == 0
-    program = '''if True:
-        import os, signal, sys
-        from chainer_caption import cli
-        from chainer_caption.storage import journal
-        append = journal.Journal.append
-        def killed(self, row):
-            append(self, row)
-            killed.count += 1
-            if killed.count == 25:
-                os.kill(os.getpid(), signal.SIGKILL)
-        killed.count = 0
-        journal.Journal.append = killed
-        sys.exit(cli.run('generate', sys.argv[1:]))'''
-    assert together(2, '-c', program, *arguments[1:], '-o', part).returncode != 0
-    assert not part.exists()
-    assert together(2, *arguments, '-o', part).returncode == 0
-    assert part.read_bytes() == whole.read_bytes()
+    # Of these 16, of those 512 are computed together.
+    arguments = ('-m', model_dir, '--release', make_release(pictures=800, splits=['test'])) if stored else \
+        ('-m', demo_model, UNSEEN)
+    options = '--beam-width', '3', '--top', '2'
+    assert together(2, SCRIPTS / 'generate.py', *arguments, *options, '-o', whole).returncode == 0
+    assert together(2, '-c', KILLED, 600 if stored else 25, *arguments, *options, '-o', part).returncode != 0
+    assert not part.exists() and part.with_name('part.jsonl.part').exists()
+    assert together(2, SCRIPTS / 'generate.py', *arguments, *options, '-o', part).returncode == 0
+    assert part.read_bytes() == whole.read_bytes() and not part.with_name('part.jsonl.part').exists()
 
 
 def test_stored_features_are_shared_too(together, release_dir, model_dir, tmp_path):

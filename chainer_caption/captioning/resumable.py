@@ -1,39 +1,106 @@
-"""Captions pictures into a file, so that a run which was killed goes on where it was.
+"""Captions into a file, so that a run which was killed goes on where it was.
 
 While it runs, what is done stands in a journal beside the file, under its name with `.part` behind: a row a picture.
 The file itself appears when all is done, and takes the place of an older one only then.
 """
-import contextlib
 import dataclasses
 import hashlib
 import itertools
 import os
 
-from chainer_caption.captioning.captioner import Caption, Result
+import numpy as np
+
+from chainer_caption.captioning.captioner import ROWS, Caption, Result
 from chainer_caption.errors import InputError
 from chainer_caption.features.ahead import BATCH
 from chainer_caption.parallel import Processes
 from chainer_caption.report import open_writer
 from chainer_caption.storage.files import replacing, unwritable
-from chainer_caption.storage.journal import Journal
+from chainer_caption.storage.journal import Journal, stamp
 from chainer_caption.storage.serializers import arrays_digest, to_arrays
+
+
+class Pictures:
+    """Pictures to be captioned.
+
+    Args:
+        captioner (Captioner): With a network.
+        paths (list of str): The pictures.
+
+    Attributes:
+        captioner (Captioner): As given.
+        items (list): What stands for each picture; here its path.
+        batch (int): How many are computed together.
+    """
+    batch = BATCH
+
+    def __init__(self, captioner, paths):
+        self.captioner, self.items = captioner, paths
+
+    @property
+    def settings(self):
+        """What the captions depend on besides the model, the search and the pictures; as `Journal` takes it."""
+        return self.captioner.extractor.identity
+
+    def caption(self, items, search):
+        """Checks at once whether the captioner can do it, and gives an iterator of a `Result` for each of the items."""
+        return self.captioner.caption_files(items, search)
+
+    def result(self, path):
+        """The result of a picture before it has captions."""
+        return Result(path, path)
+
+    def stamp(self, path):
+        """What tells that a picture is the one that was captioned: a list of JSON values."""
+        return [path, *stamp(path)]
+
+
+class StoredFeatures:
+    """Pictures of a release to be captioned by the features stored there; otherwise as `Pictures`.
+
+    Args:
+        captioner (Captioner): The model.
+        release (Release): The release.
+        split (str): Whose pictures; `items` are their places in `release.captions.filenames`.
+
+    Raises:
+        InputError: The split is empty.
+    """
+    batch = ROWS
+
+    def __init__(self, captioner, release, split):
+        self.captioner, self._release = captioner, release
+        self.items = release.pictures(split).tolist()
+        self.settings = {'split': split, 'feature matrix': release.digest['features'],
+                         'device': captioner.device.xp.__name__}
+
+    def caption(self, items, search):
+        return self.captioner.caption_pictures(self._release, np.array(items, int), search)
+
+    def result(self, place):
+        captions = self._release.captions
+        return Result(None, captions.filenames[place], int(captions.image_ids[place]))
+
+    def stamp(self, place):
+        # Its row in the matrix, and whose that is.
+        result = self.result(place)
+        return [result.filename, result.image_id]
 
 
 class CaptionFile:
     """Captions of pictures on their way into a file. A context manager; leaving its block early loses nothing.
 
-        with CaptionFile(captioner, paths, 'captions.jsonl') as captions:
+        with CaptionFile(Pictures(captioner, paths), 'captions.jsonl') as captions:
             for result in captions.results():
                 print(result.path)
             captions.finish('jsonl')
 
-    What was done before is kept as far as the pictures are still the same: their names, sizes and times of change. It
-    is kept in whole batches, so that every picture is computed in the company that it always has, and the file is the
-    same to the last byte however often its making was stopped.
+    What was done before is kept as far as the pictures are still the same: their names, sizes and times of change, or
+    their names and rows in the same feature matrix. It is kept in whole batches, so that every picture is computed in
+    the company that it always has, and the file is the same to the last byte however often its making was stopped.
 
     Args:
-        captioner (Captioner): With a network.
-        paths (list of str): The pictures.
+        work (Pictures or StoredFeatures): What to caption.
         output (str or os.PathLike): The file.
         search (BeamSearch or None): As for `Captioner.caption`.
         processes (Processes or None): Those that share the pictures; this is process 0. The others have
@@ -43,36 +110,40 @@ class CaptionFile:
         done (int): How many of the pictures were done by earlier runs.
 
     Raises:
-        InputError: An earlier run with another model or another search was stopped and not finished, or nothing can be
-            written there.
+        InputError: The captioner cannot do it, an earlier run with another model or another search was stopped and not
+            finished, or nothing can be written there.
     """
 
-    def __init__(self, captioner, paths, output, search=None, processes=None):
-        self._captioner, self._paths, self._output = captioner, paths, os.fspath(output)
-        self._search = captioner.search(search)
+    def __init__(self, work, output, search=None, processes=None):
+        self._work, self._output = work, os.fspath(output)
+        self._search = work.captioner.search(search)
         self._processes = processes or Processes()
         if os.path.isdir(output):
             raise InputError(f'{output}: is a folder; name a file')
+        work.caption([], self._search)                  # what it refuses it refuses before there is a journal
         self._journal = Journal(f'{self._output}.part', {
-            'model': _digest(captioner.bundle), **captioner.extractor.identity,
-            'search': type(self._search).__name__,
+            'model': _digest(work.captioner.bundle), **work.settings, 'search': type(self._search).__name__,
             **{name.replace('_', '-'): value for name, value in dataclasses.asdict(self._search).items()}})
-        same = itertools.takewhile(lambda pair: pair[0].get('of') == _stamp(pair[1]) and _is_result(pair[0], pair[1]),
-                                   zip(self._journal.rows(), paths, strict=False))
-        self.done = sum(1 for _ in same) // BATCH * BATCH
+        # Before any is read: a picture that changes meanwhile is another one to the next run.
+        self._stamps = list(map(work.stamp, work.items))
+        same = itertools.takewhile(self._is_done, zip(self._journal.rows(), work.items, self._stamps, strict=False))
+        self.done = sum(1 for _ in same) // work.batch * work.batch
         self._journal.cut(self.done)
+
+    def _is_done(self, row_item_stamp):
+        row, item, of = row_item_stamp
+        return row.get('of') == of and _is_result(row.get('result'), self._work.result(item))
 
     def results(self):
         """Captions what is not done yet.
 
         Yields:
-            Result: One a picture, in the order of the paths: first those that were done before, then the others as
-            they are done.
+            Result: One a picture, in their order: first those that were done before, then the others as they are done.
         """
         yield from self._kept()
-        found = caption_together(self._captioner, self._paths, self._search, self._processes, self.done)
-        for path, result in zip(self._paths[self.done:], found, strict=True):
-            self._journal.append({'of': _stamp(path), 'result': dataclasses.asdict(result)})
+        found = caption_together(self._work, self._search, self._processes, self.done)
+        for of, result in zip(self._stamps[self.done:], found, strict=True):
+            self._journal.append({'of': of, 'result': dataclasses.asdict(result)})
             yield result
 
     def finish(self, format, track=lambda results: results, **settings):
@@ -106,12 +177,11 @@ class CaptionFile:
         self._journal.__exit__(*exception)
 
 
-def caption_together(captioner, paths, search, processes, done=0):
-    """Captions the pictures of a list, in its order, by several processes.
+def caption_together(work, search, processes, done=0):
+    """Captions pictures, in their order, by several processes.
 
     Args:
-        captioner (Captioner): With a network.
-        paths (list of str): The pictures.
+        work (Pictures or StoredFeatures): The pictures.
         search (BeamSearch): What to caption with.
         processes (Processes): Those that share them, each of which calls this.
         done (int): How many of the pictures need no captions any more; process 0 says it.
@@ -119,15 +189,16 @@ def caption_together(captioner, paths, search, processes, done=0):
     Yields:
         Result: In process 0, one a picture. In the others nothing.
     """
-    return processes.map(lambda mine: captioner.caption_files(mine, search), paths, BATCH, done)
+    return processes.map(lambda mine: work.caption(mine, search), work.items, work.batch, done)
 
 
-def _is_result(row, path):
-    result = row.get('result')
-    return (isinstance(result, dict) and result.keys() == {field.name for field in dataclasses.fields(Result)}
-            and result['path'] == result['filename'] == path and result['image_id'] is None
-            and isinstance(result['error'], str | None) and isinstance(result['captions'], list)
-            and (result['error'] is None) == bool(result['captions']) and all(map(_is_caption, result['captions'])))
+def _is_result(found, expected):
+    """Whether a JSON value is a result of the picture of which `expected` is the result without captions."""
+    names = {field.name for field in dataclasses.fields(Result)}
+    return (isinstance(found, dict) and found.keys() == names
+            and all(found[name] == getattr(expected, name) for name in ('path', 'filename', 'image_id'))
+            and isinstance(found['error'], str | None) and isinstance(found['captions'], list)
+            and (found['error'] is None) == bool(found['captions']) and all(map(_is_caption, found['captions'])))
 
 
 def _is_caption(caption):
@@ -135,14 +206,6 @@ def _is_caption(caption):
             and isinstance(caption['tokens'], list) and all(isinstance(token, str) for token in caption['tokens'])
             and isinstance(caption['log_prob'], float) and isinstance(caption['log_prob_per_token'], float)
             and isinstance(caption['finished'], bool))
-
-
-def _stamp(path):
-    # What tells that a picture is the one that was captioned: cheap, and enough to notice a changed folder.
-    with contextlib.suppress(OSError):
-        status = os.stat(path)
-        return [path, status.st_size, status.st_mtime_ns]
-    return [path]
 
 
 def _digest(bundle):

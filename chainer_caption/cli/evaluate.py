@@ -4,7 +4,7 @@ import json
 import os
 
 from chainer_caption.cli.common import add_device, device, given, say
-from chainer_caption.data import Release
+from chainer_caption.data import SPLITS, Release
 from chainer_caption.errors import InputError
 from chainer_caption.storage.files import replacing, unwritable
 
@@ -31,8 +31,7 @@ def add_arguments(parser):
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument('-m', '--model', metavar='MODEL', help='model directory that train.py wrote')
     what.add_argument('--captions', nargs='+', metavar='FILE', help='captions made before, by any system')
-    parser.add_argument('--split', default='test', choices=('train', 'restval', 'val', 'test'), metavar='SPLIT',
-                        help='(%(default)s)')
+    parser.add_argument('--split', default='test', choices=SPLITS, metavar='SPLIT', help='(%(default)s)')
     add_device(parser)
     parser.add_argument('--beam-widths', type=_widths, metavar='N,N',
                         help='a search for each, 1 is greedy (default: what the model directory says, else 20)')

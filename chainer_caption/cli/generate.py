@@ -1,16 +1,16 @@
 """generate: captions of pictures, or of a release's stored features."""
+import codecs
 import collections
 import os
 import sys
 
-import numpy as np
 from tqdm import tqdm
 
 from chainer_caption.cli.common import add_device, add_origin, add_search, device, failure, say, search_options
-from chainer_caption.data import Release
+from chainer_caption.data import SPLITS, Release
 from chainer_caption.errors import InputError
 from chainer_caption.parallel import Processes
-from chainer_caption.storage.files import naming, unreadable
+from chainer_caption.storage.files import is_stream, naming, unreadable
 
 DESCRIPTION = 'Caption pictures, folders of pictures, or the stored features of a release.'
 EXAMPLES = '''\
@@ -31,8 +31,7 @@ def add_arguments(parser):
     parser.add_argument('-l', '--list', metavar='LIST', help='file with a picture path on each line')
     parser.add_argument('-s', '--sentences', metavar='FILE', help='not needed: a model carries its vocabulary')
     parser.add_argument('--release', metavar='RELEASE', help="caption a release's pictures by its stored features")
-    parser.add_argument('--split', metavar='SPLIT', choices=('train', 'restval', 'val', 'test'),
-                        help='which of them (default: test)')
+    parser.add_argument('--split', metavar='SPLIT', choices=SPLITS, help='which of them (default: test)')
     add_device(parser)
     add_search(parser)
     add_origin(parser, "made the model's features, if the model does not record it")
@@ -51,37 +50,29 @@ def run(args):
     processes = Processes.started()
     tell = say if processes.first else lambda line: None
     paths = processes.broadcast(_paths(args) if processes.first else None)
-    from chainer_caption.captioning.captioner import ROWS, Captioner
-    from chainer_caption.captioning.resumable import caption_together
+    from chainer_caption.captioning.captioner import Captioner
+    from chainer_caption.captioning.resumable import Pictures, StoredFeatures, caption_together
     if args.sentences is not None:
         tell('-s is not needed: the model carries its vocabulary')
     where = processes.device(device(args.gpu))
     if args.release is not None:
         release = processes.one_after_another(lambda: Release(args.release))
-        split = args.split or 'test'
-        captioner = Captioner.load(args.model, where, pictures=False)
-        pictures, search = release.pictures(split), captioner.search(**search_options(args))
-        results = processes.map(lambda mine: captioner.caption_pictures(release, np.array(mine, int), search),
-                                pictures, ROWS)
-        return _write(args, captioner, results, len(pictures), search) if processes.first else _exhaust(results)
-    captioner = Captioner.load(args.model, where, args.image_weights, args.network, args.profile,
-                               honour_exif=args.exif, max_pixels=args.max_pixels, say=tell)
-    search = captioner.search(**search_options(args))
+        work = StoredFeatures(Captioner.load(args.model, where, pictures=False), release, args.split or 'test')
+    else:
+        work = Pictures(Captioner.load(args.model, where, args.image_weights, args.network, args.profile,
+                                       honour_exif=args.exif, max_pixels=args.max_pixels, say=tell), paths)
+    search = work.captioner.search(**search_options(args))
     # A pipe or a device takes what comes; only with a file can a run that was stopped go on.
-    if processes.first and args.output is not None and not _is_stream(args.output):
-        return _write_resumably(args, captioner, paths, search, processes)
-    results = caption_together(captioner, paths, search, processes)
-    return _write(args, captioner, results, len(paths), search) if processes.first else _exhaust(results)
+    if processes.first and args.output is not None and not is_stream(args.output):
+        return _write_resumably(args, work, search, processes)
+    results = caption_together(work, search, processes)
+    return _write(args, work, search, results) if processes.first else _exhaust(results)
 
 
 def _exhaust(results):
     """What processes other than the one that writes do: they work, and have nothing to write."""
     collections.deque(results, maxlen=0)
     return 0
-
-
-def _is_stream(path):
-    return os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path)
 
 
 def _paths(args):
@@ -110,18 +101,18 @@ def _paths(args):
 def _read_list(path):
     try:
         with open(path, 'rb') as f:
-            # File names are bytes; os.fsdecode keeps those that are not text.
-            return [os.fsdecode(line) for line in f.read().splitlines() if line.strip()]
+            # File names are bytes; os.fsdecode keeps those that are not text. Windows' editors begin with a mark.
+            return [os.fsdecode(line) for line in f.read().removeprefix(codecs.BOM_UTF8).splitlines() if line.strip()]
     except OSError as e:
         raise unreadable(path, e) from e
 
 
-def _write(args, captioner, results, total, search):
+def _write(args, work, search, results):
     from chainer_caption.report import open_writer
-    kind, settings = _format(args, captioner, search)
+    kind, settings = _format(args, work.captioner, search)
     failed = 0
     # A file that cannot be written should be found out before the first picture is captioned, hence the order.
-    with naming(args.output or 'standard output'), _progress(args, total) as bar, \
+    with naming(args.output or 'standard output'), _progress(args, len(work.items)) as bar, \
             open_writer(kind, args.output or sys.stdout, **settings) as writer:
         for result in results:
             writer.write(result)
@@ -130,16 +121,16 @@ def _write(args, captioner, results, total, search):
     return 1 if failed else 0
 
 
-def _write_resumably(args, captioner, paths, search, processes):
+def _write_resumably(args, work, search, processes):
     from chainer_caption.captioning.resumable import CaptionFile
-    kind, settings = _format(args, captioner, search)
+    kind, settings = _format(args, work.captioner, search)
     failed = 0
-    with CaptionFile(captioner, paths, args.output, search, processes) as captions:
-        with _progress(args, len(paths), captions.done) as bar:
+    with CaptionFile(work, args.output, search, processes) as captions:
+        with _progress(args, len(work.items), captions.done) as bar:
             for i, result in enumerate(captions.results()):
                 failed += _tell_failure(result)
                 bar.update(i >= captions.done)
-        captions.finish(kind, lambda results: tqdm(results, 'writing', len(paths), leave=False, disable=None),
+        captions.finish(kind, lambda results: tqdm(results, 'writing', len(work.items), leave=False, disable=None),
                         **settings)
     return 1 if failed else 0
 
