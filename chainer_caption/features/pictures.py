@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from chainer_caption.errors import printable
+from chainer_caption.storage.shared import SharedContext
 
 # What is tried on a file, whatever its name says. Pillow knows more formats, but some of them start other programs.
 _FORMATS = ('JPEG', 'PNG', 'GIF', 'WEBP', 'BMP', 'TIFF', 'PPM', 'JPEG2000', 'AVIF')
@@ -151,7 +152,7 @@ def open_picture(path, honour_exif=True, max_pixels=MAX_PIXELS):
         f = path if hasattr(path, 'read') else None
         path = getattr(f, 'name', None) if f else os.fspath(path)
         try:
-            held.enter_context(_pillow_quiet())
+            held.enter_context(_pillow_quiet)
             f = f or held.enter_context(_open_regular(path))
             picture = _decode(f, honour_exif, max_pixels, held)
         except UnidentifiedImageError as e:
@@ -295,28 +296,18 @@ def _room_for(pixels):
             _room.notify_all()
 
 
-_lock = threading.Lock()
-_readers = 0
-_undo = contextlib.ExitStack()
-
-
 @contextlib.contextmanager
-def _pillow_quiet():
+def _set_up_pillow():
     # Pillow warns of pictures above a limit of its own and refuses them at twice that, and warns of oddities in the
-    # metadata. Filters and limit are the process's, while pictures are read by many threads: the first reader sets
-    # them and the last puts them back, which `warnings.catch_warnings` in each thread would get wrong.
-    global _readers  # noqa: PLW0603 (guarded by the lock)
-    with _lock:
-        _readers += 1
-        if _readers == 1:
-            _undo.enter_context(warnings.catch_warnings())
-            warnings.filterwarnings('ignore', module=r'PIL\.')
-            _undo.callback(setattr, Image, 'MAX_IMAGE_PIXELS', Image.MAX_IMAGE_PIXELS)
-            Image.MAX_IMAGE_PIXELS = None
-    try:
-        yield
-    finally:
-        with _lock:
-            _readers -= 1
-            if not _readers:
-                _undo.close()
+    # metadata. Filters and limit are the process's, while pictures are read by many threads.
+    limit = Image.MAX_IMAGE_PIXELS
+    with warnings.catch_warnings():
+        warnings.filterwarnings('ignore', module=r'PIL\.')
+        Image.MAX_IMAGE_PIXELS = None
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+
+
+_pillow_quiet = SharedContext(_set_up_pillow)

@@ -5,39 +5,25 @@ to do, even a browser, that turns a small product into a tenth of its speed: one
 its core. Here each core computes a part of the result with BLAS on one thread, and no part waits for another. On an
 idle machine that is as fast.
 """
-import contextlib
 import functools
-import threading
 
 import chainer
 import numpy as np
 import threadpoolctl
 
 from chainer_caption.functions.compiled import in_threads, thread_count
+from chainer_caption.storage.shared import SharedContext
 
 # Below this many multiplications a product is done before a second thread has woken up.
 _SMALL = 2 ** 21
 
-_lock = threading.Lock()
-_inside = 0
-_limits = contextlib.ExitStack()
 
-
-@contextlib.contextmanager
 def one_blas_thread():
-    """Within it BLAS takes one thread for each call, in the whole process; it may be entered by several threads."""
-    global _inside  # noqa: PLW0603 (guarded by the lock)
-    with _lock:
-        _inside += 1
-        if _inside == 1:
-            _limits.enter_context(_blas().limit(limits=1, user_api='blas'))
-    try:
-        yield
-    finally:
-        with _lock:
-            _inside -= 1
-            if not _inside:
-                _limits.close()
+    """A context in which BLAS takes one thread for each call, in the whole process; any threads may enter it."""
+    return _one_blas_thread
+
+
+_one_blas_thread = SharedContext(lambda: _blas().limit(limits=1, user_api='blas'))
 
 
 @functools.lru_cache(maxsize=1)
@@ -62,7 +48,7 @@ def product(a, b, out=None):
     n, m = len(a), b.shape[1]
     if out is None:
         out = np.empty((n, m), a.dtype)
-    if not _inside or n * m * a.shape[1] < _SMALL or thread_count() == 1:
+    if not _one_blas_thread.inside or n * m * a.shape[1] < _SMALL or thread_count() == 1:
         return np.dot(a, b, out=out)
     # Each part packs the whole of the factor that is not cut, so the longer side of the result is cut. But not where
     # that would cut across the columns of a transposed factor, whose rows then lie a power of two apart in memory and

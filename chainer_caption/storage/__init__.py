@@ -2,5 +2,5 @@
 
 `files` has JSON and the writing of files; `archives` reads NumPy's archives without running anything in them;
 `serializers` makes arrays of what Chainer's objects hold; `journal` is for work that takes long; `cache` keeps what
-opening a file costs.
+opening a file costs. `shared`, a tool for threads, is here because it serves rooms that have only this one below both.
 """
