@@ -17,6 +17,9 @@ from chainer_caption.models.bundle import Bundle
 # Karpathy's preprocessing made the published matrices.
 ASSUMED = {'network': 'vgg19', 'profile': 'karpathy'}
 
+# Why a picture has no captions: sums that are infinite, or no numbers at all, compare with nothing.
+_OVERFLOW = 'no caption is found, because the scores overflow; the model has diverged, or the features are too large'
+
 # Rows of stored features that are searched together, at most.
 ROWS = 512
 
@@ -76,7 +79,8 @@ class Captioner:
         self.device = chainer.get_device(device)
         self.extractor = extractor
         bundle.model.to_device(self.device)
-        self._stepper = bundle.model.stepper()
+        with _overflowing():
+            self._stepper = bundle.model.stepper()
         if extractor is not None:
             self._check_size(extractor.dim, f'the network {extractor.network}')
 
@@ -165,7 +169,7 @@ class Captioner:
             found = iter(self._captions(self.extractor(np.stack(good)), search) if good else ())
             for path, picture in batch:
                 if isinstance(picture, np.ndarray):
-                    yield Result(path, path, captions=next(found))
+                    yield _result(path, path, None, next(found))
                 else:
                     yield Result(path, path, error=str(picture))
 
@@ -177,7 +181,7 @@ class Captioner:
             search, **options: As for `caption`.
 
         Yields:
-            list of Caption: One a picture, best first.
+            list of Caption: One a picture, best first; empty where the model's scores overflow.
 
         Raises:
             InputError: D is not the model's.
@@ -232,14 +236,23 @@ class Captioner:
         captions = release.captions
         rows = captions.image_ids[pictures]
         found = self._caption_rows(release.features, rows, search)
-        return (Result(None, captions.filenames[picture], int(row), best)
+        return (_result(None, captions.filenames[picture], int(row), best)
                 for picture, row, best in zip(pictures, rows, found, strict=True))
 
     def _captions(self, features, search):
-        with chainer.using_device(self.device):
+        with chainer.using_device(self.device), _overflowing():
             # A network may hand over columns; the same numbers in the same order are captioned the same to the bit.
             features = self.device.xp.ascontiguousarray(features)
             found = search(self._stepper, features)
         decode = self.bundle.vocabulary.decode
         return [[Caption(decode(h.words), h.log_prob, h.log_prob_per_token, h.finished) for h in best]
                 for best in found]
+
+
+def _overflowing():
+    """Within it NumPy says nothing of sums that overflow: the result of the picture does."""
+    return np.errstate(over='ignore', invalid='ignore')
+
+
+def _result(path, filename, image_id, captions):
+    return Result(path, filename, image_id, captions, None if captions else _OVERFLOW)

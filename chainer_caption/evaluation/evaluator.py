@@ -127,18 +127,24 @@ class Evaluator:
             models with other vocabularies do not compare.
 
         Raises:
-            InputError: The features are not those that the model learned from.
+            InputError: The features are not those that the model learned from, or it finds no caption of a picture.
         """
         # Each search is only begun when its results are asked for, but what is wrong with any is found here.
         searches = [captioner.search(search, top=1) for search in searches]
         found = [captioner.caption_release(self.release, self.split, search) for search in searches]
+        best = [self._best(name, watch(results)) for results in found]
         perplexity = self._perplexity(captioner)
-        return [self.score(name, self._best(watch(results)), search, perplexity)
-                for search, results in zip(searches, found, strict=True)]
+        return [self.score(name, candidates, search, perplexity)
+                for search, candidates in zip(searches, best, strict=True)]
 
-    def _best(self, results):
-        return [Candidate(result.captions[0].tokens, result.captions[0].finished)
-                for result, described in zip(results, self._described, strict=True) if described]
+    def _best(self, name, results):
+        best = []
+        for result, described in zip(results, self._described, strict=True):
+            if result.error is not None:
+                raise InputError(f'{name}: {result.filename}: {result.error}')
+            if described:
+                best.append(Candidate(result.captions[0].tokens, result.captions[0].finished))
+        return best
 
     def _perplexity(self, captioner):
         data = CaptionDataset.from_release(self.release, captioner.bundle.vocabulary, self.split)

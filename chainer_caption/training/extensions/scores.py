@@ -75,7 +75,7 @@ class CaptionScores(chainer.training.Extension):
 
 def _with_caption(result):
     # A model that has diverged finds none; it said nothing then.
-    return result if result.captions else dataclasses.replace(result, captions=[_NOTHING])
+    return result if result.captions else dataclasses.replace(result, captions=[_NOTHING], error=None)
 
 
 def _sample(result):
