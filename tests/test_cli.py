@@ -2,11 +2,14 @@
 import contextlib
 import csv
 import fcntl
+import importlib
 import io
 import json
 import os
 import pathlib
 import pty
+import re
+import shlex
 import shutil
 import struct
 import subprocess
@@ -18,6 +21,7 @@ import pytest
 from chainer.backends import cuda
 
 from chainer_caption import Captioner, Release, cli
+from chainer_caption.storage.files import sample_digest
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 DEMO_WEIGHTS = ROOT / 'chainer_caption' / 'features' / 'networks' / 'demo.npz'
@@ -207,6 +211,24 @@ def test_resuming_on_another_release(refused, make_release, model):
     assert line.startswith(f'{model}: was trained on another release')
 
 
+def test_resuming_from_the_same_weights_in_another_file(call, refused, release_dir, model_dir, tmp_path):
+    with np.load(model_dir / 'weights.npz') as f:
+        weights = {name: f[name] for name in f.files}
+    np.savez(tmp_path / 'a.npz', **weights)
+    np.savez(tmp_path / 'b.npz', **dict(reversed(weights.items())))
+    assert (tmp_path / 'a.npz').read_bytes() != (tmp_path / 'b.npz').read_bytes()
+    arguments = 'train', release_dir, '-o', tmp_path / 'm', '--batch-size', 32
+    assert call(*arguments, '-m', tmp_path / 'a.npz', '--epochs', 1)[0] == 0
+    assert call(*arguments, '-m', tmp_path / 'b.npz', '--epochs', 2, '--resume')[0] == 0
+    # What earlier versions wrote: a digest of the file.
+    config = config_of(tmp_path / 'm')
+    config['training']['start_from'] = sample_digest(tmp_path / 'a.npz')
+    (tmp_path / 'm' / 'config.json').write_text(json.dumps(config))
+    assert 'did not start from' in refused(*arguments, '-m', tmp_path / 'b.npz', '--epochs', 3, '--resume')
+    assert call(*arguments, '-m', tmp_path / 'a.npz', '--epochs', 3, '--resume')[0] == 0
+    assert call(*arguments, '--epochs', 4, '--resume')[0] == 0
+
+
 def test_resuming_from_other_weights(call, refused, release_dir, model_dir, tmp_path):
     arguments = 'train', release_dir, '-o', tmp_path / 'm', '--epochs', 1, '--batch-size', 32
     assert call(*arguments, '-m', model_dir)[0] == 0
@@ -282,6 +304,20 @@ def test_weights_with_a_pickle(refused, release_dir, model, payload, tmp_path):
     assert not payload.ran
 
 
+def test_a_model_whose_scores_overflow(call, release_dir, model):
+    with np.load(model / 'weights.npz') as f:
+        np.savez(model / 'weights.npz', **{name: np.sign(f[name]) * np.float32(1e38) for name in f.files})
+    status, out, err = call('generate', '-m', model, '--release', release_dir, '--format', 'jsonl')
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert status == 1 and len(rows) == err.count('\n') == 8
+    assert all(row.keys() == {'filename', 'error'} and 'the scores overflow' in row['error'] for row in rows)
+    assert err.startswith(f'0005.png: {rows[0]["error"]}\n')
+    status, out, err = call('evaluate', release_dir, '-m', model)
+    last = err.splitlines()[-1]                         # where WordNet's data are missing, that is said before
+    assert (status, out) == (2, '') and last.startswith('evaluate.py: model: 0005.png: no caption is found'), err
+    assert 'Traceback' not in err and 'Warning' not in err
+
+
 def test_features_that_do_not_fit_the_model(refused, make_release, model_dir, tmp_path):
     release = make_release(dim=17)
     line = refused('generate', '-m', model_dir, '--release', release)
@@ -346,9 +382,29 @@ def test_wrong_search_options(options, words, refused, model_dir, release_dir, t
     ['--epochs', '-1'], ['--batch-size', '0'], ['--hidden', '0'], ['--dropout', '1'], ['--dropout', 'nan'],
     ['--min-count', '0'], ['--seed', '-1'], ['--patience', '0'], ['--epochs', 'many'], ['--network', 'vgg19'],
     ['--network', 'vgg20', '--profile', 'karpathy'], ['--resume', '--overwrite'], ['--keep-best', 'bleu'],
-    ['--score-every', '-1'], ['--keep-best', 'cider', '--score-every', '0']], ids=' '.join)
+    ['--score-every', '-1'], ['--keep-best', 'cider', '--score-every', '0'], ['--seed', '4294967296'],
+    ['--hidden', '100000000'], ['--batch-size', '99999999999999999999']], ids=' '.join)
 def test_wrong_training_options(options, refused, release_dir, tmp_path):
     assert options[0] in refused('train', release_dir, '-o', tmp_path / 'm', *options)
+
+
+def test_numbers_with_commas(call, refused, release_dir, model_dir):
+    for command in (('evaluate', release_dir, '-m', model_dir, '--beam-widths'),
+                    ('describe', release_dir, '--min-count')):
+        for wrong in ('1,x', '1.5', ''):
+            assert f"{command[-1]}: {wrong!r} is no list of whole numbers" in refused(*command, wrong)
+    assert len(json.loads(call('describe', release_dir, '--min-count', '1,7', '--json')[1])['vocabulary']) == 2
+
+
+@pytest.mark.parametrize(('where', 'line'), [
+    ('beginning.ShowAndTell', '--hidden 9: such a model does not fit into memory (Unable to allocate 2.0 TiB)'),
+    ('run.make_trainer', 'not enough memory (Unable to allocate 2.0 TiB)')])
+def test_too_little_memory(where, line, refused, release_dir, tmp_path, monkeypatch):
+    # Not really: some systems promise any amount, and end the process that takes it at its word.
+    def fail(*args, **kwargs):
+        raise MemoryError('Unable to allocate 2.0 TiB')
+    monkeypatch.setattr(f'chainer_caption.training.{where}', fail)
+    assert refused('train', release_dir, '-o', tmp_path / 'm', '--hidden', 9) == line
 
 
 def test_nothing_to_do(refused, call, model_dir, tmp_path):
@@ -374,6 +430,82 @@ def test_help_shows_examples(name, call):
     assert (status, err) == (0, '')
     assert 'examples:' in out and out.count(f'{name}.py ') >= 3
     assert 'None' not in out
+
+
+def examples_of(name):
+    """The calls in a command's help, without what is said of them: lists of arguments."""
+    calls = []
+    for line in importlib.import_module(f'chainer_caption.cli.{name}').EXAMPLES.splitlines():
+        before, program, arguments = re.split(r' {3,}', line.strip())[0].partition(f'{name}.py ')
+        if program and (not before or before.startswith('mpiexec ')):
+            calls.append(shlex.split(arguments))
+    return calls
+
+
+@pytest.mark.parametrize('name', cli.COMMANDS)
+def test_examples_are_calls_that_the_command_takes(name):
+    calls = examples_of(name)
+    assert len(calls) >= 3
+    for call in calls:
+        cli.parser_of(name, f'{name}.py').parse_args(call)
+
+
+def test_examples_that_need_nothing_but_pictures(call, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(UNSEEN, tmp_path / 'drawings')
+    ran = 0
+    for name in ('extract_features', 'check_features'):
+        for arguments in examples_of(name):
+            if 'demo' in arguments:
+                status, _, err = call(name, *arguments)
+                assert status == 0, err
+                ran += 1
+    assert ran == 2
+
+
+WITHOUT_A_HOME = '''
+import os, pwd, sys
+def unknown(uid):
+    raise KeyError(uid)
+pwd.getpwuid = unknown
+from chainer_caption.cli import main
+sys.exit(main())
+'''
+
+
+def test_an_account_that_the_system_does_not_know(package_environment, release_dir, model_dir, demo_model, tmp_path):
+    environment = {name: value for name, value in package_environment.items() if name not in ('HOME', 'XDG_CACHE_HOME')}
+
+    def run(*arguments):
+        return subprocess.run([sys.executable, '-c', WITHOUT_A_HOME, *arguments], cwd=tmp_path, env=environment,
+                              capture_output=True, text=True, check=False)
+    (tmp_path / 'c.csv').write_text('filename,caption\n01.png,A red circle.\n')
+    for arguments in (('describe', release_dir), ('evaluate', release_dir, '-m', model_dir, '--beam-widths', '1'),
+                      ('extract_features', UNSEEN, '--network', 'demo', '-o', 'made', '--captions', 'c.csv'),
+                      ('generate', '-m', demo_model, UNSEEN / '01.png')):
+        done = run(*arguments)
+        assert done.returncode == 0, done.stderr
+    done = run('extract_features', UNSEEN, '-o', 'other')
+    assert done.returncode == 2 and done.stderr.count('\n') == 1 and done.stderr.endswith(': name it with -i\n')
+    assert set(os.listdir(tmp_path)) == {'c.csv', 'made'}
+
+
+@pytest.mark.parametrize('name', ['', *cli.COMMANDS])
+def test_help_on_a_terminal_that_knows_no_unicode(name, package_environment):
+    environment = {**package_environment, 'LC_ALL': 'C', 'PYTHONIOENCODING': 'ascii', 'PYTHONUTF8': '0'}
+    done = subprocess.run([sys.executable, '-m', 'chainer_caption', *filter(None, [name]), '-h'], env=environment,
+                          capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b'') and done.stdout.isascii() and b'usage: ' in done.stdout
+
+
+def test_the_package_is_a_program(package_environment, release_dir, model_dir, tmp_path):
+    def run(*arguments):
+        return subprocess.run([sys.executable, '-m', 'chainer_caption', *arguments], cwd=tmp_path, text=True,
+                              env=package_environment, capture_output=True, check=False)
+    done = run('neighbours', model_dir, 'circle', '--top', '1', '--json')
+    assert (done.returncode, done.stderr) == (0, '') and len(json.loads(done.stdout)['circle']) == 1
+    done = run('describe', 'nowhere')
+    assert (done.returncode, done.stdout, done.stderr) == (2, '', 'chainer-caption describe: nowhere: no such folder\n')
 
 
 def test_main_lists_the_commands(capsys):

@@ -28,6 +28,7 @@ class _Parser(argparse.ArgumentParser):
 
 def main(argv=None):
     """`chainer-caption NAME …`"""
+    _print_anything()
     argv = sys.argv[1:] if argv is None else argv
     if argv[:1] in ([], ['-h'], ['--help']):
         print(f'usage: chainer-caption {{{",".join(COMMANDS)}}} …\n\n{__import__("chainer_caption").__doc__}')
@@ -44,20 +45,38 @@ def _command(name):
     return importlib.import_module(f'chainer_caption.cli.{name}')
 
 
-def run(name, argv=None, program=None):
-    """Runs one command and returns its exit status."""
-    from chainer_caption import parallel
-    from chainer_caption.errors import InputError, printable
-    program = program or os.path.basename(sys.argv[0])
+def _print_anything():
+    """Captions are Unicode, and so is the help; a terminal that is not gets them escaped, and nobody a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, 'reconfigure'):
+            stream.reconfigure(errors='backslashreplace')
+
+
+def _have_a_home():
+    """An account that the system has no entry of, as containers have, gets a home in which nothing can be. Where there
+    is none at all, some libraries fail (NLTK), and others would take a folder named `~`."""
+    if os.path.expanduser('~') == '~':
+        os.environ['HOME'] = os.devnull
+
+
+def parser_of(name, program):
+    """The parser of a command's arguments; `program` is what the user calls it by."""
     command = _command(name)
     parser = _Parser(prog=program, description=command.DESCRIPTION, epilog='examples:\n' + command.EXAMPLES,
                      formatter_class=argparse.RawDescriptionHelpFormatter)
     command.add_arguments(parser)
-    args = parser.parse_args(argv)
-    for stream in (sys.stdout, sys.stderr):
-        # Captions are Unicode; a terminal that is not gets them escaped, and nobody a traceback.
-        if hasattr(stream, 'reconfigure'):
-            stream.reconfigure(errors='backslashreplace')
+    return parser
+
+
+def run(name, argv=None, program=None):
+    """Runs one command and returns its exit status."""
+    from chainer_caption import parallel
+    from chainer_caption.errors import InputError, printable
+    _print_anything()
+    _have_a_home()
+    program = program or os.path.basename(sys.argv[0])
+    command = _command(name)
+    args = parser_of(name, program).parse_args(argv)
     try:
         if name not in TOGETHER and parallel.Processes.started().size > 1:
             raise InputError(f'{name} works in one process; start it without mpiexec')
@@ -71,6 +90,8 @@ def run(name, argv=None, program=None):
     except OSError as e:
         where = f'{e.filename}: ' if e.filename else ''
         line, status = printable(f'{program}: {where}{e.strerror or e}'), 2
+    except MemoryError as e:
+        line, status = printable(f'{program}: not enough memory ({e or "for what was asked"})'), 2
     except KeyboardInterrupt:
         line, status = f'\n{program}: stopped', 128 + signal.SIGINT
     except Exception:

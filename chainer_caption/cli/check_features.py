@@ -8,7 +8,7 @@ DESCRIPTION = "Find out which network and preprocessing made a release's feature
 EXAMPLES = '''\
   check_features.py features/flickr8k Flicker8k_Dataset/ -i VGG_ILSVRC_16_layers.caffemodel
   check_features.py features/coco val2014/ -i VGG_ILSVRC_16_layers.caffemodel -i VGG_ILSVRC_19_layers.caffemodel
-  check_features.py features/demo features/demo/unseen --network demo
+  check_features.py features/drawings drawings/ --network demo
   check_features.py features/flickr8k Flicker8k_Dataset/ -i VGG_ILSVRC_16_layers.caffemodel --record
 
 The pictures are made into features again, in every way that is known here, and compared with the matrix by their mean

@@ -1,4 +1,5 @@
 """What several commands share."""
+import argparse
 import sys
 
 from chainer_caption.errors import InputError, printable
@@ -55,6 +56,14 @@ def search_options(args):
     """Those options of `BeamSearch` that were given: a dict for `Captioner.search`."""
     return given(width=args.beam_width, top=args.top, max_length=args.max_length, allow_unk=args.allow_unk,
                  length_normalization=args.length_normalization)
+
+
+def whole_numbers(text):
+    """The type of an option that takes several whole numbers with commas between them."""
+    try:
+        return [int(number) for number in text.split(',')]
+    except ValueError as e:
+        raise argparse.ArgumentTypeError(f'{text!r} is no list of whole numbers, such as 1,3,5') from e
 
 
 def given(**options):

@@ -1,6 +1,7 @@
 """describe: what is in a release, and what is wrong with it."""
 import json
 
+from chainer_caption.cli.common import whole_numbers
 from chainer_caption.data import Release
 from chainer_caption.errors import InputError
 
@@ -13,16 +14,9 @@ EXAMPLES = '''\
 
 def add_arguments(parser):
     parser.add_argument('release', metavar='RELEASE', help='folder with dataset.json and vgg_feats.mat')
-    parser.add_argument('--min-count', type=_numbers, metavar='N,N',
+    parser.add_argument('--min-count', type=whole_numbers, metavar='N,N',
                         help='vocabularies of the words seen in training at least so often (1,2,3,5,10)')
     parser.add_argument('--json', action='store_true', help='print one JSON object')
-
-
-def _numbers(text):
-    return [int(number) for number in text.split(',')]
-
-
-_numbers.__name__ = 'list of numbers'                   # argparse names it to whoever gives something else
 
 
 def run(args):

@@ -3,7 +3,7 @@ import contextlib
 import json
 import os
 
-from chainer_caption.cli.common import add_device, device, given, say
+from chainer_caption.cli.common import add_device, device, given, say, whole_numbers
 from chainer_caption.data import SPLITS, Release
 from chainer_caption.errors import InputError
 from chainer_caption.storage.files import replacing, unwritable
@@ -33,7 +33,7 @@ def add_arguments(parser):
     what.add_argument('--captions', nargs='+', metavar='FILE', help='captions made before, by any system')
     parser.add_argument('--split', default='test', choices=SPLITS, metavar='SPLIT', help='(%(default)s)')
     add_device(parser)
-    parser.add_argument('--beam-widths', type=_widths, metavar='N,N',
+    parser.add_argument('--beam-widths', type=whole_numbers, metavar='N,N',
                         help='a search for each, 1 is greedy (default: what the model directory says, else 20)')
     parser.add_argument('--length-normalization', type=float, nargs='+', metavar='A',
                         help='compare captions by log-probability / tokens ** A; with each beam width (default: what '
@@ -45,13 +45,6 @@ def add_arguments(parser):
     parser.add_argument('--coco-results', metavar='OUT.json', help='write the captions for the COCO server')
     parser.add_argument('--html', metavar='REPORT', help='write a page with the best and worst captions')
     parser.add_argument('--pictures', metavar='FOLDER', help='show the pictures of this folder on that page')
-
-
-def _widths(text):
-    return [int(width) for width in text.split(',')]
-
-
-_widths.__name__ = 'list of widths'                     # argparse names it to whoever gives something else
 
 
 def run(args):

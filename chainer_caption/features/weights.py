@@ -30,7 +30,9 @@ def find_weights(network, path=None):
         if os.path.exists(candidate):
             return candidate
     missing = f'{path}: no such file' if path else f'no weights for {network.name}'
-    raise InputError(f'{missing}; they come from {network.source}: put the file into {folder}, or name it with -i')
+    # Somebody without a home (see `cli`) has no such folder, either.
+    where = '' if folder.startswith(('~', os.devnull)) else f'put the file into {folder}, or '
+    raise InputError(f'{missing}; they come from {network.source}: {where}name it with -i')
 
 
 def load_weights(link, path):

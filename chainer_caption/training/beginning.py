@@ -1,6 +1,6 @@
 """What a training begins with: a vocabulary, and weights that are fresh from the seed or given."""
 import dataclasses
-import pathlib
+import os
 
 from chainer.serializers import NpzDeserializer
 
@@ -9,8 +9,9 @@ from chainer_caption.errors import InputError
 from chainer_caption.models import ShowAndTell, bundle
 from chainer_caption.models.bundle import Bundle
 from chainer_caption.storage.archives import npz_shapes
-from chainer_caption.storage.cache import sample_digest
 from chainer_caption.storage.files import read_json
+from chainer_caption.storage.serializers import arrays_digest
+from chainer_caption.training.settings import weights_path
 
 
 def known_origin(release, declared):
@@ -54,9 +55,8 @@ def begin(release, settings, start_from, origin, resumed=None):
     if start_from is None:
         training['hidden'] = settings.hidden or 512
         return Bundle(_fresh_model(architecture, release, vocabulary, training), vocabulary, origin, training)
-    start_from = pathlib.Path(start_from)
-    weights = start_from / bundle.WEIGHTS if start_from.is_dir() else start_from
-    if start_from.is_dir():
+    weights = weights_path(start_from)
+    if os.path.isdir(start_from):
         given = Bundle.load(start_from)
         vocabulary, architecture = given.vocabulary, type(given.model)
         if origin and given.origin and origin != given.origin:
@@ -68,13 +68,16 @@ def begin(release, settings, start_from, origin, resumed=None):
         raise InputError(f'{weights}: has hidden size {hidden}; leave out --hidden {settings.hidden} to train it')
     bundle.check_shapes(weights, architecture, feature_size=release.feature_size, vocabulary_size=len(vocabulary),
                         hidden=hidden)
-    training.update(hidden=hidden, start_from=sample_digest(weights))
     arrays = bundle.read_weights(weights)
+    training.update(hidden=hidden, start_from=arrays_digest(arrays))
     model = _fresh_model(architecture, release, vocabulary, training, initialW=0)
     NpzDeserializer(arrays).load(model)
     return Bundle(model, vocabulary, origin, training)
 
 
 def _fresh_model(architecture, release, vocabulary, training, **initial):
-    return architecture(release.feature_size, len(vocabulary), training['hidden'], training['dropout'],
-                        vocabulary.log_frequencies(), training['seed'], **initial)
+    try:
+        return architecture(release.feature_size, len(vocabulary), training['hidden'], training['dropout'],
+                            vocabulary.log_frequencies(), training['seed'], **initial)
+    except MemoryError as e:
+        raise InputError(f'--hidden {training["hidden"]}: such a model does not fit into memory ({e})') from e

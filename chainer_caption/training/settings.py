@@ -1,13 +1,17 @@
 """What a training is made of."""
 import dataclasses
+import pathlib
 
 from chainer_caption.errors import InputError
-from chainer_caption.models.bundle import CONFIG
-from chainer_caption.storage.files import read_json
+from chainer_caption.models.bundle import CONFIG, WEIGHTS
+from chainer_caption.storage.files import read_json, sample_digest
 from chainer_caption.training.extensions import FIGURES
 
 # These may change when training is resumed.
 _MAY_CHANGE = ('epochs', 'patience')
+
+# What NumPy's generators take, and what can be multiplied; long before that the memory is too small.
+_MOST = {'seed': 2 ** 32 - 1, 'hidden': 2 ** 20, 'batch_size': 2 ** 31}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,10 +50,19 @@ class Settings:
                 raise InputError(f'--{name.replace("_", "-")} {value}: must be at least {bound}')
         if not 0 <= self.dropout < 1:
             raise InputError(f'--dropout {self.dropout}: must be from 0 to below 1')
+        for name, bound in _MOST.items():
+            if (getattr(self, name) or 0) > bound:
+                raise InputError(f'--{name.replace("_", "-")} {getattr(self, name)}: must be at most {bound}')
         if self.keep_best not in FIGURES:
             raise InputError(f'--keep-best {self.keep_best}: must be {" or ".join(FIGURES)}')
         if self.keep_best == 'cider' and not self.score_every:
             raise InputError('--keep-best cider needs captions that are scored: leave out --score-every 0')
+
+
+def weights_path(start_from):
+    """The weights' file of what a training starts from: of a model directory, or that file itself; a pathlib.Path."""
+    path = pathlib.Path(start_from)
+    return path / WEIGHTS if path.is_dir() else path
 
 
 def read_settings(folder):
@@ -80,7 +93,9 @@ def check_same(folder, before, training, start_from):
     Raises:
         InputError: A setting is another; the line names the first.
     """
-    if start_from is None and 'start_from' in before:
+    # Of the file's bytes, and not of the weights in them, was the digest that earlier versions wrote.
+    if 'start_from' in before and (
+            start_from is None or before['start_from'] == sample_digest(weights_path(start_from))):
         training['start_from'] = before['start_from']
     for name, value in training.items():
         if name in _MAY_CHANGE or before.get(name) == value:
