@@ -7,7 +7,7 @@ import datetime
 import string
 
 from chainer_caption.report.charts import line_chart
-from chainer_caption.report.html import csp_hash, escape, resource
+from chainer_caption.report.html import csp_hash, escape, fact_items, resource
 
 # The charts: what is measured, and the curves by their names and their keys in the log.
 _CHARTS = [('Loss', 'nats per token', {'train': 'main/loss', 'val': 'validation/main/loss'}),
@@ -40,14 +40,10 @@ def write_run_page(f, title, facts, log, best_by, best, references, details):
         name = next(name for key, name, _ in _COLUMNS if key == best_by)
         facts = {**facts, 'best epoch': f'{best["epoch"]}, {name} {best[best_by]:.3f}'}
     f.write(string.Template(resource('run_page.html')).substitute(
-        title=escape(title), style=style, style_hash=csp_hash(style), facts=_list(facts), charts=_charts(log, best),
-        scores=_scores(log, best), samples=_samples(log, best, references),
-        details=''.join(f'<section><h2>{escape(heading)}</h2><dl>{_list(own)}</dl></section>\n'
+        title=escape(title), style=style, style_hash=csp_hash(style), facts=fact_items(facts),
+        charts=_charts(log, best), scores=_scores(log, best), samples=_samples(log, best, references),
+        details=''.join(f'<section><h2>{escape(heading)}</h2><dl>{fact_items(own)}</dl></section>\n'
                         for heading, own in details.items())))
-
-
-def _list(facts):
-    return ''.join(f'<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>' for name, value in facts.items())
 
 
 def _charts(log, best):
