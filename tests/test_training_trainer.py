@@ -12,6 +12,8 @@ from test_training import SMALL, assert_equal_weights, log, weights
 
 from chainer_caption import Bundle, InputError, Release, Settings, Vocabulary, train
 from chainer_caption.storage.archives import read_npz
+from chainer_caption.storage.files import write_npz
+from chainer_caption.storage.serializers import arrays_digest
 from chainer_caption.training import make_trainer
 
 
@@ -115,6 +117,28 @@ def test_snapshots_and_events_may_be_other_ones_when_a_training_goes_on(release,
     assert len(list(model.glob('snapshot-*.npz'))) == 4
     train(release, model, Settings(epochs=2, keep_snapshots=1, **SMALL), resume=True)
     assert [path.name for path in model.glob('snapshot-*.npz')] == ['snapshot-12.npz']
+
+
+def test_a_snapshot_of_an_earlier_version_is_gone_on_from(release, tmp_path):
+    """Its means are float32, its log may hold a NaN, and it knows extensions that are no more."""
+    model = tmp_path / 'model'
+    train(release, model, Settings(epochs=2, **SMALL), stop=iter([False] * 7 + [True]).__next__)
+    arrays = {name: array.astype(np.float32) if name.endswith(('/_x', '/_x2')) else array
+              for name, array in read_npz(model / 'snapshot-8.npz').items()
+              if name != 'checksum' and 'PrintTable' not in name}
+    entries = json.loads(str(arrays['extensions/LogReport/_log']))
+    entries[0]['validation/main/perplexity'] = float('nan')
+    arrays['extensions/LogReport/_log'] = np.asarray(json.dumps(entries))
+    arrays['extension_triggers/PrintReport/previous_iteration'] = np.asarray(8)
+    arrays['extension_triggers/PrintReport/previous_epoch_detail'] = np.asarray(8 / 6)
+    checksum = np.frombuffer(bytes.fromhex(arrays_digest(arrays)), np.uint8)
+    write_npz(model / 'snapshot-8.npz', {**arrays, 'checksum': checksum})
+    train(release, model, Settings(epochs=2, **SMALL), resume=True)
+    train(release, tmp_path / 'whole', Settings(epochs=2, **SMALL))
+    assert_equal_weights(model, tmp_path / 'whole')
+    first, second = log(model)
+    assert first['validation/main/perplexity'] is None
+    assert second['main/loss'] == pytest.approx(log(tmp_path / 'whole')[1]['main/loss'], rel=1e-6)
 
 
 def test_a_model_of_ones_own_trains_and_goes_on(release, tmp_path):

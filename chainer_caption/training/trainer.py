@@ -19,6 +19,7 @@ from chainer_caption.training.extensions import (
     PrintTable,
     ProgressBar,
     RunPage,
+    TellDivergence,
     TokenEvaluator,
     check_tensorboard,
     scored_pictures,
@@ -130,7 +131,8 @@ def make_trainer(release, current, output, settings=None, device='@numpy', exten
     for extension in (keep_best, Log(output, processes), taking):
         trainer.extend(extension)
     if processes.first:
-        shown = [PrintTable([*columns, 'elapsed_time'], sys.stdout), Curves(), RunPage(current, release, settings)]
+        shown = [PrintTable([*columns, 'elapsed_time'], sys.stdout), TellDivergence(say), Curves(),
+                 RunPage(current, release, settings)]
         shown += [Events()] if settings.tensorboard else []
         shown += [ProgressBar(settings.epochs, len(data), progress)] if progress is not None else []
         for extension in shown:
