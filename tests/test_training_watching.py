@@ -128,6 +128,20 @@ def test_what_cider_needs_is_asked_for_first(release, without_val, tmp_path):
     np.testing.assert_array_equal(weights(tmp_path / 'model')['word_vec/W'], before['word_vec/W'])
 
 
+def test_cider_of_a_single_picture_chooses_nothing(make_release, tmp_path):
+    one, two = (Release(make_release(tmp_path / f'{val}', pictures=10, splits=['train'] * (10 - val) + ['val'] * val))
+                for val in (1, 2))
+    with pytest.raises(InputError, match=r'only one picture of the split val has captions.*--keep-best cider'):
+        train(one, tmp_path / 'model', Settings(epochs=1, keep_best='cider', **SMALL))
+    assert not (tmp_path / 'model').exists()
+    said = []
+    train(one, tmp_path / 'model', Settings(epochs=2, **SMALL), say=said.append)
+    assert len(said) == 1 and 'CIDEr of a single picture is 0' in said[0]
+    assert figures(tmp_path / 'model', CIDER) == [0, 0]
+    train(two, tmp_path / 'two', Settings(epochs=1, keep_best='cider', **SMALL), say=said.append)
+    assert len(said) == 1
+
+
 def test_without_val_nothing_is_scored(without_val, tmp_path):
     train(without_val, tmp_path / 'model', Settings(epochs=1, **SMALL))
     entry, = log(tmp_path / 'model')

@@ -8,6 +8,7 @@ from chainer.backends import cuda
 from chainer_caption.data import SPLITS
 from chainer_caption.data.batches import MAX_WORDS, CaptionDataset, LengthBucketIterator, PackCaptions, PackShare
 from chainer_caption.errors import InputError
+from chainer_caption.evaluation.metrics.cider import SINGLE
 from chainer_caption.functions import Adam
 from chainer_caption.parallel import Processes
 from chainer_caption.training.extensions import (
@@ -39,9 +40,11 @@ def check_possible(release, settings):
     """
     if settings.tensorboard:
         check_tensorboard()
-    if settings.keep_best == 'cider' and not len(scored_pictures(release)):
-        raise InputError(f'{release.dataset_path}: no picture of the split val has captions, so there is no CIDEr to '
-                         'keep the best by; leave out --keep-best cider')
+    scored = len(scored_pictures(release))
+    if settings.keep_best == 'cider' and scored < 2:
+        what = f'only one picture of the split val has captions, and {SINGLE}' if scored else \
+            'no picture of the split val has captions, so there is no CIDEr to keep the best by'
+        raise InputError(f'{release.dataset_path}: {what}; leave out --keep-best cider')
 
 
 def make_trainer(release, current, output, settings=None, device='@numpy', extensions=(), progress=None,
@@ -126,6 +129,8 @@ def make_trainer(release, current, output, settings=None, device='@numpy', exten
         if settings.score_every:
             trainer.extend(CaptionScores(current, release, device, settings.score_every, processes))
             columns += CaptionScores.keys
+            if len(scored_pictures(release)) == 1:
+                say(f'{release.dataset_path}: only one picture of the split val has captions; {SINGLE}')
     else:
         say(f'{release.dataset_path}: no image is of the split val, so the last epoch is kept and not the best')
     for extension in (keep_best, Log(output, processes), taking):
