@@ -39,7 +39,7 @@ _EXTENSIONS = 'extensions', 'extension_triggers'
 
 # The extensions that a training is not itself without: what a snapshot has of them is checked, and must be there. Of
 # others, such as a user's, nobody here knows what they keep.
-_OWN = 'LogReport', 'KeepBest', 'TakeSnapshots', 'validation'
+_OWN = 'LogReport', 'KeepBest'
 
 # What Chainer's triggers remember of when they were last asked, and how they say that they do not know: one that begins
 # late would otherwise count the updates before it and act at once.

@@ -23,8 +23,7 @@ class Curves(chainer.training.Extension):
     def __call__(self, trainer):
         log = trainer.get_extension('LogReport').log
         for name, (measure, keys) in _PICTURES.items():
-            curves = {key: [(entry['epoch'], entry[key]) for entry in log if entry.get(key) is not None]
-                      for key in keys}
+            curves = {key: [(entry['epoch'], entry[key]) for entry in log if key in entry] for key in keys}
             if any(curves.values()):
                 with replacing(os.path.join(trainer.out, name), durable=False) as f:
                     _draw(f, curves, measure)
