@@ -16,7 +16,7 @@ from chainer_caption.functions.compiled import compiled, sigmoid, tanh
 from chainer_caption.functions.products import one_blas_thread, product
 
 
-def lstm_sequence(x, W_x, b, W_h, sizes):
+def lstm_sequence(x, W_x, b, W_h, sizes, computed=None):
     """Runs an LSTM from a zero state over packed sequences.
 
     The equations and the layout of the weights are those of `chainer.functions.lstm` (Hochreiter and Schmidhuber 1997,
@@ -30,21 +30,26 @@ def lstm_sequence(x, W_x, b, W_h, sizes):
         b (chainer.Variable or array): Biases (`lstm/upward/b`), (4H,) float32.
         W_h (chainer.Variable or array): Recurrent weights (`lstm/lateral/W`), (4H, H) float32.
         sizes (sequence of int): The rows of each step, on the host; never increasing, each at least 1.
+        computed (tuple of array or None): The activated gates (N, 4H), c and h (N, H) of these very inputs, where they
+            have been computed before (`functions.sampling`); only the gradients are left to be made then.
 
     Returns:
         chainer.Variable: h of all steps, packed as `x` is: (N, H) float32.
     """
-    return _LSTMSequence(sizes).apply((x, W_x, b, W_h))[0]
+    return _LSTMSequence(sizes, computed).apply((x, W_x, b, W_h))[0]
 
 
 class _LSTMSequence(chainer.FunctionNode):
 
-    def __init__(self, sizes):
+    def __init__(self, sizes, computed):
+        self.computed = computed
         bounds = np.cumsum([0, *sizes]).tolist()
         self.steps = list(itertools.pairwise(bounds))     # (start, stop) of each step's rows
 
     def forward(self, inputs):
         self.retain_inputs((0, 1, 3))
+        if self.computed is not None:
+            return self._remember(inputs[0]),
         x, W_x, b, W_h = inputs
         xp = chainer.backend.get_array_module(x)
         units, first = W_h.shape[1], self.steps[0][1]
@@ -75,6 +80,13 @@ class _LSTMSequence(chainer.FunctionNode):
         else:
             give(gates)
         return h,
+
+    def _remember(self, x):
+        self.gates, self.c, h = self.computed
+        going_on = chainer.backend.get_array_module(x).asarray(np.concatenate(
+            [np.arange(start, start + stop - at) for (start, _), (at, stop) in itertools.pairwise(self.steps)]))
+        self.h_before, self.c_before = h[going_on], self.c[going_on]
+        return h
 
     def backward(self, indexes, grad_outputs):
         x, W_x, W_h = (v.array for v in self.get_retained_inputs())

@@ -81,12 +81,16 @@ class _WordLoss(chainer.FunctionNode):
         return tuple(xp.asarray(a.sum(dtype=np.float64) / self.tokens, h.dtype) for a in (nats, right))
 
     def backward(self, indexes, grad_outputs):
-        gloss = grad_outputs[0]
-        # On the CPU the usual factor, 1, is seen and saves three passes; on a GPU looking would wait for it.
-        factor = None if gloss is None else gloss.array
-        if factor is not None and isinstance(factor, np.ndarray) and factor == 1:
-            return tuple(chainer.as_variable(self.gradients[i]) for i in indexes)
-        return tuple(None if factor is None else chainer.as_variable(self.gradients[i] * factor) for i in indexes)
+        return scaled(self.gradients, indexes, grad_outputs[0])
+
+
+def scaled(gradients, indexes, gloss):
+    """What a function node whose gradients were made on the way forward returns from its `backward`."""
+    # On the CPU the usual factor, 1, is seen and saves three passes; on a GPU looking would wait for it.
+    factor = None if gloss is None else gloss.array
+    if factor is not None and isinstance(factor, np.ndarray) and factor == 1:
+        return tuple(chainer.as_variable(gradients[i]) for i in indexes)
+    return tuple(None if factor is None else chainer.as_variable(gradients[i] * factor) for i in indexes)
 
 
 def row_losses(scores, b, targets, nats, right, scale=None):
@@ -144,11 +148,12 @@ def _row_losses_gpu(scores, b, targets, nats, right, scale):
     right[...] = target >= top
     if scale is not None:
         words = xp.arange(scores.shape[1], dtype=targets.dtype)
-        _gradient_kernel()(total[:, None], targets[:, None], words, scale[:, None], scores)
+        gradient_kernel()(total[:, None], targets[:, None], words, scale[:, None], scores)
 
 
 @cuda.memoize()
-def _gradient_kernel():
+def gradient_kernel():
+    """scale * (softmax - onehot) where exp(score - highest) stands, of (n, 1) totals, targets and scales."""
     return cuda.cupy.ElementwiseKernel(
         'T total, int32 target, int32 word, float32 scale', 'T score',
         'score = (T)scale * (score / total - (T)(word == target))', 'caption_word_gradient')

@@ -6,7 +6,10 @@ import chainer.functions as F
 import chainer.links as L
 import numpy as np
 
+from chainer_caption.data.batches import pack
+from chainer_caption.data.vocabulary import BOS, EOS, UNK
 from chainer_caption.functions import dropout, linear, lstm_sequence, mask_key, sequence_input, word_loss
+from chainer_caption.functions.sampling import sample, sampled_loss
 from chainer_caption.models.architecture import Architecture
 from chainer_caption.models.stepper import Stepper
 
@@ -110,14 +113,53 @@ class ShowAndTell(Architecture):
         """
         if update_key is None:
             update_key = np.random.randint(0, 2 ** 31, 2).tolist() if chainer.config.train else (0, 0)  # noqa: NPY002
+        h = self._outputs(features, words, sizes, update_key)
+        loss, accuracy = word_loss(h, self.out_word.W, self.out_word.b, targets, tokens)
+        chainer.report({'loss': loss, 'accuracy': accuracy}, self)
+        return loss
+
+    def _outputs(self, features, words, sizes, update_key, computed=None):
+        # The LSTM's outputs at each word, (N, H).
         ratio = self.dropout
         masks = [mask_key(*update_key, site) for site in range(4)]
         image = linear(dropout(features, ratio, masks[_FEATURE]), self.image_vec.W, self.image_vec.b)
         image = dropout(image, ratio, masks[_IMAGE])
         x = sequence_input(image, self.word_vec.W, words, ratio, masks[_WORDS])
-        h = lstm_sequence(x, self.lstm.upward.W, self.lstm.upward.b, self.lstm.lateral.W, [len(features), *sizes])
+        h = lstm_sequence(x, self.lstm.upward.W, self.lstm.upward.b, self.lstm.lateral.W, [len(features), *sizes],
+                          computed)
         # The image's own output says nothing. (split_axis: the gradient of a slice would be a slow scatter.)
-        h = dropout(F.split_axis(h, [len(features)], axis=0)[1], ratio, masks[_OUTPUT])
-        loss, accuracy = word_loss(h, self.out_word.W, self.out_word.b, targets, tokens)
-        chainer.report({'loss': loss, 'accuracy': accuracy}, self)
-        return loss
+        return dropout(F.split_axis(h, [len(features)], axis=0)[1], ratio, masks[_OUTPUT])
+
+    def sample(self, features, key, length):
+        """Draws a caption for each image, as the model is without dropout; `<S>` and `<UNK>` are not said.
+
+        Args:
+            features (array): A row for each caption to be drawn, (B, D) float32.
+            key: Two uint32 words, from `mask_key`.
+            length (int): Words at most, `</S>` among them.
+
+        Returns:
+            Sampled: The captions, for `sampled_loss`.
+        """
+        image = self.xp.dot(features, self.image_vec.W.array.T) + self.image_vec.b.array
+        lstm = self.lstm.upward.W.array, self.lstm.upward.b.array, self.lstm.lateral.W.array
+        return sample(image, self.word_vec.W.array, lstm, (self.out_word.W.array, self.out_word.b.array), key, BOS, EOS,
+                      (BOS, UNK), length)
+
+    def sampled_loss(self, features, sampled, weights):
+        """The weighted sum of the negative log-probabilities of captions that `sample` has drawn.
+
+        Args:
+            features (array): As they were drawn from, (B, D) float32.
+            sampled (Sampled): The captions; once used it is used up.
+            weights (numpy.ndarray): Of each caption, in the order of `features`, (B,) float32.
+
+        Returns:
+            chainer.Variable: The sum, nats, () float32.
+        """
+        words, targets, sizes = pack(sampled.captions)
+        weights = weights[sampled.order][np.concatenate([np.arange(size) for size in sizes])]
+        words, targets, weights, order = (self.device.send(array) for array in (words, targets, weights, sampled.order))
+        with chainer.using_config('train', False):
+            h = self._outputs(features[order], words, sizes, (0, 0), (sampled.gates, sampled.c, sampled.h))
+        return sampled_loss(h, self.out_word.W, self.out_word.b, sampled, targets, weights)

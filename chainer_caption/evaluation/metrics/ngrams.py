@@ -46,13 +46,15 @@ class NgramIndex:
     Attributes:
         counts: A list of :class:`Counts` of these captions, order 1 first.
         sizes: For each order, how many different n-grams they have. Their numbers are 0 to size - 1.
+        words: A dict, the number of each word; those of captions that were counted later come after the references'.
+        tables: For order 2 and up, the sorted keys (see :func:`pair`) whose ranks are the n-grams' numbers.
     """
 
     def __init__(self, captions):
-        self._words = {}
-        self._tables = []  # for order 2 and up, the sorted keys whose ranks are the n-grams' numbers
+        self.words = {}
+        self.tables = []
         self.counts = self._count(captions, self._new_table)
-        self.sizes = [len(self._words), *map(len, self._tables)]
+        self.sizes = [len(self.words), *map(len, self.tables)]
 
     def count(self, captions):
         """Counts the n-grams of captions.
@@ -64,11 +66,11 @@ class NgramIndex:
         return self._count(captions, self._known_table)
 
     def _new_table(self, order, keys):
-        self._tables.append(keys)
+        self.tables.append(keys)
         return np.arange(len(keys))
 
     def _known_table(self, order, keys):
-        table = self._tables[order - 2]
+        table = self.tables[order - 2]
         number, known = find(table, keys)
         number[~known] = len(table) + np.arange(np.count_nonzero(~known))
         return number
@@ -76,7 +78,7 @@ class NgramIndex:
     def _count(self, captions, numbers):
         lengths = lengths_of(captions)
         # Words that no reference has may join: the numbers are names, and theirs come after the references'.
-        words = np.fromiter((self._words.setdefault(word, len(self._words))
+        words = np.fromiter((self.words.setdefault(word, len(self.words))
                              for word in itertools.chain.from_iterable(captions)), np.int64, lengths.sum())
         caption = np.repeat(np.arange(len(captions)), lengths)
         left = np.repeat(np.cumsum(lengths), lengths) - np.arange(len(words))  # words from here to the caption's end

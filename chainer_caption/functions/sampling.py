@@ -1,0 +1,251 @@
+"""Captions drawn from a model, and the loss of just these captions: the drawing is the forward half of learning.
+
+Self-critical training (Rennie et al. 2017) draws captions from the model, scores them, and follows the gradient of
+their log-probabilities. Where there is no dropout, the LSTM and the softmax of the drawing are those of the loss. So
+what they computed is kept, put into the packed order of a minibatch once the captions' lengths are known, and only the
+backward half of an update is left to do.
+"""
+import dataclasses
+import math
+
+import chainer
+import numpy as np
+from chainer.backends import cuda
+
+from chainer_caption.functions.buffers import column_sums
+from chainer_caption.functions.compiled import HASH32_CUDA, compiled, exp, hash32, in_threads
+from chainer_caption.functions.lstm import lstm_cell
+from chainer_caption.functions.products import one_blas_thread, product
+from chainer_caption.functions.word_loss import gradient_kernel, scaled
+
+# Places of a caption that the numbers which are drawn tell apart.
+_PLACES = 4096
+
+_BLOCK = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampled:
+    """Captions as they were drawn, and what the drawing computed.
+
+    Attributes:
+        order (numpy.ndarray): Which image each caption is of, longest caption first, (B,) int64.
+        captions (list of numpy.ndarray): The words of each, `</S>` last unless it was cut, int32; in the same order.
+        log_probs (array): Of each word, packed, nats, (N,) float32.
+        gates, c, h (array): The LSTM's, packed, the images' step first: (B + N, 4H), (B + N, H), (B + N, H) float32.
+        scores (array): exp(score - highest) of each word at each place, zero for what is never said: (N, V) float32.
+        totals (array): Their sums, (N,) float32.
+    """
+    order: np.ndarray
+    captions: list
+    log_probs: object
+    gates: object
+    c: object
+    h: object
+    scores: object
+    totals: object
+
+
+def sample(image, W, lstm, out, key, start, ends, banned, length):
+    """Draws a caption for each image, word by word, from the softmax of the model's scores.
+
+    Args:
+        image (array): The embedded images, (n, H) float32.
+        W (array): The word embeddings, (V, H) float32.
+        lstm (tuple of array): W_x (4H, H), b (4H,) and W_h (4H, H), as `lstm_sequence` takes them.
+        out (tuple of array): The output layer's W (V, H) and b (V,).
+        key: Two uint32 words, from `mask_key`; all that is drawn follows from them, on the CPU and on a GPU.
+        start (int): The word that is read first.
+        ends (int): The word that ends a caption.
+        banned (sequence of int): Words that are not said; the others share their probability.
+        length (int): Words at most, `ends` among them; a caption that has not ended then is cut.
+
+    Returns:
+        Sampled: The captions.
+
+    Raises:
+        ValueError: `length` is more than can be drawn.
+    """
+    if not 1 <= length <= _PLACES:
+        raise ValueError(f'captions of {length} words; 1 to {_PLACES} can be drawn')
+    xp = chainer.backend.get_array_module(image)
+    W_x, b, W_h = lstm
+    rows, words = np.arange(len(image)), np.full(len(image), start, np.int32)
+    with one_blas_thread():
+        gates = product(image, W_x.T)
+        c, h = _step(gates, xp.zeros_like(gates), xp.zeros((len(image), W_h.shape[1]), np.float32), b)
+        steps = [(rows, gates, c, h)]
+        for place in range(length):
+            gates = product(W[xp.asarray(words)], W_x.T)
+            c, h = _step(gates, product(h, W_h.T), c, b)
+            scores = product(h, out[0].T)
+            drawn, log_probs, totals = draw(scores, out[1], rows * _PLACES + place, key, banned)
+            words = cuda.to_cpu(drawn)
+            steps.append((rows, gates, c, h, words, log_probs, scores, totals))
+            alive = np.flatnonzero(words != ends)
+            if not len(alive):
+                break
+            rows, words = rows[alive], words[alive]
+            c, h = c[xp.asarray(alive)], h[xp.asarray(alive)]
+    return _packed(steps)
+
+
+def _step(gates, recurrent, c0, b):
+    c, h = (chainer.backend.get_array_module(gates).empty_like(c0) for _ in range(2))
+    lstm_cell(gates, recurrent, b, c0, c, h)
+    return c, h
+
+
+def _packed(steps):
+    """What the steps have computed, in the order of a packed minibatch of the same captions."""
+    lengths = np.zeros(len(steps[0][0]), np.int64)
+    for rows, *_ in steps[1:]:
+        lengths[rows] += 1
+    order = np.argsort(-lengths, kind='stable')
+    rank = np.argsort(order)
+    bounds = np.cumsum([0, *(len(rows) for rows, *_ in steps)])
+
+    def packed(field, first=1):
+        # No caption that is alive at a step is shorter than one that is not: they are the first of the order.
+        parts = [step[field] for step in steps[first:]]
+        library = chainer.backend.get_array_module(parts[0])
+        array = library.empty((int(bounds[-1] - bounds[first]), *parts[0].shape[1:]), parts[0].dtype)
+        for at, (rows, *_), part in zip(bounds[first:] - bounds[first], steps[first:], parts, strict=False):
+            array[library.asarray(at + rank[rows])] = part
+        return array
+
+    words = packed(4)
+    at = bounds[1:-1] - bounds[1]
+    captions = [words[at[:lengths[row]] + i] for i, row in enumerate(order)]
+    return Sampled(order, captions, packed(5), packed(1, 0), packed(2, 0), packed(3, 0), packed(6), packed(7))
+
+
+def draw(scores, bias, places, key, banned):
+    """Draws a word for each row of scores.
+
+    Args:
+        scores (array): (n, V) float32, without the biases; becomes exp(score - highest), and zero for banned words.
+        bias (array): (V,) float32.
+        places (numpy.ndarray): What tells this drawing of a row from all others under the key, (n,) int.
+        key: Two uint32 words.
+        banned (sequence of int): Words that are not drawn.
+
+    Returns:
+        tuple: The words, (n,) int32; their log-probabilities among those that are not banned, nats, (n,) float32; and
+        the sums of the rows that `scores` have become, (n,) float32.
+    """
+    xp = chainer.backend.get_array_module(scores)
+    words, log_probs, totals = xp.empty(len(scores), np.int32), *xp.empty((2, len(scores)), np.float32)
+    if xp is np:
+        in_threads(_draw, len(scores), scores, bias, places, *key, np.array(banned, np.int64), words, log_probs, totals)
+        return words, log_probs, totals
+    scores += bias
+    scores[:, list(banned)] = -np.inf
+    scores -= scores.max(axis=1, keepdims=True)
+    xp.exp(scores, out=scores)
+    totals[...] = scores.sum(axis=1)
+    share = _uniform_kernel()(xp.asarray(places), *key)
+    reached = xp.cumsum(scores, axis=1, dtype=np.float64)
+    words[...] = (reached < share[:, None] * reached[:, -1:]).sum(axis=1)
+    log_probs[...] = xp.log(xp.take_along_axis(scores, words[:, None].astype(np.int64), axis=1)[:, 0] / totals)
+    return words, log_probs, totals
+
+
+@compiled
+def _draw(scores, bias, places, key0, key1, banned, words, log_probs, totals, start, stop):
+    for i in range(start, stop):
+        row = scores[i]
+        for j in range(len(row)):
+            row[j] += bias[j]
+        for j in banned:
+            row[j] = np.float32(-np.inf)
+        top = np.float32(-np.inf)
+        for j in range(len(row)):
+            top = max(top, row[j])
+        total = np.float32(0)
+        for j in range(len(row)):
+            e = exp(row[j] - top)
+            row[j] = e
+            total += e
+        for j in banned:
+            total -= row[j]
+            row[j] = np.float32(0)
+        share = (hash32(np.uint32(places[i]), key0, key1) + 0.5) * 2.0 ** -32 * total
+        # Sums of blocks first: adding up a row number by number would take longer than all the rest.
+        word, reached = 0, 0.0
+        while word + _BLOCK < len(row):
+            block = np.float32(0)
+            for j in range(word, word + _BLOCK):
+                block += row[j]
+            if reached + block >= share:
+                break
+            reached += block
+            word += _BLOCK
+        reached += row[word]
+        while reached < share and word + 1 < len(row):
+            word += 1
+            reached += row[word]
+        while row[word] == 0:                           # rounding, at the end of a row
+            word -= 1
+        words[i] = word
+        log_probs[i] = math.log(row[word] / total)
+        totals[i] = total
+
+
+@cuda.memoize()
+def _uniform_kernel():
+    return cuda.cupy.ElementwiseKernel(
+        'int64 place, uint32 key0, uint32 key1', 'float64 share',
+        'share = (hash32((unsigned int)place, key0, key1) + 0.5) * 2.3283064365386963e-10', 'caption_uniform',
+        preamble=HASH32_CUDA)
+
+
+def sampled_loss(h, W, b, sampled, targets, weights):
+    """The weighted negative log-probability of captions that were drawn.
+
+    Equal to `word_loss` with these weights and as many tokens, of a softmax without the banned words.
+
+    Args:
+        h (chainer.Variable): The LSTM's outputs, packed, (N, H) float32.
+        W (chainer.Variable or array): The output layer's weights, (V, H) float32.
+        b (chainer.Variable or array): The output layer's biases, (V,) float32.
+        sampled (Sampled): The captions; its scores are used up.
+        targets (array): Their words, packed, (N,) int32.
+        weights (array): What each word's loss is multiplied by, (N,) float32.
+
+    Returns:
+        chainer.Variable: The sum over words, () float32.
+    """
+    return _SampledLoss(sampled, targets, weights).apply((h, W, b))[0]
+
+
+class _SampledLoss(chainer.FunctionNode):
+
+    def __init__(self, sampled, targets, weights):
+        self.sampled, self.targets, self.weights = sampled, targets, weights
+
+    def forward(self, inputs):
+        h, W, _ = inputs
+        xp = chainer.backend.get_array_module(h)
+        scores = self.sampled.scores
+        if xp is np:
+            in_threads(_gradients, len(scores), scores, self.sampled.totals, self.targets, self.weights)
+        else:
+            words = xp.arange(scores.shape[1], dtype=self.targets.dtype)
+            gradient_kernel()(self.sampled.totals[:, None], self.targets[:, None], words, self.weights[:, None], scores)
+        with one_blas_thread():
+            self.gradients = product(scores, W), product(scores.T, h), column_sums(scores)
+        return xp.asarray(-(self.sampled.log_probs * self.weights).sum(dtype=np.float64), h.dtype),
+
+    def backward(self, indexes, grad_outputs):
+        return scaled(self.gradients, indexes, grad_outputs[0])
+
+
+@compiled
+def _gradients(scores, totals, targets, weights, start, stop):
+    for i in range(start, stop):
+        row = scores[i]
+        factor = weights[i] / totals[i]
+        for j in range(len(row)):
+            row[j] *= factor
+        row[targets[i]] -= weights[i]

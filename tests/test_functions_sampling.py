@@ -1,0 +1,159 @@
+"""Captions are drawn from the model's own distribution, and learning from them is the gradient of what they earn."""
+import itertools
+
+import chainer
+import chainer.functions as F
+import numpy as np
+import pytest
+import scipy.stats
+
+from chainer_caption.data.vocabulary import BOS, EOS, UNK
+from chainer_caption.functions import mask_key
+from chainer_caption.functions.sampling import draw
+from chainer_caption.models import ShowAndTell
+
+D = 5
+
+
+def random_model(words, hidden=6, seed=0, scale=0.7):
+    rng = np.random.default_rng(seed)
+    model = ShowAndTell(D, words, hidden)
+    for param in model.params():
+        param.array[...] = scale * rng.standard_normal(param.shape)
+    return model
+
+
+def features(count, seed=1):
+    return np.random.default_rng(seed).random((count, D), np.float32)
+
+
+def log_prob(model, feature, caption):
+    """Of a caption among those without `<S>` and `<UNK>`, by Chainer's links, a word at a time: a Variable."""
+    model.lstm.reset_state()
+    model.lstm(model.image_vec(feature[None]))
+    total, read = 0, BOS
+    for word in caption:
+        scores = model.out_word(model.lstm(model.word_vec(np.array([read], np.int32))))
+        kept = F.concat([scores[:, w:w + 1] for w in range(scores.shape[1]) if w not in (BOS, UNK)], axis=1)
+        total += F.log_softmax(kept)[0, [w for w in range(scores.shape[1]) if w not in (BOS, UNK)].index(word)]
+        read = word
+    return total
+
+
+def captions_of(sampled):
+    """In the order of the images."""
+    found = [None] * len(sampled.captions)
+    for image, caption in zip(sampled.order, sampled.captions, strict=True):
+        found[image] = tuple(int(word) for word in caption)
+    return found
+
+
+def all_captions(words, length):
+    said = [w for w in range(words) if w not in (BOS, EOS, UNK)]
+    for count in range(length):
+        yield from (( *caption, EOS) for caption in itertools.product(said, repeat=count))
+    yield from itertools.product(said, repeat=length)
+
+
+def test_words_are_drawn_as_their_probabilities_say():
+    scores = np.array([[0.3, -1, 2, 0.5, -80, 1, 0.9]], np.float32)
+    bias = np.array([0.2, 0, -1, 0.1, 0, -0.5, 0], np.float32)
+    key, count = mask_key(3, 1, 4), 20_000
+    rows = np.repeat(scores, count, axis=0)
+    words, log_probs, totals = draw(rows, bias, np.arange(count), key, [1])
+    kept = np.delete(np.arange(7), 1)
+    expected = scipy.special.softmax((scores[0] + bias)[kept].astype(float))
+    seen = np.bincount(words, minlength=7)
+    assert seen[1] == seen[4] == 0
+    likely = expected > 1e-6
+    assert scipy.stats.chisquare(seen[kept][likely], count * expected[likely]).pvalue > 1e-3
+    np.testing.assert_allclose(log_probs[:50], np.log(expected)[np.searchsorted(kept, words[:50])], rtol=1e-5)
+    np.testing.assert_allclose(rows[0] / totals[0], np.insert(expected, 1, 0), atol=1e-6)
+
+
+@pytest.mark.parametrize('words', [63, 64, 65, 200])
+def test_every_word_can_be_drawn(words):
+    # Blocks of words are passed over as a whole: none must be lost at their bounds.
+    rows = np.zeros((40 * words, words), np.float32)
+    drawn, log_probs, _ = draw(rows, np.zeros(words, np.float32), np.arange(len(rows)), mask_key(0, 0, 0), [2])
+    assert set(drawn.tolist()) == set(range(words)) - {2}
+    np.testing.assert_allclose(log_probs, -np.log(words - 1), rtol=1e-5)
+
+
+def test_captions_are_drawn_as_the_model_would_say_them():
+    model, x, length, count = random_model(6), features(1), 3, 20_000
+    said = captions_of(model.sample(np.repeat(x, count, axis=0), mask_key(0, 0, 0), length))
+    space = list(all_captions(6, length))
+    expected = np.exp([float(log_prob(model, x[0], caption).array) for caption in space])
+    assert expected.sum() == pytest.approx(1, abs=1e-5) and set(said) <= set(space)
+    seen = np.array([said.count(caption) for caption in space])
+    assert count * expected.min() > 5                   # what the test wants
+    assert scipy.stats.chisquare(seen, count * expected / expected.sum()).pvalue > 1e-3
+
+
+def test_what_is_drawn_follows_from_the_key_and_the_place_alone():
+    model, x = random_model(30), features(20)
+    together = captions_of(model.sample(x, mask_key(0, 0, 0), 9))
+    assert together == captions_of(model.sample(x, mask_key(0, 0, 0), 9))
+    assert together[:7] == captions_of(model.sample(x[:7], mask_key(0, 0, 0), 9))
+    assert together != captions_of(model.sample(x, mask_key(0, 1, 0), 9))
+
+
+def test_the_loss_and_its_gradients_are_those_of_a_plain_chain():
+    model, x = random_model(15), features(24)
+    model.out_word.b.array[EOS] += 1.5                  # captions of several lengths
+    sampled = model.sample(x, mask_key(0, 0, 0), 6)
+    captions = captions_of(sampled)
+    assert len({len(caption) for caption in captions}) > 2 and any(EOS not in caption for caption in captions)
+    weights = np.random.default_rng(2).standard_normal(24).astype(np.float32)
+    model.cleargrads()
+    loss = model.sampled_loss(x, sampled, weights)
+    loss.backward()
+    ours = [loss.array, *(param.grad.copy() for _, param in sorted(model.namedparams()))]
+    model.cleargrads()
+    plain = -sum(float(weight) * log_prob(model, feature, caption)
+                 for weight, feature, caption in zip(weights, x, captions, strict=True))
+    plain.backward()
+    theirs = [plain.array, *(param.grad for _, param in sorted(model.namedparams()))]
+    for mine, its in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(mine, its, rtol=2e-4, atol=2e-5)
+
+
+def test_the_mean_gradient_is_that_of_the_expected_reward():
+    # By enumeration: sum over captions of p(caption) * reward(caption), for a reward drawn at random.
+    model, x, length = random_model(5, hidden=3), features(1), 2
+    space = list(all_captions(5, length))
+    rewards = dict(zip(space, np.random.default_rng(4).random(len(space)).astype(np.float32), strict=True))
+    model.cleargrads()
+    expected = -sum(F.exp(log_prob(model, x[0], caption)) * float(rewards[caption]) for caption in space)
+    expected.backward()
+    exact = np.concatenate([param.grad.ravel() for _, param in sorted(model.namedparams())])
+    count, baseline = 40_000, float(-expected.array)    # a baseline changes no mean, and makes it exact sooner
+    rows = np.repeat(x, count, axis=0)
+    sampled = model.sample(rows, mask_key(0, 0, 0), length)
+    weights = np.array([rewards[caption] - baseline for caption in captions_of(sampled)], np.float32) / count
+    model.cleargrads()
+    model.sampled_loss(rows, sampled, weights).backward()
+    estimate = np.concatenate([param.grad.ravel() for _, param in sorted(model.namedparams())])
+    # Each sample's gradient differs from the mean by no more than about 1, so the estimate by a few 1 / sqrt(count).
+    np.testing.assert_allclose(estimate, exact, atol=4e-3)
+    assert np.abs(exact).max() > 0.02
+
+
+@pytest.mark.gpu
+def test_the_gpu_draws_what_the_cpu_draws():
+    model, x = random_model(40, hidden=16), features(12)
+    expected = model.sample(x, mask_key(0, 0, 0), 9)
+    weights = np.random.default_rng(2).standard_normal(12).astype(np.float32)
+    model.cleargrads()
+    model.sampled_loss(x, model.sample(x, mask_key(0, 0, 0), 9), weights).backward()
+    gradients = [param.grad.copy() for _, param in sorted(model.namedparams())]
+    device = chainer.get_device('@cupy:0')
+    model.to_device(device)
+    with chainer.using_device(device):
+        sampled = model.sample(device.send(x), mask_key(0, 0, 0), 9)
+        assert captions_of(sampled) == captions_of(expected)
+        model.cleargrads()
+        model.sampled_loss(device.send(x), sampled, weights).backward()
+        for (_, param), gradient in zip(sorted(model.namedparams()), gradients, strict=True):
+            np.testing.assert_allclose(chainer.get_device('@numpy').send(param.grad), gradient, rtol=1e-3, atol=1e-5)
