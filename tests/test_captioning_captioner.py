@@ -243,3 +243,11 @@ def test_captions_of_the_gpu_are_those_of_the_cpu(model_dir, release_dir):
         assert [c.tokens for c in a.captions] == [c.tokens for c in b.captions]
         np.testing.assert_allclose([c.log_prob for c in a.captions], [c.log_prob for c in b.captions], rtol=1e-4)
     assert Captioner.load(model_dir, chainer.get_device('@cupy:0'), pictures=False).bundle.model.device.xp is not np
+
+
+@pytest.mark.gpu
+def test_a_search_that_finds_no_room_on_the_gpu(model_dir, release_dir, room):
+    captioner = Captioner.load(model_dir, '@cupy:0', pictures=False)
+    room(2 ** 10)
+    with pytest.raises(InputError, match=r'^-g 0: Out of memory .*; free some or lower --beam-width or leave out -g$'):
+        list(captioner.caption_release(Release(release_dir), 'test'))

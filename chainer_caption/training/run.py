@@ -7,6 +7,7 @@ import chainer
 
 from chainer_caption.data import SPLITS
 from chainer_caption.errors import InputError
+from chainer_caption.functions.memory import enough_memory
 from chainer_caption.models import bundle
 from chainer_caption.models.bundle import Bundle
 from chainer_caption.parallel import Processes
@@ -64,6 +65,7 @@ def train(release, output, settings=None, device='@numpy', resume=False, overwri
     taking = TakeSnapshots(snapshots, snapshot_every, stop, processes)
     with contextlib.ExitStack() as stack:
         stack.enter_context(_naming(output))
+        stack.enter_context(enough_memory(device, 'lower --batch-size or --hidden'))
         current, going_on = None, False
         if processes.first:
             bundle.check_new(output, resume, overwrite)
