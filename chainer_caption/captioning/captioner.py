@@ -12,6 +12,7 @@ from chainer_caption.features.extractor import Extractor
 from chainer_caption.features.folders import find_pictures
 from chainer_caption.features.pictures import MAX_PIXELS
 from chainer_caption.functions.memory import enough_memory
+from chainer_caption.functions.products import one_blas_thread
 from chainer_caption.models.bundle import Bundle
 
 # What is assumed of a model that does not know where its features came from: the seed captioned with VGG-19, and
@@ -238,7 +239,7 @@ class Captioner:
                 for picture, row, best in zip(pictures, rows, found, strict=True))
 
     def _captions(self, features, search):
-        with chainer.using_device(self.device), enough_memory(self.device, 'lower --beam-width'):
+        with chainer.using_device(self.device), one_blas_thread(), enough_memory(self.device, 'lower --beam-width'):
             # A network may hand over columns; the same numbers in the same order are captioned the same to the bit.
             features = self.device.xp.ascontiguousarray(features)
             found = search(self._stepper, features)
