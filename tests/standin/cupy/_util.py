@@ -1,0 +1,2 @@
+class PerformanceWarning(RuntimeWarning):
+    """What CuPy warns of where something is slow."""

@@ -1,0 +1,1 @@
+from .._device import Memory, MemoryPointer, MemoryPool, OutOfMemoryError  # noqa: F401
