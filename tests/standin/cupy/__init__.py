@@ -1,9 +1,10 @@
 """A stand-in for CuPy that runs on a CPU, for tests of code that has no GPU to run on; see ../README.md."""
+import sys
+
 import numpy as _numpy
-from numpy import (  # noqa: F401 (CuPy has them too)
+from numpy import (
     bool_,
     dtype,
-    e,
     float16,
     float32,
     float64,
@@ -22,18 +23,19 @@ from numpy import (  # noqa: F401 (CuPy has them too)
     uint64,
 )
 
-from . import _routines, cuda
+from . import _routines, cuda, standin
 from ._array import empty, ndarray
-from ._device import MemoryPool, clear_memo, counted, memoize, no_sync
 from ._kernel import ElementwiseKernel, RawKernel, ReductionKernel
+from ._memory import MemoryPool
+from ._util import clear_memo, memoize
 
 __version__ = '14.2.0'
-#: Whether this is the stand-in and not CuPy.
-is_standin = True
+__all__ = ['ElementwiseKernel', 'RawKernel', 'ReductionKernel', 'bool_', 'clear_memo', 'cuda', 'dtype', 'empty',
+           'float16', 'float32', 'float64', 'fuse', 'get_array_module', 'get_default_memory_pool',
+           'get_default_pinned_memory_pool', 'inf', 'int8', 'int16', 'int32', 'int64', 'memoize', 'nan', 'ndarray',
+           'newaxis', 'pi', 'result_type', 'standin', 'uint8', 'uint16', 'uint32', 'uint64']
 
-globals().update({name: value for name, value in vars(_routines).items()
-                  if not name.startswith('_') and callable(value) and getattr(_numpy, name, value) is not value})
-asnumpy, get_array_module = _routines.asnumpy, _routines.get_array_module
+globals().update({name: getattr(_routines, name) for name in _routines.PUBLIC})
 
 _pool = MemoryPool()
 
@@ -42,13 +44,12 @@ def get_default_memory_pool():
     return _pool
 
 
-class _PinnedMemoryPool:
-    def free_all_blocks(self):
-        pass
-
-
 def get_default_pinned_memory_pool():
-    return _PinnedMemoryPool()
+    return None                                             # Chainer keeps it, and nobody asks it
+
+
+def get_array_module(*args):
+    return sys.modules[__name__] if [arg for arg in args if isinstance(arg, ndarray)] else _numpy
 
 
 def fuse(*args, **kwargs):

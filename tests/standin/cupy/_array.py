@@ -3,7 +3,9 @@ import numbers
 
 import numpy as np
 
-from ._device import Memory, MemoryPointer, RaceError, launch, synchronize, upload
+from ._device import launch
+from ._memory import Memory, MemoryPointer
+from .standin import RaceError, synchronize, upload
 
 # What memory that has not been written is filled with, by the kind of dtype: NaN, an impossible index, True.
 _UNWRITTEN = {'f': 0xff, 'c': 0xff, 'i': 0x80, 'u': 0xf0, 'b': 1}
@@ -111,8 +113,8 @@ class ndarray:
         return NotImplemented if method != '__call__' or own is None else own(*inputs, **kwargs)
 
     def __array_function__(self, function, types, args, kwargs):
-        import cupy
-        own = getattr(cupy, function.__name__, None)
+        from . import _routines
+        own = getattr(_routines, function.__name__, None)
         return NotImplemented if own is None else own(*args, **kwargs)
 
     # ---- From the host
@@ -140,7 +142,8 @@ class ndarray:
     def __getitem__(self, key):
         index, arrays = _index(self, key)
         if not arrays:
-            return view(self, self._a[index] if isinstance(index, tuple) else self._a[index,])
+            # A view also where a single number is left.
+            return view(self, self._a[index if [part for part in index if part is Ellipsis] else (*index, ...)])
         launch('getitem', self, *arrays, times=1 if len(arrays) == 1 else 3)
         return own(np.asarray(self._a[index]))
 
@@ -186,6 +189,9 @@ class ndarray:
 
     def view(self, dtype=None):
         return view(self, self._a.view() if dtype is None else self._a.view(checked_dtype(dtype)))
+
+    def reduced_view(self, dtype=None):
+        return self.view(dtype)                             # of fewer dimensions in CuPy, with the same places
 
     # ---- Copies
 
@@ -262,20 +268,17 @@ def _index(array, key):
     # The index as NumPy takes it, and the index arrays among it. Unlike CuPy, which wraps around, what is outside of
     # the array is refused (by NumPy).
     from ._routines import asarray
-    whole = key if isinstance(key, tuple) else (key,)
     index, arrays = [], []
-    for part in whole:
-        if isinstance(part, (list, np.ndarray)):
-            part = asarray(part)
+    for given in key if isinstance(key, tuple) else (key,):
+        part = asarray(given) if isinstance(given, (list, np.ndarray)) else given
         if isinstance(part, ndarray):
             if part.dtype.kind not in 'biu':
                 raise IndexError(f'arrays used as indices must be of integer or boolean type. (actual: {part.dtype})')
             if part.dtype.kind == 'b':
                 synchronize('a mask as an index')
             arrays.append(part)
-            part = part._a
         elif not (part is None or part is Ellipsis or isinstance(part, (slice, numbers.Integral))):
             raise IndexError('only integers, slices (`:`), ellipsis (`...`), numpy.newaxis (`None`) and integer or '
                              'boolean arrays are valid indices')
-        index.append(part)
+        index.append(bare(part))
     return tuple(index), arrays

@@ -11,7 +11,7 @@ import tempfile
 
 import numpy as np
 
-from ._device import RaceError
+from .standin import RaceError
 
 _HEADER = pathlib.Path(__file__).with_name('kernel.h')
 _C_TYPES = {'bool': 'bool', 'int8': 'signed char', 'uint8': 'unsigned char', 'int16': 'short',
@@ -85,8 +85,8 @@ def source_of(params, types, arrays, operation, preamble):
         else:
             outside.append(f'const {type_} {param.name} = *(const {type_} *)args[{number}].data;')
     placeholders = [f'typedef {c_type(dtype)} {name};' for name, dtype in sorted(types.items())]
-    return '\n'.join([*placeholders, preamble, 'extern "C" int run(ptrdiff_t size, const Argument *args, Fault *fault) {',
-                      'Indexer _ind{size};', 'ptrdiff_t i = 0;', 'try {', *outside,
+    head = 'extern "C" int run(ptrdiff_t size, const Argument *args, Fault *fault) {'
+    return '\n'.join([*placeholders, preamble, head, 'Indexer _ind{size};', 'ptrdiff_t i = 0;', 'try {', *outside,
                       'for (; i < size; ++i) {', *inside, '{', operation + ';', '}', '}',
                       '} catch (const Fault &found) { *fault = found; return 1; }', 'return 0; }', ''])
 

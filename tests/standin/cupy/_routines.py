@@ -2,13 +2,22 @@
 import numpy as np
 
 from ._array import bare, checked, checked_dtype, empty, ndarray, own, view
-from ._device import launch, upload
+from ._device import launch
+from .standin import upload
 
 _COMPARISONS = ('equal', 'not_equal', 'less', 'less_equal', 'greater', 'greater_equal')
 _UFUNCS = ('add', 'subtract', 'multiply', 'divide', 'true_divide', 'floor_divide', 'remainder', 'power', 'negative',
            'absolute', 'invert', 'bitwise_and', 'bitwise_or', 'bitwise_xor', 'logical_and', 'logical_or',
            'logical_not', 'left_shift', 'right_shift', 'maximum', 'minimum', 'exp', 'log', 'log1p', 'expm1', 'sqrt',
            'square', 'tanh', 'floor', 'ceil', 'rint', 'sign', 'isnan', 'isfinite', 'isinf', 'reciprocal', *_COMPARISONS)
+
+_REDUCTIONS = ('sum', 'prod', 'mean', 'var', 'max', 'min', 'any', 'all', 'argmax', 'argmin')
+
+# What the module cupy has.
+PUBLIC = (*_UFUNCS, *_REDUCTIONS, 'abs', 'amax', 'amin', 'arange', 'array', 'asarray', 'ascontiguousarray', 'asnumpy',
+          'broadcast_to', 'clip', 'concatenate', 'copyto', 'dot', 'empty_like', 'expand_dims', 'full', 'full_like',
+          'matmul', 'ones', 'ones_like', 'ravel', 'reshape', 'rollaxis', 'split', 'squeeze', 'take', 'take_along_axis',
+          'tensordot', 'transpose', 'where', 'zeros', 'zeros_like')
 
 
 def _ufunc(name):
@@ -38,9 +47,8 @@ def _ufunc(name):
     return call
 
 
-for _name in _UFUNCS:
-    globals()[_name] = _ufunc(_name)
-abs = absolute = globals()['absolute']                      # noqa: A001 (CuPy's name)
+globals().update({name: _ufunc(name) for name in _UFUNCS})
+abs = globals()['absolute']
 
 
 def rsqrt(x, *, dtype=None):
@@ -54,50 +62,30 @@ def rsqrt(x, *, dtype=None):
 
 def _reduction(name):
     function = getattr(np, name)
-    typed = name in ('sum', 'prod', 'mean', 'argmax', 'argmin')
 
-    def call(a, axis=None, dtype=None, out=None, keepdims=False):
+    def call(a, axis=None, out=None, dtype=None, keepdims=False):
         if not isinstance(a, ndarray):
             raise TypeError(f'Unsupported type {type(a)}')
-        if dtype is not None and not typed:
-            raise TypeError(f'{name}() has no dtype')
-        launch(name, a, *([out] if out is not None else []))
-        options = {'dtype': dtype} if dtype is not None and name not in ('argmax', 'argmin') else {}
+        launch(name, a, *checked(*([] if out is None else [out])))
         with np.errstate(all='ignore'):
+            # NumPy keeps the type of what it counts and compares.
+            options = {} if dtype is None or name.startswith('arg') else {'dtype': dtype}
             result = np.asarray(function(a._a, axis=axis, keepdims=keepdims, **options))
-        if name in ('argmax', 'argmin') and dtype is not None:
-            result = result.astype(dtype)
         if out is None:
-            return own(result)
+            return own(result if dtype is None else result.astype(dtype, copy=False))
         if out.shape != result.shape:
             raise ValueError('Out shape is mismatched')
         out._a[...] = result
         return out
-    return call
+
+    # As CuPy orders them.
+    if name in ('sum', 'prod', 'mean', 'var', 'argmax', 'argmin'):
+        return lambda a, axis=None, dtype=None, out=None, keepdims=False: call(a, axis, out, dtype, keepdims)
+    return lambda a, axis=None, out=None, keepdims=False: call(a, axis, out, None, keepdims)
 
 
-sum, prod, mean, var = (_reduction(name) for name in ('sum', 'prod', 'mean', 'var'))    # noqa: A001
-argmax, argmin = _reduction('argmax'), _reduction('argmin')
-_max, _min, _any, _all = (_reduction(name) for name in ('max', 'min', 'any', 'all'))
-
-
-def max(a, axis=None, out=None, keepdims=False):            # noqa: A001
-    return _max(a, axis, None, out, keepdims)
-
-
-def min(a, axis=None, out=None, keepdims=False):            # noqa: A001
-    return _min(a, axis, None, out, keepdims)
-
-
-def any(a, axis=None, out=None, keepdims=False):            # noqa: A001
-    return _any(a, axis, None, out, keepdims)
-
-
-def all(a, axis=None, out=None, keepdims=False):            # noqa: A001
-    return _all(a, axis, None, out, keepdims)
-
-
-amax, amin = max, min
+globals().update({name: _reduction(name) for name in _REDUCTIONS})
+amax, amin = globals()['max'], globals()['min']
 
 
 # ---- Products
@@ -184,7 +172,7 @@ def arange(start, stop=None, step=1, dtype=None):
     return own(np.arange(0 if stop is None else start, start if stop is None else stop, step, dtype=dtype))
 
 
-def array(object, dtype=None, copy=True, order='K', subok=False, ndmin=0):     # noqa: A002 (CuPy's name)
+def array(object, dtype=None, copy=True, order='K', subok=False, ndmin=0):
     if isinstance(object, ndarray):
         wanted = object.dtype if dtype is None else checked_dtype(dtype)
         if not copy and wanted == object.dtype and (order != 'C' or object.flags.c_contiguous):
@@ -275,7 +263,13 @@ def take_along_axis(a, indices, axis):
 
 
 def clip(a, a_min, a_max, out=None):
-    return minimum(maximum(a, a_min), a_max, out=out)       # noqa: F821 (made above)
+    arrays = checked(*(arg for arg in (a, a_min, a_max, out) if arg is not None))
+    launch('clip', *arrays)
+    clipped = np.clip(*map(bare, (a, a_min, a_max)))
+    if out is None:
+        return own(clipped)
+    out._a[...] = clipped
+    return out
 
 
 def copyto(dst, src, casting='same_kind', where=None):
@@ -286,41 +280,36 @@ def copyto(dst, src, casting='same_kind', where=None):
     dst[...] = src
 
 
-def get_array_module(*args):
-    import cupy
-    return cupy if _any_array(args) else np
-
-
-def _any_array(args):
-    return next((True for arg in args if isinstance(arg, ndarray)), False)
-
-
 # ---- Methods of arrays that are functions above
 
-def _method(name):
-    return lambda self, *args, **kwargs: globals()[name](self, *args, **kwargs)
-
-
-for _name in ('sum', 'prod', 'mean', 'var', 'max', 'min', 'any', 'all', 'argmax', 'argmin', 'dot', 'clip'):
-    setattr(ndarray, _name, _method(_name))
+for _name in (*_REDUCTIONS, 'dot', 'clip'):
+    setattr(ndarray, _name, globals()[_name])
 
 _OPERATORS = {'add': 'add', 'sub': 'subtract', 'mul': 'multiply', 'truediv': 'true_divide',
               'floordiv': 'floor_divide', 'mod': 'remainder', 'pow': 'power', 'and': 'bitwise_and', 'or': 'bitwise_or',
-              'xor': 'bitwise_xor', 'lshift': 'left_shift', 'rshift': 'right_shift'}
+              'xor': 'bitwise_xor', 'lshift': 'left_shift', 'rshift': 'right_shift', 'matmul': 'matmul'}
 
 
-def _operators(name):
-    function = globals()[name]
-    return (lambda self, other: function(self, other), lambda self, other: function(other, self),
-            lambda self, other: function(self, other, out=self))
+def _operator(function, turned=False):
+    def operate(self, other):
+        # Whoever outranks arrays, as Chainer's variables do, does it.
+        if getattr(other, '__array_priority__', 0) > 100 and not isinstance(other, ndarray):
+            return NotImplemented
+        return function(other, self) if turned else function(self, other)
+    return operate
 
 
-for _operator, _name in _OPERATORS.items():
-    for _prefix, _function in zip(('', 'r', 'i'), _operators(_name), strict=True):
-        setattr(ndarray, f'__{_prefix}{_operator}__', _function)
-for _operator, _name in zip(('eq', 'ne', 'lt', 'le', 'gt', 'ge'), _COMPARISONS, strict=True):
-    setattr(ndarray, f'__{_operator}__', _operators(_name)[0])
-for _operator, _name in {'neg': 'negative', 'abs': 'absolute', 'invert': 'invert'}.items():
-    setattr(ndarray, f'__{_operator}__', _method(_name))
-ndarray.__matmul__ = _method('matmul')
+def _in_place(function):
+    return lambda self, other: function(self, other, out=self)
+
+
+for _name, _function in _OPERATORS.items():
+    _function = globals()[_function]
+    setattr(ndarray, f'__{_name}__', _operator(_function))
+    setattr(ndarray, f'__r{_name}__', _operator(_function, turned=True))
+    setattr(ndarray, f'__i{_name}__', _in_place(_function))
+for _name, _function in zip(('eq', 'ne', 'lt', 'le', 'gt', 'ge'), _COMPARISONS, strict=True):
+    setattr(ndarray, f'__{_name}__', _operator(globals()[_function]))
+for _name, _function in {'neg': 'negative', 'abs': 'absolute', 'invert': 'invert'}.items():
+    setattr(ndarray, f'__{_name}__', globals()[_function])
 ndarray.__hash__ = None

@@ -1,1 +1,3 @@
-from .._device import Memory, MemoryPointer, MemoryPool, OutOfMemoryError  # noqa: F401
+from .._memory import Memory, MemoryPointer, MemoryPool, OutOfMemoryError
+
+__all__ = ['Memory', 'MemoryPointer', 'MemoryPool', 'OutOfMemoryError']

@@ -1,4 +1,8 @@
-from .._device import DEVICES, CUDARuntimeError, current, pool_of, synchronize, use  # noqa: F401
+from .._device import DEVICES, CUDARuntimeError, current, use
+from .._memory import pool_of
+from ..standin import synchronize
+
+__all__ = ['CUDARuntimeError', 'deviceSynchronize', 'getDevice', 'getDeviceCount', 'memGetInfo', 'setDevice']
 
 
 def getDeviceCount():
