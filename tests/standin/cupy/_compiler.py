@@ -22,7 +22,7 @@ _OUT_OF_BOUNDS = 1
 
 class _Argument(ctypes.Structure):
     _fields_ = (('data', ctypes.c_void_p), ('ndim', ctypes.c_ssize_t), ('size', ctypes.c_ssize_t),
-                ('shape', ctypes.c_void_p), ('strides', ctypes.c_void_p))
+                ('packed', ctypes.c_ssize_t), ('shape', ctypes.c_void_p), ('strides', ctypes.c_void_p))
 
 
 class _Fault(ctypes.Structure):
@@ -108,7 +108,8 @@ def run(name, source, size, params, arguments):
     """
     kept = [(np.array(a.shape, np.intp), np.array(a.strides, np.intp)) for a in arguments]
     described = (_Argument * len(arguments))(*(
-        _Argument(a.__array_interface__['data'][0], a.ndim, a.size, shape.ctypes.data, strides.ctypes.data)
+        _Argument(a.__array_interface__['data'][0], a.ndim, a.size, a.flags.c_contiguous * a.itemsize,
+                  shape.ctypes.data, strides.ctypes.data)
         for a, (shape, strides) in zip(arguments, kept, strict=True)))
     fault = _Fault()
     if not _compiled(source)(ctypes.c_ssize_t(size), described, ctypes.byref(fault)):

@@ -20,10 +20,12 @@ template <class A, class B> typename std::common_type<A, B>::type max(A a, B b) 
 struct Argument {
     char *data;
     ptrdiff_t ndim, size;
+    ptrdiff_t packed;                       // the bytes of an element, if one lies behind the other; else 0
     const ptrdiff_t *shape, *strides;       // strides in bytes; 0 where an argument is repeated
 
     // The address of an element by its place in C order.
     char *address(ptrdiff_t place) const {
+        if (packed) return data + place * packed;
         char *p = data;
         for (ptrdiff_t d = ndim - 1; d >= 0; --d) {
             p += place % shape[d] * strides[d];

@@ -2,7 +2,8 @@ from .._device import DEVICES, CUDARuntimeError, current, use
 from .._memory import pool_of
 from ..standin import synchronize
 
-__all__ = ['CUDARuntimeError', 'deviceSynchronize', 'getDevice', 'getDeviceCount', 'memGetInfo', 'setDevice']
+__all__ = ['CUDARuntimeError', 'deviceGetPCIBusId', 'deviceSynchronize', 'getDevice', 'getDeviceCount', 'memGetInfo',
+           'setDevice']
 
 
 def getDeviceCount():
@@ -15,6 +16,10 @@ def getDevice():
 
 def setDevice(device):
     use(device)
+
+
+def deviceGetPCIBusId(device):
+    return f'0000:{device + 1:02X}:00.0'
 
 
 def memGetInfo():
