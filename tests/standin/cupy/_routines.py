@@ -15,9 +15,9 @@ _REDUCTIONS = ('sum', 'prod', 'mean', 'var', 'max', 'min', 'any', 'all', 'argmax
 
 # What the module cupy has.
 PUBLIC = (*_UFUNCS, *_REDUCTIONS, 'abs', 'amax', 'amin', 'arange', 'array', 'asarray', 'ascontiguousarray', 'asnumpy',
-          'broadcast_to', 'clip', 'concatenate', 'copyto', 'dot', 'empty_like', 'expand_dims', 'full', 'full_like',
-          'matmul', 'ones', 'ones_like', 'ravel', 'reshape', 'rollaxis', 'split', 'squeeze', 'take', 'take_along_axis',
-          'tensordot', 'transpose', 'where', 'zeros', 'zeros_like')
+          'broadcast_to', 'clip', 'concatenate', 'copyto', 'cumsum', 'dot', 'empty_like', 'expand_dims', 'full',
+          'full_like', 'matmul', 'ones', 'ones_like', 'ravel', 'reshape', 'rollaxis', 'split', 'squeeze', 'take',
+          'take_along_axis', 'tensordot', 'transpose', 'where', 'zeros', 'zeros_like')
 
 
 def _ufunc(name):
@@ -86,6 +86,15 @@ def _reduction(name):
 
 globals().update({name: _reduction(name) for name in _REDUCTIONS})
 amax, amin = globals()['max'], globals()['min']
+
+
+def cumsum(a, axis=None, dtype=None, out=None):
+    if not isinstance(a, ndarray):
+        raise TypeError(f'Unsupported type {type(a)}')
+    if out is not None:
+        raise NotImplementedError('the stand-in adds up into a new array')
+    launch('cumsum', a, times=2)
+    return own(np.cumsum(a._a, axis, dtype))
 
 
 # ---- Products
@@ -282,7 +291,7 @@ def copyto(dst, src, casting='same_kind', where=None):
 
 # ---- Methods of arrays that are functions above
 
-for _name in (*_REDUCTIONS, 'dot', 'clip'):
+for _name in (*_REDUCTIONS, 'cumsum', 'dot', 'clip'):
     setattr(ndarray, _name, globals()[_name])
 
 _OPERATORS = {'add': 'add', 'sub': 'subtract', 'mul': 'multiply', 'truediv': 'true_divide',
