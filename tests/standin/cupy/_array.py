@@ -83,9 +83,6 @@ class ndarray:
     def __int__(self):
         return int(self._to_host('int').item())
 
-    def __index__(self):
-        return self._to_host('index').__index__()
-
     def __bool__(self):
         return bool(self._to_host('bool'))
 
@@ -144,23 +141,23 @@ class ndarray:
         if not arrays:
             # A view also where a single number is left.
             return view(self, self._a[index if [part for part in index if part is Ellipsis] else (*index, ...)])
-        launch('getitem', self, *arrays, times=1 if len(arrays) == 1 else 3)
+        launch('getitem', self, *arrays, times=_launches(arrays))
         return own(np.asarray(self._a[index]))
 
     def __setitem__(self, key, value):
+        from ._routines import asarray
         index, arrays = _index(self, key)
         if not isinstance(value, ndarray):
-            if isinstance(value, np.ndarray) and value.shape:
-                raise ValueError('non-scalar numpy.ndarray cannot be used for fill')
-            value = value.item() if isinstance(value, np.ndarray) else value
-            checked(value)
-        launch('setitem', self, *arrays, *(a for a in [value] if isinstance(a, ndarray)),
-               times=1 if len(arrays) < 2 else 3)
-        if arrays and isinstance(value, ndarray):
+            if not arrays:
+                self[key].fill(value)
+                return
+            value = asarray(value, self.dtype)              # a number goes to the device, too
+        launch('setitem', self, value, *arrays, times=_launches(arrays))
+        if arrays and value.size > 1:
             places = np.arange(self.size).reshape(self.shape)[index]
             if np.unique(places).size < places.size:
                 raise RaceError('setitem: two values for one place; which of them stays is not defined')
-        self._a[index] = bare(value)
+        self._a[index] = value._a
 
     # ---- Shape
 
@@ -252,6 +249,8 @@ def own(a):
     """A new array of the current device from a NumPy array that nobody else has."""
     a = np.asarray(a)
     checked_dtype(a.dtype)
+    if not np.may_share_memory(a, a.ravel('K')):            # with gaps between its numbers
+        a = a.copy()
     made = ndarray.__new__(ndarray)
     made._memory, made._a = Memory(a.nbytes, a.ravel('K').view(np.uint8)), a
     return made
@@ -264,8 +263,13 @@ def empty(shape, dtype=float, order='C'):
     return ndarray(shape, dtype)
 
 
+def _launches(arrays):
+    # Several index arrays are put together first, each by a kernel.
+    return len(arrays) + 1 if len(arrays) > 1 else 1
+
+
 def _index(array, key):
-    # The index as NumPy takes it, and the index arrays among it. Unlike CuPy, which wraps around, what is outside of
+    # The index as NumPy takes it, and the arrays in it. Unlike CuPy, which wraps around, what is outside of
     # the array is refused (by NumPy).
     from ._routines import asarray
     index, arrays = [], []

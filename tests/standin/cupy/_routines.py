@@ -3,7 +3,7 @@ import numpy as np
 
 from ._array import bare, checked, checked_dtype, empty, ndarray, own, view
 from ._device import launch
-from .standin import upload
+from .standin import RaceError, upload
 
 _COMPARISONS = ('equal', 'not_equal', 'less', 'less_equal', 'greater', 'greater_equal')
 _UFUNCS = ('add', 'subtract', 'multiply', 'divide', 'true_divide', 'floor_divide', 'remainder', 'power', 'negative',
@@ -11,7 +11,7 @@ _UFUNCS = ('add', 'subtract', 'multiply', 'divide', 'true_divide', 'floor_divide
            'logical_not', 'left_shift', 'right_shift', 'maximum', 'minimum', 'exp', 'log', 'log1p', 'expm1', 'sqrt',
            'square', 'tanh', 'floor', 'ceil', 'rint', 'sign', 'isnan', 'isfinite', 'isinf', 'reciprocal', *_COMPARISONS)
 
-_REDUCTIONS = ('sum', 'prod', 'mean', 'var', 'max', 'min', 'any', 'all', 'argmax', 'argmin')
+_REDUCTIONS = ('sum', 'prod', 'mean', 'max', 'min', 'any', 'all', 'argmax', 'argmin')
 
 # What the module cupy has.
 PUBLIC = (*_UFUNCS, *_REDUCTIONS, 'abs', 'amax', 'amin', 'arange', 'array', 'asarray', 'ascontiguousarray', 'asnumpy',
@@ -79,7 +79,7 @@ def _reduction(name):
         return out
 
     # As CuPy orders them.
-    if name in ('sum', 'prod', 'mean', 'var', 'argmax', 'argmin'):
+    if name in ('sum', 'prod', 'mean', 'argmax', 'argmin'):
         return lambda a, axis=None, dtype=None, out=None, keepdims=False: call(a, axis, out, dtype, keepdims)
     return lambda a, axis=None, out=None, keepdims=False: call(a, axis, out, None, keepdims)
 
@@ -109,6 +109,8 @@ def dot(a, b, out=None):
             raise ValueError('Not supported dtype combination.')
         if not out.flags.c_contiguous:
             raise ValueError('Output array must be C-contiguous')
+        if np.shares_memory(out._a, a._a) or np.shares_memory(out._a, b._a):
+            raise RaceError('dot: the product is written where a factor is read')
     launch('dot', a, b, *([out] if out is not None else []))
     result = np.dot(a._a, b._a)
     if out is None:
@@ -181,14 +183,14 @@ def arange(start, stop=None, step=1, dtype=None):
     return own(np.arange(0 if stop is None else start, start if stop is None else stop, step, dtype=dtype))
 
 
-def array(object, dtype=None, copy=True, order='K', subok=False, ndmin=0):
-    if isinstance(object, ndarray):
-        wanted = object.dtype if dtype is None else checked_dtype(dtype)
-        if not copy and wanted == object.dtype and (order != 'C' or object.flags.c_contiguous):
-            return object
-        made = object.copy(order)
+def array(obj, dtype=None, copy=True, order='K', subok=False, ndmin=0):
+    if isinstance(obj, ndarray):
+        wanted = obj.dtype if dtype is None else checked_dtype(dtype)
+        if not copy and wanted == obj.dtype and (order != 'C' or obj.flags.c_contiguous):
+            return obj
+        made = obj.copy(order)
         return made if wanted == made.dtype else made.astype(wanted)
-    made = np.array(object, dtype=dtype, order=order, ndmin=ndmin)
+    made = np.array(obj, dtype=dtype, order=order, ndmin=ndmin)
     checked_dtype(made.dtype)
     upload(f'array {made.shape}')
     return own(made)
@@ -296,7 +298,7 @@ for _name in (*_REDUCTIONS, 'cumsum', 'dot', 'clip'):
 
 _OPERATORS = {'add': 'add', 'sub': 'subtract', 'mul': 'multiply', 'truediv': 'true_divide',
               'floordiv': 'floor_divide', 'mod': 'remainder', 'pow': 'power', 'and': 'bitwise_and', 'or': 'bitwise_or',
-              'xor': 'bitwise_xor', 'lshift': 'left_shift', 'rshift': 'right_shift', 'matmul': 'matmul'}
+              'xor': 'bitwise_xor', 'lshift': 'left_shift', 'rshift': 'right_shift'}
 
 
 def _operator(function, turned=False):
@@ -321,4 +323,5 @@ for _name, _function in zip(('eq', 'ne', 'lt', 'le', 'gt', 'ge'), _COMPARISONS, 
     setattr(ndarray, f'__{_name}__', _operator(globals()[_function]))
 for _name, _function in {'neg': 'negative', 'abs': 'absolute', 'invert': 'invert'}.items():
     setattr(ndarray, f'__{_name}__', globals()[_function])
+ndarray.__matmul__ = _operator(matmul)
 ndarray.__hash__ = None
