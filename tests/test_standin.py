@@ -142,6 +142,13 @@ def test_out_must_fit_as_in_cupy(cp, x):
         cp.add(x, 0.5, out=cp.empty((2, 3), np.int32))
 
 
+def test_a_device_does_not_warn_of_what_is_no_number(cp):
+    odd = cp.asarray(np.array([[np.inf, -1], [0, np.nan]], np.float32))
+    odd[0] = np.float64(1e300)
+    for result in (odd / 0, cp.log(odd), odd.dot(odd), odd.sum(axis=0), odd.cumsum(axis=0), odd.astype(np.int32)):
+        assert result.shape[-1] == 2
+
+
 def test_a_product_that_is_written_over_a_factor_is_found(cp):
     square = cp.ones((2, 2), np.float32)
     with pytest.raises(cp.standin.RaceError):

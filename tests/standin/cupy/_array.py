@@ -11,6 +11,10 @@ from .standin import RaceError, synchronize, upload
 _UNWRITTEN = {'f': 0xff, 'c': 0xff, 'i': 0x80, 'u': 0xf0, 'b': 1}
 
 
+# A device does not warn of what overflows or is no number.
+quiet = np.errstate(all='ignore')
+
+
 class Flags:
     """How an array lies in memory."""
 
@@ -126,6 +130,7 @@ class ndarray:
         upload('ndarray.set')
         self._a[...] = arr
 
+    @quiet
     def fill(self, value):
         if isinstance(value, np.ndarray):
             if value.shape != ():
@@ -144,6 +149,7 @@ class ndarray:
         launch('getitem', self, *arrays, times=_launches(arrays))
         return own(np.asarray(self._a[index]))
 
+    @quiet
     def __setitem__(self, key, value):
         from ._routines import asarray
         index, arrays = _index(self, key)
@@ -197,6 +203,7 @@ class ndarray:
         launch('copy')
         return own(self._a.copy(order))
 
+    @quiet
     def astype(self, dtype, order='K', casting=None, subok=None, copy=True):
         dtype = checked_dtype(dtype)
         if casting is not None and not np.can_cast(self.dtype, dtype, casting):
@@ -204,8 +211,7 @@ class ndarray:
         if not copy and dtype == self.dtype and order == 'K':
             return self
         launch('astype', self)
-        with np.errstate(all='ignore'):
-            return own(self._a.astype(dtype, order))
+        return own(self._a.astype(dtype, order))
 
     def take(self, indices, axis=None, out=None):
         from ._routines import take

@@ -6,7 +6,7 @@ import re
 import numpy as np
 
 from . import _compiler
-from ._array import empty, ndarray
+from ._array import empty, ndarray, quiet
 from ._device import launch
 from .standin import RaceError
 
@@ -81,8 +81,7 @@ class ElementwiseKernel:
         elements = int(np.prod(shape))
         if elements:
             source = _compiler.source_of(self.params, types, arrays, self.operation, self.preamble)
-            with np.errstate(all='ignore'):
-                views = [self._view(param, arg, shape, types) for param, arg in zip(self.params, args, strict=True)]
+            views = [self._view(param, arg, shape, types) for param, arg in zip(self.params, args, strict=True)]
             _compiler.run(self.name, source, elements, self.params, views)
         if self._no_return:
             return None
@@ -122,6 +121,7 @@ class ElementwiseKernel:
             raise ValueError('Output array size is Undecided')
         return [empty(shape, types[param.type] if param.dtype is None else param.dtype) for param in self.out_params]
 
+    @quiet
     def _view(self, param, arg, shape, types):
         if not isinstance(arg, ndarray):
             return np.array(arg).astype(types[param.type] if param.dtype is None else param.dtype)

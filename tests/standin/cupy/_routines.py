@@ -1,7 +1,7 @@
 """CuPy's functions, as many as the package and Chainer use; a name that is not here is an AttributeError."""
 import numpy as np
 
-from ._array import bare, checked, checked_dtype, empty, ndarray, own, view
+from ._array import bare, checked, checked_dtype, empty, ndarray, own, quiet, view
 from ._device import launch
 from .standin import RaceError, upload
 
@@ -23,6 +23,7 @@ PUBLIC = (*_UFUNCS, *_REDUCTIONS, 'abs', 'amax', 'amin', 'arange', 'array', 'asa
 def _ufunc(name):
     function = getattr(np, name)
 
+    @quiet
     def call(*args, out=None, dtype=None, casting='same_kind'):
         if len(args) == function.nin + 1 and out is None:
             *args, out = args
@@ -38,11 +39,10 @@ def _ufunc(name):
             arrays.append(out)
         launch(name, *arrays)
         # Python's own numbers take the arrays' type, NumPy's keep theirs: the same rule in both libraries.
-        with np.errstate(all='ignore'):
-            if out is None:
-                return own(function(*map(bare, args), dtype=dtype))
-            function(*map(bare, args), out=out._a, dtype=dtype, casting=casting)
-            return out
+        if out is None:
+            return own(function(*map(bare, args), dtype=dtype))
+        function(*map(bare, args), out=out._a, dtype=dtype, casting=casting)
+        return out
     call.__name__ = name
     return call
 
@@ -51,11 +51,11 @@ globals().update({name: _ufunc(name) for name in _UFUNCS})
 abs = globals()['absolute']
 
 
+@quiet
 def rsqrt(x, *, dtype=None):
     checked(x)
     launch('rsqrt', x)
-    with np.errstate(all='ignore'):
-        return own(np.reciprocal(np.sqrt(x._a, dtype=dtype)))
+    return own(np.reciprocal(np.sqrt(x._a, dtype=dtype)))
 
 
 # ---- Reductions
@@ -63,14 +63,13 @@ def rsqrt(x, *, dtype=None):
 def _reduction(name):
     function = getattr(np, name)
 
+    @quiet
     def call(a, axis=None, out=None, dtype=None, keepdims=False):
         if not isinstance(a, ndarray):
             raise TypeError(f'Unsupported type {type(a)}')
         launch(name, a, *checked(*([] if out is None else [out])))
-        with np.errstate(all='ignore'):
-            # NumPy keeps the type of what it counts and compares.
-            options = {} if dtype is None or name.startswith('arg') else {'dtype': dtype}
-            result = np.asarray(function(a._a, axis=axis, keepdims=keepdims, **options))
+        options = {} if dtype is None or name.startswith('arg') else {'dtype': dtype}
+        result = np.asarray(function(a._a, axis=axis, keepdims=keepdims, **options))
         if out is None:
             return own(result if dtype is None else result.astype(dtype, copy=False))
         if out.shape != result.shape:
@@ -88,6 +87,7 @@ globals().update({name: _reduction(name) for name in _REDUCTIONS})
 amax, amin = globals()['max'], globals()['min']
 
 
+@quiet
 def cumsum(a, axis=None, dtype=None, out=None):
     if not isinstance(a, ndarray):
         raise TypeError(f'Unsupported type {type(a)}')
@@ -99,6 +99,7 @@ def cumsum(a, axis=None, dtype=None, out=None):
 
 # ---- Products
 
+@quiet
 def dot(a, b, out=None):
     """The product of two matrices or vectors; `out` must be as the result would be, in C order."""
     for factor in (a, b):
@@ -121,6 +122,7 @@ def dot(a, b, out=None):
     return out
 
 
+@quiet
 def matmul(a, b, out=None):
     checked(a, b)
     launch('matmul', a, b, *([out] if out is not None else []))
@@ -131,6 +133,7 @@ def matmul(a, b, out=None):
     return out
 
 
+@quiet
 def tensordot(a, b, axes=2):
     checked(a, b)
     launch('tensordot', a, b)
