@@ -1,5 +1,6 @@
 """Commands and whole trainings on a GPU: they give what the CPU gives, and the GPU is not waited for in between."""
 import contextlib
+import gc
 import json
 import pathlib
 
@@ -40,12 +41,10 @@ def counted():
     return cuda.cupy.standin.counted
 
 
-@pytest.fixture(params=[0, 1])
-def gpu(request):
-    """The number of a GPU; the second one where there are two."""
-    if request.param >= cuda.cupy.cuda.runtime.getDeviceCount():
-        pytest.skip('needs two GPUs')
-    return request.param
+@pytest.fixture
+def gpu():
+    """The number of a GPU: the last one, which is not the current device unless it is made so."""
+    return cuda.cupy.cuda.runtime.getDeviceCount() - 1
 
 
 @pytest.fixture
@@ -92,9 +91,11 @@ def test_features_for_which_the_gpu_has_no_room_stay_on_the_host(release_dir, mo
     train(Release(release_dir), tmp_path / 'there', settings, device='@cupy:0')
     monkeypatch.setattr(trainer, 'free_bytes', lambda device: 2 ** 10)
     release = Release(release_dir)
+    gc.collect()
+    cuda.cupy.get_default_memory_pool().free_all_blocks()       # what CuPy keeps is free, too
     assert isinstance(make_converter(release.features, chainer.get_device('@cupy:0'), Processes()).features, np.ndarray)
     train(release, tmp_path / 'here', settings, device='@cupy:0')
-    assert figures(tmp_path / 'here') == figures(tmp_path / 'there')
+    assert figures(tmp_path / 'here')[0] == pytest.approx(figures(tmp_path / 'there')[0], rel=ROUNDING, abs=ROUNDING)
 
 
 def test_captions_of_stored_features(release_dir, model_dir, ok, gpu):
@@ -108,10 +109,9 @@ def test_captions_of_stored_features(release_dir, model_dir, ok, gpu):
 
 
 def test_captions_of_pictures(demo_model, ok, gpu):
-    argv = '-m', demo_model, DEMO / 'unseen', '--format', 'csv', '--max-length', '9'
-    assert ok('generate', *argv, '-g', gpu).count('word') > 20
-    texts = [[line.split(',')[:3] for line in ok('generate', *argv, '-g', where).splitlines()] for where in (-1, gpu)]
-    assert texts[0] == texts[1]
+    argv = '-m', demo_model, DEMO / 'unseen', '--max-length', '9'
+    on_cpu, on_gpu = (ok('generate', *argv, '-g', where) for where in (-1, gpu))
+    assert on_cpu.count('word') > 20 and on_gpu == on_cpu
 
 
 def test_features_of_pictures(ok, gpu, tmp_path):

@@ -35,14 +35,14 @@ def x(cp):
 
 # ---- What runs on it
 
-def test_all_that_is_marked_gpu_passes_on_the_standin(package_environment):
+def test_all_that_is_marked_gpu_passes_on_the_standin(package_environment, tmp_path):
     if 'PYTEST_ON_STANDIN' in os.environ:
         pytest.skip('this is it')
     path = os.pathsep.join([str(STANDIN), package_environment['PYTHONPATH']])
     done = subprocess.run([sys.executable, '-m', 'pytest', '-m', 'gpu', '-p', 'no:cacheprovider', str(TESTS)],
                           env={**package_environment, 'PYTHONPATH': path, 'CHAINER_CUDNN': '0',
-                               'PYTEST_ON_STANDIN': '1'}, cwd=TESTS.parent, capture_output=True, text=True,
-                          check=False)
+                               'STANDIN_CACHE': str(tmp_path), 'PYTEST_ON_STANDIN': '1'},
+                          cwd=TESTS.parent, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert ' passed' in done.stdout and 'failed' not in done.stdout
 
@@ -95,7 +95,7 @@ def test_dtypes_that_a_device_does_not_have_are_refused_as_in_cupy(cp, dtype):
 
 @pytest.mark.parametrize('wait', [
     float, int, bool, str, repr, lambda a: a.item(), lambda a: a.get(), lambda a: a.tolist(),
-    lambda a: [7][a.astype(int)], lambda a: a.device.synchronize(),
+    lambda a: a.device.synchronize(),
     lambda a: a.reshape(1)[(a > 1).reshape(1)], lambda a: 'unequal' if a == 1 else 'equal',
     lambda a: a.reshape(1).nonzero()])
 def test_what_waits_for_the_device_is_counted_and_can_be_forbidden(cp, wait):
@@ -140,6 +140,19 @@ def test_out_must_fit_as_in_cupy(cp, x):
             call()
     with pytest.raises(TypeError, match='same_kind'):
         cp.add(x, 0.5, out=cp.empty((2, 3), np.int32))
+
+
+def test_a_device_does_not_warn_of_what_is_no_number(cp):
+    odd = cp.asarray(np.array([[np.inf, -1], [0, np.nan]], np.float32))
+    odd[0] = np.float64(1e300)
+    for result in (odd / 0, cp.log(odd), odd.dot(odd), odd.sum(axis=0), odd.cumsum(axis=0), odd.astype(np.int32)):
+        assert result.shape[-1] == 2
+
+
+def test_a_product_that_is_written_over_a_factor_is_found(cp):
+    square = cp.ones((2, 2), np.float32)
+    with pytest.raises(cp.standin.RaceError):
+        cp.dot(square, square, out=square)
 
 
 def test_an_index_outside_of_the_array_is_refused_where_cupy_would_wrap_around(cp, x):
@@ -199,6 +212,17 @@ def test_arguments_of_the_wrong_type_are_refused_as_in_cupy(cp, x):
         with pytest.raises(TypeError):
             kernel(*wrong)
     assert kernel(x, 2.9, 2).get().tolist() == (x.get() * 2 + 2).tolist()      # numbers are cast, as in C
+
+
+def test_an_array_is_no_index_of_a_list_as_in_cupy(cp):
+    with pytest.raises(TypeError):
+        [7][cp.zeros((), int)]
+
+
+@pytest.mark.parametrize('params', ['T', 'T x, ', 'T x y', 'const T x', 'T i', 'XY x'])
+def test_parameters_that_are_none_are_refused_as_in_cupy(cp, params):
+    with pytest.raises((ValueError, TypeError)):
+        cp.ElementwiseKernel(params, 'T y', 'y = x', 'wrong')
 
 
 def test_types_that_no_array_decides_are_refused_as_in_cupy(cp, x):
@@ -331,6 +355,8 @@ def test_pointers_lead_to_an_arrays_numbers(cp, x):
     block.copy_from_device((x.T.T[1:]).data, 12)
     copied = cp.ndarray(3, np.float32, memptr=block)
     assert copied.get().tolist() == [3, 4, 5]
+    rows, columns = x.nonzero()
+    assert ctypes.c_int64.from_address(columns.data.ptr + 8).value == 2 and rows.get().tolist() == [0, 0, 1, 1, 1]
     assert ctypes.c_float.from_address(copied.data.ptr + 4).value == 4
     with pytest.raises(IndexError):
         block.copy_from_device((x[1:]).data, 16)

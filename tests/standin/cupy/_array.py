@@ -11,6 +11,10 @@ from .standin import RaceError, synchronize, upload
 _UNWRITTEN = {'f': 0xff, 'c': 0xff, 'i': 0x80, 'u': 0xf0, 'b': 1}
 
 
+# A device does not warn of what overflows or is no number.
+quiet = np.errstate(all='ignore')
+
+
 class Flags:
     """How an array lies in memory."""
 
@@ -83,9 +87,6 @@ class ndarray:
     def __int__(self):
         return int(self._to_host('int').item())
 
-    def __index__(self):
-        return self._to_host('index').__index__()
-
     def __bool__(self):
         return bool(self._to_host('bool'))
 
@@ -129,6 +130,7 @@ class ndarray:
         upload('ndarray.set')
         self._a[...] = arr
 
+    @quiet
     def fill(self, value):
         if isinstance(value, np.ndarray):
             if value.shape != ():
@@ -144,23 +146,24 @@ class ndarray:
         if not arrays:
             # A view also where a single number is left.
             return view(self, self._a[index if [part for part in index if part is Ellipsis] else (*index, ...)])
-        launch('getitem', self, *arrays, times=1 if len(arrays) == 1 else 3)
+        launch('getitem', self, *arrays, times=_launches(arrays))
         return own(np.asarray(self._a[index]))
 
+    @quiet
     def __setitem__(self, key, value):
+        from ._routines import asarray
         index, arrays = _index(self, key)
         if not isinstance(value, ndarray):
-            if isinstance(value, np.ndarray) and value.shape:
-                raise ValueError('non-scalar numpy.ndarray cannot be used for fill')
-            value = value.item() if isinstance(value, np.ndarray) else value
-            checked(value)
-        launch('setitem', self, *arrays, *(a for a in [value] if isinstance(a, ndarray)),
-               times=1 if len(arrays) < 2 else 3)
-        if arrays and isinstance(value, ndarray):
+            if not arrays:
+                self[key].fill(value)
+                return
+            value = asarray(value, self.dtype)              # a number goes to the device, too
+        launch('setitem', self, value, *arrays, times=_launches(arrays))
+        if arrays and value.size > 1:
             places = np.arange(self.size).reshape(self.shape)[index]
             if np.unique(places).size < places.size:
                 raise RaceError('setitem: two values for one place; which of them stays is not defined')
-        self._a[index] = bare(value)
+        self._a[index] = value._a
 
     # ---- Shape
 
@@ -200,6 +203,7 @@ class ndarray:
         launch('copy')
         return own(self._a.copy(order))
 
+    @quiet
     def astype(self, dtype, order='K', casting=None, subok=None, copy=True):
         dtype = checked_dtype(dtype)
         if casting is not None and not np.can_cast(self.dtype, dtype, casting):
@@ -207,8 +211,7 @@ class ndarray:
         if not copy and dtype == self.dtype and order == 'K':
             return self
         launch('astype', self)
-        with np.errstate(all='ignore'):
-            return own(self._a.astype(dtype, order))
+        return own(self._a.astype(dtype, order))
 
     def take(self, indices, axis=None, out=None):
         from ._routines import take
@@ -252,6 +255,8 @@ def own(a):
     """A new array of the current device from a NumPy array that nobody else has."""
     a = np.asarray(a)
     checked_dtype(a.dtype)
+    if not np.may_share_memory(a, a.ravel('K')):            # with gaps between its numbers
+        a = a.copy()
     made = ndarray.__new__(ndarray)
     made._memory, made._a = Memory(a.nbytes, a.ravel('K').view(np.uint8)), a
     return made
@@ -264,8 +269,13 @@ def empty(shape, dtype=float, order='C'):
     return ndarray(shape, dtype)
 
 
+def _launches(arrays):
+    # Several index arrays are put together first, each by a kernel.
+    return len(arrays) + 1 if len(arrays) > 1 else 1
+
+
 def _index(array, key):
-    # The index as NumPy takes it, and the index arrays among it. Unlike CuPy, which wraps around, what is outside of
+    # The index as NumPy takes it, and the arrays in it. Unlike CuPy, which wraps around, what is outside of
     # the array is refused (by NumPy).
     from ._routines import asarray
     index, arrays = [], []

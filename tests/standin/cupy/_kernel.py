@@ -6,7 +6,7 @@ import re
 import numpy as np
 
 from . import _compiler
-from ._array import empty, ndarray
+from ._array import empty, ndarray, quiet
 from ._device import launch
 from .standin import RaceError
 
@@ -23,13 +23,13 @@ class Param:
 
 def _parse(text, output):
     params = []
-    for part in filter(None, (part.strip() for part in text.split(','))):
-        found = re.fullmatch(r'(raw\s+)?(\w+)\s+([A-Za-z]\w*)', part)
+    for part in text.split(',') if text.strip() else ():
+        found = re.fullmatch(r'\s*(raw\s+)?(\w+)\s+(\w+)\s*', part)
         if not found:
             raise ValueError(f'Syntax error: {part}')
         raw, type_, name = found.groups()
-        if name in ('i', 'n'):
-            raise ValueError(f'Invalid parameter name: {name} is reserved')
+        if name == 'i':
+            raise ValueError("Can not use 'i' as a parameter name")
         dtype = None if len(type_) == 1 else np.dtype(type_)
         params.append(Param(type_, name, dtype, bool(raw), output))
     return params
@@ -55,8 +55,6 @@ class ElementwiseKernel:
             raise NotImplementedError(f'the stand-in has no {", ".join(others)} of ElementwiseKernel')
         self.in_params, self.out_params = _parse(in_params, False), _parse(out_params, True)
         self.params = self.in_params + self.out_params
-        if len({param.name for param in self.params}) < len(self.params):
-            raise ValueError(f'{name}: two parameters of one name')
         self.nin, self.nargs = len(self.in_params), len(self.params)
         self.operation, self.name, self.preamble = operation, name, preamble
         self._no_return, self._return_tuple = no_return, return_tuple
@@ -83,8 +81,7 @@ class ElementwiseKernel:
         elements = int(np.prod(shape))
         if elements:
             source = _compiler.source_of(self.params, types, arrays, self.operation, self.preamble)
-            with np.errstate(all='ignore'):
-                views = [self._view(param, arg, shape, types) for param, arg in zip(self.params, args, strict=True)]
+            views = [self._view(param, arg, shape, types) for param, arg in zip(self.params, args, strict=True)]
             _compiler.run(self.name, source, elements, self.params, views)
         if self._no_return:
             return None
@@ -124,6 +121,7 @@ class ElementwiseKernel:
             raise ValueError('Output array size is Undecided')
         return [empty(shape, types[param.type] if param.dtype is None else param.dtype) for param in self.out_params]
 
+    @quiet
     def _view(self, param, arg, shape, types):
         if not isinstance(arg, ndarray):
             return np.array(arg).astype(types[param.type] if param.dtype is None else param.dtype)

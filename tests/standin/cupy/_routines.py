@@ -1,9 +1,9 @@
 """CuPy's functions, as many as the package and Chainer use; a name that is not here is an AttributeError."""
 import numpy as np
 
-from ._array import bare, checked, checked_dtype, empty, ndarray, own, view
+from ._array import bare, checked, checked_dtype, empty, ndarray, own, quiet, view
 from ._device import launch
-from .standin import upload
+from .standin import RaceError, upload
 
 _COMPARISONS = ('equal', 'not_equal', 'less', 'less_equal', 'greater', 'greater_equal')
 _UFUNCS = ('add', 'subtract', 'multiply', 'divide', 'true_divide', 'floor_divide', 'remainder', 'power', 'negative',
@@ -11,18 +11,19 @@ _UFUNCS = ('add', 'subtract', 'multiply', 'divide', 'true_divide', 'floor_divide
            'logical_not', 'left_shift', 'right_shift', 'maximum', 'minimum', 'exp', 'log', 'log1p', 'expm1', 'sqrt',
            'square', 'tanh', 'floor', 'ceil', 'rint', 'sign', 'isnan', 'isfinite', 'isinf', 'reciprocal', *_COMPARISONS)
 
-_REDUCTIONS = ('sum', 'prod', 'mean', 'var', 'max', 'min', 'any', 'all', 'argmax', 'argmin')
+_REDUCTIONS = ('sum', 'prod', 'mean', 'max', 'min', 'any', 'all', 'argmax', 'argmin')
 
 # What the module cupy has.
 PUBLIC = (*_UFUNCS, *_REDUCTIONS, 'abs', 'amax', 'amin', 'arange', 'array', 'asarray', 'ascontiguousarray', 'asnumpy',
-          'broadcast_to', 'clip', 'concatenate', 'copyto', 'dot', 'empty_like', 'expand_dims', 'full', 'full_like',
-          'matmul', 'ones', 'ones_like', 'ravel', 'reshape', 'rollaxis', 'split', 'squeeze', 'take', 'take_along_axis',
-          'tensordot', 'transpose', 'where', 'zeros', 'zeros_like')
+          'broadcast_to', 'clip', 'concatenate', 'copyto', 'cumsum', 'dot', 'empty_like', 'expand_dims', 'full',
+          'full_like', 'matmul', 'ones', 'ones_like', 'ravel', 'reshape', 'rollaxis', 'split', 'squeeze', 'take',
+          'take_along_axis', 'tensordot', 'transpose', 'where', 'zeros', 'zeros_like')
 
 
 def _ufunc(name):
     function = getattr(np, name)
 
+    @quiet
     def call(*args, out=None, dtype=None, casting='same_kind'):
         if len(args) == function.nin + 1 and out is None:
             *args, out = args
@@ -38,11 +39,10 @@ def _ufunc(name):
             arrays.append(out)
         launch(name, *arrays)
         # Python's own numbers take the arrays' type, NumPy's keep theirs: the same rule in both libraries.
-        with np.errstate(all='ignore'):
-            if out is None:
-                return own(function(*map(bare, args), dtype=dtype))
-            function(*map(bare, args), out=out._a, dtype=dtype, casting=casting)
-            return out
+        if out is None:
+            return own(function(*map(bare, args), dtype=dtype))
+        function(*map(bare, args), out=out._a, dtype=dtype, casting=casting)
+        return out
     call.__name__ = name
     return call
 
@@ -51,11 +51,11 @@ globals().update({name: _ufunc(name) for name in _UFUNCS})
 abs = globals()['absolute']
 
 
+@quiet
 def rsqrt(x, *, dtype=None):
     checked(x)
     launch('rsqrt', x)
-    with np.errstate(all='ignore'):
-        return own(np.reciprocal(np.sqrt(x._a, dtype=dtype)))
+    return own(np.reciprocal(np.sqrt(x._a, dtype=dtype)))
 
 
 # ---- Reductions
@@ -63,14 +63,13 @@ def rsqrt(x, *, dtype=None):
 def _reduction(name):
     function = getattr(np, name)
 
+    @quiet
     def call(a, axis=None, out=None, dtype=None, keepdims=False):
         if not isinstance(a, ndarray):
             raise TypeError(f'Unsupported type {type(a)}')
         launch(name, a, *checked(*([] if out is None else [out])))
-        with np.errstate(all='ignore'):
-            # NumPy keeps the type of what it counts and compares.
-            options = {} if dtype is None or name.startswith('arg') else {'dtype': dtype}
-            result = np.asarray(function(a._a, axis=axis, keepdims=keepdims, **options))
+        options = {} if dtype is None or name.startswith('arg') else {'dtype': dtype}
+        result = np.asarray(function(a._a, axis=axis, keepdims=keepdims, **options))
         if out is None:
             return own(result if dtype is None else result.astype(dtype, copy=False))
         if out.shape != result.shape:
@@ -79,7 +78,7 @@ def _reduction(name):
         return out
 
     # As CuPy orders them.
-    if name in ('sum', 'prod', 'mean', 'var', 'argmax', 'argmin'):
+    if name in ('sum', 'prod', 'mean', 'argmax', 'argmin'):
         return lambda a, axis=None, dtype=None, out=None, keepdims=False: call(a, axis, out, dtype, keepdims)
     return lambda a, axis=None, out=None, keepdims=False: call(a, axis, out, None, keepdims)
 
@@ -88,8 +87,19 @@ globals().update({name: _reduction(name) for name in _REDUCTIONS})
 amax, amin = globals()['max'], globals()['min']
 
 
+@quiet
+def cumsum(a, axis=None, dtype=None, out=None):
+    if not isinstance(a, ndarray):
+        raise TypeError(f'Unsupported type {type(a)}')
+    if out is not None:
+        raise NotImplementedError('the stand-in adds up into a new array')
+    launch('cumsum', a, times=2)
+    return own(np.cumsum(a._a, axis, dtype))
+
+
 # ---- Products
 
+@quiet
 def dot(a, b, out=None):
     """The product of two matrices or vectors; `out` must be as the result would be, in C order."""
     for factor in (a, b):
@@ -100,6 +110,8 @@ def dot(a, b, out=None):
             raise ValueError('Not supported dtype combination.')
         if not out.flags.c_contiguous:
             raise ValueError('Output array must be C-contiguous')
+        if np.shares_memory(out._a, a._a) or np.shares_memory(out._a, b._a):
+            raise RaceError('dot: the product is written where a factor is read')
     launch('dot', a, b, *([out] if out is not None else []))
     result = np.dot(a._a, b._a)
     if out is None:
@@ -110,6 +122,7 @@ def dot(a, b, out=None):
     return out
 
 
+@quiet
 def matmul(a, b, out=None):
     checked(a, b)
     launch('matmul', a, b, *([out] if out is not None else []))
@@ -120,6 +133,7 @@ def matmul(a, b, out=None):
     return out
 
 
+@quiet
 def tensordot(a, b, axes=2):
     checked(a, b)
     launch('tensordot', a, b)
@@ -172,14 +186,14 @@ def arange(start, stop=None, step=1, dtype=None):
     return own(np.arange(0 if stop is None else start, start if stop is None else stop, step, dtype=dtype))
 
 
-def array(object, dtype=None, copy=True, order='K', subok=False, ndmin=0):
-    if isinstance(object, ndarray):
-        wanted = object.dtype if dtype is None else checked_dtype(dtype)
-        if not copy and wanted == object.dtype and (order != 'C' or object.flags.c_contiguous):
-            return object
-        made = object.copy(order)
+def array(obj, dtype=None, copy=True, order='K', subok=False, ndmin=0):
+    if isinstance(obj, ndarray):
+        wanted = obj.dtype if dtype is None else checked_dtype(dtype)
+        if not copy and wanted == obj.dtype and (order != 'C' or obj.flags.c_contiguous):
+            return obj
+        made = obj.copy(order)
         return made if wanted == made.dtype else made.astype(wanted)
-    made = np.array(object, dtype=dtype, order=order, ndmin=ndmin)
+    made = np.array(obj, dtype=dtype, order=order, ndmin=ndmin)
     checked_dtype(made.dtype)
     upload(f'array {made.shape}')
     return own(made)
@@ -282,12 +296,12 @@ def copyto(dst, src, casting='same_kind', where=None):
 
 # ---- Methods of arrays that are functions above
 
-for _name in (*_REDUCTIONS, 'dot', 'clip'):
+for _name in (*_REDUCTIONS, 'cumsum', 'dot', 'clip'):
     setattr(ndarray, _name, globals()[_name])
 
 _OPERATORS = {'add': 'add', 'sub': 'subtract', 'mul': 'multiply', 'truediv': 'true_divide',
               'floordiv': 'floor_divide', 'mod': 'remainder', 'pow': 'power', 'and': 'bitwise_and', 'or': 'bitwise_or',
-              'xor': 'bitwise_xor', 'lshift': 'left_shift', 'rshift': 'right_shift', 'matmul': 'matmul'}
+              'xor': 'bitwise_xor', 'lshift': 'left_shift', 'rshift': 'right_shift'}
 
 
 def _operator(function, turned=False):
@@ -312,4 +326,5 @@ for _name, _function in zip(('eq', 'ne', 'lt', 'le', 'gt', 'ge'), _COMPARISONS, 
     setattr(ndarray, f'__{_name}__', _operator(globals()[_function]))
 for _name, _function in {'neg': 'negative', 'abs': 'absolute', 'invert': 'invert'}.items():
     setattr(ndarray, f'__{_name}__', globals()[_function])
+ndarray.__matmul__ = _operator(matmul)
 ndarray.__hash__ = None

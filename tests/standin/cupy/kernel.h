@@ -1,5 +1,4 @@
 // What a kernel's C++ sees in place of CUDA: raw arguments that check every access, and the functions of device code.
-#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
