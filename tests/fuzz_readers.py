@@ -30,10 +30,9 @@ from chainer_caption.features.pictures import read_picture
 from chainer_caption.features.profiles import PROFILES
 from chainer_caption.features.weights import load_weights
 from chainer_caption.models import ShowAndTell
-from chainer_caption.parallel import Processes
 from chainer_caption.report.evaluation_page import score_tables, write_evaluation_page, write_picture_scores
 from chainer_caption.storage.archives import read_npz
-from chainer_caption.training.snapshots import Snapshots, TakeSnapshots, restore
+from chainer_caption.training.snapshots import restore
 from chainer_caption.training.trainer import make_trainer
 
 ROWS = np.random.default_rng(0).random((7, 5)).astype(np.float32)
@@ -202,8 +201,7 @@ def _of_models(place, release, model):
         out.mkdir()
         before = Bundle.load(model)
         current = Bundle(before.model, before.vocabulary, None, {})
-        taking = TakeSnapshots(Snapshots(out))
-        trainer = make_trainer(opened, current, SETTINGS, before.model.device, out, taking, Processes())
+        trainer = make_trainer(opened, current, out, SETTINGS)
         arrays = read_npz(path)
         arrays.pop('checksum', None)                    # whoever changes a file can write another checksum into it
         restore(arrays, trainer, path)

@@ -128,6 +128,16 @@ def test_scores_are_those_of_the_public_script(figures, release_dir, images, sha
         assert {name: round(found[name], 4) for name in SCORES} == json.loads(done.stdout)
 
 
+def test_cider_of_a_single_picture_is_said_to_mean_nothing(make_release, tmp_path):
+    release, said = Release(make_release(pictures=6)), []
+    evaluator = Evaluator(release, 'test', say=said.append)
+    own = evaluator.references[0][0]
+    file = write_lines(tmp_path / 'c.jsonl', [{'image_id': 5, 'caption': ' '.join(own)}])
+    figures = evaluator.evaluate_file(file).figures
+    assert figures['BLEU-1'] == pytest.approx(1) and figures['CIDEr'] == 0
+    assert len(said) == 1 and 'CIDEr of a single picture is 0' in said[0]
+
+
 def test_genuine_captions_by_file(figures, shared, tmp_path):
     folder = shared / 'vi2932'
     data = json.loads((folder / 'dataset.json').read_text(encoding='utf-8'))

@@ -168,6 +168,30 @@ def test_all_processes_have_the_same_weights(together, release_dir, tmp_path):
     assert len(said) == 3 * 4 and len(set(said)) == 4
 
 
+def test_an_extension_of_one_process_alone_is_logged_and_goes_on(together, release_dir, tmp_path):
+    program = '''if True:
+        import sys
+        from chainer_caption import Release, Settings, train
+        from chainer_caption.parallel import Processes
+        import chainer
+        class Count(chainer.training.Extension):
+            trigger = 1, 'epoch'
+            priority = chainer.training.PRIORITY_WRITER
+            count = 0
+            def __call__(self, trainer):
+                self.count += 1
+                chainer.report({'count': self.count})
+            def serialize(self, serializer):
+                self.count = serializer('count', self.count)
+        processes = Processes.started()
+        for epochs in 1, 2:
+            train(Release(sys.argv[1]), sys.argv[2], Settings(epochs=epochs, hidden=8, batch_size=16), resume=True,
+                  extensions=[Count()] if processes.first else [], processes=processes)'''
+    done = together(2, '-c', program, release_dir, tmp_path / 'model')
+    assert (done.returncode, done.stderr) == (0, '')
+    assert [entry['count'] for entry in figures(tmp_path / 'model')] == [1, 2]
+
+
 # ---- Captions
 
 def test_two_processes_caption_a_folder_as_one_does(together, demo_model, tmp_path):

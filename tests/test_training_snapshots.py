@@ -1,4 +1,5 @@
 """Nothing is lost: a training that was stopped, whatever stopped it, goes on and ends as if it never had been."""
+import dataclasses
 import errno
 import fcntl
 import json
@@ -19,6 +20,7 @@ from chainer_caption.training.snapshots import read_snapshot, restore, save_snap
 
 # Three updates an epoch.
 SETTINGS = Settings(epochs=2, hidden=16, batch_size=32)
+ONE_KEPT = dataclasses.replace(SETTINGS, keep_snapshots=1)
 OPTIONS = '--epochs', '2', '--hidden', '16', '--batch-size', '32'
 UPDATES = 6
 
@@ -95,13 +97,13 @@ def test_how_often_and_how_many(release, undisturbed, model, monkeypatch):
     written = []
     monkeypatch.setattr('chainer_caption.training.snapshots.save_snapshot',
                         lambda path, trainer: (written.append(path.name), save_snapshot(path, trainer)))
-    train(release, model, SETTINGS, snapshot_every=2, keep_snapshots=3)
+    train(release, model, dataclasses.replace(SETTINGS, snapshot_every=2, keep_snapshots=3))
     assert written == [f'snapshot-{update}.npz' for update in (0, 2, 3, 4, 6)]
     assert snapshots(model) == ['snapshot-3.npz', 'snapshot-4.npz', 'snapshot-6.npz']
     assert left_by_training(model)['log.json'] == undisturbed['log.json']
     written.clear()
     monkeypatch.setattr('chainer_caption.training.snapshots.MINUTES', 0)
-    train(release, model, SETTINGS, overwrite=True, keep_snapshots=1)
+    train(release, model, ONE_KEPT, overwrite=True)
     assert written == [f'snapshot-{update}.npz' for update in range(UPDATES + 1)]
     assert snapshots(model) == ['snapshot-6.npz']
 
@@ -115,11 +117,11 @@ def test_the_old_goes_when_the_new_is_on_the_disk(release, model, monkeypatch):
             done.append((name, os.path.basename(path)))
             return function(what, *args, **kwargs)
         return call
-    train(release, model, SETTINGS, keep_snapshots=1, stop=stop_after(UPDATES - 1))
+    train(release, model, ONE_KEPT, stop=stop_after(UPDATES - 1))
     monkeypatch.setattr(files.os, 'fsync', noting('fsync', os.fsync))
     monkeypatch.setattr(files.os, 'replace', noting('replace', os.replace))
     monkeypatch.setattr(pathlib.Path, 'unlink', noting('unlink', pathlib.Path.unlink))
-    train(release, model, SETTINGS, keep_snapshots=1, resume=True)
+    train(release, model, ONE_KEPT, resume=True)
     at = done.index(('replace', 'snapshot-6.npz'))
     assert done[at - 1][0] == 'fsync' and done[at - 1][1].startswith('.snapshot-6.npz')
     assert done[at + 1:] == [('fsync', 'model'), ('unlink', 'snapshot-5.npz')]
@@ -200,7 +202,7 @@ def test_sound_archives_that_are_no_snapshots(tmp_path):
 
 
 def test_a_snapshot_with_a_pickle_is_refused_and_nothing_runs(release, model, payload):
-    train(release, model, SETTINGS, stop=stop_after(1), keep_snapshots=1)
+    train(release, model, ONE_KEPT, stop=stop_after(1))
     array = np.empty(1, object)
     array[0] = payload
     np.savez(model / 'snapshot-1.npz', **{**read_npz(model / 'snapshot-1.npz'), 'stop_trigger': array})
@@ -325,7 +327,7 @@ def test_temporary_files_of_a_killed_training_are_cleared_away(release, model, m
 
 
 def test_overwriting_leaves_nothing_of_the_old_training(release, undisturbed, model):
-    train(release, model, Settings(epochs=4, hidden=8, batch_size=8), keep_snapshots=9)
+    train(release, model, Settings(epochs=4, hidden=8, batch_size=8, keep_snapshots=9))
     train(release, model, SETTINGS, overwrite=True)
     assert left_by_training(model) == undisturbed
 

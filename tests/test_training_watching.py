@@ -129,6 +129,20 @@ def test_what_cider_needs_is_asked_for_first(release, without_val, tmp_path):
     np.testing.assert_array_equal(weights(tmp_path / 'model')['word_vec/W'], before['word_vec/W'])
 
 
+def test_cider_of_a_single_picture_chooses_nothing(make_release, tmp_path):
+    one, two = (Release(make_release(tmp_path / f'{val}', pictures=10, splits=['train'] * (10 - val) + ['val'] * val))
+                for val in (1, 2))
+    with pytest.raises(InputError, match=r'only one picture of the split val has captions.*--keep-best cider'):
+        train(one, tmp_path / 'model', Settings(epochs=1, keep_best='cider', **SMALL))
+    assert not (tmp_path / 'model').exists()
+    said = []
+    train(one, tmp_path / 'model', Settings(epochs=2, **SMALL), say=said.append)
+    assert len(said) == 1 and 'CIDEr of a single picture is 0' in said[0]
+    assert figures(tmp_path / 'model', CIDER) == [0, 0]
+    train(two, tmp_path / 'two', Settings(epochs=1, keep_best='cider', **SMALL), say=said.append)
+    assert len(said) == 1
+
+
 def test_without_val_nothing_is_scored(without_val, tmp_path):
     train(without_val, tmp_path / 'model', Settings(epochs=1, **SMALL))
     entry, = log(tmp_path / 'model')
@@ -147,11 +161,12 @@ def test_resuming_with_another_figure_is_refused_and_scoring_may_change_where_no
         train(release, tmp_path / 'cider', Settings(epochs=2, keep_best='cider', score_every=2, **SMALL), resume=True)
 
 
-def test_a_model_from_before_there_was_a_choice_was_chosen_by_loss(release, tmp_path):
+def test_settings_that_a_model_does_not_know_count_as_their_defaults(release, tmp_path):
     train(release, tmp_path / 'model', Settings(epochs=1, **SMALL))
     config = json.loads((tmp_path / 'model' / 'config.json').read_text())
-    for name in ('keep_best', 'score_every'):
+    for name in ('keep_best', 'score_every', 'tensorboard', 'snapshot_every', 'keep_snapshots'):
         del config['training'][name]
+    config['training']['unheard_of'] = {'from': 'a later version'}
     (tmp_path / 'model' / 'config.json').write_text(json.dumps(config))
     with pytest.raises(InputError, match='--keep-best loss, not cider'):
         train(release, tmp_path / 'model', Settings(epochs=2, keep_best='cider', **SMALL), resume=True)
@@ -217,7 +232,7 @@ def scalars(reader, tag):
 
 
 def test_events_are_the_log_at_the_updates(release, tmp_path, read_events):
-    train(release, tmp_path / 'model', Settings(epochs=3, score_every=2, **SMALL), tensorboard=True)
+    train(release, tmp_path / 'model', Settings(epochs=3, score_every=2, tensorboard=True, **SMALL))
     reader, entries = read_events(tmp_path / 'model'), log(tmp_path / 'model')
     tags = {key for entry in entries for key, value in entry.items() if not isinstance(value, list)} - {'iteration'}
     assert {*reader.Tags()['scalars']} == {*tags, 'elapsed_time'}
@@ -231,11 +246,11 @@ def test_events_are_the_log_at_the_updates(release, tmp_path, read_events):
 
 def test_events_go_on_when_a_training_is_resumed(release, tmp_path, read_events):
     model = tmp_path / 'model'
-    train(release, model, Settings(epochs=2, **SMALL), tensorboard=True)
-    train(release, model, Settings(epochs=3, **SMALL), resume=True, tensorboard=True)
+    train(release, model, Settings(epochs=2, tensorboard=True, **SMALL))
+    train(release, model, Settings(epochs=3, tensorboard=True, **SMALL), resume=True)
     # As if it had been stopped just before the third was saved.
     max(model.glob('snapshot-*.npz'), key=lambda path: path.stat().st_mtime_ns).unlink()
-    train(release, model, Settings(epochs=4, **SMALL), resume=True, tensorboard=True)
+    train(release, model, Settings(epochs=4, tensorboard=True, **SMALL), resume=True)
     reader = read_events(model)
     for tag in 'main/loss', CIDER:
         assert scalars(reader, tag) == [(entry['iteration'], entry[tag]) for entry in log(model)]
@@ -244,7 +259,7 @@ def test_events_go_on_when_a_training_is_resumed(release, tmp_path, read_events)
 
 def test_events_begun_late_tell_what_was_before(release, tmp_path, read_events):
     train(release, tmp_path / 'model', Settings(epochs=2, **SMALL))
-    train(release, tmp_path / 'model', Settings(epochs=3, **SMALL), resume=True, tensorboard=True)
+    train(release, tmp_path / 'model', Settings(epochs=3, tensorboard=True, **SMALL), resume=True)
     assert scalars(read_events(tmp_path / 'model'), CIDER) == [
         (entry['iteration'], entry[CIDER]) for entry in log(tmp_path / 'model')]
 

@@ -1,4 +1,5 @@
 """train: from a release to a model directory."""
+import dataclasses
 import sys
 
 from chainer_caption.cli.common import add_device, add_origin, device, say
@@ -54,8 +55,7 @@ def run(args):
         raise InputError('--network and --profile belong together: name both or neither')
     # Only now, so that -h and wrong calls are answered at once.
     from chainer_caption.training import Settings, train
-    settings = Settings(args.epochs, args.batch_size, args.hidden, args.dropout, args.min_count, args.seed,
-                        args.patience, args.keep_best, args.score_every)
+    settings = Settings(**{field.name: getattr(args, field.name) for field in dataclasses.fields(Settings)})
     where = device(args.gpu)
     processes = Processes.started()
     release = processes.one_after_another(lambda: Release(args.release, args.sentences, args.features))
@@ -63,6 +63,5 @@ def run(args):
     with Stopping() as stop:
         train(release, args.output, settings, where, args.resume, args.overwrite, args.model, origin,
               progress=sys.stderr if sys.stderr.isatty() else None, say=say if processes.first else lambda line: None,
-              tensorboard=args.tensorboard, snapshot_every=args.snapshot_every, keep_snapshots=args.keep_snapshots,
               stop=stop, processes=processes)
     return stop.status

@@ -15,6 +15,7 @@ from chainer_caption.data.batches import CaptionDataset, LengthBucketIterator, P
 from chainer_caption.errors import InputError
 from chainer_caption.evaluation import metrics
 from chainer_caption.evaluation.candidates import Candidate, read_candidates
+from chainer_caption.evaluation.metrics.cider import SINGLE
 from chainer_caption.evaluation.metrics.scorer import DEFAULT
 from chainer_caption.evaluation.perplexity import token_means
 from chainer_caption.functions.memory import enough_memory
@@ -84,6 +85,8 @@ class Evaluator:
         if len(self.pictures) < len(everything):
             say(f'{release.dataset_path}: {len(everything) - len(self.pictures):,} pictures of the split {split} have '
                 'no captions to compare with and are left out')
+        if len(self.pictures) == 1:
+            say(f'{release.dataset_path}: one picture is all that is scored of the split {split}; {SINGLE}')
         self.references = [release.references(picture) for picture in self.pictures]
         self._scorer = metrics.Scorer(self.references, (*DEFAULT, 'METEOR') if meteor else DEFAULT)
         self._training = _training_captions(release)

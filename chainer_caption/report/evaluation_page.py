@@ -11,7 +11,7 @@ import string
 import numpy as np
 
 from chainer_caption.report.gallery import thumbnail
-from chainer_caption.report.html import csp_hash, escape, resource
+from chainer_caption.report.html import csp_hash, escape, fact_items, resource
 from chainer_caption.report.rows import json_line
 from chainer_caption.report.tables import table
 
@@ -76,8 +76,7 @@ def write_evaluation_page(f, evaluations, filenames, references, title, facts, p
     best = max(evaluations, key=lambda evaluation: evaluation.figures['CIDEr'])
     parts = [_captions(evaluation, filenames, references, pictures, evaluation is best) for evaluation in evaluations]
     f.write(string.Template(resource('evaluation_page.html')).substitute(
-        title=escape(title), style=style, style_hash=csp_hash(style),
-        facts=''.join(f'<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>' for name, value in facts.items()),
+        title=escape(title), style=style, style_hash=csp_hash(style), facts=fact_items(facts),
         scores=_html_table(evaluations, _SCORES), habits=_html_table(evaluations, _HABITS), captions=''.join(parts)))
 
 

@@ -19,7 +19,7 @@ import string
 from PIL import Image
 
 from chainer_caption.features.pictures import PictureError, open_picture
-from chainer_caption.report.html import csp_hash, escape, resource, well_formed
+from chainer_caption.report.html import csp_hash, escape, fact_items, resource, well_formed
 from chainer_caption.report.rows import Writer, row_of
 from chainer_caption.storage import files
 
@@ -114,8 +114,7 @@ def _head(title, settings, date, lang):
     facts = {**settings, 'Date': date} if date is not None else settings
     return string.Template(resource('gallery.html')).substitute(
         title=escape(title), lang=escape(lang or ''), style=style, script=script,
-        style_hash=csp_hash(style), script_hash=csp_hash(script),
-        facts=''.join(f'<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>' for name, value in facts.items()))
+        style_hash=csp_hash(style), script_hash=csp_hash(script), facts=fact_items(facts))
 
 
 def _json_in_html(value):

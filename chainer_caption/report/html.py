@@ -20,6 +20,11 @@ def escape(value):
     return html.escape(well_formed(str(value)))
 
 
+def fact_items(facts):
+    """The items of a `dl` that names facts: `{'Model': 'demo', 'Beam width': 20}`."""
+    return ''.join(f'<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>' for name, value in facts.items())
+
+
 def well_formed(text):
     """`text` with replacement characters in place of lone surrogates."""
     # Names that are not UTF-8 are shown with replacement characters: nothing reads them back from a page, and a

@@ -7,7 +7,7 @@ import datetime
 import string
 
 from chainer_caption.report.charts import line_chart
-from chainer_caption.report.html import csp_hash, escape, resource
+from chainer_caption.report.html import csp_hash, escape, fact_items, resource
 
 # The charts: what is measured, and the curves by their names and their keys in the log.
 _CHARTS = [('Loss', 'nats per token', {'train': 'main/loss', 'val': 'validation/main/loss'}),
@@ -29,7 +29,7 @@ def write_run_page(f, title, facts, log, best_by, best, references, details):
         f (text file): Where to write.
         title (str): The page's title.
         facts (dict): What stands at its head, in the words to be shown.
-        log (list of dict): An entry for each epoch, as in `log.json`.
+        log (list of dict): An entry for each epoch, as in `log.json`; a figure that was not finite is None.
         best_by (str): The key of the figure by which an epoch is kept.
         best (dict or None): The entry of the epoch that is kept by it; None where it was never measured.
         references (dict): What a person said of the sampled pictures: `imgid` to text.
@@ -40,20 +40,16 @@ def write_run_page(f, title, facts, log, best_by, best, references, details):
         name = next(name for key, name, _ in _COLUMNS if key == best_by)
         facts = {**facts, 'best epoch': f'{best["epoch"]}, {name} {best[best_by]:.3f}'}
     f.write(string.Template(resource('run_page.html')).substitute(
-        title=escape(title), style=style, style_hash=csp_hash(style), facts=_list(facts), charts=_charts(log, best),
-        scores=_scores(log, best), samples=_samples(log, best, references),
-        details=''.join(f'<section><h2>{escape(heading)}</h2><dl>{_list(own)}</dl></section>\n'
+        title=escape(title), style=style, style_hash=csp_hash(style), facts=fact_items(facts),
+        charts=_charts(log, best), scores=_scores(log, best), samples=_samples(log, best, references),
+        details=''.join(f'<section><h2>{escape(heading)}</h2><dl>{fact_items(own)}</dl></section>\n'
                         for heading, own in details.items())))
-
-
-def _list(facts):
-    return ''.join(f'<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>' for name, value in facts.items())
 
 
 def _charts(log, best):
     parts = []
     for name, measure, keys in _CHARTS:
-        chart = line_chart({curve: [(entry['epoch'], entry[key]) for entry in log if key in entry]
+        chart = line_chart({curve: [(entry['epoch'], entry[key]) for entry in log if entry.get(key) is not None]
                             for curve, key in keys.items()}, measure, best and best['epoch'])
         if chart:
             parts.append(f'<figure><figcaption>{name}</figcaption>{chart}</figure>\n')
@@ -65,10 +61,16 @@ def _scores(log, best):
     lines = ['<tr><th scope="col">epoch</th>' + ''.join(f'<th scope="col">{name}</th>' for _, name, _ in columns)
              + '<th scope="col">time</th></tr>']
     for entry in reversed(log):
-        cells = [form.format(entry[key]) if key in entry else '' for key, _, form in columns]
+        cells = [_cell(entry, key, form) for key, _, form in columns]
         cells.append(datetime.timedelta(seconds=round(entry['elapsed_time'])))
         lines.append(_epoch(entry, best, [f'<td>{cell}</td>' for cell in cells]))
     return f'<div class="wide long"><table>{"".join(lines)}</table></div>'
+
+
+def _cell(entry, key, form):
+    if key not in entry:
+        return ''
+    return 'not finite' if entry[key] is None else form.format(entry[key])
 
 
 def _epoch(entry, best, cells):

@@ -5,7 +5,6 @@ import pathlib
 
 import chainer
 
-from chainer_caption.data import SPLITS
 from chainer_caption.errors import InputError
 from chainer_caption.functions.memory import enough_memory
 from chainer_caption.models import bundle
@@ -13,15 +12,14 @@ from chainer_caption.models.bundle import Bundle
 from chainer_caption.parallel import Processes
 from chainer_caption.storage.files import unwritable, write_json
 from chainer_caption.training.beginning import begin, known_origin
-from chainer_caption.training.extensions import WATCHED, Events
+from chainer_caption.training.extensions import WATCHED
 from chainer_caption.training.settings import Settings, check_same, read_settings
-from chainer_caption.training.snapshots import Snapshots, TakeSnapshots, sole_training
-from chainer_caption.training.trainer import make_trainer
+from chainer_caption.training.snapshots import Snapshots, sole_training
+from chainer_caption.training.trainer import check_possible, make_trainer
 
 
 def train(release, output, settings=None, device='@numpy', resume=False, overwrite=False, start_from=None, origin=None,
-          progress=None, say=lambda line: None, tensorboard=False, snapshot_every=None, keep_snapshots=2,
-          stop=lambda: False, processes=None):
+          extensions=(), progress=None, say=lambda line: None, stop=lambda: False, processes=None):
     """Trains a captioner and writes its model directory, in which the best epoch's weights are kept.
 
     Args:
@@ -35,16 +33,15 @@ def train(release, output, settings=None, device='@numpy', resume=False, overwri
             layout of Chainer's `save_npz` that fits the release's vocabulary.
         origin (dict or None): The `network` and `profile` that made the features, where the release does not record
             them.
+        extensions (sequence of chainer.training.Extension): Further ones for the trainer of this process;
+            `make_trainer` says when they act, and what a snapshot keeps of them. Others may come when it is resumed.
         progress (file or None): A terminal to draw a progress bar on.
         say (callable): Takes notices for the user, a line each.
-        tensorboard (bool): Write TensorBoard's events, too, into the model directory's `events`.
-        snapshot_every (int or None): Updates between two snapshots; besides, there is one at the end of each epoch, and
-            ten minutes after the last.
-        keep_snapshots (int): How many of them to keep. Neither changes what comes out.
         stop (callable): Asked after each update whether to stop there. If so, a snapshot is taken to go on from, and
             where no epoch has ended yet, the weights are kept as they are.
-        processes (Processes or None): Those that train together, each of which calls this with the same arguments;
-            process 0 alone reads and writes the model directory. None trains in this process alone.
+        processes (Processes or None): Those that train together, each of which calls this with the same arguments
+            (but perhaps other extensions); process 0 alone reads and writes the model directory. None trains in this
+            process alone.
 
     Returns:
         Bundle: The model of the best epoch.
@@ -57,12 +54,7 @@ def train(release, output, settings=None, device='@numpy', resume=False, overwri
     settings = settings or Settings()
     processes = processes or Processes()
     device = processes.device(chainer.get_device(device))
-    shown = [Events()] if tensorboard else []
-    if settings.keep_best == 'cider' and SPLITS.index('val') not in release.captions.splits:
-        raise InputError(f'{release.dataset_path}: no image is of the split val, so there is no CIDEr to keep the best '
-                         'by; leave out --keep-best cider')
-    snapshots = Snapshots(output, keep_snapshots)
-    taking = TakeSnapshots(snapshots, snapshot_every, stop, processes)
+    check_possible(release, settings)
     with contextlib.ExitStack() as stack:
         stack.enter_context(_naming(output))
         stack.enter_context(enough_memory(device, 'lower --batch-size or --hidden'))
@@ -70,11 +62,12 @@ def train(release, output, settings=None, device='@numpy', resume=False, overwri
         if processes.first:
             bundle.check_new(output, resume, overwrite)
             stack.enter_context(sole_training(output))
-            current, going_on = _prepare(release, output, settings, start_from, origin, resume, snapshots, say)
+            current, going_on = _prepare(release, output, settings, start_from, origin, resume, say)
         current, going_on = processes.broadcast((current, going_on))
-        trainer = make_trainer(release, current, settings, device, output, taking, processes, shown, progress, say)
+        trainer = make_trainer(release, current, output, settings, device, extensions, progress, say, stop, processes)
+        taking = trainer.get_extension('TakeSnapshots')
         if going_on:
-            snapshots.load_latest(trainer, say, processes)
+            taking.snapshots.load_latest(trainer, say, processes)
         if processes.first:
             write_json(output / bundle.VOCABULARY, current.vocabulary.to_json(), indent=None)
             current.save_config(output)                 # the last: a folder that has it can be resumed
@@ -103,7 +96,7 @@ def _naming(output):
         raise unwritable(e.filename or output, e) from e
 
 
-def _prepare(release, output, settings, start_from, origin, resume, snapshots, say):
+def _prepare(release, output, settings, start_from, origin, resume, say):
     """What to train, and whether there is a snapshot to go on from."""
     before = read_settings(output) if resume else None
     if before is not None and settings.hidden is None:
@@ -114,7 +107,7 @@ def _prepare(release, output, settings, start_from, origin, resume, snapshots, s
         bundle.clear(output, WATCHED, keep_model=_same(start_from, output))
         return current, False
     check_same(output, before, current.training, start_from)
-    if snapshots.updates():
+    if Snapshots(output).updates():
         return current, True
     if (output / bundle.WEIGHTS).exists():
         current.model = Bundle.load(output).model

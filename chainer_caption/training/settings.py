@@ -7,7 +7,7 @@ from chainer_caption.storage.files import read_json
 from chainer_caption.training.extensions import FIGURES
 
 # These may change when training is resumed.
-_MAY_CHANGE = ('epochs', 'patience')
+_MAY_CHANGE = ('epochs', 'patience', 'tensorboard', 'snapshot_every', 'keep_snapshots')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +26,10 @@ class Settings:
             None never does.
         keep_best (str): The figure on `val` by which an epoch is kept: `'loss'` or `'cider'`.
         score_every (int): Every so many epochs the captions of `val` are scored (see CaptionScores); 0 never does.
+        tensorboard (bool): Write TensorBoard's events, too, into the model directory's `events`.
+        snapshot_every (int or None): Updates between two snapshots; besides, there is one at the end of each epoch, and
+            ten minutes after the last.
+        keep_snapshots (int): How many of them to keep.
     """
     epochs: int = 30
     batch_size: int = 128
@@ -36,10 +40,13 @@ class Settings:
     patience: int | None = None
     keep_best: str = 'loss'
     score_every: int = 1
+    tensorboard: bool = False
+    snapshot_every: int | None = None
+    keep_snapshots: int = 2
 
     def __post_init__(self):
         least = {'epochs': 0, 'batch_size': 1, 'hidden': 1, 'min_count': 1, 'seed': 0, 'patience': 1,
-                 'score_every': 0}
+                 'score_every': 0, 'snapshot_every': 1, 'keep_snapshots': 1}
         for name, bound in least.items():
             value = getattr(self, name)
             if value is not None and value < bound:
@@ -55,6 +62,9 @@ class Settings:
 def read_settings(folder):
     """What a model directory says of how its model was trained, a dict; None where it says nothing yet.
 
+    Settings that were unknown when it was written have their defaults, which are what was done then; what it says
+    beyond today's settings is left as it is.
+
     Raises:
         InputError: It says something else.
     """
@@ -64,7 +74,7 @@ def read_settings(folder):
     before = config.get('training') if isinstance(config, dict) else None
     if not isinstance(before, dict) or not isinstance(before.get('hidden'), int):
         raise InputError(f'{folder / CONFIG}: does not say how the model was trained, so it cannot be resumed')
-    return {'keep_best': 'loss', **before}              # it was, before there was a choice
+    return {**dataclasses.asdict(Settings()), **before}
 
 
 def check_same(folder, before, training, start_from):

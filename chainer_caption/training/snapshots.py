@@ -5,6 +5,10 @@ place in the epoch, the log with the running means of its next entry, and the co
 needs no place in it: orders and dropout masks follow from the seed and the number of the epoch or update. So a training
 that goes on from a snapshot does, to the last bit on the CPU, what it would have done had it never been stopped.
 
+Of several processes the state is that of process 0. Extensions are known by their names. An extension of which a
+snapshot has nothing, because the training was begun without it, begins afresh; what a snapshot has of one that is no
+longer there is left out of the next.
+
 The file is named after its update, `snapshot-1234.npz`, is on the disk before an older one is deleted, and carries a
 SHA-256 of its contents by which one that is damaged is known. There is no pickle in it, and none is read.
 """
@@ -30,21 +34,27 @@ MINUTES = 10
 _NAME = re.compile(r'snapshot-(0|[1-9]\d*)\.npz')
 _CHECKSUM = 'checksum'
 
+# Where Chainer's trainer serializes its extensions, and their triggers.
+_EXTENSIONS = 'extensions', 'extension_triggers'
+
+# The extensions that a training is not itself without: what a snapshot has of them is checked, and must be there. Of
+# others, such as a user's, nobody here knows what they keep.
+_OWN = 'LogReport', 'KeepBest'
+
+# What Chainer's triggers remember of when they were last asked, and how they say that they do not know: one that begins
+# late would otherwise count the updates before it and act at once.
+_UNKNOWN = {'previous_iteration': -1, 'previous_epoch_detail': -1.0}
+
 
 class Snapshots:
     """The snapshots in a model directory.
 
     Args:
         folder (str or os.PathLike): The directory.
-        keep (int): How many to keep there.
-
-    Raises:
-        InputError: `keep` is less than one.
+        keep (int): How many to keep there, at least one.
     """
 
     def __init__(self, folder, keep=2):
-        if keep < 1:
-            raise InputError(f'--keep-snapshots {keep}: must be at least 1')
         self._folder = pathlib.Path(folder)
         self._keep = keep
         self._damaged = set()
@@ -136,7 +146,7 @@ def restore(arrays, target, path):
     """
     try:
         _check_state(arrays)
-        from_arrays(arrays, target)
+        from_arrays({**_begun_afresh(arrays, target), **arrays}, target)
     except (KeyError, ValueError, TypeError, AttributeError, IndexError, Warning) as e:
         raise InputError(f'{path}: not a snapshot of this training ({type(e).__name__}: {e}); '
                          'use --overwrite to start afresh') from e
@@ -146,6 +156,9 @@ def _check_state(arrays):
     """Checks what nobody else does before it is used: that counters count, weights are finite, and the
     log is the JSON that is made of it."""
     for name, array in arrays.items():
+        room, *inner = name.split('/')
+        if room in _EXTENSIONS and inner[0] not in _OWN:
+            continue
         kind, last = array.dtype.kind, name.rpartition('/')[2]
         if kind in 'iu' and ((array < 0) | (array >= 2 ** 53)).any():
             raise ValueError(f'{name} counts nothing')
@@ -153,6 +166,19 @@ def _check_state(arrays):
             raise ValueError(f'{name} holds values that are not finite')
         if last == '_log' and not _is_log(parse_json(str(array).encode('utf-8', 'replace'))):
             raise ValueError(f'{name} is no log')
+
+
+def _begun_afresh(arrays, target):
+    """The state, as it is now, of those extensions of a trainer, and of their triggers, that the arrays say nothing of.
+    """
+    found = {}
+    for name, entry in getattr(target, '_extensions', {}).items():      # Chainer has no other way to them
+        for room, part in zip(_EXTENSIONS, (entry.extension, entry.trigger), strict=True):
+            place = f'{room}/{name}/'
+            if name not in _OWN and hasattr(part, 'serialize') and not any(key.startswith(place) for key in arrays):
+                found.update((place + key, np.asarray(_UNKNOWN.get(key.rpartition('/')[2], array)))
+                             for key, array in to_arrays(part).items())
+    return found
 
 
 def _is_log(value):
@@ -185,17 +211,12 @@ class TakeSnapshots(chainer.training.Extension):
     Attributes:
         snapshots (Snapshots): As given.
         stopped (bool): Whether it said so; the trainer's stop trigger looks at this.
-
-    Raises:
-        InputError: `every` is less than one.
     """
     trigger = 1, 'iteration'
     # After everything else, so that it holds what the other extensions have become.
     priority = -100
 
     def __init__(self, snapshots, every=None, stop=lambda: False, processes=None):
-        if every is not None and every < 1:
-            raise InputError(f'--snapshot-every {every}: must be at least 1')
         self.snapshots = snapshots
         self._every = every
         self._stop = stop

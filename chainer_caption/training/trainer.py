@@ -4,46 +4,104 @@ import sys
 import chainer
 import numpy as np
 from chainer.backends import cuda
-from chainer.training import extensions
 
 from chainer_caption.data import SPLITS
 from chainer_caption.data.batches import MAX_WORDS, CaptionDataset, LengthBucketIterator, PackCaptions, PackShare
+from chainer_caption.errors import InputError
+from chainer_caption.evaluation.metrics.cider import SINGLE
 from chainer_caption.functions import Adam
 from chainer_caption.functions.memory import free_bytes
+from chainer_caption.parallel import Processes
 from chainer_caption.training.extensions import (
     CaptionScores,
     Curves,
+    Events,
     KeepBest,
     Log,
-    Progress,
+    PrintTable,
+    ProgressBar,
     RunPage,
-    Table,
+    TellDivergence,
     TokenEvaluator,
+    check_tensorboard,
+    scored_pictures,
 )
+from chainer_caption.training.settings import Settings
+from chainer_caption.training.snapshots import Snapshots, TakeSnapshots
 
 # Of the memory free on a GPU, how much the features may take so as to live there.
 _FEATURES_SHARE = 0.5
 
 
-def make_trainer(release, current, settings, device, output, taking, processes, shown=(), progress=None,
-                 say=lambda line: None):
-    """The trainer of a captioner.
+def check_possible(release, settings):
+    """Checks that a training can do what its settings ask for, before anything is written.
+
+    Raises:
+        InputError: It cannot; the line says why.
+    """
+    if settings.tensorboard:
+        check_tensorboard()
+    scored = len(scored_pictures(release))
+    if settings.keep_best == 'cider' and scored < 2:
+        what = f'only one picture of the split val has captions, and {SINGLE}' if scored else \
+            'no picture of the split val has captions, so there is no CIDEr to keep the best by'
+        raise InputError(f'{release.dataset_path}: {what}; leave out --keep-best cider')
+
+
+def make_trainer(release, current, output, settings=None, device='@numpy', extensions=(), progress=None,
+                 say=lambda line: None, stop=lambda: False, processes=None):
+    """A Chainer trainer that trains a captioner, validates it, keeps the best epoch's weights, logs, takes snapshots.
+
+    `train` runs it within a model directory. By itself it trains a model of one's own, and like any trainer of Chainer
+    it takes extensions of one's own::
+
+        class WeightNorm(chainer.training.Extension):
+            trigger = 1, 'epoch'
+            priority = chainer.training.PRIORITY_WRITER             # reports before the log is written
+
+            def __call__(self, trainer):
+                model = trainer.updater.get_optimizer('main').target
+                chainer.report({'norm': sum(float((p.array ** 2).sum()) for p in model.params()) ** 0.5})
+
+        release = Release('features/flickr8k')
+        vocabulary = Vocabulary.from_counts(*release.word_counts(*release.training_splits))
+        model = MyCaptioner(release.feature_size, len(vocabulary))
+        trainer = make_trainer(release, Bundle(model, vocabulary), 'out', Settings(epochs=5, score_every=0),
+                               extensions=[WeightNorm()])
+        trainer.run()                                               # out/log.json has the norm of each epoch
+
+    The model is a `chainer.Chain` that is called as `ShowAndTell` is, gives the loss as a variable and reports `loss`
+    and `accuracy`. Only what a `Captioner` can caption with is scored; any other takes `score_every=0`. What it draws
+    from a generator of its own, and not from `update_key`, differs when a training is resumed.
+
+    `trainer.get_extension('TakeSnapshots').snapshots.load_latest(trainer)` brings a new trainer to where the latest
+    snapshot of its output was taken. That holds the state of all extensions, which must be numbers, text or arrays and
+    is known by the extension's name. So other extensions may be there than before: one of which the snapshot has
+    nothing begins afresh, and the state of one that is gone is dropped.
 
     Args:
         release (Release): What to train on.
-        current (Bundle): What to train; its model is moved to the device.
-        settings (Settings): How.
-        device (chainer.backend.Device): Where.
-        output (pathlib.Path): The model directory.
-        taking (TakeSnapshots): Also says when to stop early.
-        processes (Processes): Who trains together.
-        shown (sequence of Extension): Further ones for process 0.
+        current (Bundle): What to train: the model, which is moved to the device, and the vocabulary.
+        output (str or os.PathLike): The folder for weights, log, snapshots, curves and the page.
+        settings (Settings): How; None for the defaults. What makes a model or a vocabulary is not looked at.
+        device (str or chainer.backend.Device): Where this process trains; on a GPU `run` is called within
+            `chainer.using_device`.
+        extensions (sequence of chainer.training.Extension): Further ones, which act when their `trigger` says, after
+            ours of the same `priority`. They are added in the process that gives them: one that changes the training
+            is given in all processes, one that prints or writes where `processes.first` alone.
         progress (file or None): A terminal to draw a progress bar on.
         say (callable): Takes notices for the user, a line each.
+        stop (callable): Asked after each update whether to stop there, with a snapshot.
+        processes (Processes or None): Who trains together; None for this process alone.
 
     Returns:
         chainer.training.Trainer: Not yet run.
+
+    Raises:
+        InputError: The release or the model has not what the settings ask for.
     """
+    settings, processes, device = settings or Settings(), processes or Processes(), chainer.get_device(device)
+    check_possible(release, settings)
     model, vocabulary = current.model, current.vocabulary
     model.to_device(device)
     data = CaptionDataset.from_release(release, vocabulary, *release.training_splits)
@@ -59,6 +117,7 @@ def make_trainer(release, current, settings, device, output, taking, processes, 
     updater = chainer.training.updaters.StandardUpdater(iterator, optimizer, converter=converter, device=device,
                                                         loss_func=loss)
     keep_best = KeepBest(current, output if processes.first else None, settings.keep_best)
+    taking = TakeSnapshots(Snapshots(output, settings.keep_snapshots), settings.snapshot_every, stop, processes)
     trainer = chainer.training.Trainer(updater, _stop_trigger(settings, keep_best, taking), out=str(output))
     # What fits into a line of a terminal; the log has everything.
     columns = ['epoch', 'iteration', 'main/loss']
@@ -71,17 +130,21 @@ def make_trainer(release, current, settings, device, output, taking, processes, 
         if settings.score_every:
             trainer.extend(CaptionScores(current, release, device, settings.score_every, processes))
             columns += CaptionScores.keys
+            if len(scored_pictures(release)) == 1:
+                say(f'{release.dataset_path}: only one picture of the split val has captions; {SINGLE}')
     else:
         say(f'{release.dataset_path}: no image is of the split val, so the last epoch is kept and not the best')
-    trainer.extend(keep_best)
-    trainer.extend(Log(output, processes))
-    trainer.extend(taking)
+    for extension in (keep_best, Log(output, processes), taking):
+        trainer.extend(extension)
     if processes.first:
-        trainer.extend(extensions.PrintReport([*columns, 'elapsed_time'], out=Table(sys.stdout)))
-        for extension in (Curves(), RunPage(current, release, settings), *shown):
+        shown = [PrintTable([*columns, 'elapsed_time'], sys.stdout), TellDivergence(say), Curves(),
+                 RunPage(current, release, settings)]
+        shown += [Events()] if settings.tensorboard else []
+        shown += [ProgressBar(settings.epochs, len(data), progress)] if progress is not None else []
+        for extension in shown:
             trainer.extend(extension)
-        if progress is not None:
-            trainer.extend(Progress(settings.epochs, len(data), progress))
+    for extension in extensions:
+        trainer.extend(extension)
     return trainer
 
 

@@ -14,6 +14,9 @@ from chainer_caption.evaluation.metrics.ngrams import MAX_ORDER, NgramIndex, len
 
 SIGMA = 6.0
 
+# What to tell whoever scores the captions of one picture.
+SINGLE = 'CIDEr of a single picture is 0 whatever its caption: it compares pictures'
+
 
 class CiderScorer:
     """CIDEr against references that are prepared once: document frequencies, weights and norms.

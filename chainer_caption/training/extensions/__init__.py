@@ -1,21 +1,20 @@
 """Trainer extensions of our own, beside Chainer's: how a training is watched, and which of its epochs is kept.
 
 In the order in which they act at the end of an epoch: `TokenEvaluator` and `CaptionScores` measure, `KeepBest` keeps
-the weights, `Log` writes the log, and of that log `Curves`, `RunPage` and `Events` make what people look at. Those that
-show keep no state of their own, so that a training can be resumed with others than it was begun with.
+the weights, `Log` writes the log, and of that log `PrintTable`, `Curves`, `RunPage` and `Events` make what people look
+at. Those that show keep no state that matters, so that a training can be resumed with others than it was begun with.
 """
 from chainer_caption.training.extensions.best import FIGURES, KeepBest
 from chainer_caption.training.extensions.curves import LOSS, SCORES, Curves
-from chainer_caption.training.extensions.events import FILES, FOLDER, Events
-from chainer_caption.training.extensions.log import Log
-from chainer_caption.training.extensions.progress import Progress
+from chainer_caption.training.extensions.events import FILES, FOLDER, Events, check_tensorboard
+from chainer_caption.training.extensions.log import Log, TellDivergence
 from chainer_caption.training.extensions.run_page import PAGE, RunPage
-from chainer_caption.training.extensions.scores import CaptionScores
-from chainer_caption.training.extensions.table import Table
+from chainer_caption.training.extensions.scores import CaptionScores, scored_pictures
+from chainer_caption.training.extensions.terminal import PrintTable, ProgressBar
 from chainer_caption.training.extensions.validation import TokenEvaluator
 
-__all__ = ['FIGURES', 'WATCHED', 'CaptionScores', 'Curves', 'Events', 'KeepBest', 'Log', 'Progress', 'RunPage',
-           'Table', 'TokenEvaluator']
+__all__ = ['FIGURES', 'WATCHED', 'CaptionScores', 'Curves', 'Events', 'KeepBest', 'Log', 'PrintTable', 'ProgressBar',
+           'RunPage', 'TellDivergence', 'TokenEvaluator', 'check_tensorboard', 'scored_pictures']
 
 # What they leave in the folder of a training, as patterns; a training that replaces another's removes them.
 WATCHED = (LOSS, SCORES, PAGE, f'{FOLDER}/{FILES}')

@@ -11,17 +11,18 @@ def best_entry(log, by):
     """The entry of a log whose weights `KeepBest` has kept, or None where the figure was never measured.
 
     Args:
-        log (list of dict): The entries, as `LogReport.log` has them.
+        log (list of dict): The entries, as `Log.log` has them.
         by (str): A key of `FIGURES`.
     """
     key, best = FIGURES[by]
-    measured = [entry for entry in log if math.isfinite(entry.get(key, math.nan))]
+    measured = [entry for entry in log if entry.get(key) is not None]
     return best(measured, key=lambda entry: entry[key], default=None)
 
 
 class KeepBest(chainer.training.Extension):
     """Keeps the weights of the epoch with the best figure in the model directory; of the last epoch as long as the
-    figure has not been measured, which without validation pictures is always.
+    figure has not been measured, which without validation pictures is always. Weights that are not finite are nobody's
+    model and never take the place of others.
 
     Args:
         current (Bundle): What is trained.
@@ -58,7 +59,8 @@ class KeepBest(chainer.training.Extension):
         self._keep()
 
     def _keep(self):
-        if self._output is not None:
+        model = self._bundle.model
+        if self._output is not None and all(model.xp.isfinite(param.array).all() for param in model.params()):
             self._bundle.save_weights(self._output)
 
     def serialize(self, serializer):

@@ -12,20 +12,25 @@ from chainer_caption.training.extensions.epochs import EveryEpochs
 FOLDER, FILES = 'events', 'events.out.tfevents.*'
 
 
+def check_tensorboard():
+    """Checks that events can be written.
+
+    Raises:
+        InputError: tensorboardX, which writes them, is not there.
+    """
+    if importlib.util.find_spec('tensorboardX') is None:
+        raise InputError("--tensorboard needs tensorboardX: pip install 'tensorboardX>=2.6'")
+
+
 class Events(chainer.training.Extension):
     """Writes the log's figures, and the captions in it, as TensorBoard's events; their step is the number of updates.
 
     They go into the folder `events` of the training, for `tensorboard --logdir MODEL`. When a training is resumed, what
     was written after its snapshot is declared void, as TensorBoard knows it.
-
-    Raises:
-        InputError: tensorboardX, which writes them, is not there.
     """
     trigger = EveryEpochs()
 
     def __init__(self):
-        if importlib.util.find_spec('tensorboardX') is None:
-            raise InputError("--tensorboard needs tensorboardX: pip install 'tensorboardX>=2.6'")
         self._writer = None
 
     def initialize(self, trainer):

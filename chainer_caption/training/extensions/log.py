@@ -1,25 +1,34 @@
 """The log of a training."""
+import collections
+import math
 import os
 
+import chainer
+import numpy as np
 from chainer.training import extensions
 
 from chainer_caption.evaluation.perplexity import perplexity
 from chainer_caption.models.bundle import LOG
 from chainer_caption.storage.files import write_json
+from chainer_caption.training.extensions.epochs import EveryEpochs
 
 SAMPLES = 'samples'
 
 # What each process reports of its share of the minibatches.
 _SHARED = 'main/loss', 'main/accuracy'
 
+# Where it is seen that a training has diverged.
+_LOSSES = 'main/loss', 'validation/main/loss'
+
 
 class Log(extensions.LogReport):
     """Chainer's LogReport, but that `log.json` is written whole or not at all, and once more when a training goes on,
-    so that it never has an epoch too many or too few. Its entries have the perplexity and, if captions were scored,
+    so that it never has an epoch too many or too few; that means are of sums in float64; and that a figure which is
+    not finite is None, for which JSON has a word. Its entries have the perplexity and, if captions were scored,
     `samples`.
 
     Args:
-        output (pathlib.Path): The folder of the training; process 0 writes there.
+        output (str or os.PathLike): The folder of the training; process 0 writes there.
         processes (Processes): Those that train together; the entries are the means of what they report.
     """
     default_name = 'LogReport'
@@ -49,13 +58,68 @@ class Log(extensions.LogReport):
         means = self._processes.sum([entry[name] for name in _SHARED]) / self._processes.size
         entry.update(zip(_SHARED, means.tolist(), strict=True))
         entry['main/perplexity'] = perplexity(entry['main/loss'])
+        _blank(entry)
         if self._samples is not None:
             entry[SAMPLES] = self._samples
+
+    def serialize(self, serializer):
+        super().serialize(serializer)
+        for entry in self.log:                          # in snapshots of earlier versions there may be a NaN
+            _blank(entry)
 
     def share(self):
         """Makes the means so far of each process those of all, for a snapshot that all will go on from."""
         if self._processes.size > 1:
-            summaries = self._summary._summaries        # Chainer has no other way to them
-            for summary in (summaries[name] for name in _SHARED if name in summaries):
-                sums = self._processes.sum([float(summary._x), float(summary._x2)]) / self._processes.size
-                summary._x, summary._x2 = sums.tolist()
+            self._summary.share(self._processes)
+
+    def _init_summary(self):
+        self._summary = _Means()
+
+
+class _Means(chainer.DictSummary):
+    """Chainer's DictSummary with sums in float64: in float32 the mean of 20,000 losses is wrong in its sixth figure."""
+
+    def __init__(self):
+        super().__init__()
+        self._summaries = collections.defaultdict(_Sum)
+
+    def share(self, processes):
+        for summary in (self._summaries[name] for name in _SHARED if name in self._summaries):
+            sums = processes.sum([float(summary._x), float(summary._x2)]) / processes.size
+            summary._x, summary._x2 = sums.tolist()
+
+
+class _Sum(chainer.reporter.Summary):
+
+    def add(self, value, weight=1):
+        # On the device where it is: a GPU is not waited for.
+        super().add(value.astype(np.float64) if hasattr(value, 'astype') else value, weight)
+
+
+def _blank(entry):
+    for name, value in entry.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            entry[name] = None
+
+
+class TellDivergence(chainer.training.Extension):
+    """Says so, once, at the end of the epoch in which the loss has ceased to be finite.
+
+    Args:
+        say (callable): Takes the line.
+    """
+    trigger = EveryEpochs()
+
+    def __init__(self, say):
+        self._say = say
+
+    def __call__(self, trainer):
+        *before, entry = trainer.get_extension('LogReport').log
+        if _diverged(entry) and not (before and _diverged(before[-1])):
+            self._say(f'epoch {entry["epoch"]}: the loss is not finite: the training has diverged, and nothing more '
+                      'will be learned. Stop it, look at the norms of the features (describe.py), and begin anew '
+                      '(--overwrite) with larger minibatches or another --seed')
+
+
+def _diverged(entry):
+    return any(entry.get(name, 0) is None for name in _LOSSES)

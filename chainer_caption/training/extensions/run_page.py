@@ -1,4 +1,5 @@
 """The page of a run."""
+import dataclasses
 import datetime
 import os
 
@@ -15,7 +16,7 @@ from chainer_caption.training.extensions.epochs import EveryEpochs
 PAGE = 'run.html'
 
 # Of the settings, what says nothing to a reader.
-_NOT_SHOWN = ('release', 'start_from')
+_NOT_SHOWN = ('release', 'start_from', 'tensorboard', 'snapshot_every', 'keep_snapshots')
 
 
 class RunPage(chainer.training.Extension):
@@ -31,7 +32,8 @@ class RunPage(chainer.training.Extension):
     def __init__(self, current, release, settings):
         self._epochs, self._by = settings.epochs, settings.keep_best
         self._release = release
-        self._details = {'Settings': _settings_facts(current.training), 'Release': _release_facts(current, release),
+        self._details = {'Settings': _settings_facts({**dataclasses.asdict(settings), **current.training}),
+                         'Release': _release_facts(current, release),
                          'Versions': {name: version for name, version in versions().items() if version}}
 
     def __call__(self, trainer):

@@ -6,7 +6,9 @@ import chainer
 import numpy as np
 
 from chainer_caption.captioning import Caption, Captioner
+from chainer_caption.data import SPLITS
 from chainer_caption.decoding import BeamSearch
+from chainer_caption.errors import InputError
 from chainer_caption.evaluation.metrics import Scorer
 from chainer_caption.parallel import Processes
 from chainer_caption.report.rows import row_of
@@ -28,6 +30,12 @@ _NOTHING = Caption([], math.nan, math.nan, False)
 _REPORTED = {'validation/main/cider': 'CIDEr', 'validation/main/bleu4': 'BLEU-4'}
 
 
+def scored_pictures(release):
+    """The pictures of `val` that have captions to compare with, as places in `release.captions.filenames`: (n,) int."""
+    captions = release.captions
+    return np.flatnonzero((captions.splits == SPLITS.index(SPLIT)) & (np.diff(captions.sentences) > 0))
+
+
 class CaptionScores(chainer.training.Extension):
     """Captions the validation pictures as the model is, free-running, and scores the captions.
 
@@ -41,6 +49,9 @@ class CaptionScores(chainer.training.Extension):
         device (chainer.backend.Device): Where the model is.
         every (int): Epochs from one scoring to the next.
         processes (Processes or None): Those that share the pictures; process 0 scores for all. None: this one alone.
+
+    Raises:
+        InputError: The model is none that a Captioner can caption with.
     """
     # Together with the evaluator.
     priority = chainer.training.PRIORITY_WRITER
@@ -49,9 +60,13 @@ class CaptionScores(chainer.training.Extension):
     def __init__(self, current, release, device, every=1, processes=None):
         self.trigger = EveryEpochs(every)
         self._bundle, self._release, self._device = current, release, device
+        try:
+            Captioner(current, device)
+        except AttributeError as e:                     # a user's own; better now than after an epoch
+            raise InputError(f'a {type(current.model).__name__} cannot be searched for captions ({e}); train it with '
+                             'score_every=0') from e
         self._processes = processes or Processes()
-        pictures = release.pictures(SPLIT)
-        self._pictures = pictures[np.diff(release.captions.sentences)[pictures] > 0]
+        self._pictures = scored_pictures(release)
         self._scorer = Scorer([release.references(picture) for picture in self._pictures], ('BLEU', 'CIDEr'))
         # The same in every epoch and every run: spread evenly over the split.
         count = len(self._pictures)
