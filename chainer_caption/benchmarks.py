@@ -17,6 +17,7 @@ from chainer_caption.data.batches import CaptionDataset, LengthBucketIterator
 from chainer_caption.data.vocabulary import Vocabulary
 from chainer_caption.features.extractor import Extractor
 from chainer_caption.features.networks import NETWORKS
+from chainer_caption.functions.memory import enough_memory
 from chainer_caption.models import ShowAndTell
 from chainer_caption.training import make_converter, make_optimizer
 
@@ -46,7 +47,7 @@ def benchmark_training(release, settings, device, updates, processes):
     model.to_device(device)
     optimizer = make_optimizer(model, device, processes)
     captions = tokens = 0
-    with chainer.using_device(device):
+    with chainer.using_device(device), enough_memory(device, 'lower --batch-size or --hidden'):
         for update in range(_WARM_UP + updates):
             if update == _WARM_UP:
                 _wait(device)
@@ -124,11 +125,12 @@ def benchmark_extraction(network, device, batch_size, repeats):
 
 def _wait(device):
     if device.xp is cuda.cupy:
-        cuda.cupy.cuda.Device().synchronize()
+        device.device.synchronize()
 
 
 def _peak_mib(device):
     """The most memory held so far: the GPU's, as CuPy has taken it, or else the process's resident memory."""
     if device.xp is cuda.cupy:
-        return cuda.cupy.get_default_memory_pool().total_bytes() // 2 ** 20
+        with chainer.using_device(device):              # whose pool it is
+            return cuda.cupy.get_default_memory_pool().total_bytes() // 2 ** 20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 2 ** 10

@@ -168,3 +168,19 @@ def refused(call):
         assert err.count('\n') == 1 and err.startswith(f'{name}.py: ') and 'Traceback' not in err, err
         return err.removeprefix(f'{name}.py: ').rstrip('\n')
     return run
+
+
+@pytest.fixture
+def room():
+    """Leaves so many bytes on the first GPU for the rest of the test: `room(2 ** 20)`."""
+    from chainer.backends import cuda
+
+    def leave(size):
+        with cuda.cupy.cuda.Device(0):
+            pool = cuda.cupy.get_default_memory_pool()
+            pool.free_all_blocks()
+            pool.set_limit(pool.used_bytes() + size)
+
+    yield leave
+    with cuda.cupy.cuda.Device(0):
+        cuda.cupy.get_default_memory_pool().set_limit(0)

@@ -6,6 +6,7 @@ import shutil
 import chainer
 import numpy as np
 import pytest
+import threadpoolctl
 
 from chainer_caption import Bundle, Caption, Captioner, InputError, Release, Result
 from chainer_caption.features.pictures import PictureError
@@ -46,6 +47,18 @@ def unknown_model(demo_model, tmp_path):
 
 
 # Stored features
+
+def test_the_search_leaves_each_core_to_a_thread_of_its_own(model_dir):
+    # Those of BLAS wait for each other by spinning, and beside anything else a search takes twice the time.
+    captioner, threads = Captioner.load(model_dir, pictures=False), set()
+
+    def search(stepper, features):
+        threads.update(pool['num_threads'] for pool in threadpoolctl.threadpool_info() if pool['user_api'] == 'blas')
+        return [[] for _ in features]
+
+    list(captioner.caption_features(np.zeros((2, 16), np.float32), search))
+    assert threads == {1}
+
 
 def test_fields(model_dir, release_dir):
     release = Release(release_dir)
@@ -243,3 +256,11 @@ def test_captions_of_the_gpu_are_those_of_the_cpu(model_dir, release_dir):
         assert [c.tokens for c in a.captions] == [c.tokens for c in b.captions]
         np.testing.assert_allclose([c.log_prob for c in a.captions], [c.log_prob for c in b.captions], rtol=1e-4)
     assert Captioner.load(model_dir, chainer.get_device('@cupy:0'), pictures=False).bundle.model.device.xp is not np
+
+
+@pytest.mark.gpu
+def test_a_search_that_finds_no_room_on_the_gpu(model_dir, release_dir, room):
+    captioner = Captioner.load(model_dir, '@cupy:0', pictures=False)
+    room(2 ** 10)
+    with pytest.raises(InputError, match=r'^-g 0: Out of memory .*; free some or lower --beam-width or leave out -g$'):
+        list(captioner.caption_release(Release(release_dir), 'test'))

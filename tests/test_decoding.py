@@ -5,6 +5,7 @@ import chainer
 import chainer.functions as F
 import numpy as np
 import pytest
+from chainer.backends import cuda
 
 from chainer_caption import InputError
 from chainer_caption.data.vocabulary import BOS, EOS, UNK
@@ -210,3 +211,37 @@ def test_gpu_finds_what_the_cpu_finds():
     assert [[h.words for h in hs] for hs in found] == [[h.words for h in hs] for hs in expected]
     np.testing.assert_allclose([[h.log_prob for h in hs] for hs in found],
                                [[h.log_prob for h in hs] for hs in expected], rtol=1e-4)
+
+
+@pytest.mark.gpu
+def test_gpu_searches_groups_that_fit_into_its_memory(room):
+    model, x = random_model(300, hidden=32, scale=0.5), features(7)
+    expected = BeamSearch(max_length=6)(Stepper(model), x)
+    device = chainer.get_device('@cupy:0')
+    model.to_device(device)
+    with chainer.using_device(device):
+        stepper, x = Stepper(model), device.send(x)
+        room(8 * 2 * 4 * 20 * 300)                      # an eighth of it: the scores of two pictures
+        found = BeamSearch(max_length=6)(stepper, x)
+    assert [[h.words for h in hs] for hs in found] == [[h.words for h in hs] for hs in expected]
+
+
+@pytest.mark.gpu
+def test_a_step_waits_for_the_gpu_once():
+    standin = getattr(cuda.cupy, 'standin', None)
+    if standin is None:
+        pytest.skip('a GPU does not say how often it was waited for')
+    model, x = random_model(300, end=-100), features(5)
+    device = chainer.get_device('@cupy:0')
+    model.to_device(device)
+    counts = []
+    with chainer.using_device(device):
+        stepper, x = Stepper(model), device.send(x)
+        for length in (5, 9):
+            with standin.counted() as counted:
+                BeamSearch(max_length=length)(stepper, x)
+            counts.append((sum(counted.launches.values()), len(counted.uploads), len(counted.synchronizations)))
+    (launches, uploads, waits), = np.diff(counts, axis=0) / 4
+    assert waits == 1
+    assert uploads == 2
+    assert launches <= 25

@@ -210,6 +210,14 @@ class TestSelect:
             np.testing.assert_array_equal(got[1][p, :n] - start, np.array(order) // 301)
             np.testing.assert_array_equal(got[2][p, :n], np.array(order) % 301)
 
+    def test_of_a_row_without_numbers_nothing_is_chosen(self, rng):
+        scores = np.concatenate([np.full((1, 50), -np.inf, np.float32), normal(rng, 1, 50),
+                                 np.full((1, 50), np.nan, np.float32)])
+        score, parent, _ = select(scores, np.zeros(50, np.float32), np.array([-1.0, -2.0, -3.0]), np.array([0, 3]), 60,
+                                  np.full(1, -np.inf), 1.0, -1)
+        assert set(parent[0, :50]) == {1}
+        assert np.isneginf(score[0, 50:]).all()
+
     def test_nothing_under_the_floor_is_chosen(self, rng):
         scores = normal(rng, 2, 50)
         log_p = F.log_softmax(scores).array + np.float32([[-1], [-2]])
@@ -261,14 +269,53 @@ class TestGPU:
         self.both(device, lambda where, *a: word_loss(*a, where.send(targets)),
                   normal(rng, 9, 5), normal(rng, 13, 5), normal(rng, 13))
 
-    def test_select(self, rng, device):
-        bounds = np.array([0, 3, 4, 9])
-        scores, bias = 3 * normal(rng, 9, 301), normal(rng, 301)
-        log_probs = np.concatenate([np.sort(-5 * rng.random(n))[::-1] for n in np.diff(bounds)])
-        floor = np.array([-np.inf, -5.0, -np.inf])
-        cpu = select(scores.copy(), bias, log_probs, bounds, 20, floor, 0.7, 2)
-        gpu = select(device.send(scores), device.send(bias), log_probs, bounds, 20, floor, 0.7, 2)
-        np.testing.assert_allclose(gpu[0], cpu[0], rtol=1e-4)
+    @staticmethod
+    def selected(device, scores, bias, log_probs, bounds, k, floor, weight, banned):
+        """What the GPU selects, after it has been compared with what the CPU does."""
+        cpu = select(scores.copy(), bias, log_probs, bounds, k, floor, weight, banned)
+        gpu = select(device.send(scores), device.send(bias), log_probs, bounds, k, floor, weight, banned)
         there = cpu[0] > -np.inf
+        np.testing.assert_array_equal(gpu[0] > -np.inf, there)
+        np.testing.assert_allclose(gpu[0][there], cpu[0][there], rtol=1e-6, atol=2e-6)
         for ours, theirs in zip(gpu[1:], cpu[1:], strict=True):
             np.testing.assert_array_equal(ours[there], theirs[there])
+        return gpu
+
+    @pytest.mark.parametrize('banned', [-1, 2])
+    @pytest.mark.parametrize(('k', 'words'), [(1, 301), (20, 301), (20, 3000), (300, 301), (20, 4)])
+    def test_select(self, rng, device, banned, k, words):
+        # The last is a search so much wider than its space that there are fewer than k.
+        bounds = np.array([0, 3, 4, 9])
+        scores, bias = 3 * normal(rng, 9, words), normal(rng, words)
+        log_probs = np.concatenate([np.sort(-5 * rng.random(n))[::-1] for n in np.diff(bounds)])
+        found, _, word = self.selected(device, scores, bias, log_probs, bounds, k, np.array([-np.inf, -5.0, -np.inf]),
+                                       0.7, banned)
+        assert found[1].min() == -np.inf or found[1].min() > -5
+        assert banned not in word[found > -np.inf]
+
+    @pytest.mark.parametrize('levels', [1, 3, 40])
+    def test_select_ties(self, rng, device, levels):
+        # Whole numbers, and rows that are alike: ties within rows and between them, up to nothing but ties.
+        scores = np.tile(rng.integers(0, levels, (1, 2000)).astype(np.float32), (7, 1))
+        bounds = np.array([0, 1, 5, 7])
+        self.selected(device, scores, np.zeros(2000, np.float32), np.full(7, -1.5), bounds, 20, np.full(3, -np.inf),
+                      1.0, 2)
+
+    def test_select_words_and_hypotheses_that_are_impossible(self, rng, device):
+        scores = normal(rng, 8, 500)
+        scores[:2, 3:] = scores[3:5, 10:] = -np.inf
+        scores[7] = -np.inf
+        log_probs = np.array([-1, -2, -1, -2, -np.inf, -1, -np.inf, -3])
+        found, parent, _ = self.selected(device, scores, normal(rng, 500), log_probs, np.array([0, 2, 5, 8]), 20,
+                                         np.full(3, -np.inf), 1.0, 1)
+        assert (found > -np.inf).sum(axis=1).tolist() == [4, 20, 20]
+        assert not np.isin(parent[found > -np.inf], [4, 6, 7]).any()
+
+    def test_select_adds_in_float64(self, device):
+        # Far from zero float32 has steps wider than what two hypotheses differ by: the second is better by 0.0001.
+        scores = np.zeros((2, 4), np.float32)
+        scores[:, 3] = 1, 1.0004
+        log_probs = np.array([-5000, -5000.0001])
+        _, parent, word = self.selected(device, scores, np.zeros(4, np.float32), log_probs, np.array([0, 2]), 1,
+                                        np.full(1, -np.inf), 1.0, -1)
+        assert (parent.item(), word.item()) == (1, 3)

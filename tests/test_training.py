@@ -227,3 +227,10 @@ def test_trained_on_one_device_used_on_the_other(release, tmp_path):
                      Captioner.load(tmp_path / name, device, pictures=False).caption_release(release, 'test')]
                     for device in ('@numpy', '@cupy:0')]
         assert captions[0] == captions[1]
+
+
+@pytest.mark.gpu
+def test_no_room_on_the_gpu(release, tmp_path, room):
+    room(2 ** 10)
+    with pytest.raises(InputError, match=r'^-g 0: Out of memory .*; free some or lower --batch-size or --hidden or '):
+        train(release, tmp_path / 'model', Settings(epochs=1, **SMALL), device='@cupy:0')

@@ -11,6 +11,8 @@ from chainer_caption.features.ahead import prepared_batches
 from chainer_caption.features.extractor import Extractor
 from chainer_caption.features.folders import find_pictures
 from chainer_caption.features.pictures import MAX_PIXELS
+from chainer_caption.functions.memory import enough_memory
+from chainer_caption.functions.products import one_blas_thread
 from chainer_caption.models.bundle import Bundle
 
 # What is assumed of a model that does not know where its features came from: the seed captioned with VGG-19, and
@@ -78,8 +80,8 @@ class Captioner:
         self.bundle = bundle
         self.device = chainer.get_device(device)
         self.extractor = extractor
-        bundle.model.to_device(self.device)
-        with _overflowing():
+        with enough_memory(self.device), _overflowing():
+            bundle.model.to_device(self.device)
             self._stepper = bundle.model.stepper()
         if extractor is not None:
             self._check_size(extractor.dim, f'the network {extractor.network}')
@@ -240,7 +242,8 @@ class Captioner:
                 for picture, row, best in zip(pictures, rows, found, strict=True))
 
     def _captions(self, features, search):
-        with chainer.using_device(self.device), _overflowing():
+        with chainer.using_device(self.device), one_blas_thread(), _overflowing(), \
+                enough_memory(self.device, 'lower --beam-width'):
             # A network may hand over columns; the same numbers in the same order are captioned the same to the bit.
             features = self.device.xp.ascontiguousarray(features)
             found = search(self._stepper, features)

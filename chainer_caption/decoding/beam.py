@@ -6,16 +6,18 @@ is exact, because a score only falls as words are added.
 """
 import dataclasses
 
+import chainer
 import numpy as np
 
 from chainer_caption.data.vocabulary import BOS, EOS, UNK
 from chainer_caption.errors import InputError
+from chainer_caption.functions.memory import free_bytes
 from chainer_caption.functions.select import select
 
-# What the scores of one step may take, in bytes, on the CPU (a few times its cache) and on a GPU: it bounds how many
-# pictures are searched together.
+# What the scores of one step may take: bytes on the CPU, a few times its cache; on a GPU a share of what is free there,
+# since those of two steps, states and gates are there at once. It bounds how many pictures are searched together.
 _CPU_BYTES = 24 * 2 ** 20
-_GPU_BYTES = 2 ** 30
+_GPU_SHARE = 1 / 8
 
 # Below this products of weights and log-probabilities would be rounded to nothing.
 _LEAST_WEIGHT = 1e-290
@@ -98,8 +100,9 @@ class BeamSearch:
             list of list of Hypothesis: For each picture its captions, best first: `top`, or fewer where there are no
             more.
         """
-        on_cpu = isinstance(features, np.ndarray)
-        group = max(1, (_CPU_BYTES if on_cpu else _GPU_BYTES) // (4 * self.width * len(stepper.bias)))
+        device = chainer.backend.get_device_from_array(features)
+        room = _CPU_BYTES if device.xp is np else _GPU_SHARE * free_bytes(device)
+        group = max(1, int(room) // (4 * self.width * len(stepper.bias)))
         found = []
         for start in range(0, len(features), group):
             found += _Beams(self, stepper, features[start:start + group]).run()

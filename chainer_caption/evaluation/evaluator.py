@@ -18,6 +18,7 @@ from chainer_caption.evaluation.candidates import Candidate, read_candidates
 from chainer_caption.evaluation.metrics.cider import SINGLE
 from chainer_caption.evaluation.metrics.scorer import DEFAULT
 from chainer_caption.evaluation.perplexity import token_means
+from chainer_caption.functions.memory import enough_memory
 
 # Captions whose words are predicted together, for the perplexity.
 _BATCH = 128
@@ -153,7 +154,7 @@ class Evaluator:
         data = CaptionDataset.from_release(self.release, captioner.bundle.vocabulary, self.split)
         batches = LengthBucketIterator(data, _BATCH, repeat=False, shuffle=False)
         converter = PackCaptions(self.release.features)
-        with chainer.using_device(captioner.device):
+        with chainer.using_device(captioner.device), enough_memory(captioner.device):
             packed = (converter(batch, captioner.device) for batch in batches)
             return token_means(captioner.bundle.model, packed)['perplexity']
 

@@ -3,13 +3,16 @@ import copy
 
 import chainer
 import numpy as np
+from chainer.backends import cuda
 
 from chainer_caption.errors import InputError
 from chainer_caption.features.memory import return_large_blocks
 from chainer_caption.features.networks import NETWORKS
 from chainer_caption.features.pictures import MAX_PIXELS, open_picture
 from chainer_caption.features.profiles import PROFILES
+from chainer_caption.features.slices import InSlices
 from chainer_caption.features.weights import find_weights, load_weights
+from chainer_caption.functions.memory import enough_memory
 from chainer_caption.storage.files import sample_digest
 
 
@@ -35,12 +38,18 @@ class Extractor:
         self.profile = _fitting(profile, network)
         self.dim = NETWORKS[network].dim
         self.device = link.device
-        # Chainer's own convolutions are made for training and for GPUs; a network may know better for inference.
-        fast = isinstance(self.device, chainer.backend.CpuDevice) and hasattr(link, 'inference')
-        self._compute = link.inference() if fast else lambda x: link(x).array
+        self._compute = self._best_way(link)
         self._honour_exif = honour_exif
         self._max_pixels = max_pixels
         self._weights = None
+
+    def _best_way(self, link):
+        # Chainer's own convolutions are made for training and for cuDNN; a network may know better for inference.
+        if isinstance(self.device, chainer.backend.CpuDevice) and hasattr(link, 'inference'):
+            return link.inference()
+        if self.device.xp is cuda.cupy:
+            return InSlices(lambda x: link(x).array, self.device)
+        return lambda x: link(self.device.send(x)).array
 
     @classmethod
     def load(cls, network='vgg19', profile=None, weights=None, device='@numpy', honour_exif=True,
@@ -65,7 +74,8 @@ class Extractor:
         path = find_weights(described, weights)
         link = described.link()
         wanted = load_weights(link, path)
-        link.to_device(device)
+        with enough_memory(chainer.get_device(device)):
+            link.to_device(device)
         extractor = cls(network, profile or wanted or described.profile, link, honour_exif, max_pixels)
         extractor._weights = sample_digest(path)
         return extractor
@@ -108,9 +118,13 @@ class Extractor:
 
         Returns:
             numpy.ndarray or cupy.ndarray: Shape (N, D), float32, on the extractor's device.
+
+        Raises:
+            InputError: On a GPU there is no room for a single picture. Where there is none for all of them at once,
+                they are computed one after another.
         """
         with chainer.using_device(self.device), chainer.using_config('train', False), chainer.no_backprop_mode():
-            return self._compute(self.device.send(np.asarray(batch, np.float32)))
+            return self._compute(np.asarray(batch, np.float32))
 
 
 def _fitting(profile, network):

@@ -180,18 +180,31 @@ def _cell_backward_loop(gates, c, c0, gh, gh_carried, gc, ggates):
             gc[i, u] = dc * gf
 
 
+# For the elementwise kernels: the gates are activated where they stand; c and h are written.
+LSTM_CELL_CUDA = '''
+template <typename Real>
+__device__ __forceinline__ void lstm_cell(Real& ga, Real& gi, Real& gf, Real& go, Real c0, Real& c, Real& h) {
+    ga = tanh(ga);
+    gi = (Real)1 / ((Real)1 + exp(-gi));
+    gf = (Real)1 / ((Real)1 + exp(-gf));
+    go = (Real)1 / ((Real)1 + exp(-go));
+    c = ga * gi + c0 * gf;
+    h = tanh(c) * go;
+}
+'''
+
+
 @cuda.memoize()
 def _cell_kernel():
     return cuda.cupy.ElementwiseKernel(
         'T ra, T ri, T rf, T ro, T ba, T bi, T bf, T bo, T c0', 'T ga, T gi, T gf, T go, T c, T h',
         '''
-        ga = tanh(ga + ra + ba);
-        gi = (T)1 / ((T)1 + exp(-(gi + ri + bi)));
-        gf = (T)1 / ((T)1 + exp(-(gf + rf + bf)));
-        go = (T)1 / ((T)1 + exp(-(go + ro + bo)));
-        c = ga * gi + c0 * gf;
-        h = tanh(c) * go
-        ''', 'caption_lstm_cell')
+        ga += ra + ba;
+        gi += ri + bi;
+        gf += rf + bf;
+        go += ro + bo;
+        lstm_cell(ga, gi, gf, go, c0, c, h)
+        ''', 'caption_lstm_cell', preamble=LSTM_CELL_CUDA)
 
 
 @cuda.memoize()

@@ -9,6 +9,7 @@ import numpy as np
 from chainer.backends import cuda
 
 from chainer_caption.functions.compiled import compiled, exp, in_threads
+from chainer_caption.functions.select_gpu import collect
 
 _BLOCK = 128
 
@@ -20,7 +21,7 @@ def select(scores, bias, log_probs, bounds, k, floor, weight, banned):
     the word that comes first wins.
 
     Args:
-        scores (array): (m, V) float32, NumPy or CuPy; overwritten.
+        scores (array): (m, V) float32, NumPy or CuPy; not to be used after it.
         bias (array): (V,) float32.
         log_probs (numpy.ndarray): Of each hypothesis, nats, (m,) float64; a picture's are in falling order.
         bounds (numpy.ndarray): Picture p has the hypotheses bounds[p] to bounds[p + 1], (n + 1,) int.
@@ -70,11 +71,12 @@ def _select(scores, bias, log_probs, bounds, floor, weight, banned, best, parent
                 highest = np.float32(-np.inf)
                 for j in range(at, end):
                     highest = max(highest, row[j])
-                if weight * (base + highest) <= mark:
+                # Of a row that is nowhere finite, base is NaN, and nothing of it is above anything.
+                if not weight * (base + highest) > mark:
                     continue
                 for j in range(at, end):
                     score = weight * (base + row[j])
-                    if score <= mark:
+                    if not score > mark:
                         continue
                     # Insertion into a short sorted list, behind its equals.
                     place = k - 1
@@ -90,34 +92,19 @@ def _select(scores, bias, log_probs, bounds, floor, weight, banned, best, parent
 
 
 def _select_gpu(scores, bias, log_probs, bounds, floor, weight, banned, best, parent, word):
-    # k times the maximum of all continuations of a picture. Memory is quick on a GPU, sorting is not.
-    xp = cuda.cupy
-    pictures, k = best.shape
-    hypotheses = np.diff(bounds)
-    most = int(hypotheses.max())
-    words = scores.shape[1]
-    scores += bias
-    top = scores.max(axis=1)
-    base = xp.asarray(log_probs, np.float32) - top - xp.log(xp.exp(scores - top[:, None]).sum(axis=1))
-    scores += base[:, None]
-    scores *= np.float32(weight)
-    if banned >= 0:
-        scores[:, banned] = -np.inf
-    # Pictures with fewer hypotheses than others are filled up with impossible ones.
-    table = xp.full((pictures * most, words), -np.inf, np.float32)
-    place = np.repeat(np.arange(pictures) * most - bounds[:-1], hypotheses) + np.arange(len(scores))
-    table[xp.asarray(place)] = scores
-    table = table.reshape(pictures, most * words)
-    rows = xp.arange(pictures)
-    chosen = xp.empty((k, pictures), np.int64)
-    values = xp.empty((k, pictures), np.float32)
-    for n in range(min(k, most * words)):
-        chosen[n] = table.argmax(axis=1)
-        values[n] = table[rows, chosen[n]]
-        table[rows, chosen[n]] = -np.inf
-    n = min(k, most * words)
-    best[:, :n] = cuda.to_cpu(values[:n]).T
-    at = cuda.to_cpu(chosen[:n]).T
-    best[best <= floor[:, None]] = -np.inf
-    parent[:, :n] = np.minimum(at // words + bounds[:-1, None], len(scores) - 1)
-    word[:, :n] = at % words
+    k, words = best.shape[1], scores.shape[1]
+    count, score, place = collect(scores, bias, log_probs, bounds, k, floor, weight, banned)
+    there = np.arange(score.shape[1]) < count[:, None]
+    score, place = np.where(there, score, -np.inf), np.where(there, place, 0).astype(np.int64)
+    order = np.lexsort((place, -score))[:, :k]
+    best[:], place = np.take_along_axis(score, order, 1), np.take_along_axis(place, order, 1)
+    parent[:], word[:] = place // words, place % words
+    crowded = np.flatnonzero(count > score.shape[1])
+    if len(crowded):
+        # So many equal scores, as of a model that has not learned, are for the host to go through.
+        rows = np.concatenate([np.arange(bounds[p], bounds[p + 1]) for p in crowded])
+        few = np.cumsum([0, *np.diff(bounds)[crowded]])
+        theirs = cuda.to_cpu(scores[cuda.cupy.asarray(rows)])
+        best[crowded], among, word[crowded] = select(theirs, cuda.to_cpu(bias), log_probs[rows], few, k, floor[crowded],
+                                                     weight, banned)
+        parent[crowded] = rows[among]

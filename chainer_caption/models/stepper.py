@@ -1,16 +1,19 @@
 """Show and Tell one word at a time, for searching: no graph, no links, and the work that repeats done once."""
 import chainer
 import numpy as np
+from chainer.backends import cuda
 
 from chainer_caption.functions.compiled import compiled, in_threads, sigmoid, tanh
-from chainer_caption.functions.lstm import lstm_cell
+from chainer_caption.functions.lstm import LSTM_CELL_CUDA, lstm_cell
+from chainer_caption.functions.products import product
 
 
 class Stepper:
     """A trained ShowAndTell as a recurrence over arrays.
 
     A word's share of the gates is the same wherever it stands, so all of them are computed once, one product for the
-    whole vocabulary, and a step is left with the recurrent product and the output layer.
+    whole vocabulary, and a step is left with the recurrent product and the output layer. Wrap a search on the CPU in
+    `functions.products.one_blas_thread`.
 
     Args:
         model (ShowAndTell): The model, on the device where the search is to run.
@@ -38,7 +41,7 @@ class Stepper:
         """
         xp = self.device.xp
         W, b = self._image
-        gates = xp.dot(xp.dot(features, W.T) + b, self._W_x.T)
+        gates = product(product(features, W.T) + b, self._W_x.T)
         c = xp.empty((len(features), self._W_h.shape[1]), np.float32)
         h = xp.empty_like(c)
         lstm_cell(gates, xp.zeros_like(gates), self._b, xp.zeros_like(c), c, h)
@@ -63,12 +66,13 @@ class Stepper:
         if xp is np:
             # Hypotheses with the same parent share its recurrent product.
             distinct, places = np.unique(parents, return_inverse=True)
-            recurrent = np.dot(h0[distinct], self._W_h.T)
+            recurrent = product(h0[distinct], self._W_h.T)
             in_threads(_step, len(parents), self._word_gates, words, recurrent, places, self._b, c0, parents, c, h)
         else:
-            parents, words = self.device.send(parents), self.device.send(words)
-            lstm_cell(self._word_gates[words], xp.dot(h0[parents], self._W_h.T), self._b, c0[parents], c, h)
-        return (h, c), xp.dot(h, self._W_out.T)
+            # Nor is anything put in order before it: the kernel finds the rows.
+            parents, words = self.device.send(np.array([parents, words], np.int32))[:, :, None]
+            _step_kernel()(self._word_gates, words, product(h0, self._W_h.T), parents, self._b, c0, h.shape[1], c, h)
+        return (h, c), product(h, self._W_out.T)
 
 
 @compiled
@@ -86,3 +90,16 @@ def _step(word_gates, words, recurrent, places, b, c0, parents, c, h, start, sto
             go = sigmoid(read[k + 3] + carried[k + 3] + b[k + 3])
             c[i, u] = ga * gi + before[u] * gf
             h[i, u] = tanh(c[i, u]) * go
+
+
+@cuda.memoize()
+def _step_kernel():
+    return cuda.cupy.ElementwiseKernel(
+        'raw T word_gates, int32 word, raw T recurrent, int32 parent, raw T b, raw T c0, int32 units', 'T c, T h',
+        '''
+        int unit = i % units;
+        ptrdiff_t read = ((ptrdiff_t)word * units + unit) * 4, carried = ((ptrdiff_t)parent * units + unit) * 4;
+        T gates[4];
+        for (int k = 0; k < 4; k++) gates[k] = word_gates[read + k] + recurrent[carried + k] + b[unit * 4 + k];
+        lstm_cell(gates[0], gates[1], gates[2], gates[3], c0[(ptrdiff_t)parent * units + unit], c, h)
+        ''', 'caption_step', preamble=LSTM_CELL_CUDA)

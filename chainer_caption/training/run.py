@@ -6,6 +6,7 @@ import pathlib
 import chainer
 
 from chainer_caption.errors import InputError
+from chainer_caption.functions.memory import enough_memory
 from chainer_caption.models import bundle
 from chainer_caption.models.bundle import Bundle
 from chainer_caption.parallel import Processes
@@ -56,6 +57,7 @@ def train(release, output, settings=None, device='@numpy', resume=False, overwri
     check_possible(release, settings)
     with contextlib.ExitStack() as stack:
         stack.enter_context(_naming(output))
+        stack.enter_context(enough_memory(device, 'lower --batch-size or --hidden'))
         current, going_on = None, False
         if processes.first:
             bundle.check_new(output, resume, overwrite)

@@ -10,6 +10,7 @@ from chainer_caption.data.batches import MAX_WORDS, CaptionDataset, LengthBucket
 from chainer_caption.errors import InputError
 from chainer_caption.evaluation.metrics.cider import SINGLE
 from chainer_caption.functions import Adam
+from chainer_caption.functions.memory import free_bytes
 from chainer_caption.parallel import Processes
 from chainer_caption.training.extensions import (
     CaptionScores,
@@ -168,9 +169,9 @@ def make_converter(features, device, processes):
 def _placed(features, device):
     if device.xp is not cuda.cupy:
         return features
+    if features.nbytes > _FEATURES_SHARE * free_bytes(device):
+        return features
     with chainer.using_device(device):
-        if features.nbytes > _FEATURES_SHARE * cuda.cupy.cuda.runtime.memGetInfo()[0]:
-            return features
         placed = cuda.cupy.empty(features.shape, features.dtype)
         for start in range(0, len(features), 4096):     # a block at a time: a memory map need not fit into memory
             placed[start:start + 4096] = device.send(np.ascontiguousarray(features[start:start + 4096]))

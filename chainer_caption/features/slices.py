@@ -1,0 +1,64 @@
+"""A network on a GPU, over as many pictures at a time as there is memory for.
+
+Without cuDNN, which CuPy no longer has, Chainer unfolds the pictures for each convolution into a matrix of all that its
+filters see, and turns that around: a quarter of a gigabyte for each picture that VGG's second layer takes.
+"""
+from chainer_caption.functions.memory import enough_memory, free_bytes, peak_bytes
+
+# Of the memory that is free, what the pictures may take: blocks of many sizes do not fit without gaps.
+_SHARE = 0.8
+
+
+class InSlices:
+    """Computes a batch in slices that fit; a slice that does not fit after all is cut in half.
+
+    Args:
+        compute (callable): Takes pictures on the GPU, (n, 3, S, S) float32, and returns their features, (n, D).
+        device (chainer.backend.Device): The GPU, which must be the current device in calls.
+    """
+
+    def __init__(self, compute, device):
+        self._compute = compute
+        self._device = device
+        self._at_a_time = None                          # pictures; not known before one has been tried
+
+    def __call__(self, batch):
+        """Computes the features of pictures.
+
+        Args:
+            batch (numpy.ndarray): (N, 3, S, S), float32, on the host.
+
+        Returns:
+            cupy.ndarray: (N, D), float32.
+
+        Raises:
+            InputError: There is no room for a single picture.
+        """
+        if self._at_a_time is None:
+            self._at_a_time = self._fitting(batch[:1])
+        made, start = [], 0
+        while start < len(batch):
+            pictures = batch[start:start + self._at_a_time]
+            features = self._try(pictures)
+            if features is None:
+                self._at_a_time = len(pictures) // 2
+            else:
+                made.append(features)
+                start += len(pictures)
+        return self._device.xp.concatenate(made)
+
+    def _fitting(self, picture):
+        one = peak_bytes(self._device, lambda: self._alone(picture))
+        return max(1, int(_SHARE * free_bytes(self._device)) // max(1, one))
+
+    def _alone(self, picture):
+        with enough_memory(self._device):
+            return self._compute(self._device.send(picture))
+
+    def _try(self, pictures):
+        if len(pictures) == 1:
+            return self._alone(pictures)
+        try:
+            return self._compute(self._device.send(pictures))
+        except MemoryError:
+            return None                                 # and with the exception goes all that it holds

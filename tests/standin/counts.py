@@ -1,0 +1,61 @@
+"""Prints what an update of a training and a step of the beam search launch, upload and wait for::
+
+    python tests/standin/counts.py
+"""
+import pathlib
+
+import cupy  # the stand-in beside this file
+import numpy as np
+
+from chainer_caption import Captioner, Release, Vocabulary
+from chainer_caption.data.batches import CaptionDataset, LengthBucketIterator
+from chainer_caption.data.vocabulary import EOS
+from chainer_caption.models import ShowAndTell
+from chainer_caption.models.bundle import Bundle
+from chainer_caption.parallel import Processes
+from chainer_caption.training import make_converter, make_optimizer
+
+DEMO = pathlib.Path(__file__).resolve().parents[2] / 'features' / 'demo'
+STEPS = 10
+
+
+def show(title, launches, uploads, waits):
+    print(f'{title}: {sum(launches.values()):g} launches, {uploads:g} uploads, {waits:g} waits')
+    print('   ', ', '.join(f'{name} {count:g}' for name, count in sorted(launches.items(), key=lambda pair: -pair[1])))
+
+
+def show_update(model, vocabulary, release):
+    data, alone = CaptionDataset.from_release(release, vocabulary, 'train'), Processes()
+    optimizer, converter = make_optimizer(model, model.device, alone), make_converter(release.features, model.device,
+                                                                                      alone)
+    iterator = LengthBucketIterator(data, 128, seed=0)
+    for update in range(3):                                 # the last one counts: the first makes Adam's arrays
+        with cupy.standin.counted() as counts:
+            batch = converter(iterator.next(), model.device)
+            optimizer.update(model, *batch, update_key=(0, update))
+    show(f'an update, captions of up to {len(batch[3])} words', counts.launches, len(counts.uploads),
+         len(counts.synchronizations))
+
+
+def show_step(model, vocabulary, release):
+    model.to_device('@numpy')
+    model.out_word.b.array[EOS] = -100                      # no caption ends before it must
+    captioner, found = Captioner(Bundle(model, vocabulary), '@cupy:0'), []
+    for steps in (STEPS, 2 * STEPS):
+        with cupy.standin.counted() as counts:
+            list(captioner.caption_features(np.asarray(release.features[:8], np.float32), max_length=steps))
+        found.append(counts)
+    fewer, more = found
+    show('a step of the beam search, width 20',
+         {name: (count - fewer.launches[name]) / STEPS for name, count in more.launches.items()},
+         (len(more.uploads) - len(fewer.uploads)) / STEPS,
+         (len(more.synchronizations) - len(fewer.synchronizations)) / STEPS)
+
+
+if __name__ == '__main__':
+    demo = Release(DEMO)
+    words = Vocabulary.from_counts(*demo.word_counts('train'), min_count=5)
+    captioner_model = ShowAndTell(demo.feature_size, len(words), 32, seed=0)
+    captioner_model.to_device('@cupy:0')
+    show_update(captioner_model, words, demo)
+    show_step(captioner_model, words, demo)

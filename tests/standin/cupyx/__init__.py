@@ -1,0 +1,4 @@
+"""What of cupyx Chainer uses."""
+from cupy._routines import rsqrt
+
+__all__ = ['rsqrt']
