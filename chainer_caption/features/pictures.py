@@ -39,6 +39,9 @@ _MAX_SCANNED, _MAX_SCANS = 5_000_000_000, 10_000
 # 256 x 256 are usual.
 _MAX_TILES = 100_000
 
+# What is larger comes out of a camera, and takes longer to decode than all that is done with it after that.
+_OF_A_CAMERA = 8_000_000
+
 _PIXELS_OF_A_BAND = 2 ** 18     # converted at a time
 
 # EXIF's orientations: whether the rows of what is stored are flipped, whether its columns are, and whether rows and
@@ -137,9 +140,9 @@ def open_picture(path, honour_exif=True, max_pixels=MAX_PIXELS, least=None):
         honour_exif (bool): Turn the picture as its EXIF orientation says. Features published in the years of the
             VGG networks were made without.
         max_pixels (int): A picture of more is refused, by its header alone.
-        least (int or None): A JPEG picture may come at a half, a quarter or an eighth of its size, as long as neither
-            side falls below so many pixels: its decoder can average them on the way, which takes a fraction of the time
-            and of the memory. None has it as it is.
+        least (int or None): A JPEG picture of more than 8 megapixels may come at a half, a quarter or an eighth of its
+            size, as long as neither side falls below so many pixels: its decoder can average them on the way, which
+            takes a fraction of the time and of the memory. None has it as it is.
 
     Yields:
         Picture: The picture; not to be used outside the block.
@@ -198,7 +201,7 @@ def _decode(path, honour_exif, max_pixels, least, held):
 
 def _scaled(image, least):
     width, height = image.size
-    for scale in (8, 4, 2):
+    for scale in (8, 4, 2) if width * height > _OF_A_CAMERA else ():
         # Where a side is no multiple, the last pixels would be averages of less, and everything out of its place.
         if min(width, height) >= least * scale and not width % scale and not height % scale:
             image.draft(None, (width // scale, height // scale))

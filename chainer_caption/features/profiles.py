@@ -97,8 +97,8 @@ def _image(rgb):
 #: - `torchvision`: the short side to 256 by antialiased bilinear interpolation, the centre cut out, ImageNet's mean and
 #:   deviation of RGB in [0, 1]; what weights from torchvision and timm were trained with.
 #: - `lite`: the whole picture squashed by antialiased bicubic interpolation, RGB, (x - 127) / 128; EfficientNet-Lite.
-#:   JPEG's decoder may have averaged pixels before, down to three times the size: with 2 to 24 megapixels that changed
-#:   pictures by less than 0.5 grey levels in the mean, and left their features a cosine of 0.9992 at least.
+#:   JPEG's decoder may have averaged pixels of large photographs before, down to three times the size: that changed
+#:   them by less than 0.5 grey levels in the mean, and left their features a cosine of 0.9992 at least.
 #: - `inception`: torchvision's way with Inception v3, the short side to 342 and the centre of 299 cut out, RGB in
 #:   [-1, 1]; its network takes ImageNet's mean and deviation off again, which here nobody has put on.
 #: - `demo`: the whole picture squashed by antialiased bilinear interpolation, RGB in [-1, 1]; the embedded release.

@@ -112,10 +112,8 @@ def inverted_residual(pixels, height, width, weights, scratch, name):
     for top in range(0, out_height, most):
         bottom = min(top + most, out_height)
         first, last = top * stride - above, (bottom - 1) * stride + ksize - above
-        kept = there - first if top else 0
-        if kept > 0:
-            strip[:, :kept] = strip[:, most * stride:most * stride + kept]
-        there = max(there, first)
+        kept = there - first
+        strip[:, :kept] = strip[:, most * stride:most * stride + kept]
         if there < 0:
             strip[:, :-there] = 0
             there = 0
