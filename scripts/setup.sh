@@ -30,7 +30,7 @@ fi
 
 # What was installed is written last, so that a set-up broken off half-way is done again. An environment with CuPy
 # or MPI stays one when the tests or the demo set up without naming it.
-extras=test
+extras=photos,test
 wanted=$(printf '%s\n' "$@" | sort -u | paste -sd, -)
 stamp=.venv/installed
 if [ -z "$wanted" ] && [ -f "$stamp" ]; then wanted=$(sed -n 's/^extras //p' "$stamp"); fi

@@ -2,6 +2,7 @@
 checksums, lengths and compression that would keep plain mutations out."""
 import io
 import json
+import pickletools
 import struct
 import zipfile
 import zlib
@@ -133,8 +134,12 @@ def npz(rng, seeds):
             members[i] = name, rng.choice(members)[1]
         else:
             members[i] = name, mutate(rng, [data])
+    return _archive(rng, members, rng.choice((0, 8, 8, 12, 14)))
+
+
+def _archive(rng, members, method):
     stream = io.BytesIO()
-    with zipfile.ZipFile(stream, 'w', rng.choice((0, 8, 8, 12, 14))) as archive:
+    with zipfile.ZipFile(stream, 'w', method) as archive:
         for name, data in members:
             info = zipfile.ZipInfo((name.split('\0')[0] or '0').encode('utf-8', 'replace').decode())
             info.compress_type = archive.compression
@@ -147,6 +152,47 @@ def npz(rng, seeds):
             at, size = rng.randrange(start, len(data)), rng.choice((1, 2, 4))
             data[at:at + size] = (rng.choice(NUMBERS) % 2 ** (8 * size)).to_bytes(size, 'little')
     return bytes(data)
+
+
+INSTRUCTIONS = (b'(', b't', b')', b'\x85', b'\x86', b'}', b']', b's', b'u', b'a', b'e', b'd', b'l', b'R', b'\x81', b'b',
+                b'Q', b'q\x01', b'h\x01', b'\x94', b'\x93', b'.', b'0', b'2', b'N', b'\x88', b'K\x02', b'M\0\1',
+                b'J\xff\xff\xff\xff', b'J\xff\xff\xff\x7f', b'\x8a\x09\0\0\0\0\0\0\0\0\1', b'\x8b\0\0\0\x7f',
+                b'G' + bytes(8), b'X\1\0\0\0a', b'I7\n', b'L' + b'9' * 5000 + b'L\n', b'U\3abc', b"S'a'\n",
+                b'V\\ud800\n', b'ccollections\nOrderedDict\n', b'ctorch\nFloatStorage\n',
+                b'ctorch._utils\n_rebuild_tensor_v2\n', b'ctorch\nLongStorage\n', b'cposix\nmkdir\n', b'c\\x\n\\d\n',
+                b'iposix\nmkdir\n')
+
+
+def instructions(rng, data):
+    """A pickle some of whose instructions are others, gone or doubled."""
+    starts = [at for _, _, at in pickletools.genops(data)]
+    parts = [data[start:stop] for start, stop in zip(starts, [*starts[1:], len(data)], strict=True)]
+    for _ in range(rng.choice((1, 1, 2, 5, 20))):
+        at = rng.randrange(len(parts) + 1)
+        new = rng.choice(INSTRUCTIONS if rng.random() < 0.7 or not parts else parts)
+        parts[at:at + rng.choice((0, 0, 1, 1, 3))] = [new] * rng.choice((0, 1, 1, 1, 2, 3, 1000))
+    return b''.join(parts)
+
+
+def torch_file(rng, seeds):
+    """A file of PyTorch's, in either format, with changes in what its pickles say and in what is beside them."""
+    data = rng.choice(seeds)
+    change = (lambda part: instructions(rng, part)) if rng.random() < 0.7 else (lambda part: mutate(rng, [part]))
+    if data[:2] == b'PK':
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            members = [(name, archive.read(name)) for name in archive.namelist()]
+        if rng.random() < 0.2:
+            members.append(rng.choice(members))
+        return _archive(rng, [(name, change(part) if name.endswith('.pkl') else part) for name, part in members],
+                        rng.choice((0, 0, 0, 8, 12)))
+    stream, parts = io.BytesIO(data), []
+    for _ in range(5):
+        start = stream.tell()
+        list(pickletools.genops(stream))
+        parts.append(data[start:stream.tell()])
+    chosen = rng.choice((2, 3, 3, 3, 3, 4))
+    parts[chosen] = change(parts[chosen])
+    return b''.join(parts) + (data[stream.tell():] if rng.random() < 0.8 else mutate(rng, [data[stream.tell():]]))
 
 
 def mat5(rng, seeds):

@@ -14,6 +14,7 @@ import numpy as np
 import scipy.io
 from conftest import write_release
 from PIL import Image
+from torch_writer import WRITERS, write_state_dict
 
 from chainer_caption import Bundle, Release, Settings, Vocabulary, train
 from chainer_caption.captioning.captioner import Caption, Result
@@ -33,10 +34,12 @@ from chainer_caption.features.weights import load_weights
 from chainer_caption.models import ShowAndTell
 from chainer_caption.report.evaluation_page import score_tables, write_evaluation_page, write_picture_scores
 from chainer_caption.storage.archives import read_npz
+from chainer_caption.storage.torch_files import read_state_dict
 from chainer_caption.training.snapshots import restore
 from chainer_caption.training.trainer import make_trainer
 
 ROWS = np.random.default_rng(0).random((7, 5)).astype(np.float32)
+REBUILD = '_rebuild_tensor', '_rebuild_tensor_v2'
 SETTINGS = Settings(epochs=2, batch_size=8, hidden=4, min_count=1)
 
 
@@ -66,7 +69,7 @@ def readers(folder):
     release = write_release(place / 'release', 12, 5)
     model = place / 'model'
     train(Release(release), model, dataclasses.replace(SETTINGS, epochs=1))
-    return {**_of_releases(place, release), **_of_weights(), **_of_models(place, release, model),
+    return {**_of_releases(place, release), **_of_weights(place), **_of_models(place, release, model),
             **_of_captions(place, release), **_pictures()}
 
 
@@ -147,7 +150,19 @@ def _cached(place, release, name):
     return [seed], use
 
 
-def _of_weights():
+def _torch_file(folder, arrays, style, rebuild):
+    write_state_dict(folder / 'seed.pth', {**arrays, 'counter': np.array(3), 'empty': arrays['classifier.0.bias'][:0]},
+                     style, rebuild)
+    return (folder / 'seed.pth').read_bytes()
+
+
+def _use_torch_file(link, path):
+    for stored in read_state_dict(path).values():
+        stored.read()
+    load_weights(link, path)
+
+
+def _of_weights(folder):
     link = VGG((1, 1), 2, 5, 8)
     blobs = {name.strip('/'): np.random.default_rng(2).random(param.shape).astype(np.float32)
              for name, param in link.namedparams()}
@@ -182,6 +197,9 @@ def _of_weights():
     read = functools.partial(load_weights, link)
     return {'caffemodel': Reader([caffe(100, 1, 7)], read, inputs.caffemodel, '.caffemodel', 1.5),
             'safetensors': Reader([tensors(torch)], read, inputs.safetensors, '.safetensors', 1.5),
+            **{f'torch {style}': Reader([_torch_file(folder, torch, style, rebuild) for rebuild in REBUILD],
+                                        functools.partial(_use_torch_file, link), inputs.torch_file, '.pth', 1.5)
+               for style in WRITERS},
             'network weights': Reader(archives, read, inputs.npz, '.npz')}
 
 

@@ -95,7 +95,7 @@ def test_each_pair_is_named_and_recorded(network, profile, make, pictures, weigh
     status, out, err = call('check_features', release, pictures, *both(weights))
     assert (status, err) == (0, '')
     lines = out.splitlines()
-    assert 'mean of 5 pictures' in lines[0] and len(lines) == 1 + 6 + 1
+    assert 'mean of 5 pictures' in lines[0] and len(lines) == 1 + 8 + 1
     assert lines[1].split()[:2] == [network, profile] and float(lines[1].split()[2]) > 0.999
     assert lines[-1] == f'verdict: {network} with the profile {profile} made {release / "feats.npy"}'
     assert {path.name: path.read_bytes() for path in release.iterdir()} == before, 'nothing is written unasked'
@@ -145,13 +145,15 @@ def test_wrong_calls(make, pictures, weights, call, tmp_path):
 
 
 @pytest.mark.skipif(not UNSEEN.is_dir(), reason='needs the embedded release')
-def test_weights_that_are_at_hand_are_tried(call, tmp_path):
+def test_weights_that_are_at_hand_are_tried(call, tmp_path, monkeypatch):
+    lite = dataclasses.replace(NETWORKS['efficientnet_lite0'], package=None)
+    monkeypatch.setitem(NETWORKS, 'efficientnet_lite0', lite)
     assert call('extract_features', UNSEEN, '-o', tmp_path / 'release', '--network', 'demo')[0] == 0
     shutil.copytree(UNSEEN, tmp_path / 'elsewhere' / 'deep')
     status, out, err = call('check_features', tmp_path / 'release', tmp_path / 'elsewhere')
     assert status == 0 and 'verdict: demo with the profile demo made' in out and 'mean of 16 pictures' in out
     assert [line.split(';')[0] for line in err.splitlines()] == [
-        f'not tried: no weights for {name}' for name in ('vgg19', 'vgg16', 'resnet101', 'googlenet')]
+        f'not tried: no weights for {name}' for name in NETWORKS if name != 'demo']
 
 
 def test_whose_weights_are_found_out(weights):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from chainer_caption.features.pictures import read_picture
+from chainer_caption.features.pictures import open_picture, read_picture
 from chainer_caption.features.profiles import PROFILES
 from chainer_caption.features.resize import imresize
 
@@ -81,18 +81,51 @@ def test_seed_profile(size):
     np.testing.assert_array_equal(PROFILES['seed'].prepare(picture), expected)
 
 
+# As torchvision's weights say: the short side, the square cut out of it, and what its networks get to see. Inception v3
+# turns ImageNet's normalisation into [-1, 1] within (`transform_input`).
+TORCHVISION = {'torchvision': (256, 224, lambda x: x), 'inception': (342, 299, lambda x: (
+    x * [0.229, 0.224, 0.225] + [0.485 - 0.5, 0.456 - 0.5, 0.406 - 0.5]) / 0.5)}
+
+
+@pytest.mark.parametrize('name', TORCHVISION)
 @pytest.mark.parametrize('size', [(300, 400), (401, 300), (256, 343), (100, 333), (1, 1), (97, 31)])
-def test_torchvision_profile(size):
-    # As torchvision.transforms documents Resize(256), CenterCrop(224), ToTensor and Normalize for PIL pictures
+def test_profiles_of_torchvision(name, size):
+    # As torchvision.transforms documents Resize, CenterCrop, ToTensor and Normalize for PIL pictures
     picture = random_picture(*size)
-    height, width = size
-    shape = (256, int(256 * height / width)) if width <= height else (int(256 * width / height), 256)
-    x, y = round((shape[0] - 224) / 2), round((shape[1] - 224) / 2)
-    expected = Image.fromarray(picture).resize(shape, Image.Resampling.BILINEAR).crop((x, y, x + 224, y + 224))
-    expected = (np.asarray(expected) / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
-    prepared = PROFILES['torchvision'].prepare(picture)
+    (height, width), (short, side, within) = size, TORCHVISION[name]
+    shape = (short, int(short * height / width)) if width <= height else (int(short * width / height), short)
+    x, y = round((shape[0] - side) / 2), round((shape[1] - side) / 2)
+    expected = Image.fromarray(picture).resize(shape, Image.Resampling.BILINEAR).crop((x, y, x + side, y + side))
+    expected = within((np.asarray(expected) / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225])
+    prepared = PROFILES[name].prepare(picture)
     # Cut and resized in one step, what lies half-way between two grey levels may be rounded the other way.
     assert np.abs(prepared - expected.transpose(2, 0, 1)).max() < 1.01 / (255 * 0.224)
+
+
+def test_lite_profile():
+    picture = random_picture(300, 400)
+    expected = np.asarray(Image.fromarray(picture).resize((224, 224), Image.Resampling.BICUBIC), np.float64)
+    expected = (expected.transpose(2, 0, 1) - 127) / 128
+    np.testing.assert_allclose(PROFILES['lite'].prepare(picture), expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(('size', 'scale'), [
+    ((3024, 4032), 4), ((2016, 4200), 2), ((2017, 4200), 1), ((2800, 2800), 1)])
+def test_lite_profile_may_have_photographs_scaled_while_they_are_decoded(size, scale, tmp_path):
+    # Smooth, with some grain, as photographs are at that size
+    rng = np.random.default_rng(0)
+    small = rng.integers(0, 256, (size[0] // 16, size[1] // 16, 3), np.uint8)
+    picture = np.asarray(Image.fromarray(small).resize(size[::-1], Image.Resampling.BICUBIC), np.int16)
+    picture = np.clip(picture + rng.integers(-15, 16, (*size, 1), np.int16), 0, 255).astype(np.uint8)
+    Image.fromarray(picture).save(tmp_path / 'a.jpg', quality=92)
+    profile = PROFILES['lite']
+    with open_picture(tmp_path / 'a.jpg', least=profile.least) as opened:
+        assert opened.shape == (size[0] // scale, size[1] // scale, 3)
+        prepared = profile.prepare(opened)
+    assert np.abs(prepared - profile.prepare(read_picture(tmp_path / 'a.jpg'))).mean() * 128 <= 1
+    Image.fromarray(picture).save(tmp_path / 'a.png', compress_level=0)
+    with open_picture(tmp_path / 'a.png', least=profile.least) as opened:
+        assert opened.shape == picture.shape
 
 
 def test_demo_profile():

@@ -10,6 +10,7 @@ from chainer.links.model.vision import vgg as chainer_vgg
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from PIL import Image
 from safetensors.numpy import save_file
+from torch_writer import write_state_dict
 
 from chainer_caption.errors import InputError
 from chainer_caption.features.extractor import Extractor
@@ -89,7 +90,7 @@ def write_caffemodel(path, weights, style):
     path.write_bytes(net.SerializeToString())
 
 
-def write_safetensors(path, weights, style):
+def write_of_torch(path, weights, style):
     """With the numbering that torchvision documents: convolutions, their ReLUs and the poolings between blocks."""
     fc6, fc7 = ('pre_logits.fc1', 'pre_logits.fc2') if style == 'timm' else ('classifier.0', 'classifier.3')
     names, number, block = {'fc6': fc6, 'fc7': fc7}, 0, '1'
@@ -105,7 +106,11 @@ def write_safetensors(path, weights, style):
             as_convolution = style == 'timm' and name.startswith('fc') and part == 'W'
             arrays[f'{names[name]}.{"weight" if part == "W" else "bias"}'] = (
                 array[:, :, None, None] if as_convolution else array)
-    save_file({**arrays, 'head.fc.weight': np.zeros((10, 24), np.float32)}, path)
+    arrays['head.fc.weight'] = np.zeros((10, 24), np.float32)
+    if path.suffix == '.safetensors':
+        save_file(arrays, path)
+    else:
+        write_state_dict(path, arrays, 'old', '_rebuild_tensor')
 
 
 @pytest.mark.parametrize('network', NETS)
@@ -118,12 +123,13 @@ def test_every_format_gives_the_same_features(tmp_path, network):
     for style in ('V1LayerParameter', 'LayerParameter', 'double'):
         write_caffemodel(tmp_path / f'{style}.caffemodel', with_fc8, style)
     for style in ('torchvision', 'timm'):
-        write_safetensors(tmp_path / f'{style}.safetensors', with_fc8, style)
+        for suffix in ('.safetensors', '.pth'):
+            write_of_torch(tmp_path / f'{style}{suffix}', with_fc8, style)
     expected = None
     for path in sorted(tmp_path.iterdir()):
         link = net(**NARROW)
         wanted = load_weights(link, path)
-        assert wanted == ('torchvision' if path.suffix == '.safetensors' else None)
+        assert wanted == ('torchvision' if path.suffix in ('.safetensors', '.pth') else None)
         got = features(link)
         expected = got if expected is None else expected
         assert got.std() > 0.1
@@ -198,7 +204,7 @@ def test_weights_of_another_network_are_refused(tmp_path, link):
     weights = random_weights(VGG19(**NARROW))
     np.savez(tmp_path / 'a.npz', **{**weights, 'conv2_1/W': np.zeros((8, 4, 5, 5), np.float32)})
     assert 'conv2_1/W has shape (8, 4, 5, 5) where (8, 4, 3, 3) is wanted' in refusal(link, tmp_path / 'a.npz')
-    write_safetensors(tmp_path / 'a.safetensors', weights, 'timm')
+    write_of_torch(tmp_path / 'a.safetensors', weights, 'timm')
     assert 'another network' in refusal(link, tmp_path / 'a.safetensors')
     write_caffemodel(tmp_path / 'a.caffemodel', random_weights(link), 'LayerParameter')
     assert 'has no conv3_4/W' in refusal(VGG19(**NARROW), tmp_path / 'a.caffemodel')
@@ -216,14 +222,15 @@ def test_nothing_is_unpickled_and_no_memory_taken(tmp_path, link):
     assert 'fc6/W has not the bytes for its shape (100000, 100000, 100)' in refusal(link, tmp_path / 'a.npz')
 
 
-@pytest.mark.parametrize('suffix', ['.npz', '.caffemodel', '.safetensors'])
+@pytest.mark.parametrize('suffix', ['.npz', '.caffemodel', '.safetensors', '.pth'])
 def test_damaged_files(tmp_path, link, suffix):
     path = tmp_path / f'a{suffix}'
     assert 'no such file' in refusal(link, path)
     weights = random_weights(link)
     {'.npz': lambda: np.savez(path, **weights),
      '.caffemodel': lambda: write_caffemodel(path, weights, 'V1LayerParameter'),
-     '.safetensors': lambda: write_safetensors(path, weights, 'torchvision')}[suffix]()
+     '.safetensors': lambda: write_of_torch(path, weights, 'torchvision'),
+     '.pth': lambda: write_of_torch(path, weights, 'torchvision')}[suffix]()
     whole = path.read_bytes()
     for length in (0, 1, 100, len(whole) // 2, len(whole) - 1):
         path.write_bytes(whole[:length])
@@ -242,8 +249,8 @@ def test_damaged_files(tmp_path, link, suffix):
 
 
 def test_unknown_format(tmp_path, link):
-    (tmp_path / 'a.pth').touch()
-    assert '.npz, .caffemodel or .safetensors' in refusal(link, tmp_path / 'a.pth')
+    (tmp_path / 'a.h5').touch()
+    assert '.npz, .caffemodel, .pth or .safetensors' in refusal(link, tmp_path / 'a.h5')
 
 
 def test_weights_are_looked_for_where_chainer_keeps_its_models(tmp_path, monkeypatch):
@@ -271,7 +278,7 @@ def narrow_vgg19(monkeypatch):
 
 def test_extractor(tmp_path, narrow_vgg19):
     np.savez(tmp_path / 'a.npz', **narrow_vgg19)
-    write_safetensors(tmp_path / 'a.safetensors', narrow_vgg19, 'torchvision')
+    write_of_torch(tmp_path / 'a.safetensors', narrow_vgg19, 'torchvision')
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 60, 3), np.uint8)).save(tmp_path / 'a.png')
     extractor = Extractor.load(weights=tmp_path / 'a.npz')
     assert (extractor.network, extractor.profile, extractor.dim) == ('vgg19', 'karpathy', 24)

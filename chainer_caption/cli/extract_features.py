@@ -23,7 +23,7 @@ left out, and the exit status is 1.'''
 def add_arguments(parser):
     parser.add_argument('folder', metavar='FOLDER', help='pictures; it is walked, in sorted order')
     parser.add_argument('-i', '--image-weights', metavar='WEIGHTS',
-                        help="the network's weights (.caffemodel, .npz, .safetensors)")
+                        help="the network's weights (.caffemodel, .npz, .pth, .safetensors)")
     parser.add_argument('-o', '--output', required=True, metavar='RELEASE',
                         help='folder to write: feats.npy, feats.npy.json and dataset.json')
     parser.add_argument('--network', choices=sorted(NETWORKS), default='vgg19', help='(%(default)s)')

@@ -27,7 +27,7 @@ def add_arguments(parser):
     parser.add_argument('pictures', nargs='*', metavar='PICTURE|FOLDER', help='folders are walked, in sorted order')
     parser.add_argument('-m', '--model', required=True, metavar='MODEL', help='model directory that train.py wrote')
     parser.add_argument('-i', '--image-weights', metavar='WEIGHTS',
-                        help="the image network's weights (.caffemodel, .npz, .safetensors)")
+                        help="the image network's weights (.caffemodel, .npz, .pth, .safetensors)")
     parser.add_argument('-l', '--list', metavar='LIST', help='file with a picture path on each line')
     parser.add_argument('-s', '--sentences', metavar='FILE', help='not needed: a model carries its vocabulary')
     parser.add_argument('--release', metavar='RELEASE', help="caption a release's pictures by its stored features")

@@ -58,9 +58,9 @@ class Extractor:
 
         Args:
             network (str): One of `NETWORKS`.
-            profile (str): One of `PROFILES`. By default the one that the weights want (`torchvision` for
-                `.safetensors` files), or else the network's (`karpathy` for VGG).
-            weights (str or os.PathLike): `.npz`, `.caffemodel` or `.safetensors`; see `find_weights` for the default.
+            profile (str): One of `PROFILES`. By default the one that the weights want (`torchvision` for VGG's
+                from there), or else the network's (`karpathy` for VGG).
+            weights (str or os.PathLike): A file that `load_weights` takes; see `find_weights` for the default.
             device (str or chainer.backend.Device): As `chainer.get_device` takes it.
             honour_exif (bool): Turn pictures as their EXIF orientation says.
             max_pixels (int): Refuse pictures of more.
@@ -107,8 +107,9 @@ class Extractor:
         Raises:
             PictureError: As `open_picture`.
         """
-        with open_picture(path, self._honour_exif, self._max_pixels) as picture:
-            return PROFILES[self.profile].prepare(picture)
+        profile = PROFILES[self.profile]
+        with open_picture(path, self._honour_exif, self._max_pixels, profile.least) as picture:
+            return profile.prepare(picture)
 
     def __call__(self, batch):
         """Computes the features of prepared pictures.

@@ -41,6 +41,9 @@ _MAX_SCANNED, _MAX_SCANS = 5_000_000_000, 10_000
 # 256 x 256 are usual.
 _MAX_TILES = 100_000
 
+# What is larger comes out of a camera, and takes longer to decode than all that is done with it after that.
+_OF_A_CAMERA = 8_000_000
+
 _PIXELS_OF_A_BAND = 2 ** 18     # converted at a time
 
 # EXIF's orientations: whether the rows of what is stored are flipped, whether its columns are, and whether rows and
@@ -130,7 +133,7 @@ def bands(length, breadth):
 
 
 @contextlib.contextmanager
-def open_picture(path, honour_exif=True, max_pixels=MAX_PIXELS):
+def open_picture(path, honour_exif=True, max_pixels=MAX_PIXELS, least=None):
     """Decodes a picture; its memory is given back when the block ends, and large ones wait for each other.
 
     Args:
@@ -140,6 +143,9 @@ def open_picture(path, honour_exif=True, max_pixels=MAX_PIXELS):
         honour_exif (bool): Turn the picture as its EXIF orientation says. Features published in the years of the
             VGG networks were made without.
         max_pixels (int): A picture of more is refused, by its header alone.
+        least (int or None): A JPEG picture of more than 8 megapixels may come at a half, a quarter or an eighth of its
+            size, as long as neither side falls below so many pixels: its decoder can average them on the way, which
+            takes a fraction of the time and of the memory. None has it as it is.
 
     Yields:
         Picture: The picture; not to be used outside the block.
@@ -154,7 +160,7 @@ def open_picture(path, honour_exif=True, max_pixels=MAX_PIXELS):
         try:
             held.enter_context(_pillow_quiet)
             f = f or held.enter_context(_open_regular(path))
-            picture = _decode(f, honour_exif, max_pixels, held)
+            picture = _decode(f, honour_exif, max_pixels, least, held)
         except UnidentifiedImageError as e:
             raise PictureError(path, 'not a picture in a format known here, or cut off within its header') from e
         except OSError as e:
@@ -179,7 +185,7 @@ def read_picture(path, honour_exif=True, max_pixels=MAX_PIXELS):
         return np.asarray(picture)
 
 
-def _decode(f, honour_exif, max_pixels, held):
+def _decode(f, honour_exif, max_pixels, least, held):
     # `held` keeps what has to be undone when the picture is not needed any more.
     image = held.enter_context(_open_image(f))
     width, height = image.size
@@ -188,11 +194,23 @@ def _decode(f, honour_exif, max_pixels, held):
     if max(width, height) > _MAX_SIDE:
         raise ValueError(f'{width} x {height} pixels: a side of more than {_MAX_SIDE:,}')
     _check_parts(image, f)
+    if least is not None and image.format in ('JPEG', 'MPO'):
+        width, height = _scaled(image, least)
     # Pillow's way of reading WebP, which animations can be, takes three copies besides.
     held.enter_context(_room_for(width * height * (4 if image.format == 'WEBP' else 1)))
     held.callback(image.close)
     image.load()
     return Picture(image, _orientation(image) if honour_exif else 1)
+
+
+def _scaled(image, least):
+    width, height = image.size
+    for scale in (8, 4, 2) if width * height > _OF_A_CAMERA else ():
+        # Where a side is no multiple, the last pixels would be averages of less, and everything out of its place.
+        if min(width, height) >= least * scale and not width % scale and not height % scale:
+            image.draft(None, (width // scale, height // scale))
+            break
+    return image.size
 
 
 def _open_regular(path):

@@ -1,57 +1,106 @@
-"""Reads VGG weights of torchvision and timm out of `.safetensors` files, under the names that our links have."""
+"""Weights of torchvision and timm, out of `.pth` and `.safetensors` files, under the names that our links have."""
+import os
 import re
 
+import numpy as np
 import safetensors
 
 from chainer_caption.errors import InputError
 from chainer_caption.storage.files import open_regular, unreadable
+from chainer_caption.storage.torch_files import read_state_dict
 
-# The fully connected layers: torchvision's names, and timm's, which has them as convolutions.
+#: How the names of such files end.
+SUFFIXES = '.pth', '.pt', '.safetensors'
+
+# The fully connected layers of VGG: torchvision's names, and timm's, which has them as convolutions.
 _FULLY_CONNECTED = {'classifier.0': 'fc6', 'classifier.3': 'fc7', 'pre_logits.fc1': 'fc6', 'pre_logits.fc2': 'fc7'}
 
-_DTYPES = ('F16', 'F32', 'F64')
+# What batch normalisation has in a state dict: scale, shift, mean and variance.
+_NORM = 'weight', 'bias', 'running_mean', 'running_var'
+
+# By the names that NumPy has for them and those of safetensors.
+_DTYPES = 'float16', 'float32', 'float64', 'F16', 'F32', 'F64'
 
 
 class TorchWeights:
-    """The arrays of a `.safetensors` file, by Chainer's names.
+    """The arrays of a `.pth` or `.safetensors` file, by Chainer's names.
 
-    Both libraries number the entries of their `features`, activations included; what counts is their order, which is
-    that of the convolutions' names.
+    Links that are `networks.folded.Folded` say which layer is which, and get each convolution with its batch
+    normalisation folded into it.
+
+    Of VGG, both libraries number the entries of their `features`, activations included; what counts is their order,
+    which is that of the convolutions' names.
 
     Args:
         path (str or os.PathLike): The file.
-        convolutions (list of str): Names of the link's convolutions, in order.
+        link (chainer.Chain): Whose names they get.
 
     Attributes:
         shapes (dict): Name (`conv1_1/W` ...) to shape.
 
     Raises:
-        InputError: The file cannot be read or is no sound safetensors file.
+        InputError: The file cannot be read or is not sound.
     """
 
-    def __init__(self, path, convolutions):
-        try:
-            open_regular(path).close()
-            self._file = safetensors.safe_open(path, framework='numpy')
-        except OSError as e:
-            raise unreadable(path, e) from e
-        except safetensors.SafetensorError as e:
-            raise InputError(f'{path}: not a sound .safetensors file ({e})') from e
-        keys = set(self._file.keys())
-        numbers = sorted(int(key.split('.')[1]) for key in keys if re.fullmatch(r'features\.[0-9]{1,4}\.weight', key))
-        layers = {f'features.{n}': name for n, name in zip(numbers, convolutions, strict=False)}
-        self._keys = {}
-        for theirs, ours in {**layers, **_FULLY_CONNECTED}.items():
-            for their_part, our_part in (('weight', 'W'), ('bias', 'b')):
-                if f'{theirs}.{their_part}' in keys:
-                    self._keys[f'{ours}/{our_part}'] = f'{theirs}.{their_part}'
+    def __init__(self, path, link):
+        self._tensors = _open_safetensors(path) if _suffix(path) == '.safetensors' else read_state_dict(path)
+        self._epsilon = getattr(link, 'epsilon', None)
+        self._layers = getattr(link, 'torch_layers', None) or _vgg_layers(self._tensors, link)
         self.shapes = {}
-        for name, key in self._keys.items():
-            stored = self._file.get_slice(key)
-            if stored.get_dtype() not in _DTYPES:
-                raise InputError(f'{path}: {key} is stored as {stored.get_dtype()}; save it as F32')
-            self.shapes[name] = tuple(stored.get_shape())
+        for layer, (theirs, norm) in self._layers.items():
+            biases = [f'{norm}.{part}' for part in _NORM] if norm else [f'{theirs}.bias']
+            for part, wanted in (('W', [f'{theirs}.weight']), ('b', biases)):
+                found = [self._tensors[key] for key in wanted if key in self._tensors]
+                for key, tensor in zip(wanted, found, strict=False):
+                    if str(tensor.dtype) not in _DTYPES:
+                        raise InputError(f'{path}: {key} is stored as {tensor.dtype}; save it as float32')
+                # Arrays of one normalisation that differ in shape are as good as none.
+                if len(found) == len(wanted) and len({tensor.shape for tensor in found}) == 1:
+                    self.shapes[f'{layer}/{part}'] = found[0].shape
 
     def read(self, name):
         """Reads one array, as a numpy.ndarray."""
-        return self._file.get_tensor(self._keys[name])
+        layer, part = name.split('/')
+        theirs, norm = self._layers[layer]
+        if norm is None:
+            return self._tensors[f'{theirs}.{"weight" if part == "W" else "bias"}'].read()
+        gamma, beta, mean, variance = (self._tensors[f'{norm}.{part}'].read().astype(np.float64) for part in _NORM)
+        with np.errstate(all='raise'):                  # a variance can only be damaged where this fails
+            scale = gamma / np.sqrt(variance + self._epsilon)
+        if part == 'b':
+            return beta - mean * scale
+        return self._tensors[f'{theirs}.weight'].read() * scale[:, None, None, None]
+
+
+def _suffix(path):
+    return os.path.splitext(path)[1].lower()
+
+
+def _vgg_layers(keys, link):
+    numbers = sorted(int(key.split('.')[1]) for key in keys if re.fullmatch(r'features\.[0-9]{1,4}\.weight', key))
+    convolutions = sorted(child.name for child in link.children() if child.name.startswith('conv'))
+    layers = {ours: f'features.{n}' for n, ours in zip(numbers, convolutions, strict=False)}
+    layers.update((ours, theirs) for theirs, ours in _FULLY_CONNECTED.items() if f'{theirs}.weight' in keys)
+    return {ours: (theirs, None) for ours, theirs in layers.items()}
+
+
+def _open_safetensors(path):
+    try:
+        open_regular(path).close()
+        f = safetensors.safe_open(path, framework='numpy')
+        return {key: _Slice(f, key) for key in f.keys()}  # noqa: SIM118 (it is no dict)
+    except OSError as e:
+        raise unreadable(path, e) from e
+    except safetensors.SafetensorError as e:
+        raise InputError(f'{path}: not a sound .safetensors file ({e})') from e
+
+
+class _Slice:
+    # An array that is still in its file, as `StoredTensor` is one.
+    def __init__(self, f, key):
+        stored = f.get_slice(key)
+        self._file, self._key = f, key
+        self.dtype, self.shape = stored.get_dtype(), tuple(stored.get_shape())
+
+    def read(self):
+        return self._file.get_tensor(self._key)

@@ -1,4 +1,6 @@
-"""Loads the weights of networks: Chainer's `.npz`, Caffe's `.caffemodel`, torchvision's and timm's `.safetensors`."""
+"""Loads the weights of networks: Chainer's `.npz`, Caffe's `.caffemodel`, PyTorch's `.pth` and `.safetensors`."""
+import hashlib
+import importlib.util
 import os
 
 import chainer
@@ -6,8 +8,10 @@ import numpy as np
 
 from chainer_caption.errors import InputError
 from chainer_caption.features.caffemodel import read_caffemodel
-from chainer_caption.features.torch_weights import TorchWeights
+from chainer_caption.features.networks.folded import Folded
+from chainer_caption.features.torch_weights import SUFFIXES, TorchWeights
 from chainer_caption.storage.archives import npz_shapes, read_npz
+from chainer_caption.storage.files import open_regular, unreadable
 
 
 def find_weights(network, path=None):
@@ -16,23 +20,46 @@ def find_weights(network, path=None):
     Args:
         network (chainer_caption.features.networks.Network): The network.
         path (str or os.PathLike): The file, if it is known. Without it, the place where Chainer keeps its models is
-            searched (`$CHAINER_DATASET_ROOT/pfnet/chainer/models`, as a rule below `~/.chainer/dataset`).
+            searched (`$CHAINER_DATASET_ROOT/pfnet/chainer/models`, as a rule below `~/.chainer/dataset`), and then the
+            Python package that brings the network's weights, if there is one and it is installed.
 
     Returns:
         str: A file that exists.
 
     Raises:
-        InputError: There is none; the message says where to get it, its size and where to put it.
+        InputError: There is none; the message says where to get it, its size and where to put it. Or the package's is
+            not the one that it should be.
     """
     folder = chainer.dataset.get_dataset_directory('pfnet/chainer/models', create_directory=False)
     candidates = [os.fspath(path)] if path else [os.path.join(folder, name) for name in network.weights]
     for candidate in candidates:
         if os.path.exists(candidate):
             return candidate
+    packaged = None if path or network.package is None else _packaged(network.package, network.weights[0])
+    if packaged:
+        return packaged
     missing = f'{path}: no such file' if path else f'no weights for {network.name}'
     # Somebody without a home (see `cli`) has no such folder, either.
     where = '' if folder.startswith(('~', os.devnull)) else f'put the file into {folder}, or '
-    raise InputError(f'{missing}; they come from {network.source}: {where}name it with -i')
+    raise InputError(f'{missing}; they come from {network.source}: {where}name it with -i{network.instead}')
+
+
+def _packaged(package, name):
+    # It is looked for and not imported.
+    found = importlib.util.find_spec(package.name)
+    for folder in (found and found.submodule_search_locations) or ():
+        path = os.path.join(folder, package.folder, name)
+        if os.path.exists(path):
+            try:
+                with open_regular(path) as f:
+                    digest = hashlib.sha256(f.read()).hexdigest()
+            except OSError as e:
+                raise unreadable(path, e) from e
+            if digest != package.sha256:
+                raise InputError(f'{path}: not the file that it should be, by its SHA-256; install the package again, '
+                                 'or name a file with -i')
+            return path
+    return None
 
 
 def load_weights(link, path):
@@ -44,11 +71,12 @@ def load_weights(link, path):
     Args:
         link (chainer.Link): Where to; its parameters keep their dtype.
         path (str or os.PathLike): `.npz` in the layout of Chainer's `save_npz` (`conv1_1/W`), `.caffemodel` whose
-            layers are named as the link's, or, for VGG networks, `.safetensors` with the names of torchvision or timm.
+            layers are named as the link's, or, for VGG networks and those that are `Folded`, PyTorch's `.pth` or
+            `.safetensors` with the names of torchvision or timm.
 
     Returns:
-        str or None: The profile that such weights were trained with, where their format tells: torchvision's and
-        timm's want `'torchvision'`.
+        str or None: The profile that such weights were trained with, where their format tells: a VGG network's from
+        torchvision and timm want `'torchvision'`.
 
     Raises:
         InputError: The file is missing, damaged, of no known format, or does not fit the link.
@@ -61,10 +89,10 @@ def load_weights(link, path):
         arrays = _NpzWeights(path)
     elif suffix == '.caffemodel':
         arrays = _CaffeWeights(path)
-    elif suffix == '.safetensors':
-        arrays = TorchWeights(path, sorted(name[:-2] for name in shapes if name.endswith('/W') and 'conv' in name))
+    elif suffix in SUFFIXES:
+        arrays = TorchWeights(path, link)
     else:
-        raise InputError(f'{path}: weights are .npz, .caffemodel or .safetensors files')
+        raise InputError(f'{path}: weights are .npz, .caffemodel, .pth or .safetensors files')
     for name, shape in shapes.items():
         if name not in arrays.shapes:
             raise InputError(f'{path}: has no {name}; are these weights of another network?')
@@ -72,7 +100,7 @@ def load_weights(link, path):
             raise InputError(f'{path}: {name} has shape {arrays.shapes[name]} where {shape} is wanted; '
                              'are these weights of another network?')
     chainer.serializers.NpzDeserializer(_Reader(path, arrays, shapes)).load(link)
-    return 'torchvision' if suffix == '.safetensors' else None
+    return 'torchvision' if suffix in SUFFIXES and not isinstance(link, Folded) else None
 
 
 def _alike(stored, wanted):

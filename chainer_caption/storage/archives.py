@@ -98,7 +98,7 @@ def _npz(path, read, only=None):
     found = []
     try:
         with open_regular(path) as f, zipfile.ZipFile(f) as archive:
-            for name, member in _members(archive, os.fstat(f.fileno()).st_size).items():
+            for name, member in sound_members(archive, os.fstat(f.fileno()).st_size).items():
                 if only is None or name == only:
                     with archive.open(member) as array:
                         header = npy_header(array)
@@ -117,8 +117,19 @@ def _npz(path, read, only=None):
     return found
 
 
-def _members(archive, size):
-    """The members of an archive by the names of their arrays, if they can be what they say."""
+def sound_members(archive, size):
+    """The members of a zip archive by name, without NumPy's suffix, if they can be what they say.
+
+    Args:
+        archive (zipfile.ZipFile): The archive.
+        size (int): Of its file, in bytes.
+
+    Returns:
+        dict: Name to zipfile.ZipInfo.
+
+    Raises:
+        ValueError: They cannot.
+    """
     members = archive.infolist()
     names = [member.filename.removesuffix('.npy') for member in members]
     if len(members) > _MEMBERS or len(set(names)) < len(names):
@@ -130,7 +141,7 @@ def _members(archive, size):
     if not plausible(claimed, size):
         raise ValueError(f'claims {claimed:,} bytes in a file of {size:,}')
     if any(member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for member in members):
-        raise ValueError('compressed in another way than NumPy does')
+        raise ValueError('compressed in another way than by zlib')
     return dict(zip(names, members, strict=True))
 
 

