@@ -13,7 +13,7 @@ import numpy as np
 from chainer.backends import cuda
 
 from chainer_caption.captioning.captioner import Captioner
-from chainer_caption.data.batches import CaptionDataset, LengthBucketIterator
+from chainer_caption.data.batches import CaptionDataset, CaptionIterator
 from chainer_caption.data.vocabulary import Vocabulary
 from chainer_caption.features.extractor import Extractor
 from chainer_caption.features.networks import NETWORKS
@@ -40,7 +40,7 @@ def benchmark_training(release, settings, device, updates, processes):
     splits = release.training_splits
     vocabulary = Vocabulary.from_counts(*release.word_counts(*splits), min_count=settings.min_count)
     data = CaptionDataset.from_release(release, vocabulary, *splits)
-    iterator = LengthBucketIterator(data, settings.batch_size, seed=settings.seed)
+    iterator = CaptionIterator(data, settings.batch_size, seed=settings.seed)
     converter = make_converter(release.features, device, processes)
     model = ShowAndTell(release.feature_size, len(vocabulary), settings.hidden or 512, settings.dropout,
                         vocabulary.log_frequencies(), settings.seed)

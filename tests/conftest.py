@@ -10,6 +10,7 @@ import scipy.io
 
 import chainer_caption
 from chainer_caption import Bundle, Release, Settings, Vocabulary, cli, train
+from chainer_caption.features.pictures import open_picture
 from chainer_caption.models import ShowAndTell
 from chainer_caption.storage.archives import read_npz
 from chainer_caption.storage.files import read_json
@@ -50,6 +51,12 @@ def shared():
     if not SHARED.is_dir():
         pytest.skip('needs the genuine releases in ../shared/data')
     return SHARED
+
+
+def read_picture(path, **options):
+    """A picture as a whole: RGB, (H, W, 3) uint8; arguments as `open_picture` has them."""
+    with open_picture(path, **options) as picture:
+        return np.asarray(picture)
 
 
 def write_release(folder, pictures=48, dim=16, seed=0, splits=SPLITS, dtype=np.float32):

@@ -12,7 +12,7 @@ import fuzz_inputs as inputs
 import h5py
 import numpy as np
 import scipy.io
-from conftest import write_release
+from conftest import read_picture, write_release
 from PIL import Image
 from torch_writer import WRITERS, write_state_dict
 
@@ -28,7 +28,6 @@ from chainer_caption.data.store import extract_features
 from chainer_caption.decoding import BeamSearch
 from chainer_caption.evaluation.evaluator import Evaluator
 from chainer_caption.features.networks.vgg import VGG
-from chainer_caption.features.pictures import read_picture
 from chainer_caption.features.profiles import PROFILES
 from chainer_caption.features.weights import load_weights
 from chainer_caption.models import ShowAndTell

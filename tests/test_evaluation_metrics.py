@@ -33,7 +33,7 @@ def coco_scores(references, candidates):
 def assert_as_coco(references, candidates):
     expected, expected_each = coco_scores(references, candidates)
     assert metrics.score(references, candidates) == pytest.approx(expected, rel=1e-9, abs=1e-9)
-    each = metrics.score_each(references, candidates)
+    _, each = metrics.Scorer(references).score(candidates)
     assert list(each) == list(expected_each)
     for name, figures in each.items():
         np.testing.assert_allclose(figures, expected_each[name], rtol=1e-9, atol=1e-9, err_msg=name)
@@ -109,7 +109,8 @@ def test_a_scorer_can_be_used_again():
     for candidates in (first, second, first):
         figures, each = scorer.score(candidates)
         assert figures == metrics.score(ORDINARY, candidates)
-        assert {name: own.tolist() for name, own in each.items()} == metrics.score_each(ORDINARY, candidates)
+        anew = metrics.Scorer(ORDINARY).score(candidates)[1]
+        assert [own.tolist() for own in each.values()] == [own.tolist() for own in anew.values()]
 
 
 def test_cider_of_some_pictures_is_what_it_is_among_all():
@@ -204,7 +205,8 @@ def test_meteor_says_what_is_missing_and_scores_when_it_is_there(tmp_path):
         except ValueError as error:
             lines.append(str(error))
         nltk.data.path[:] = [sys.argv[2]]
-        print(json.dumps([*lines, metrics.meteor_missing(), metrics.score_each(*call)]))
+        print(json.dumps([*lines, metrics.meteor_missing(),
+                          metrics.MeteorScorer(call[0]).score(call[1])[1]['METEOR'].tolist()]))
     '''
     result = subprocess.run([sys.executable, '-c', program, tmp_path / 'empty', tmp_path / 'there'], check=True,
                             capture_output=True, text=True, env=os.environ | {'NLTK_DATA': ''})
@@ -214,4 +216,4 @@ def test_meteor_says_what_is_missing_and_scores_when_it_is_there(tmp_path):
     assert '\n' not in missing
     assert nothing is None
     # Three words of three match in one chunk, by their letters, as synonyms and by their stems.
-    assert scores == {'METEOR': [pytest.approx(1 - 0.5 / 27), 0.0]}
+    assert scores == [pytest.approx(1 - 0.5 / 27), 0.0]

@@ -8,11 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from conftest import read_picture
 from PIL import Image
 
 from chainer_caption.features import pictures
 from chainer_caption.features.folders import find_pictures
-from chainer_caption.features.pictures import PictureError, open_picture, read_picture
+from chainer_caption.features.pictures import PictureError, open_picture
 from chainer_caption.features.profiles import PROFILES
 
 

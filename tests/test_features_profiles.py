@@ -4,9 +4,10 @@ import pathlib
 
 import numpy as np
 import pytest
+from conftest import read_picture
 from PIL import Image
 
-from chainer_caption.features.pictures import open_picture, read_picture
+from chainer_caption.features.pictures import open_picture
 from chainer_caption.features.profiles import PROFILES
 from chainer_caption.features.resize import imresize
 

@@ -17,6 +17,7 @@ import h5py
 import numpy as np
 import pytest
 import scipy.io
+from conftest import read_picture
 from PIL import Image
 
 from chainer_caption import Bundle, InputError, Release
@@ -25,7 +26,7 @@ from chainer_caption.data.matrix import open_matrix
 from chainer_caption.evaluation.candidates import read_candidates
 from chainer_caption.features.caffemodel import read_caffemodel
 from chainer_caption.features.networks.vgg import VGG
-from chainer_caption.features.pictures import PictureError, read_picture
+from chainer_caption.features.pictures import PictureError
 from chainer_caption.features.torch_weights import TorchWeights
 from chainer_caption.storage.archives import npz_shapes, read_npz
 from chainer_caption.storage.journal import Journal

@@ -12,7 +12,7 @@ from conftest import write_release
 from test_parallel import OPTIONS, SCRIPTS, figures, together  # noqa: F401 (a fixture)
 
 from chainer_caption import Captioner, Release, Settings, train
-from chainer_caption.data.batches import CaptionDataset, LengthBucketIterator
+from chainer_caption.data.batches import CaptionDataset, CaptionIterator
 from chainer_caption.data.vocabulary import EOS, Vocabulary
 from chainer_caption.features.networks.others import GoogLeNet
 from chainer_caption.features.networks.vgg import VGG
@@ -170,7 +170,7 @@ def test_updates_do_not_wait_for_the_gpu(release_dir, monkeypatch, counted):
     model.to_device(device)
     optimizer, converter = make_optimizer(model, device, Processes()), make_converter(release.features, device,
                                                                                       Processes())
-    iterator = LengthBucketIterator(data, 16, seed=0)
+    iterator = CaptionIterator(data, 16, seed=0)
     with chainer.using_device(device), cuda.cupy.standin.no_sync(), counted() as counts:
         for update in range(3):
             optimizer.update(model, *converter(iterator.next(), device), update_key=(0, update))

@@ -45,14 +45,11 @@ class CaptionDataset(chainer.dataset.DatasetMixin):
         return self.rows[i], words[:MAX_WORDS] if len(words) > MAX_WORDS else np.append(words, np.int32(EOS))
 
 
-class LengthBucketIterator(chainer.dataset.Iterator):
-    """Minibatches of captions, in a new order every epoch, which may be put together by length.
+class CaptionIterator(chainer.dataset.Iterator):
+    """Minibatches of captions, drawn at random in a new order every epoch.
 
-    The packed layout wastes nothing on captions of different lengths, so buckets of like length only make its steps
-    fuller: some 5 % faster on a CPU. They cost quality, because an update that has seen nothing but short captions
-    pulls the model towards them: on 2,327 pictures with 11,639 captions, buckets over 32 minibatches took test CIDEr
-    from 0.99 to 0.95, and to 0.84 with each minibatch's own mean as its loss. So training does not use them;
-    validation does, where order changes nothing.
+    Captions of like length are not put together: the packed layout wastes nothing on others, and an update that has
+    seen nothing but short captions pulls the model towards them (`scripts/BENCHMARKS.md` has the figures).
 
     The order of an epoch follows from the seed and the epoch's number alone, so that all that has to be saved is the
     place in it. The last minibatch of an epoch may be smaller.
@@ -61,19 +58,17 @@ class LengthBucketIterator(chainer.dataset.Iterator):
         dataset (CaptionDataset): The captions.
         batch_size (int): Captions a minibatch.
         repeat (bool): Whether to begin again after the last epoch.
-        shuffle (bool): With False, all captions in the order of their length, which is how validation is fastest.
+        shuffle (bool): With False, all captions in the order of their length: for validation, where order changes
+            nothing, that is the fastest.
         seed (int): The run's seed.
-        pool (int): How many minibatches' captions are drawn at random and then shared out by length; 1 for minibatches
-            that are drawn at random.
     """
 
-    def __init__(self, dataset, batch_size, repeat=True, shuffle=True, seed=0, pool=1):
+    def __init__(self, dataset, batch_size, repeat=True, shuffle=True, seed=0):
         self.dataset = dataset
         self.batch_size = batch_size
         self._repeat = repeat
         self._shuffle = shuffle
         self._seed = seed
-        self._pool = pool
         self.reset()
 
     def reset(self):
@@ -102,13 +97,9 @@ class LengthBucketIterator(chainer.dataset.Iterator):
             return [order[i:i + self.batch_size] for i in range(0, len(order), self.batch_size)]
         rng = np.random.default_rng((self._seed, self.epoch))
         order = rng.permutation(len(lengths))
-        pool = self._pool * self.batch_size
-        batches = []
-        for start in range(0, len(order), pool):
-            part = order[start:start + pool]
-            part = part[np.argsort(-lengths[part], kind='stable')]
-            batches += [part[i:i + self.batch_size] for i in range(0, len(part), self.batch_size)]
-        return [batches[i] for i in rng.permutation(len(batches))]
+        batches = [order[i:i + self.batch_size] for i in range(0, len(order), self.batch_size)]
+        # The second shuffle puts the smaller minibatch anywhere.
+        return [batches[i][np.argsort(-lengths[batches[i]], kind='stable')] for i in rng.permutation(len(batches))]
 
     def __next__(self):
         if not self._repeat and self.epoch > 0:

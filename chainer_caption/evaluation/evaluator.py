@@ -11,7 +11,7 @@ import itertools
 import chainer
 import numpy as np
 
-from chainer_caption.data.batches import CaptionDataset, LengthBucketIterator, PackCaptions
+from chainer_caption.data.batches import CaptionDataset, CaptionIterator, PackCaptions
 from chainer_caption.errors import InputError
 from chainer_caption.evaluation import metrics
 from chainer_caption.evaluation.candidates import Candidate, read_candidates
@@ -152,7 +152,7 @@ class Evaluator:
 
     def _perplexity(self, captioner):
         data = CaptionDataset.from_release(self.release, captioner.bundle.vocabulary, self.split)
-        batches = LengthBucketIterator(data, _BATCH, repeat=False, shuffle=False)
+        batches = CaptionIterator(data, _BATCH, repeat=False, shuffle=False)
         converter = PackCaptions(self.release.features)
         with chainer.using_device(captioner.device), enough_memory(captioner.device):
             packed = (converter(batch, captioner.device) for batch in batches)

@@ -172,19 +172,6 @@ def open_picture(path, honour_exif=True, max_pixels=MAX_PIXELS, least=None):
         yield picture
 
 
-def read_picture(path, honour_exif=True, max_pixels=MAX_PIXELS):
-    """Reads a picture as a whole; otherwise as `open_picture`, whose arguments it takes.
-
-    Returns:
-        numpy.ndarray: RGB, shape (H, W, 3), uint8.
-
-    Raises:
-        PictureError: As `open_picture`.
-    """
-    with open_picture(path, honour_exif, max_pixels) as picture:
-        return np.asarray(picture)
-
-
 def _decode(f, honour_exif, max_pixels, least, held):
     # `held` keeps what has to be undone when the picture is not needed any more.
     image = held.enter_context(_open_image(f))

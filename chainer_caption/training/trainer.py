@@ -6,7 +6,7 @@ import numpy as np
 from chainer.backends import cuda
 
 from chainer_caption.data import SPLITS
-from chainer_caption.data.batches import MAX_WORDS, CaptionDataset, LengthBucketIterator, PackCaptions, PackShare
+from chainer_caption.data.batches import MAX_WORDS, CaptionDataset, CaptionIterator, PackCaptions, PackShare
 from chainer_caption.errors import InputError
 from chainer_caption.evaluation.metrics.cider import SINGLE
 from chainer_caption.functions import Adam
@@ -113,7 +113,7 @@ def make_trainer(release, current, output, settings=None, device='@numpy', exten
     def loss(*batch):
         return model(*batch, update_key=(settings.seed, processes.number(updater.iteration)))
 
-    iterator = LengthBucketIterator(data, settings.batch_size, seed=settings.seed)
+    iterator = CaptionIterator(data, settings.batch_size, seed=settings.seed)
     updater = chainer.training.updaters.StandardUpdater(iterator, optimizer, converter=converter, device=device,
                                                         loss_func=loss)
     keep_best = KeepBest(current, output if processes.first else None, settings.keep_best)
@@ -122,7 +122,7 @@ def make_trainer(release, current, output, settings=None, device='@numpy', exten
     # What fits into a line of a terminal; the log has everything.
     columns = ['epoch', 'iteration', 'main/loss']
     if SPLITS.index('val') in release.captions.splits:
-        validation = LengthBucketIterator(CaptionDataset.from_release(release, vocabulary, 'val'), settings.batch_size,
+        validation = CaptionIterator(CaptionDataset.from_release(release, vocabulary, 'val'), settings.batch_size,
                                           repeat=False, shuffle=False)
         trainer.extend(TokenEvaluator(validation, model, converter=PackCaptions(converter.features), device=device,
                                       processes=processes))

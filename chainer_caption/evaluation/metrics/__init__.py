@@ -16,7 +16,7 @@ from chainer_caption.evaluation.metrics.cider import CiderScorer
 from chainer_caption.evaluation.metrics.diversity import diversity
 from chainer_caption.evaluation.metrics.meteor import MeteorScorer, meteor_missing
 from chainer_caption.evaluation.metrics.rouge import RougeScorer
-from chainer_caption.evaluation.metrics.scorer import METRICS, Scorer, score, score_each
+from chainer_caption.evaluation.metrics.scorer import METRICS, Scorer, score
 
 __all__ = ['METRICS', 'BleuScorer', 'CiderScorer', 'MeteorScorer', 'RougeScorer', 'Scorer', 'diversity',
-           'meteor_missing', 'score', 'score_each']
+           'meteor_missing', 'score']

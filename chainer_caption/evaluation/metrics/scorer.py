@@ -62,9 +62,3 @@ def score(references, candidates, metrics=DEFAULT):
         See :class:`Scorer`.
     """
     return Scorer(references, metrics).score(candidates)[0]
-
-
-def score_each(references, candidates, metrics=DEFAULT):
-    """Scores each of a set of captions by itself: as :func:`score`, but lists of N floats, one for each picture."""
-    each = Scorer(references, metrics).score(candidates)[1]
-    return {name: figures.tolist() for name, figures in each.items()}
