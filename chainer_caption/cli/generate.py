@@ -63,7 +63,7 @@ def run(args):
     options = {'width': args.beam_width, 'max_length': args.max_length, 'allow_unk': args.allow_unk,
                'top': min(5, max(1, args.beam_width)) if args.top is None else args.top,
                'length_normalization': args.length_normalization}
-    where = processes.device(device(args.gpu))
+    where = device(args.gpu, processes)
     if args.release is not None:
         release = processes.one_after_another(lambda: Release(args.release))
         split = args.split or 'test'

@@ -56,8 +56,8 @@ def run(args):
     from chainer_caption.training import Settings, train
     settings = Settings(args.epochs, args.batch_size, args.hidden, args.dropout, args.min_count, args.seed,
                         args.patience, args.keep_best, args.score_every)
-    where = device(args.gpu)
     processes = Processes.started()
+    where = device(args.gpu, processes)
     release = processes.one_after_another(lambda: Release(args.release, args.sentences, args.features))
     origin = {'network': args.network, 'profile': args.profile} if args.network else None
     with Stopping() as stop:

@@ -42,8 +42,9 @@ def train(release, output, settings=None, device='@numpy', resume=False, overwri
         keep_snapshots (int): How many of them to keep. Neither changes what comes out.
         stop (callable): Asked after each update whether to stop there. If so, a snapshot is taken to go on from, and
             where no epoch has ended yet, the weights are kept as they are.
-        processes (Processes or None): Those that train together, each of which calls this with the same arguments;
-            process 0 alone reads and writes the model directory. None trains in this process alone.
+        processes (Processes or None): Those that train together, each of which calls this with the same arguments but
+            for a device of its own (`Processes.device`); process 0 alone reads and writes the model directory. None
+            trains in this process alone.
 
     Returns:
         Bundle: The model of the best epoch.
@@ -55,7 +56,7 @@ def train(release, output, settings=None, device='@numpy', resume=False, overwri
     output = pathlib.Path(output)
     settings = settings or Settings()
     processes = processes or Processes()
-    device = processes.device(chainer.get_device(device))
+    device = chainer.get_device(device)
     shown = [Events()] if tensorboard else []
     if settings.keep_best == 'cider' and SPLITS.index('val') not in release.captions.splits:
         raise InputError(f'{release.dataset_path}: no image is of the split val, so there is no CIDEr to keep the best '
