@@ -9,9 +9,11 @@ import threading
 
 import numpy as np
 import pytest
+import threadpoolctl
 
 from chainer_caption.functions import buffers, compiled
 from chainer_caption.functions.cores import cpu_quota, thread_count
+from chainer_caption.functions.products import one_blas_thread
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -83,6 +85,13 @@ def test_there_is_one_pool_of_threads_however_many_rows(monkeypatch):
             assert (done == 1).all()
     compiled._pool.cache_clear()
     assert 1 <= len(started) <= 3
+
+
+def test_blas_is_told_to_take_one_thread():
+    with one_blas_thread():
+        told = [library for library in threadpoolctl.threadpool_info() if library['user_api'] == 'blas']
+        assert any('numpy' in library['filepath'] for library in told)
+        assert {library['num_threads'] for library in told} == {1}
 
 
 V1, V2 = '4:memory:/a/b\n3:cpu,cpuacct:/a/b\n0::/other\n', '0::/a/b\n'
