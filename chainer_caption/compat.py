@@ -9,11 +9,15 @@ NumPy or Python importing it does nothing. The package imports it before Chainer
 
 Sources: the release notes of NumPy 1.24, 1.26 and 2.0 and of Python 3.12; setuptools' deprecation of pkg_resources.
 """
+import atexit
 import contextlib
 import importlib
 import importlib.machinery
 import importlib.util
+import os
+import shutil
 import sys
+import tempfile
 import types
 import warnings
 
@@ -47,8 +51,10 @@ def _restore_numpy_names():
 def _restore_numpy_distutils():
     # Removed on Python 3.12, with the distutils it was built on: numpy.distutils. Chainer asks it which BLAS NumPy was
     # built with, for `chainer.print_runtime_info()` and a warning about macOS's Accelerate; {} answers "not known".
-    # A module that is there may be somebody's stand-in, which find_spec would refuse for having no __spec__.
-    if sys.modules.get('numpy.distutils') is not None or importlib.util.find_spec('numpy.distutils') is not None:
+    # On Python 3.10 and 3.11 it may be there and yet not be imported: that of NumPy 2.0 and 2.1 wants a distutils that
+    # setuptools 74 has given up. So it is imported, and not merely looked for.
+    with contextlib.suppress(ImportError):
+        importlib.import_module('numpy.distutils.system_info')
         return
     system_info = types.ModuleType('numpy.distutils.system_info')
     system_info.get_info = lambda name, notfound_action=0: {}
@@ -60,19 +66,39 @@ def _restore_numpy_distutils():
     sys.modules['numpy.distutils.system_info'] = system_info
 
 
-def _import_noisy_modules_quietly():
-    # Deprecated where they still exist, and imported by Chainer as it starts: numpy.distutils (NumPy 1.23, Python 3.10
-    # and 3.11) and pkg_resources (setuptools 67.5; removed in 81, below which the distribution pins it). What they
-    # warn of is answered here and is nothing that users of this package could act on. And CuPy, where it is installed:
-    # since CuPy 14 it warns of a missing NCCL, which one GPU does not need; Chainer deals with a CuPy that fails.
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')
-        importlib.import_module('numpy.distutils.system_info')
-        importlib.import_module('pkg_resources')
-        with contextlib.suppress(Exception):
-            importlib.import_module('cupy')
+def _import_cupy():
+    # Two things that CuPy 14 lacks nobody need be told of. It has dropped cuDNN, and Chainer would say that CuPy should
+    # be reinstalled; one GPU needs no NCCL, and CuPy would warn of its absence as soon as Chainer asks for it. With a
+    # CuPy that is missing or fails Chainer deals itself.
+    if importlib.util.find_spec('cupy') is None:
+        return
+    with contextlib.suppress(Exception):
+        _find_kernel_cache()
+        importlib.import_module('cupy')
+        if importlib.util.find_spec('cupy.cudnn') is None:
+            os.environ.setdefault('CHAINER_CUDNN', '0')
+        importlib.import_module('cupy.cuda.nccl')
+
+
+def _find_kernel_cache():
+    # Where the folder in which CuPy keeps compiled kernels cannot be made or written, as without a home, CuPy fails. It
+    # then gets a folder that this user alone can write into and that goes when this process ends.
+    folder = os.environ.get('CUPY_CACHE_DIR', os.path.expanduser('~/.cupy/kernel_cache'))
+    known = os.path.isabs(folder)                       # the ~ stays where nobody knows the home
+    with contextlib.suppress(OSError):
+        if known:
+            os.makedirs(folder, exist_ok=True)
+    if not known or not os.access(folder, os.W_OK):
+        os.environ['CUPY_CACHE_DIR'] = folder = tempfile.mkdtemp(prefix='chainer_caption-')
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
 
 
 _restore_numpy_names()
-_restore_numpy_distutils()
-_import_noisy_modules_quietly()
+with warnings.catch_warnings():
+    # Deprecated where they still exist, and imported by Chainer as it starts: numpy.distutils (NumPy 1.23, Python 3.10
+    # and 3.11) and pkg_resources (setuptools 67.5; removed in 81, below which the distribution pins it). What they
+    # warn of is answered here and is nothing that users of this package could act on.
+    warnings.simplefilter('ignore')
+    _restore_numpy_distutils()
+    importlib.import_module('pkg_resources')
+    _import_cupy()

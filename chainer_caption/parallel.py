@@ -12,10 +12,29 @@ import numpy as np
 
 from chainer_caption.errors import InputError
 
-# How a process is told that it is one of several: by Open MPI, by MPICH and its kin, and by PMIx, which Slurm may use.
-# A str; None where it is alone.
-RANK = next((os.environ[name] for name in ('OMPI_COMM_WORLD_RANK', 'PMI_RANK', 'PMIX_RANK') if name in os.environ),
-            None)
+# How a process is told which of several it is and how many they are: by Open MPI, by MPICH and its kin, and by Slurm
+# through PMIx. PMIx has no number, so Slurm's of the step is taken; SLURM_NTASKS may be that of the whole job. Open MPI
+# uses PMIx, too, and may itself have been started within a step, so its own word comes first.
+_TOLD = (('OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_SIZE'), ('PMI_RANK', 'PMI_SIZE'),
+         ('PMIX_RANK', 'SLURM_STEP_NUM_TASKS'))
+
+
+def told_rank(environment):
+    """Which of several processes this one is, as who started it has told it.
+
+    Args:
+        environment (dict): As `os.environ`.
+
+    Returns:
+        str or None: None where it is alone: a single task needs no MPI.
+    """
+    for rank, size in _TOLD:
+        if rank in environment:
+            return None if environment.get(size) == '1' else environment[rank]
+    return None
+
+
+RANK = told_rank(os.environ)
 
 # Seconds for which the processes leave it to process 0 to say what is wrong, because what is wrong is as a rule wrong
 # for all of them.
@@ -54,42 +73,50 @@ class Processes:
         return cls(MPI.COMM_WORLD) if MPI.COMM_WORLD.Get_size() > 1 else cls()
 
     def device(self, device):
-        """The device of this process: on the CPU as given, on GPUs as many further as there are processes before this
-        one on its host.
+        """The device of this process: on the CPU as given. The processes of a host that see the same GPUs take one
+        each, from the given one on; where a launcher such as Slurm shows each its own, that is the one it takes.
 
         Args:
             device (chainer.backend.Device): The device of the first process of each host.
 
         Raises:
-            InputError: The host has fewer GPUs.
+            InputError: There are fewer GPUs than processes that see them.
         """
-        if self._comm is None:
-            return device
         import chainer
         from chainer.backends import cuda
         if device.xp is not cuda.cupy:
             return device
-        from mpi4py import MPI
-        number = device.device.id + self._comm.Split_type(MPI.COMM_TYPE_SHARED).Get_rank()
-        there = cuda.cupy.cuda.runtime.getDeviceCount()
-        if number >= there:
-            raise InputError(f'-g: process {self.rank} needs GPU {number} and its host has {there}; '
-                             'start no more processes on a host than it has GPUs')
-        return chainer.get_device(f'@cupy:{number}')
+        if self._comm is not None:
+            runtime = cuda.cupy.cuda.runtime
+            # Their addresses on the bus: a number means another GPU where others are visible.
+            seen = [runtime.deviceGetPCIBusId(i) for i in range(runtime.getDeviceCount())]
+            host = self._host()
+            number = device.device.id + host.allgather(seen)[:host.Get_rank()].count(seen)
+            if number >= len(seen):
+                raise InputError(f'-g: process {self.rank} needs GPU {number} and sees {len(seen)}; '
+                                 'start no more processes on a host than it has GPUs')
+            device = chainer.get_device(f'@cupy:{number}')
+        with chainer.using_device(device):
+            cuda.cupy.zeros(1)                          # what cannot be used is noticed here and no sooner
+        return device
 
     def one_after_another(self, make):
         """Calls a function in the first process of each host, and then in the others: what the first one finds and
         leaves in a cache the others find there."""
         if self._comm is None:
             return make()
-        from mpi4py import MPI
-        host = self._comm.Split_type(MPI.COMM_TYPE_SHARED)
+        host = self._host()
         if host.Get_rank() == 0:
             made = make()
             host.Barrier()
             return made
         host.Barrier()
         return make()
+
+    def _host(self):
+        """The communicator of the processes of this host."""
+        from mpi4py import MPI
+        return self._comm.Split_type(MPI.COMM_TYPE_SHARED)
 
     def share(self, items):
         """This process's part of a sequence."""
@@ -159,10 +186,15 @@ class Processes:
         if device.xp is not cuda.cupy:
             return MeanGradients(chainermn.create_communicator('naive', self._comm))
         try:
-            return MeanGradients(chainermn.create_communicator('pure_nccl', self._comm))
+            communicator = chainermn.create_communicator('pure_nccl', self._comm)
         except RuntimeError as e:
             raise InputError(f'several GPUs need NCCL, and CuPy has none ({e}); install nvidia-nccl-cu13 or '
                              'nvidia-nccl-cu12') from e
+        # Its kernels that copy all gradients at once do not compile with CuPy 14, which leaves cuda_fp16.h out; a copy
+        # for each parameter does as well. `set_config` would lose the value on its way.
+        with communicator.config_scope():
+            communicator.batched_copy = False
+        return MeanGradients(communicator)
 
 
 class MeanGradients:

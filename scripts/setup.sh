@@ -4,28 +4,29 @@
 #   scripts/setup.sh                 CPU
 #   scripts/setup.sh cuda13x         with CuPy for CUDA 13 (or cuda12x)
 #   scripts/setup.sh mpi             with MPI, to train and caption in several processes
-#   PYTHON=python3.12 scripts/setup.sh    with that interpreter (3.10 or newer)
+#   PYTHON=python3.12 scripts/setup.sh    with that interpreter (3.10 to 3.13)
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 fail() { echo "setup: $*" >&2; exit 2; }
 
+# Of setup.cfg the names of its extras, one a line; there may be no Python yet to read it.
+known=$(sed -n '/^\[options.extras_require\]/,/^\[/s/^\([A-Za-z0-9_-]*\) *=.*/\1/p' setup.cfg)
 for extra in "$@"; do
     case "$extra" in
-        cuda12x|cuda13x|mpi) ;;
-        -h|--help) sed -n '2,7s/^# \{0,1\}//p' "$0"; exit 0 ;;
-        *) fail "unknown extra '$extra': cuda12x, cuda13x or mpi" ;;
+        -h|--help) sed -n '2,7s/^# \{0,1\}//p' "$0"; echo; echo "Extras:" $known; exit 0 ;;
     esac
+    grep -qxF -- "$extra" <<< "$known" || fail "unknown extra '$extra'; there are:" $known
 done
 
-suits='import sys; sys.exit(sys.version_info < (3, 10))'
+suits='import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))'
 if [ -n "${PYTHON:-}" ]; then
-    "$PYTHON" -c "$suits" 2>/dev/null || fail "PYTHON=$PYTHON is no Python 3.10 or newer"
+    "$PYTHON" -c "$suits" 2>/dev/null || fail "PYTHON=$PYTHON is no Python 3.10 to 3.13"
 else
     for candidate in python3 python3.13 python3.12 python3.11 python3.10; do
         if "$candidate" -c "$suits" 2>/dev/null; then PYTHON=$candidate; break; fi
     done
-    [ -n "${PYTHON:-}" ] || fail 'needs Python 3.10 or newer: install it, or name one with PYTHON=/path/to/python3'
+    [ -n "${PYTHON:-}" ] || fail 'needs Python 3.10 to 3.13: install it, or name one with PYTHON=/path/to/python3'
 fi
 
 # What was installed is written last, so that a set-up broken off half-way is done again. An environment with CuPy

@@ -3,6 +3,7 @@ import json
 import os
 import pathlib
 import sys
+import textwrap
 
 import numpy as np
 import pytest
@@ -22,11 +23,15 @@ SHAPES = 'circle', 'square'
 SPLITS = 'train', 'train', 'train', 'restval', 'val', 'test'
 
 
+def gpu_is_there():
+    """Whether there is a GPU and CuPy; CuPy may be there alone."""
+    from chainer.backends import cuda
+    return cuda.available and cuda.cupy.cuda.is_available()
+
+
 def pytest_runtest_setup(item):
-    if item.get_closest_marker('gpu'):
-        from chainer.backends import cuda
-        if not cuda.available:
-            pytest.skip('needs a CUDA device and CuPy')
+    if item.get_closest_marker('gpu') and not gpu_is_there():
+        pytest.skip('needs a CUDA device and CuPy')
 
 
 @pytest.fixture(autouse=True, scope='session')
@@ -130,6 +135,48 @@ def package_environment():
     root = str(pathlib.Path(chainer_caption.__file__).parents[1])
     path = os.pathsep.join(filter(None, [root, os.environ.get('PYTHONPATH')]))
     return {**os.environ, 'PYTHONPATH': path, 'OMP_NUM_THREADS': '1', 'OPENBLAS_NUM_THREADS': '1'}
+
+
+# What Chainer wants of CuPy as it starts, with what CuPy 14 answers on a machine without a GPU: there is no cuDNN, a
+# warning for want of NCCL, an error where there is no place for its kernels.
+CUPY = {
+    'cupy/__init__.py': """
+        import os
+        os.makedirs(os.environ.get('CUPY_CACHE_DIR', os.path.expanduser('~/.cupy/kernel_cache')), exist_ok=True)
+        from cupy import cuda
+        __version__ = '14.2.0'
+        class ndarray: pass
+        class ElementwiseKernel:
+            def __init__(self, *args, **kwargs): pass
+        def memoize(for_each_device=False): return lambda function: function
+        fuse = memoize
+        def get_default_memory_pool(): pass
+        get_default_pinned_memory_pool = get_default_memory_pool""",
+    'cupy/_util.py': 'class PerformanceWarning(Warning): pass',
+    'cupy/cuda/__init__.py': """
+        class Device: pass
+        class Event: pass
+        class Stream: pass
+        def is_available(): return False""",
+    'cupy/cuda/cublas.py': '',
+    'cupy/cuda/nccl.py': 'import warnings; warnings.warn("nccl library could not be loaded.")',
+    'cupyx/__init__.py': '',
+    'cupyx/scipy/__init__.py': '',
+    'cupyx/scipy/linalg.py': '',
+    'cupyx/scipy/special.py': '',
+}
+
+
+@pytest.fixture
+def cupy_environment(package_environment, tmp_path):
+    """As `package_environment`, with a stand-in for CuPy 14 on a machine without a GPU."""
+    for name, text in CUPY.items():
+        path = tmp_path / 'stand_in' / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(textwrap.dedent(text), encoding='utf-8')
+    # After the package itself: `test_compat.ALONE` looks for it there.
+    return {**package_environment, 'HOME': str(tmp_path),
+            'PYTHONPATH': os.pathsep.join([package_environment['PYTHONPATH'], str(tmp_path / 'stand_in')])}
 
 
 class Payload:

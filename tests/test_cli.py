@@ -18,7 +18,7 @@ import termios
 
 import numpy as np
 import pytest
-from chainer.backends import cuda
+from conftest import gpu_is_there
 
 from chainer_caption import Captioner, Release, cli
 from chainer_caption.storage.files import sample_digest
@@ -338,12 +338,25 @@ def test_origins_that_differ(call, refused, make_release, model_dir, demo_model,
     assert refused('generate', '-m', demo_model, '--network', 'vgg19', UNSEEN).startswith(f'{demo_model}: ')
 
 
-@pytest.mark.skipif(cuda.available, reason='there is a GPU')
+@pytest.mark.skipif(gpu_is_there(), reason='there is a GPU')
 @pytest.mark.parametrize('gpu', ['0', '7', '@cupy:0'])
 def test_gpu_where_there_is_none(gpu, refused, release_dir, model_dir, tmp_path):
     assert refused('train', release_dir, '-o', tmp_path / 'm', '-g', gpu).startswith(f'-g {gpu}: no GPU')
     assert refused('generate', '-m', model_dir, '--release', release_dir, '-g', gpu).startswith(f'-g {gpu}: no GPU')
     assert not (tmp_path / 'm').exists()
+
+
+def test_gpu_where_there_is_cupy_alone(cupy_environment, release_dir, tmp_path):
+    command = sys.executable, ROOT / 'scripts' / 'train.py', release_dir, '-o', tmp_path / 'm', '-g', '0'
+    done = subprocess.run(command, env=cupy_environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr.count('\n')) == (2, '', 1)
+    assert done.stderr.startswith('train.py: -g 0: no GPU can be used here: ')
+
+
+def test_tests_of_the_gpu_skip_where_there_is_cupy_alone(cupy_environment):
+    command = sys.executable, '-m', 'pytest', '-p', 'no:cacheprovider', '-m', 'gpu', 'tests/test_functions.py'
+    done = subprocess.run(command, env=cupy_environment, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and 'skipped' in done.stdout and 'passed' not in done.stdout, done.stdout
 
 
 @pytest.mark.gpu

@@ -1,4 +1,5 @@
 """compat.py in fresh interpreters, where warnings are errors: it mends what is missing and touches nothing else."""
+import os
 import subprocess
 import sys
 import textwrap
@@ -9,9 +10,9 @@ import pytest
 @pytest.fixture
 def fresh(package_environment, tmp_path):
     """Runs code in a fresh interpreter and returns what it prints."""
-    def run(code):
+    def run(code, environment=package_environment):
         done = subprocess.run([sys.executable, '-W', 'error', '-c', textwrap.dedent(code)], cwd=tmp_path,
-                              env=package_environment, capture_output=True, text=True, check=False)
+                              env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         assert done.stderr == ''
         return done.stdout
@@ -88,6 +89,26 @@ def test_distutils_is_restored_where_it_is_gone(fresh):
     ''')
 
 
+def test_distutils_that_cannot_be_imported_is_replaced(fresh):
+    # As that of NumPy 2.0 on Python 3.11 beside setuptools 74: a package that is found, and fails within.
+    fresh(ALONE + '''
+    class Broken:
+        def find_spec(self, name, path=None, target=None):
+            if name.startswith('numpy.distutils'):
+                return importlib.util.spec_from_loader(name, self, is_package=True)
+        def create_module(self, spec):
+            return None
+        def exec_module(self, module):
+            import distutils.no_such_compiler
+    sys.meta_path.insert(0, Broken())
+    load()
+    import numpy.distutils.system_info
+    from numpy.distutils.system_info import get_info
+    assert get_info('blas_opt') == {}
+    import chainer
+    ''')
+
+
 @pytest.mark.skipif(sys.version_info < (3, 12), reason='numpy.distutils is still there')
 def test_distutils_on_new_pythons(fresh):
     assert fresh('''
@@ -125,3 +146,26 @@ def test_importing_again_is_harmless(fresh):
         assert all(numpy.__dict__[name] is value for name, value in before.items())
         assert sys.modules['numpy.distutils'] is distutils
     ''')
+
+
+def test_nothing_warns_with_cupy_14(fresh, cupy_environment):
+    fresh('''
+        import chainer_caption, chainer
+        from chainer.backends import cuda
+        cuda.check_cuda_available()
+        assert cuda.available and not cuda.cudnn_enabled
+    ''', cupy_environment)
+
+
+def test_cupy_needs_no_home(fresh, cupy_environment, tmp_path):
+    (tmp_path / 'file').write_text('')
+    nowhere = tmp_path / 'file' / 'home'                # where root can write no more than others
+    folder = fresh('''
+        import chainer_caption, chainer, os
+        assert chainer.backends.cuda.available
+        folder = os.environ['CUPY_CACHE_DIR']
+        assert os.stat(folder).st_mode & 0o777 == 0o700
+        open(f'{folder}/kernel', 'w').close()
+        print(folder)
+    ''', {**cupy_environment, 'HOME': str(nowhere), 'TMPDIR': str(tmp_path)}).strip()
+    assert folder.startswith(f'{tmp_path}/') and not os.path.exists(folder)

@@ -1,17 +1,22 @@
 """Several processes as one: shares of minibatches, and commands that mpiexec starts."""
+import contextlib
 import os
 import pathlib
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
+import chainer
 import numpy as np
 import pytest
+from chainer.backends import cuda
 from conftest import left_by_training
 
-from chainer_caption import Release, Vocabulary
+from chainer_caption import InputError, Release, Vocabulary
 from chainer_caption.data.batches import CaptionDataset, PackCaptions, PackShare
 from chainer_caption.models import ShowAndTell
+from chainer_caption.parallel import Processes, told_rank
 from chainer_caption.storage.archives import read_npz
 from chainer_caption.storage.files import read_json
 
@@ -98,6 +103,103 @@ def test_each_caption_is_in_one_share(release_dir):
     assert sum(tokens) == sum(len(targets) for _, targets in batch)
     assert max(tokens) - min(tokens) < max(len(targets) for _, targets in batch) * 2
     assert {share[-1] for share in shares} == {sum(tokens) / 3}
+
+
+# ---- Who is there, and on which device
+
+@pytest.mark.parametrize(('environment', 'rank'), [
+    ({}, None),
+    ({'OMPI_COMM_WORLD_RANK': '1', 'OMPI_COMM_WORLD_SIZE': '2', 'PMIX_RANK': '1'}, '1'),
+    ({'PMI_RANK': '0', 'PMI_SIZE': '3'}, '0'),
+    ({'PMIX_RANK': '0', 'SLURM_STEP_NUM_TASKS': '2', 'SLURM_NTASKS': '2'}, '0'),
+    ({'PMIX_RANK': '0'}, '0'),                          # nobody says that it is alone
+    # Alone: a task of Slurm's, also within a larger job; mpiexec -n 1.
+    ({'PMIX_RANK': '0', 'SLURM_STEP_NUM_TASKS': '1', 'SLURM_NTASKS': '4'}, None),
+    ({'PMI_RANK': '0', 'PMI_SIZE': '1'}, None),
+    ({'OMPI_COMM_WORLD_RANK': '0', 'OMPI_COMM_WORLD_SIZE': '1', 'PMIX_RANK': '0'}, None),
+    # Two of Open MPI's that were started from a shell which is a step of its own.
+    ({'OMPI_COMM_WORLD_RANK': '0', 'OMPI_COMM_WORLD_SIZE': '2', 'PMIX_RANK': '0', 'SLURM_STEP_NUM_TASKS': '1'}, '0'),
+])
+def test_who_started_a_process_tells_which_it_is(environment, rank):
+    assert told_rank(environment) == rank
+
+
+@pytest.mark.parametrize(('tasks', 'status'), [('1', 0), ('2', 2)])
+def test_a_single_task_of_slurm_needs_no_mpi(tasks, status, release_dir, package_environment, tmp_path):
+    (tmp_path / 'mpi4py.py').write_text('raise ImportError("no MPI here")')
+    path = os.pathsep.join([str(tmp_path), package_environment['PYTHONPATH']])
+    done = subprocess.run([sys.executable, SCRIPTS / 'describe.py', release_dir], capture_output=True, text=True,
+                          env={**package_environment, 'PYTHONPATH': path, 'PMIX_RANK': '0',
+                               'SLURM_STEP_NUM_TASKS': tasks}, check=False)
+    assert (done.returncode, 'no MPI here' in done.stderr) == (status, bool(status))
+
+
+@pytest.fixture
+def take_gpus(monkeypatch):
+    """`take_gpus([what each process of a host sees, by bus addresses], number)` gives what each takes, when `-g NUMBER`
+    is given: a list of addresses, or of the line with which a process is refused. Each touches no other GPU."""
+    def take(seen, number=0):
+        return [own(seen, rank, number) for rank in range(len(seen))]
+
+    def own(seen, rank, number):
+        touched = []
+        runtime = SimpleNamespace(getDeviceCount=lambda: len(seen[rank]), deviceGetPCIBusId=seen[rank].__getitem__)
+        cupy = SimpleNamespace(cuda=SimpleNamespace(runtime=runtime), zeros=lambda n: touched.append(current[-1]))
+        current = []
+
+        def device(name):
+            return SimpleNamespace(xp=cupy, device=SimpleNamespace(id=int(name.removeprefix('@cupy:'))))
+
+        @contextlib.contextmanager
+        def using(device):
+            current.append(device.device.id)
+            yield
+        host = SimpleNamespace(Get_rank=lambda: rank, allgather=lambda mine: seen)
+        comm = SimpleNamespace(Get_rank=lambda: rank, Get_size=lambda: len(seen), Split_type=lambda kind: host)
+        with monkeypatch.context() as patch:
+            patch.setitem(sys.modules, 'mpi4py', SimpleNamespace(MPI=SimpleNamespace(COMM_TYPE_SHARED=0)))
+            patch.setattr(cuda, 'cupy', cupy)
+            patch.setattr(chainer, 'get_device', device)
+            patch.setattr(chainer, 'using_device', using)
+            try:
+                taken = Processes(comm).device(device(f'@cupy:{number}')).device.id
+            except InputError as e:
+                assert not touched
+                return str(e)
+            assert touched == [taken]
+            return seen[rank][taken]
+    return take
+
+
+def test_processes_that_see_the_same_gpus_take_one_each(take_gpus):
+    assert take_gpus([['a', 'b', 'c']] * 2) == ['a', 'b']
+    assert take_gpus([['a', 'b', 'c']] * 2, 1) == ['b', 'c']
+    first, second, third = take_gpus([['a', 'b']] * 3)
+    assert (first, second) == ('a', 'b') and third.startswith('-g: process 2 needs GPU 2 and sees 2; ')
+
+
+def test_processes_that_are_shown_a_gpu_each_take_that(take_gpus):
+    assert take_gpus([['a'], ['b'], ['c']]) == ['a', 'b', 'c']
+    assert take_gpus([['a', 'b'], ['c', 'd']], 1) == ['b', 'd']
+    first, second = take_gpus([['a'], ['a']])           # the very same one
+    assert first == 'a' and second.startswith('-g: process 1 needs GPU 1 and sees 1; ')
+
+
+def test_gradients_of_gpus_are_not_packed_by_kernels_that_do_not_compile(monkeypatch):
+    find_mpiexec()
+    import chainermn
+    from chainermn.communicators import pure_nccl_communicator
+    from mpi4py import MPI
+    nccl = SimpleNamespace(_available=True, get_build_version=lambda: 22707, get_version=lambda: 22707)
+    monkeypatch.setattr(pure_nccl_communicator, 'nccl', nccl)
+    monkeypatch.setattr(pure_nccl_communicator._memory_utility, 'DeviceMemory', SimpleNamespace)
+    asked = []
+    monkeypatch.setattr(pure_nccl_communicator.PureNcclCommunicator, 'multi_node_mean_grad',
+                        lambda self, model: asked.append((self.batched_copy, model)))
+    hook = Processes(MPI.COMM_WORLD).mean_gradients(SimpleNamespace(xp=cuda.cupy))
+    hook(SimpleNamespace(target='model'))
+    assert asked == [(False, 'model')]
+    assert chainermn.create_communicator('pure_nccl', MPI.COMM_WORLD).batched_copy   # or there is nothing to be done
 
 
 # ---- Training

@@ -40,14 +40,14 @@ def add_arguments(parser):
 def run(args):
     from chainer_caption import benchmarks
     from chainer_caption.training.settings import Settings
-    where = device(args.gpu)
     processes = Processes.started()
+    where = device(args.gpu, processes)
     if processes.size > 1 and args.kind != 'train':
         raise InputError(f'{args.kind} is measured in one process; start it without mpiexec')
     if args.kind == 'train':
         settings = Settings(batch_size=args.batch_size, hidden=args.hidden, min_count=args.min_count)
         release = processes.one_after_another(lambda: Release(args.release))
-        figures = benchmarks.benchmark_training(release, settings, processes.device(where), args.updates, processes)
+        figures = benchmarks.benchmark_training(release, settings, where, args.updates, processes)
     elif args.kind == 'decode':
         figures = benchmarks.benchmark_decoding(Release(args.release), args.model, where, args.split, args.pictures,
                                                 search_options(args))

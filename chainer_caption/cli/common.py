@@ -5,6 +5,7 @@ import sys
 from chainer_caption.errors import InputError, printable
 from chainer_caption.features.networks import NETWORKS
 from chainer_caption.features.profiles import PROFILES
+from chainer_caption.parallel import Processes
 
 
 def add_device(parser):
@@ -13,8 +14,12 @@ def add_device(parser):
                              '@cupy:0 is taken too)')
 
 
-def device(gpu):
+def device(gpu, processes=None):
     """The Chainer device that `-g` names.
+
+    Args:
+        gpu (str): What `-g` was given.
+        processes (Processes or None): Those at work, of which each gets a device of its own; None for this one alone.
 
     Raises:
         InputError: There is no such device.
@@ -22,15 +27,13 @@ def device(gpu):
     import chainer
     from chainer.backends import cuda
     name = gpu if gpu.startswith('@') else '@numpy' if gpu == '-1' else f'@cupy:{gpu}'
-    if name.startswith('@cupy') and not cuda.available:
+    if name.startswith('@cupy') and not (cuda.available and cuda.cupy.cuda.is_available()):
         raise InputError(f'-g {gpu}: no GPU can be used here: CuPy is not installed or sees no CUDA device '
                          '(scripts/setup.sh cuda13x or cuda12x installs it); leave out -g to use the CPU')
     try:
-        found = chainer.get_device(name)
-        if found.xp is cuda.cupy:
-            with chainer.using_device(found):
-                cuda.cupy.zeros(1)                      # a number past the last GPU is noticed here and no sooner
-        return found
+        return (processes or Processes()).device(chainer.get_device(name))
+    except InputError:
+        raise
     except Exception as e:
         raise InputError(f'-g {gpu}: no such device ({e})') from e
 

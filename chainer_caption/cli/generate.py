@@ -54,7 +54,7 @@ def run(args):
     from chainer_caption.captioning.resumable import Pictures, StoredFeatures, caption_together
     if args.sentences is not None:
         tell('-s is not needed: the model carries its vocabulary')
-    where = processes.device(device(args.gpu))
+    where = device(args.gpu, processes)
     if args.release is not None:
         release = processes.one_after_another(lambda: Release(args.release))
         work = StoredFeatures(Captioner.load(args.model, where, pictures=False), release, args.split or 'test')

@@ -56,8 +56,8 @@ def run(args):
     # Only now, so that -h and wrong calls are answered at once.
     from chainer_caption.training import Settings, train
     settings = Settings(**{field.name: getattr(args, field.name) for field in dataclasses.fields(Settings)})
-    where = device(args.gpu)
     processes = Processes.started()
+    where = device(args.gpu, processes)
     release = processes.one_after_another(lambda: Release(args.release, args.sentences, args.features))
     origin = {'network': args.network, 'profile': args.profile} if args.network else None
     with Stopping() as stop:

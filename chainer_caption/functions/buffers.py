@@ -3,15 +3,20 @@
 Memory that is new to a process is given out page by page as it is first written, which makes a matrix product into a
 fresh array of tens of megabytes up to half as slow. CuPy has a pool of memory for this reason; NumPy has none.
 """
+import collections
 import threading
 
 import chainer
 import numpy as np
 
-# Free arrays, flat, of float32. More than these few are not kept.
+# Free arrays, flat, of float32, the smallest first. More than these few are not kept.
 _free = []
 _lock = threading.Lock()
 _KEPT = 4
+
+# Those that were given back since the last `take`. The garbage collector may call `give` in the midst of `take`, so
+# `give` must neither wait for the lock nor touch the list; a deque can be added to at any moment.
+_returned = collections.deque(maxlen=_KEPT)
 
 
 def take(xp, shape):
@@ -28,8 +33,13 @@ def take(xp, shape):
         return xp.empty(shape, np.float32)
     size = int(np.prod(shape))
     with _lock:
-        fitting = [i for i, flat in enumerate(_free) if flat.size >= size]
-        flat = _free.pop(min(fitting, key=lambda i: _free[i].size)) if fitting else None
+        while _returned:
+            _free.append(_returned.popleft())
+        _free.sort(key=lambda flat: flat.size)
+        # The largest are those worth keeping.
+        del _free[:-_KEPT]
+        fitting = next((i for i, flat in enumerate(_free) if flat.size >= size), None)
+        flat = None if fitting is None else _free.pop(fitting)
     if flat is None:
         # The next one may be somewhat larger: batches differ in their number of words.
         flat = np.empty(size + size // 4, np.float32)
@@ -43,11 +53,7 @@ def give(array):
     flat = array
     while flat.base is not None:
         flat = flat.base
-    with _lock:
-        _free.append(flat)
-        # The largest are those worth keeping.
-        _free.sort(key=lambda a: a.size)
-        del _free[:-_KEPT]
+    _returned.append(flat)
 
 
 def column_sums(x):

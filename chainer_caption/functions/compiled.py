@@ -1,5 +1,6 @@
 """What the compiled loops share: how they are compiled, how they use every core, and the arithmetic inside them."""
 import concurrent.futures
+import contextlib
 import functools
 import itertools
 import os
@@ -7,20 +8,29 @@ import os
 import numba
 import numpy as np
 
+from chainer_caption.functions.cores import thread_count
+
 # Sums may be reordered and fused, which is what lets a loop be vectorised; infinities and NaN keep their meaning,
 # because a search scores what it must not choose with -inf.
-compiled = functools.partial(numba.njit, nogil=True, cache=True, error_model='numpy',
-                             fastmath={'contract', 'reassoc', 'nsz'})
+_njit = functools.partial(numba.njit, nogil=True, error_model='numpy', fastmath={'contract', 'reassoc', 'nsz'})
 inlined = functools.partial(numba.njit, inline='always')
 
 _ONE = np.float32(1)
 _TWO = np.float32(2)
 
 
-def thread_count():
-    """The threads a compiled loop may use: those BLAS was told to use (OMP_NUM_THREADS), else one for each core."""
-    told = os.environ.get('OMP_NUM_THREADS', '').split(',')[0]
-    return max(1, int(told)) if told.isdigit() else len(os.sched_getaffinity(0))
+def compiled(function):
+    """A function that is compiled when it is first called. What comes of it is kept for the next process, in
+    NUMBA_CACHE_DIR, beside the module, or in the user's cache; where none can be written, each process compiles anew.
+
+    There is no further place: Numba keeps pickles, and must find none that others have left in a folder for all.
+    """
+    # Where nobody knows the home, Numba would take a folder named ~ in whatever folder it is started from.
+    cache = os.environ.get('NUMBA_CACHE_DIR') or os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~')
+    if os.path.isabs(cache):
+        with contextlib.suppress(RuntimeError):         # "cannot cache function …: no locator available"
+            return _njit(cache=True)(function)
+    return _njit(function)
 
 
 @functools.lru_cache(maxsize=1)
@@ -35,13 +45,14 @@ def in_threads(loop, rows, *args):
     own, and not Numba's parallel loops, because those bring a second pool that spins against the one of BLAS and take
     seconds to compile.
     """
-    threads = min(thread_count(), rows)
+    most = thread_count()
+    threads = min(most, rows)
     if threads < 2:
         loop(*args, 0, rows)
         return
     bounds = [rows * i // threads for i in range(threads + 1)]
-    # After a fork the parent's threads are gone, hence a pool for each process.
-    pool = _pool(os.getpid(), threads - 1)
+    # After a fork the parent's threads are gone, hence a pool for each process. Few rows are no reason for another.
+    pool = _pool(os.getpid(), most - 1)
     others = [pool.submit(loop, *args, start, stop) for start, stop in itertools.pairwise(bounds[1:])]
     loop(*args, 0, bounds[1])
     for other in others:

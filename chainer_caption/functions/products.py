@@ -11,7 +11,8 @@ import chainer
 import numpy as np
 import threadpoolctl
 
-from chainer_caption.functions.compiled import in_threads, thread_count
+from chainer_caption.functions.compiled import in_threads
+from chainer_caption.functions.cores import thread_count
 from chainer_caption.storage.shared import SharedContext
 
 # Below this many multiplications a product is done before a second thread has woken up.

@@ -39,9 +39,9 @@ def train(release, output, settings=None, device='@numpy', resume=False, overwri
         say (callable): Takes notices for the user, a line each.
         stop (callable): Asked after each update whether to stop there. If so, a snapshot is taken to go on from, and
             where no epoch has ended yet, the weights are kept as they are.
-        processes (Processes or None): Those that train together, each of which calls this with the same arguments
-            (but perhaps other extensions); process 0 alone reads and writes the model directory. None trains in this
-            process alone.
+        processes (Processes or None): Those that train together, each of which calls this with the same arguments, but
+            for a device of its own (`Processes.device`) and perhaps other extensions; process 0 alone reads and writes
+            the model directory. None trains in this process alone.
 
     Returns:
         Bundle: The model of the best epoch.
@@ -53,7 +53,7 @@ def train(release, output, settings=None, device='@numpy', resume=False, overwri
     output = pathlib.Path(output)
     settings = settings or Settings()
     processes = processes or Processes()
-    device = processes.device(chainer.get_device(device))
+    device = chainer.get_device(device)
     check_possible(release, settings)
     with contextlib.ExitStack() as stack:
         stack.enter_context(_naming(output))

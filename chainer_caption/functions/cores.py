@@ -1,0 +1,55 @@
+"""How many cores there are to compute on."""
+import contextlib
+import functools
+import math
+import os
+import pathlib
+
+
+def thread_count():
+    """The threads a compiled loop may use: those BLAS was told to use (OMP_NUM_THREADS), else one for each core that
+    this process may run on, and no more than its share of the processor's time keeps busy."""
+    told = os.environ.get('OMP_NUM_THREADS', '').split(',')[0]
+    if told.isdigit():
+        return max(1, int(told))
+    cores = len(os.sched_getaffinity(0))
+    return math.ceil(min(cores, cpu_quota()))
+
+
+@functools.cache
+def cpu_quota(groups='/proc/self/cgroup', root='/sys/fs/cgroup'):
+    """The processor time that the control groups of this process leave it, as `docker run --cpus`, Kubernetes and
+    systemd set it. Whoever starts more threads than that is stopped for the rest of each tenth of a second.
+
+    Args:
+        groups (str): The file that names the groups.
+        root (str): Where their settings are mounted.
+
+    Returns:
+        float: In cores; more than 0, infinite where there is no limit.
+    """
+    quotas = [math.inf]
+    for line in _read(groups).splitlines():
+        _, controllers, path = line.split(':', 2)
+        if not controllers:
+            mount, names = pathlib.Path(root), ['cpu.max']                     # version 2
+        elif 'cpu' in controllers.split(','):
+            mount, names = pathlib.Path(root, 'cpu'), ['cpu.cfs_quota_us', 'cpu.cfs_period_us']
+        else:
+            continue
+        # What limits a group limits those below it. In a container the path may be that of the host, where only the
+        # root of it is mounted.
+        group = pathlib.PurePosixPath(path.lstrip('/'))
+        for folder in group, *group.parents:
+            with contextlib.suppress(ValueError):                              # 'max', or no such file
+                quota, period = map(int, ' '.join(_read(mount / folder / name) for name in names).split())
+                if quota > 0:
+                    quotas.append(quota / period)
+    return min(quotas)
+
+
+def _read(path):
+    try:
+        return pathlib.Path(path).read_text('utf-8')
+    except OSError:
+        return ''
