@@ -27,8 +27,9 @@ pytestmark = pytest.mark.gpu
 DEMO = pathlib.Path(__file__).resolve().parents[1] / 'features' / 'demo'
 SMALL = '--epochs', '3', '--hidden', '16', '--batch-size', '16', '--min-count', '1'
 
-# The losses of a training on the CPU and on a GPU differ by this share, for their sums are rounded in another order.
-ROUNDING = 2e-6
+# The losses of a training on the CPU and on a GPU differ by this share, for they are rounded in another order; on a
+# card, whose functions are its own and whose atomic additions come in any order, by more than on the stand-in.
+ROUNDING = 2e-6 if hasattr(cuda.cupy, 'standin') else 1e-4
 # How often the host waits for the GPU in a step of the beam search.
 WAITS_A_STEP = 1
 

@@ -91,7 +91,7 @@ def test(copy, kernels):
     if not done.returncode:
         return None
     found = re.search(r'^(?:FAILED|ERROR) tests/(.+?)(?: - .*)?$', done.stdout, re.MULTILINE)
-    why = re.search(r'^E +(\S.*)$', done.stdout, re.MULTILINE)
+    why = re.search(r'^E +(?:AssertionError: *\nE +)?(\S.*)$', done.stdout, re.MULTILINE)
     if not found or not why:
         raise RuntimeError(done.stdout + done.stderr)
     return found[1].removeprefix('test_').replace('.py::', ': ').replace('::', ': '), why[1].rstrip()
