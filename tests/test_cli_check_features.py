@@ -95,7 +95,7 @@ def test_each_pair_is_named_and_recorded(network, profile, make, pictures, weigh
     status, out, err = call('check_features', release, pictures, *both(weights))
     assert (status, err) == (0, '')
     lines = out.splitlines()
-    assert 'mean of 5 pictures' in lines[0] and len(lines) == 1 + 8 + 1
+    assert 'mean of 5 pictures' in lines[0] and len(lines) == 1 + 6 + 1
     assert lines[1].split()[:2] == [network, profile] and float(lines[1].split()[2]) > 0.999
     assert lines[-1] == f'verdict: {network} with the profile {profile} made {release / "feats.npy"}'
     assert {path.name: path.read_bytes() for path in release.iterdir()} == before, 'nothing is written unasked'

@@ -52,7 +52,7 @@ def check_features(features, paths, extractors, profiles=None):
         paths (sequence of str): The N pictures, in the same order. A few dozen are plenty.
         extractors (iterable of Extractor): One for each network, with its weights; gone through once, so that a
             generator keeps no more than one network in memory.
-        profiles (iterable of str): Profiles to try, by default all of the network's picture size.
+        profiles (iterable of str): Profiles to try, by default all that the network may have been used with.
 
     Returns:
         FeatureCheck: The similarities, and the verdict.
@@ -65,11 +65,15 @@ def check_features(features, paths, extractors, profiles=None):
         raise InputError(f'{len(features)} rows of features for {len(paths)} pictures')
     similarities = {}
     for extractor in extractors:
-        size = NETWORKS[extractor.network].size
-        for profile in profiles or [name for name in PROFILES if PROFILES[name].size == size]:
+        for profile in profiles or _usual_profiles(NETWORKS[extractor.network]):
             made, rows = _extract(extractor.with_profile(profile), paths)
             similarities[extractor.network, profile] = _mean_cosine(made, features[rows])
     return FeatureCheck(similarities, _verdict(similarities), len(rows))
+
+
+def _usual_profiles(network):
+    return [name for name, profile in PROFILES.items()
+            if profile.size == network.size and (not profile.networks or network.name in profile.networks)]
 
 
 def sample_pictures(filenames, folder, limit=16, seed=0):

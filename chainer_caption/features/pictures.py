@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from chainer_caption.errors import printable
-from chainer_caption.storage.shared import SharedContext
+from chainer_caption.parallel import SharedContext
 
 # What is tried on a file, whatever its name says. Pillow knows more formats, but some of them start other programs.
 _FORMATS = ('JPEG', 'PNG', 'GIF', 'WEBP', 'BMP', 'TIFF', 'PPM', 'JPEG2000', 'AVIF')

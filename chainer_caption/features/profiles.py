@@ -21,6 +21,7 @@ class Profile:
         mean (tuple of float): Subtracted from each channel, in grey levels, in the order of `channels`.
         scale (tuple of float): What each channel is divided by after that.
         least (int or None): What `open_picture` may leave of a picture's sides, where that is good enough.
+        networks (tuple of str): The networks that have been used with it; empty for any of its size.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Profile:
     mean: tuple
     scale: tuple = (1.0, 1.0, 1.0)
     least: int | None = None
+    networks: tuple = ()
 
     def prepare(self, rgb):
         """Prepares one picture.
@@ -108,7 +110,7 @@ PROFILES = {profile.name: profile for profile in (
     Profile('torchvision', 224, _crop_bilinear, 'RGB', (255 * 0.485, 255 * 0.456, 255 * 0.406),
             (255 * 0.229, 255 * 0.224, 255 * 0.225)),
     Profile('lite', 224, _squash_bicubic, 'RGB', (127.0, 127.0, 127.0), (128.0, 128.0, 128.0),
-            3 * 224),
+            3 * 224, ('efficientnet_lite0',)),
     Profile('inception', 299, _crop_bilinear, 'RGB', (127.5, 127.5, 127.5), (127.5, 127.5, 127.5)),
     Profile('demo', 96, _squash_bilinear, 'RGB', (127.5, 127.5, 127.5), (127.5, 127.5, 127.5)),
 )}

@@ -13,7 +13,7 @@ import threadpoolctl
 
 from chainer_caption.functions.compiled import in_threads
 from chainer_caption.functions.cores import thread_count
-from chainer_caption.storage.shared import SharedContext
+from chainer_caption.parallel import SharedContext
 
 # Below this many multiplications a product is done before a second thread has woken up.
 _SMALL = 2 ** 21

@@ -1,6 +1,6 @@
 """What stands on the disk: files written whole or not at all, archives of strangers, journals, the cache.
 
-`files` has JSON and the writing of files; `archives` reads NumPy's archives without running anything in them;
-`serializers` makes arrays of what Chainer's objects hold; `journal` is for work that takes long; `cache` keeps what
-opening a file costs. `shared`, a tool for threads, is here because it serves rooms that have only this one below both.
+`files` has JSON and the writing of files; `archives` reads NumPy's archives, `torch_files` PyTorch's and `pickles` what
+is within those, without running anything in them; `serializers` makes arrays of what Chainer's objects hold; `journal`
+is for work that takes long; `cache` keeps what opening a file costs.
 """

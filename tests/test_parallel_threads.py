@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from chainer_caption.storage.shared import SharedContext
+from chainer_caption.parallel import SharedContext
 
 
 def test_threads_that_overlap():
