@@ -45,7 +45,7 @@ def all_captions(model, feature, max_length, allow_unk, normalization):
     def extend(words, log_prob):
         following = next_log_probs(model, feature, words)
         ended = log_prob + following[EOS]
-        allowed = [w for w in range(len(following)) if allow_unk or w != UNK]
+        allowed = [w for w in range(len(following)) if w != BOS and (allow_unk or w != UNK)]
         if len(words) < max_length:
             captions.append((ended / (len(words) + 1) ** normalization, words, True))
             for word in allowed:
@@ -90,7 +90,7 @@ def plain_beam(model, feature, width, top, max_length):
             if not finished:
                 following = next_log_probs(model, feature, words)
                 grown += [(log_prob + following[w], words if w == EOS else [*words, w], w == EOS)
-                          for w in range(len(following)) if w != UNK]
+                          for w in range(len(following)) if w not in (BOS, UNK)]
         beam = sorted(grown, key=lambda b: -b[0])[:width]
         if all(finished for _, _, finished in beam[:top]):
             break
@@ -115,7 +115,7 @@ def test_width_one_is_greedy():
         words = []
         while len(words) < 10:
             following = next_log_probs(model, feature, words)
-            following[UNK] = -np.inf
+            following[[BOS, UNK]] = -np.inf
             if following.argmax() == EOS:
                 break
             words.append(int(following.argmax()))
@@ -173,7 +173,15 @@ def test_a_caption_of_the_greatest_length_that_ends_there_is_finished():
 def test_a_space_smaller_than_the_beam_gives_what_there_is():
     model = random_model(4, end=0)                      # <S>, </S>, <UNK> and one word
     found, = BeamSearch(width=20, top=20, max_length=1)(Stepper(model), features(1))
-    assert sorted(h.words for h in found) == [[], [0], [3]]
+    assert sorted(h.words for h in found) == [[], [3]]
+
+
+def test_the_word_that_begins_every_caption_is_never_said():
+    model = random_model(6)
+    model.out_word.b.array[BOS] += 5
+    for allow_unk in (False, True):
+        for hypotheses in BeamSearch(max_length=5, allow_unk=allow_unk)(Stepper(model), features(4)):
+            assert not any(BOS in h.words for h in hypotheses)
 
 
 @pytest.mark.parametrize('options', [{'width': 3, 'top': 4}, {'top': 0}, {'max_length': 0},

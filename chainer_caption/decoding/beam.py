@@ -119,7 +119,7 @@ class _Beams:
     def __init__(self, search, stepper, features):
         self.search = search
         self.stepper = stepper
-        self.banned = -1 if search.allow_unk else UNK
+        self.banned = (BOS,) if search.allow_unk else (BOS, UNK)
         self.state = stepper.start(features)
         self.pictures = np.arange(len(features))        # of the beams still searched
         self.found = [None] * len(features)

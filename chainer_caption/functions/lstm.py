@@ -12,7 +12,7 @@ import numpy as np
 from chainer.backends import cuda
 
 from chainer_caption.functions.buffers import column_sums, give, take
-from chainer_caption.functions.compiled import compiled, sigmoid, tanh
+from chainer_caption.functions.compiled import compiled, inlined, sigmoid, tanh
 from chainer_caption.functions.products import one_blas_thread, product
 
 
@@ -143,23 +143,33 @@ def _cell_backward(gates, c, c0, gh, gh_carried, gc, ggates):
         _cell_backward_loop(gates, c, c0, gh, gh_carried, gc, ggates)
 
 
+@inlined
+def cell(a, i, f, o, before):
+    """One unit of a step, for compiled loops: from its gates and its c before, the activated gates, c and h."""
+    ga = tanh(a)
+    gi = sigmoid(i)
+    gf = sigmoid(f)
+    go = sigmoid(o)
+    c = ga * gi + before * gf
+    return ga, gi, gf, go, c, tanh(c) * go
+
+
 @compiled
 def _cell(gates, recurrent, b, c0, c, h):
     rows, units = c.shape
     for i in range(rows):
         for u in range(units):
             k = 4 * u
-            ga = tanh(gates[i, k] + recurrent[i, k] + b[k])
-            gi = sigmoid(gates[i, k + 1] + recurrent[i, k + 1] + b[k + 1])
-            gf = sigmoid(gates[i, k + 2] + recurrent[i, k + 2] + b[k + 2])
-            go = sigmoid(gates[i, k + 3] + recurrent[i, k + 3] + b[k + 3])
-            cell = ga * gi + c0[i, u] * gf
+            ga, gi, gf, go, c1, h1 = cell(gates[i, k] + recurrent[i, k] + b[k],
+                                          gates[i, k + 1] + recurrent[i, k + 1] + b[k + 1],
+                                          gates[i, k + 2] + recurrent[i, k + 2] + b[k + 2],
+                                          gates[i, k + 3] + recurrent[i, k + 3] + b[k + 3], c0[i, u])
             gates[i, k] = ga
             gates[i, k + 1] = gi
             gates[i, k + 2] = gf
             gates[i, k + 3] = go
-            c[i, u] = cell
-            h[i, u] = tanh(cell) * go
+            c[i, u] = c1
+            h[i, u] = h1
 
 
 @compiled

@@ -28,7 +28,7 @@ def select(scores, bias, log_probs, bounds, k, floor, weight, banned):
         k (int): How many to choose.
         floor (numpy.ndarray): What a continuation of each picture must exceed, (n,) float64.
         weight (float): See above; positive.
-        banned (int): A word never to choose, or -1. Its probability goes to nobody.
+        banned (sequence of int): Words never to choose, each below 31. Their probability goes to nobody.
 
     Returns:
         tuple: `(score, hypothesis, word)`, each (n, k), best first: float64, and int64 places in 0..m and 0..V. Where
@@ -41,7 +41,8 @@ def select(scores, bias, log_probs, bounds, k, floor, weight, banned):
     if isinstance(scores, cuda.ndarray):
         _select_gpu(scores, bias, log_probs, bounds, floor, weight, banned, best, parent, word)
     else:
-        in_threads(_select, pictures, scores, bias, log_probs, bounds, floor, weight, banned, best, parent, word)
+        in_threads(_select, pictures, scores, bias, log_probs, bounds, floor, weight, np.array(banned, np.int64), best,
+                   parent, word)
     return best, parent, word
 
 
@@ -64,8 +65,8 @@ def _select(scores, bias, log_probs, bounds, floor, weight, banned, best, parent
             for j in range(words):
                 total += exp(row[j] - top)
             base = log_probs[i] - (np.float64(top) + math.log(total))
-            if banned >= 0:
-                row[banned] = np.float32(-np.inf)
+            for j in banned:
+                row[j] = np.float32(-np.inf)
             for at in range(0, words, _BLOCK):
                 end = min(at + _BLOCK, words)
                 highest = np.float32(-np.inf)
@@ -93,7 +94,7 @@ def _select(scores, bias, log_probs, bounds, floor, weight, banned, best, parent
 
 def _select_gpu(scores, bias, log_probs, bounds, floor, weight, banned, best, parent, word):
     k, words = best.shape[1], scores.shape[1]
-    count, score, place = collect(scores, bias, log_probs, bounds, k, floor, weight, banned)
+    count, score, place = collect(scores, bias, log_probs, bounds, k, floor, weight, sum(1 << j for j in banned))
     there = np.arange(score.shape[1]) < count[:, None]
     score, place = np.where(there, score, -np.inf), np.where(there, place, 0).astype(np.int64)
     order = np.lexsort((place, -score))[:, :k]

@@ -10,12 +10,17 @@ from chainer.backends import cuda
 
 _LANES = 128
 
+# `banned` has a bit for each of the first words that is not to be said.
+_MAY_BE_SAID = '''
+__device__ __forceinline__ bool may_be_said(int word, int banned) { return word > 30 || !(banned >> word & 1); }
+'''
+
 
 def collect(scores, bias, log_probs, bounds, k, floor, weight, banned):
     """The continuations among which each picture's k best are.
 
     Args:
-        As `functions.select.select` has them; `scores` stays as it is.
+        As `functions.select.select` has them, but that `banned` has a bit for each word; `scores` stays as it is.
 
     Returns:
         tuple: `(count, score, place)`, float64. How many continuations were found for each picture, (n,); the first so
@@ -63,12 +68,12 @@ def _lanes_kernel():
             } else if (score != lowest) {
                 sum += exp(score - high);
             }
-            if (word != banned && score > chosen) chosen = score;
+            if (may_be_said(word, banned) && score > chosen) chosen = score;
         }
         top = high;
         total = sum;
         best = chosen
-        ''', 'caption_select_lanes')
+        ''', 'caption_select_lanes', preamble=_MAY_BE_SAID)
 
 
 @cuda.memoize()
@@ -137,7 +142,7 @@ def _collect_kernel():
         if (weight * (base[row] + best) >= mark[of]) {
             for (int word = i % lanes; word < words; word += lanes) {
                 double score = weight * (base[row] + (scores[row * words + word] + bias[word]));
-                if (word != banned && score >= mark[of] && score > least[of]) {
+                if (may_be_said(word, banned) && score >= mark[of] && score > least[of]) {
                     ptrdiff_t at = of * (1 + 2 * places);
                     int taken = (int)atomicAdd(&found[at], 1.0);
                     if (taken < places) {
@@ -147,4 +152,4 @@ def _collect_kernel():
                 }
             }
         }
-        ''', 'caption_select_collect')
+        ''', 'caption_select_collect', preamble=_MAY_BE_SAID)

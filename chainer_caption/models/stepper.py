@@ -3,8 +3,8 @@ import chainer
 import numpy as np
 from chainer.backends import cuda
 
-from chainer_caption.functions.compiled import compiled, in_threads, sigmoid, tanh
-from chainer_caption.functions.lstm import LSTM_CELL_CUDA, lstm_cell
+from chainer_caption.functions.compiled import compiled, in_threads
+from chainer_caption.functions.lstm import LSTM_CELL_CUDA, cell, lstm_cell
 from chainer_caption.functions.products import product
 
 
@@ -84,12 +84,11 @@ def _step(word_gates, words, recurrent, places, b, c0, parents, c, h, start, sto
         before = c0[parents[i]]
         for u in range(units):
             k = 4 * u
-            ga = tanh(read[k] + carried[k] + b[k])
-            gi = sigmoid(read[k + 1] + carried[k + 1] + b[k + 1])
-            gf = sigmoid(read[k + 2] + carried[k + 2] + b[k + 2])
-            go = sigmoid(read[k + 3] + carried[k + 3] + b[k + 3])
-            c[i, u] = ga * gi + before[u] * gf
-            h[i, u] = tanh(c[i, u]) * go
+            _, _, _, _, c1, h1 = cell(read[k] + carried[k] + b[k], read[k + 1] + carried[k + 1] + b[k + 1],
+                                      read[k + 2] + carried[k + 2] + b[k + 2], read[k + 3] + carried[k + 3] + b[k + 3],
+                                      before[u])
+            c[i, u] = c1
+            h[i, u] = h1
 
 
 @cuda.memoize()
