@@ -8,7 +8,7 @@ import cupy  # the stand-in beside this file
 import numpy as np
 
 from chainer_caption import Captioner, Release, Vocabulary
-from chainer_caption.data.batches import CaptionDataset, LengthBucketIterator
+from chainer_caption.data.batches import CaptionDataset, CaptionIterator
 from chainer_caption.data.vocabulary import EOS
 from chainer_caption.models import ShowAndTell
 from chainer_caption.models.bundle import Bundle
@@ -21,14 +21,15 @@ STEPS = 10
 
 def show(title, launches, uploads, waits):
     print(f'{title}: {sum(launches.values()):g} launches, {uploads:g} uploads, {waits:g} waits')
-    print('   ', ', '.join(f'{name} {count:g}' for name, count in sorted(launches.items(), key=lambda pair: -pair[1])))
+    print('   ', ', '.join(f'{name} {count:g}' for name, count in sorted(launches.items(), key=lambda pair: -pair[1])
+                            if count))
 
 
 def show_update(model, vocabulary, release):
     data, alone = CaptionDataset.from_release(release, vocabulary, 'train'), Processes()
     optimizer, converter = make_optimizer(model, model.device, alone), make_converter(release.features, model.device,
                                                                                       alone)
-    iterator = LengthBucketIterator(data, 128, seed=0)
+    iterator = CaptionIterator(data, 128, seed=0)
     for update in range(3):                                 # the last one counts: the first makes Adam's arrays
         with cupy.standin.counted() as counts:
             batch = converter(iterator.next(), model.device)
