@@ -40,11 +40,19 @@ def test_all_that_is_marked_gpu_passes_on_the_standin(package_environment, tmp_p
         pytest.skip('this is it')
     path = os.pathsep.join([str(STANDIN), package_environment['PYTHONPATH']])
     done = subprocess.run([sys.executable, '-m', 'pytest', '-m', 'gpu', '-p', 'no:cacheprovider', str(TESTS)],
-                          env={**package_environment, 'PYTHONPATH': path, 'CHAINER_CUDNN': '0',
+                          env={**package_environment, 'PYTHONPATH': path,
                                'STANDIN_CACHE': str(tmp_path), 'PYTEST_ON_STANDIN': '1'},
                           cwd=TESTS.parent, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert ' passed' in done.stdout and 'failed' not in done.stdout
+
+
+def test_what_an_update_and_a_step_of_the_search_cost_is_printed(package_environment):
+    done = subprocess.run([sys.executable, STANDIN / 'counts.py'], env=package_environment, capture_output=True,
+                          text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, '')
+    update, _, step, _ = done.stdout.splitlines()
+    assert update.endswith(' uploads, 0 waits') and ' launches, ' in step
 
 
 # ---- Arrays of the host

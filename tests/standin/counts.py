@@ -21,7 +21,8 @@ STEPS = 10
 
 def show(title, launches, uploads, waits):
     print(f'{title}: {sum(launches.values()):g} launches, {uploads:g} uploads, {waits:g} waits')
-    print('   ', ', '.join(f'{name} {count:g}' for name, count in sorted(launches.items(), key=lambda pair: -pair[1])))
+    print('   ', ', '.join(f'{name} {count:g}' for name, count in sorted(launches.items(), key=lambda pair: -pair[1])
+                            if count))
 
 
 def show_update(model, vocabulary, release):

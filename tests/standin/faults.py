@@ -86,7 +86,7 @@ def test(copy, kernels):
     paths = [copy / 'tests' / 'standin', copy]
     done = subprocess.run([sys.executable, '-m', 'pytest', '-m', 'gpu', '-x', '-q', '-p', 'no:cacheprovider', 'tests'],
                           cwd=copy, capture_output=True, text=True, check=False,
-                          env={**os.environ, 'PYTHONPATH': os.pathsep.join(map(str, paths)), 'CHAINER_CUDNN': '0',
+                          env={**os.environ, 'PYTHONPATH': os.pathsep.join(map(str, paths)),
                                'STANDIN_CACHE': kernels, 'PYTEST_ON_STANDIN': '1'})
     if not done.returncode:
         return None
