@@ -145,7 +145,7 @@ def test_no_progress_bar_where_nobody_sees_it(call, demo_model, pictures):
     assert call('generate', '-m', demo_model, pictures / 'a.png', '-o', pictures / 'out.txt') == (0, '', '')
 
 
-# The seed's letters
+# The letters of 2017
 
 def test_letters_of_the_seed(call, release_dir, model_dir, tmp_path):
     model = tmp_path / 'model'

@@ -1,4 +1,4 @@
-"""The model directory: what is saved is what is loaded, the seed's chain reads it too, and nothing in it can run."""
+"""The model directory: what is saved is what is loaded, the chain of 2017 reads it too, and nothing in it can run."""
 import json
 import os
 import shutil
@@ -20,7 +20,7 @@ from chainer_caption.storage.serializers import from_arrays, to_arrays
 FILES = ['config.json', 'vocabulary.json', 'weights.npz']
 
 
-class SeedChain(chainer.Chain):
+class ChainOf2017(chainer.Chain):
     """The network of the users who come from dsanno/chainer-image-caption, as its README describes it."""
 
     def __init__(self, words, features, hidden):
@@ -110,7 +110,7 @@ def test_the_seeds_chain_loads_our_weights_and_we_load_its(model_dir, copy):
     """Names, shapes and layouts: the gates are those of L.LSTM, so both say the same of an image and its words."""
     ours = Bundle.load(model_dir).model
     with np.load(model_dir / 'weights.npz', allow_pickle=False) as archive:
-        seed = SeedChain(ours.vocabulary_size, ours.feature_size, ours.hidden)
+        seed = ChainOf2017(ours.vocabulary_size, ours.feature_size, ours.hidden)
         NpzDeserializer(archive).load(seed)
     feature, words = np.random.default_rng(0).random((1, 16), np.float32), [3, 5, 4]
 
@@ -162,7 +162,7 @@ def test_weights_with_a_pickle_are_refused_and_nothing_runs(copy, payload):
     assert not payload.ran
     save_arrays(copy / 'weights.npz', {**sound, 'word_vec/W': pickled(payload)})
     with pytest.raises(Exception):                      # noqa: B017 (whatever Chainer makes of it, afterwards)
-        chainer.serializers.load_npz(str(copy / 'weights.npz'), SeedChain(12, 16, 16))
+        chainer.serializers.load_npz(str(copy / 'weights.npz'), ChainOf2017(12, 16, 16))
     assert payload.ran, "Chainer's load_npz would have run it"
 
 

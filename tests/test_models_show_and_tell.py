@@ -1,4 +1,4 @@
-"""ShowAndTell against the seed's chain, run word by word and caption by caption."""
+"""ShowAndTell against the chain of 2017, run word by word and caption by caption."""
 import chainer
 import chainer.functions as F
 import chainer.links as L
@@ -15,7 +15,7 @@ from chainer_caption.models.stepper import Stepper
 D, V, H = 11, 30, 16
 
 
-class SeedChain(chainer.Chain):
+class ChainOf2017(chainer.Chain):
     """The chain that users of 2017 trained: one Chainer call a word."""
 
     def __init__(self):
@@ -60,10 +60,10 @@ def model():
 
 
 def seed_chain_of(model):
-    """The seed's chain with the model's weights, by way of the serialized names."""
+    """The chain of 2017 with the model's weights, by way of the serialized names."""
     serializer = chainer.serializers.DictionarySerializer()
     serializer.save(model)
-    chain = SeedChain()
+    chain = ChainOf2017()
     chainer.serializers.NpzDeserializer(serializer.target).load(chain)
     return chain
 
@@ -148,7 +148,7 @@ def test_stepper_gives_the_scores_of_the_seeds_chain(model, captions, features):
     rng = np.random.default_rng(4)
     for _ in range(4):
         state, scores = stepper.step(state, parents, words)
-        # The seed's chain keeps one state a row: hypotheses are followed by reordering it.
+        # The chain of 2017 keeps one state a row: hypotheses are followed by reordering it.
         seed.lstm.c, seed.lstm.h = seed.lstm.c[parents], seed.lstm.h[parents]
         expected = seed.out_word(seed.lstm(seed.word_vec(words.astype(np.int32)))).array
         np.testing.assert_allclose(scores + stepper.bias, expected, rtol=1e-4, atol=1e-5)

@@ -15,8 +15,8 @@ from chainer_caption.functions.memory import enough_memory
 from chainer_caption.functions.products import one_blas_thread
 from chainer_caption.models.bundle import Bundle
 
-# What is assumed of a model that does not know where its features came from: the seed captioned with VGG-19, and
-# Karpathy's preprocessing made the published matrices.
+# What is assumed of a model that does not know where its features came from: dsanno/chainer-image-caption made them of
+# new pictures with VGG-19, and Karpathy's preprocessing made the published matrices.
 ASSUMED = {'network': 'vgg19', 'profile': 'karpathy'}
 
 # Why a picture has no captions: sums that are infinite, or no numbers at all, compare with nothing.
