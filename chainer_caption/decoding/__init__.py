@@ -1,6 +1,7 @@
 """Searches: what a model says of an image. Each is a small frozen object, which checks itself when it is made and is
 called with a stepper and features.
 """
-from chainer_caption.decoding.beam import BeamSearch, Hypothesis
+from chainer_caption.decoding.beam import BeamSearch
+from chainer_caption.decoding.search import Hypothesis
 
 __all__ = ['BeamSearch', 'Hypothesis']
