@@ -2,6 +2,7 @@
 called with a stepper and features.
 """
 from chainer_caption.decoding.beam import BeamSearch
+from chainer_caption.decoding.diverse import DiverseBeamSearch
 from chainer_caption.decoding.search import Hypothesis
 
-__all__ = ['BeamSearch', 'Hypothesis']
+__all__ = ['BeamSearch', 'DiverseBeamSearch', 'Hypothesis']

@@ -201,6 +201,7 @@ class Beams:
         self._score[self.alive] = log_prob * self.search.weight(self.search.max_length + ends)
         for i in range(len(self.pictures)):
             self._keep(i, cut[i])
+        self.pictures, self.alive = self.pictures[:0], self.alive[:0]
 
     def _keep(self, i, cut=None):
         order = np.argsort(-self._score[i], kind='stable')[:self.search.top]
