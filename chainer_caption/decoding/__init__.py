@@ -3,6 +3,7 @@ called with a stepper and features.
 """
 from chainer_caption.decoding.beam import BeamSearch
 from chainer_caption.decoding.diverse import DiverseBeamSearch
+from chainer_caption.decoding.sampling import Sampling
 from chainer_caption.decoding.search import Hypothesis
 
-__all__ = ['BeamSearch', 'DiverseBeamSearch', 'Hypothesis']
+__all__ = ['BeamSearch', 'DiverseBeamSearch', 'Hypothesis', 'Sampling']
