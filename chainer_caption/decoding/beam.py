@@ -34,6 +34,8 @@ class BeamSearch(Search):
     Raises:
         InputError: One is impossible, or two contradict each other.
     """
+    lighter = 'lower --beam-width'
+
     width: int = 20
     top: int | None = None
     length_normalization: float = 0.0

@@ -44,6 +44,8 @@ class Sampling(Search):
     Raises:
         InputError: One is impossible, or two contradict each other.
     """
+    lighter = 'lower --top'
+
     top: int = 5
     temperature: float = 1.0
     top_k: int | None = None

@@ -46,6 +46,9 @@ class Search:
     Raises:
         InputError: One is impossible, or two contradict each other.
     """
+    #: What to do where it takes too much memory.
+    lighter = None
+
     max_length: int = 60
     min_length: int = 0
     no_repeat_ngram: int = 0

@@ -17,7 +17,7 @@ from chainer_caption.evaluation import metrics
 from chainer_caption.evaluation.candidates import Candidate, read_candidates
 from chainer_caption.evaluation.metrics.cider import SINGLE
 from chainer_caption.evaluation.metrics.scorer import DEFAULT
-from chainer_caption.evaluation.perplexity import token_means
+from chainer_caption.evaluation.perplexity import stepped_perplexity, token_means
 from chainer_caption.functions.memory import enough_memory
 
 # Captions whose words are predicted together, for the perplexity.
@@ -30,7 +30,7 @@ class Evaluation:
 
     Attributes:
         name (str): Whose they are: the model or the captions' file.
-        search (BeamSearch or None): What they were made with, where a model made them.
+        search (BeamSearch, DiverseBeamSearch, Sampling or None): What they were made with, where a model made them.
         candidates (list of Candidate): A caption for each picture, in the order of `Evaluator.pictures`.
         figures (dict): `BLEU-1` to `BLEU-4`, `ROUGE-L`, `CIDEr` and, if asked for, `METEOR`, as fractions (CIDEr may
             pass 1); `perplexity` of a model; and what `metrics.diversity` says.
@@ -97,7 +97,7 @@ class Evaluator:
         Args:
             name (str): What to call the evaluation.
             candidates (list of Candidate): In the order of `pictures`.
-            search (BeamSearch or None): What they were made with.
+            search (BeamSearch, DiverseBeamSearch, Sampling or None): What they were made with.
             perplexity (float or None): That of the model which made them.
 
         Returns:
@@ -154,9 +154,13 @@ class Evaluator:
         data = CaptionDataset.from_release(self.release, captioner.bundle.vocabulary, self.split)
         batches = CaptionIterator(data, _BATCH, repeat=False, shuffle=False)
         converter = PackCaptions(self.release.features)
+        alone = len(captioner.bundles) == 1
+        where = captioner.device if alone else None
         with chainer.using_device(captioner.device), enough_memory(captioner.device):
-            packed = (converter(batch, captioner.device) for batch in batches)
-            return token_means(captioner.bundle.model, packed)['perplexity']
+            packed = (converter(batch, where) for batch in batches)
+            if alone:
+                return token_means(captioner.bundle.model, packed)['perplexity']
+            return stepped_perplexity(captioner.stepper, packed)
 
 
 def _training_captions(release):
