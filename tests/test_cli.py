@@ -149,6 +149,12 @@ def test_every_way_to_say_it(call, model_dir, release_dir):
             assert best and all(3 <= len(c['tokens']) == len(set(c['tokens'])) for c in best)
 
 
+def test_nothing_left_to_say(call, model_dir, release_dir):
+    status, out, err = call('generate', '-m', model_dir, '--release', release_dir, '--min-length', 50,
+                            '--no-repeat-ngram', 1)
+    assert status == 1 and out.count('(or --no-repeat-ngram left nothing to say)') == err.count('\n') == 8
+
+
 def test_several_models_caption_as_one(call, refused, model_dir, demo_model, release_dir, model):
     bundle = Bundle.load(model)
     bundle.model.out_word.W.array[...] *= -0.5

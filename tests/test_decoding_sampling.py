@@ -5,6 +5,7 @@ import chainer
 import numpy as np
 import pytest
 import scipy.stats
+from chainer.backends import cuda
 from test_decoding import features, next_log_probs, random_model, repeats
 
 from chainer_caption import InputError
@@ -160,6 +161,24 @@ def test_gpu_draws_what_the_cpu_draws(options):
     assert hypotheses_of(found) == hypotheses_of(expected)
     for ours, theirs in zip(found, expected, strict=True):
         np.testing.assert_allclose([h.log_prob for h in ours], [h.log_prob for h in theirs], rtol=1e-4)
+
+
+@pytest.mark.gpu
+def test_a_step_waits_for_the_gpu_once():
+    standin = getattr(cuda.cupy, 'standin', None)
+    if standin is None:
+        pytest.skip('a GPU does not say how often it was waited for')
+    model = random_model(300, end=-100)
+    device = chainer.get_device('@cupy:0')
+    model.to_device(device)
+    waits = []
+    with chainer.using_device(device):
+        stepper, x = Stepper(model), device.send(features(5))
+        for length in (5, 9):
+            with standin.counted() as counted:
+                Sampling(max_length=length, top_k=50, top_p=0.9, no_repeat_ngram=1)(stepper, x)
+            waits.append(len(counted.synchronizations))
+    assert waits[1] - waits[0] == 4
 
 
 @pytest.mark.gpu

@@ -7,6 +7,7 @@ from test_decoding import features, next_log_probs, random_model
 from chainer_caption import Bundle, Captioner, InputError, Release, Vocabulary
 from chainer_caption.data.vocabulary import EOS
 from chainer_caption.decoding import BeamSearch, DiverseBeamSearch, Sampling
+from chainer_caption.evaluation.evaluator import Evaluator
 from chainer_caption.models import ShowAndTell
 from chainer_caption.models.ensemble import EnsembleStepper
 from chainer_caption.models.stepper import Stepper
@@ -96,6 +97,14 @@ def test_models_that_do_not_go_together(model_dir, second, tmp_path):
         bundle.save(tmp_path / 'other')
         with pytest.raises(InputError, match=f'^{tmp_path}/other: .*{why} .*{model_dir}'):
             Captioner.load([model_dir, tmp_path / 'other'], pictures=False)
+
+
+@pytest.mark.gpu
+def test_gpu_finds_the_perplexity_that_the_cpu_finds(model_dir, release_dir, second):
+    evaluator = Evaluator(Release(release_dir), 'test')
+    on_cpu, on_gpu = (evaluator.evaluate_model('two', Captioner([Bundle.load(model_dir), second], device), top=3)[0]
+                      for device in ('@numpy', '@cupy:0'))
+    assert on_gpu.figures == pytest.approx(on_cpu.figures, rel=1e-5)
 
 
 @pytest.mark.gpu
