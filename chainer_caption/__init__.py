@@ -12,8 +12,8 @@ __version__ = '1.0.0'
 
 # Each name and the module that it comes from, which is imported when the name is first asked for (PEP 562): Chainer and
 # Numba take a second and more, which nobody should wait who only wants to see how a command is called.
-_MODULES = {'Bundle': 'models.bundle', 'Caption': 'captioning.captioner', 'Captioner': 'captioning.captioner',
-            'InputError': 'errors', 'Release': 'data.release', 'Result': 'captioning.captioner',
+_MODULES = {'Bundle': 'models.bundle', 'Caption': 'captioning.results', 'Captioner': 'captioning.captioner',
+            'InputError': 'errors', 'Release': 'data.release', 'Result': 'captioning.results',
             'Settings': 'training.settings', 'Vocabulary': 'data.vocabulary', 'train': 'training.run'}
 
 __all__ = ['Bundle', 'Caption', 'Captioner', 'InputError', 'Release', 'Result', 'Settings', 'Vocabulary', 'train']

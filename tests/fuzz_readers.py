@@ -17,7 +17,7 @@ from PIL import Image
 from torch_writer import WRITERS, write_state_dict
 
 from chainer_caption import Bundle, Release, Settings, Vocabulary, train
-from chainer_caption.captioning.captioner import Caption, Result
+from chainer_caption.captioning.results import Caption, Result
 from chainer_caption.captioning.resumable import CaptionFile, Pictures
 from chainer_caption.data import record_origin
 from chainer_caption.data.annotations import read_caption_file, tokenize
@@ -244,7 +244,7 @@ class _StandIn:
 
     def __init__(self):
         vocabulary = Vocabulary.from_counts({'a': 5}, 5)
-        self.bundle, self.extractor = Bundle(ShowAndTell(3, len(vocabulary), 2), vocabulary), self
+        self.bundles, self.extractor = [Bundle(ShowAndTell(3, len(vocabulary), 2), vocabulary)], self
         self.identity = {'network': 'demo', 'weights': None}
 
     def search(self, search):

@@ -101,6 +101,22 @@ def test_killed_again_and_again(generate, demo_model, pictures, package_environm
     assert sorted(os.listdir(tmp_path)) == ['captions.jsonl', 'expected.jsonl', 'pictures'], 'nothing is left'
 
 
+def test_captions_that_are_drawn_go_on(call, demo_model, pictures, package_environment, tmp_path):
+    drawn = '--sample', '--top-p', '0.9', '--seed', '3'
+    assert call('generate', '-m', demo_model, pictures, '-o', tmp_path / 'expected.jsonl', *drawn)[0] == 1
+    for line in (8, 25):
+        done = subprocess.run(
+            [sys.executable, '-c', KILLING, str(line), '', '-m', demo_model, pictures, '-o', 'c.jsonl', *drawn],
+            cwd=tmp_path, env=package_environment, capture_output=True, check=False)
+        assert done.returncode == -signal.SIGKILL, done.stderr
+    refusal = call('generate', '-m', demo_model, pictures, '-o', tmp_path / 'c.jsonl', *drawn[:-1], '4')[2]
+    assert 'begun with seed 3, not 4; ' in refusal
+    assert 'begun with search Sampling, not BeamSearch; ' in call('generate', '-m', demo_model, pictures, '-o',
+                                                                  tmp_path / 'c.jsonl')[2]
+    assert call('generate', '-m', demo_model, pictures, '-o', tmp_path / 'c.jsonl', *drawn)[0] == 1
+    assert (tmp_path / 'c.jsonl').read_bytes() == (tmp_path / 'expected.jsonl').read_bytes()
+
+
 @pytest.mark.parametrize('name', ['c.txt', 'c.jsonl', 'c.csv', 'c.html'])
 def test_every_format_goes_on(name, generate, tmp_path):
     generate(f'expected-{name}')
@@ -152,6 +168,7 @@ def test_other_settings_are_refused(generate, demo_model, tmp_path):
         assert (status, out) == (2, '') and err.count('\n') == 1
         assert err.startswith(f'generate.py: {tmp_path}/c.jsonl.part: begun with {what}; ') and 'delete it' in err
     assert 'begun with another model' in generate('c.jsonl', model=tmp_path / 'other')[2]
+    assert 'begun with another model' in generate('c.jsonl', '-m', tmp_path / 'other')[2]
     assert (tmp_path / 'c.jsonl.part').read_bytes() == before
     (tmp_path / 'c.jsonl.part').unlink()
     assert generate('c.jsonl', '--top', 3)[0] == 1

@@ -5,6 +5,7 @@ import fcntl
 import importlib
 import io
 import json
+import math
 import os
 import pathlib
 import pty
@@ -20,7 +21,8 @@ import numpy as np
 import pytest
 from conftest import gpu_is_there
 
-from chainer_caption import Captioner, Release, cli
+from chainer_caption import Bundle, Captioner, Release, cli
+from chainer_caption.decoding import Sampling
 from chainer_caption.storage.files import sample_digest
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -124,6 +126,54 @@ def test_search_options_reach_the_search(call, model_dir, release_dir):
     assert any('<UNK>' in c['tokens'] for best in captions('--top', 20, '--max-length', 1, '--allow-unk') for c in best)
     scores = [c['log_prob_per_token'] for c in captions('--length-normalization', 1)[0]]
     assert scores == sorted(scores, reverse=True)
+
+
+def test_every_way_to_say_it(call, model_dir, release_dir):
+    def captions(*options):
+        status, out, err = call('generate', '-m', model_dir, '--release', release_dir, '--format', 'jsonl', *options)
+        assert status == 0, err
+        return [json.loads(line)['captions'] for line in out.splitlines()]
+
+    def said(found):
+        return [[c['tokens'] for c in best] for best in found]
+    drawn = captions('--sample', '--temperature', 0.8, '--top-k', 6, '--top-p', 0.95, '--seed', 7, '--top', 3)
+    search = Sampling(top=3, temperature=0.8, top_k=6, top_p=0.95, seed=7)
+    assert said(drawn) == [[c.tokens for c in r.captions] for r in expected_captions(model_dir, release_dir,
+                                                                                     search=search)]
+    wide = '--beam-width', 10, '--min-length', 3
+    groups = captions('--groups', 5, '--diversity', 0.8, *wide)
+    assert said(groups) == [[c.tokens for c in r.captions] for r in expected_captions(
+        model_dir, release_dir, groups=5, diversity=0.8, width=10, min_length=3)] != said(captions(*wide))
+    for options in ((), ('--sample',), ('--groups', 4)):
+        for best in captions('--min-length', 3, '--no-repeat-ngram', 1, *options):
+            assert best and all(3 <= len(c['tokens']) == len(set(c['tokens'])) for c in best)
+
+
+def test_nothing_left_to_say(call, model_dir, release_dir):
+    status, out, err = call('generate', '-m', model_dir, '--release', release_dir, '--min-length', 50,
+                            '--no-repeat-ngram', 1)
+    assert status == 1 and out.count('(or --no-repeat-ngram left nothing to say)') == err.count('\n') == 8
+
+
+def test_several_models_caption_as_one(call, refused, model_dir, demo_model, release_dir, model):
+    bundle = Bundle.load(model)
+    bundle.model.out_word.W.array[...] *= -0.5
+    bundle.save(model)
+    found = call('generate', '-m', model_dir, '-m', model, '--release', release_dir)
+    expected = expected_captions([model_dir, model], release_dir)
+    assert found[1] == ''.join(f'# {r.filename}\n' + ''.join(f'{c.text}\n' for c in r.captions) for r in expected)
+    assert expected not in [expected_captions(one, release_dir) for one in (model_dir, model)]
+    line = refused('generate', '-m', model_dir, '-m', demo_model, '--release', release_dir)
+    assert line.startswith(f'{demo_model}: has another vocabulary than {model_dir}; ')
+
+
+def test_scores_in_text(call, refused, model_dir, release_dir):
+    out = call('generate', '-m', model_dir, '--release', release_dir, '--scores', '--top', 2)[1]
+    results = expected_captions(model_dir, release_dir, top=2)
+    assert out == ''.join(f'# {r.filename}\n' + ''.join(f'{c.text} (p={math.exp(c.log_prob):.6f})\n'
+                                                        for c in r.captions) for r in results)
+    assert '--scores is for text' in refused('generate', '-m', model_dir, '--release', release_dir, '--scores',
+                                             '--format', 'csv')
 
 
 def test_pictures_folders_and_failures(call, demo_model, pictures):
@@ -383,6 +433,11 @@ def test_outputs_that_cannot_be_written(refused, release_dir, model_dir, tmp_pat
     (['--top', '21'], '--top 21'), (['--top', '4', '--beam-width', '3'], '--top 4'), (['--top', '0'], '--top 0'),
     (['--beam-width', '0'], '--beam-width 0'), (['--max-length', '0'], 'max-length'),
     (['--length-normalization', '-1'], 'length-normalization'), (['--split', 'training'], '--split'),
+    (['--sample', '--beam-width', '3'], '--beam-width is for beams'), (['--groups', '5', '--sample'], '--groups'),
+    (['--sample', '--length-normalization', '1'], '--length-normalization'), (['--top-p', '0.5'], '--top-p belongs to'),
+    (['--seed', '0'], '--seed belongs'), (['--diversity', '1'], '--diversity belongs'),
+    (['--groups', '3'], '--groups 3'),
+    (['--sample', '--temperature', '0'], '--temperature 0'), (['--min-length', '61'], '--min-length 61'),
     (['--top', 'five'], '--top'), (['--nonsense'], '--nonsense'), (['picture.png'], 'not both')])
 def test_wrong_search_options(options, words, refused, model_dir, release_dir, tmp_path):
     (tmp_path / 'out.txt').write_text('kept')

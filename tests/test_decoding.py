@@ -38,16 +38,24 @@ def next_log_probs(model, feature, words):
     return F.log_softmax(model.out_word(h)).array[0].astype(np.float64)
 
 
-def all_captions(model, feature, max_length, allow_unk, normalization):
+def repeats(words, n):
+    """Whether so many words in a row stand twice in a caption."""
+    grams = [tuple(words[i:i + n]) for i in range(len(words) - n + 1)]
+    return n > 0 and len(set(grams)) < len(grams)
+
+
+def all_captions(model, feature, max_length, allow_unk, normalization, min_length=0, no_repeat=0):
     """Every caption that there is: `(score, words, finished)`, best first."""
     captions = []
 
     def extend(words, log_prob):
         following = next_log_probs(model, feature, words)
         ended = log_prob + following[EOS]
-        allowed = [w for w in range(len(following)) if w != BOS and (allow_unk or w != UNK)]
+        allowed = [w for w in range(len(following)) if w != BOS and (allow_unk or w != UNK)
+                   and (w == EOS or not repeats([*words, w], no_repeat))]
         if len(words) < max_length:
-            captions.append((ended / (len(words) + 1) ** normalization, words, True))
+            if len(words) >= min_length:
+                captions.append((ended / (len(words) + 1) ** normalization, words, True))
             for word in allowed:
                 if word != EOS:
                     extend([*words, word], log_prob + following[word])
@@ -79,6 +87,26 @@ def test_a_beam_as_wide_as_the_space_finds_what_exhaustive_search_finds(allow_un
                                    rtol=1e-5)
         kinds |= {h.finished for h in hypotheses}
     assert kinds == {True, False}                       # both ways to end have been seen
+
+
+@pytest.mark.parametrize(('min_length', 'no_repeat'), [(2, 0), (0, 1), (0, 2), (3, 2), (4, 1)])
+@pytest.mark.parametrize('normalization', [0.0, 0.7])
+def test_lengths_and_repetitions_as_exhaustive_search_has_them(min_length, no_repeat, normalization):
+    model, x = random_model(6, end=1), features(4)
+    search = BeamSearch(width=2000, top=99, max_length=5, length_normalization=normalization)
+    without = search(Stepper(model), x)
+    found = dataclasses.replace(search, min_length=min_length, no_repeat_ngram=no_repeat)(Stepper(model), x)
+    for feature, hypotheses in zip(x, found, strict=True):
+        expected = all_captions(model, feature, 5, False, normalization, min_length, no_repeat)[:99]
+        assert [h.words for h in hypotheses] == [words for _, words, _ in expected]
+        np.testing.assert_allclose([score_of(h, normalization) for h in hypotheses], [s for s, _, _ in expected],
+                                   rtol=1e-5)
+    assert found != without
+
+
+def test_nothing_is_left_to_say():
+    model = random_model(5)                             # two words that may be said, each once
+    assert BeamSearch(min_length=3, no_repeat_ngram=1)(Stepper(model), features(2)) == [[], []]
 
 
 def plain_beam(model, feature, width, top, max_length):
@@ -128,7 +156,7 @@ def test_many_pictures_find_what_each_finds_alone(monkeypatch):
     search = BeamSearch(width=6, top=3, max_length=9)
     together = search(stepper, x)
     alone = [search(stepper, row[None])[0] for row in x]
-    monkeypatch.setattr('chainer_caption.decoding.beam._CPU_BYTES', 4 * 6 * 40 * 4)      # four pictures at a time
+    monkeypatch.setattr('chainer_caption.decoding.search._CPU_BYTES', 4 * 6 * 40 * 4)      # four pictures at a time
     in_fours = search(stepper, x)
     for others in (alone, in_fours):
         assert [[h.words for h in hs] for hs in others] == [[h.words for h in hs] for hs in together]
@@ -186,7 +214,8 @@ def test_the_word_that_begins_every_caption_is_never_said():
 
 @pytest.mark.parametrize('options', [{'width': 3, 'top': 4}, {'top': 0}, {'max_length': 0},
                                      {'length_normalization': -1}, {'width': 0}, {'length_normalization': 400},
-                                     {'length_normalization': float('nan')}])
+                                     {'length_normalization': float('nan')}, {'min_length': -1},
+                                     {'min_length': 9, 'max_length': 8}, {'no_repeat_ngram': -1}])
 def test_contradictory_options_are_refused(options):
     with pytest.raises(InputError):
         BeamSearch(**options)
@@ -208,9 +237,10 @@ def test_large_normalizations_still_compare():
 
 
 @pytest.mark.gpu
-def test_gpu_finds_what_the_cpu_finds():
+@pytest.mark.parametrize('options', [{}, {'min_length': 9, 'no_repeat_ngram': 2}], ids=str)
+def test_gpu_finds_what_the_cpu_finds(options):
     model, x = random_model(300, hidden=32, scale=0.5), features(50)
-    search = BeamSearch(max_length=15)
+    search = BeamSearch(max_length=15, **options)
     expected = search(Stepper(model), x)
     device = chainer.get_device('@cupy:0')
     model.to_device(device)
@@ -235,7 +265,8 @@ def test_gpu_searches_groups_that_fit_into_its_memory(room):
 
 
 @pytest.mark.gpu
-def test_a_step_waits_for_the_gpu_once():
+@pytest.mark.parametrize('no_repeat', [0, 1])
+def test_a_step_waits_for_the_gpu_once(no_repeat):
     standin = getattr(cuda.cupy, 'standin', None)
     if standin is None:
         pytest.skip('a GPU does not say how often it was waited for')
@@ -247,7 +278,7 @@ def test_a_step_waits_for_the_gpu_once():
         stepper, x = Stepper(model), device.send(x)
         for length in (5, 9):
             with standin.counted() as counted:
-                BeamSearch(max_length=length)(stepper, x)
+                BeamSearch(max_length=length, no_repeat_ngram=no_repeat)(stepper, x)
             counts.append((sum(counted.launches.values()), len(counted.uploads), len(counted.synchronizations)))
     (launches, uploads, waits), = np.diff(counts, axis=0) / 4
     assert waits == 1

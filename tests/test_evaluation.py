@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import chainer
+import chainer.functions as F
 import numpy as np
 import pytest
 from test_evaluation_metrics import coco_scores
@@ -169,6 +170,53 @@ def test_perplexity_is_that_of_one_caption_at_a_time(figures, release_dir, model
     assert found['perplexity'] == pytest.approx(math.exp(nats / tokens), rel=1e-5)
 
 
+def test_perplexity_of_several_models_is_that_of_their_mean_probabilities(figures, release_dir, model_dir, tmp_path):
+    bundle, release = Bundle.load(model_dir), Release(release_dir)
+    second = Bundle.load(model_dir)
+    second.model.out_word.W.array[...] *= -0.5
+    second.save(tmp_path / 'second')
+    nats, tokens = 0.0, 0
+    with chainer.using_config('train', False), chainer.no_backprop_mode():
+        for picture in release.pictures('val'):
+            feature = np.asarray(release.features[release.captions.image_ids[picture]][None], np.float32)
+            for reference in release.references(picture):
+                said = [*bundle.vocabulary.encode(reference), 1]
+                probabilities = []
+                for model in (bundle.model, second.model):
+                    model.lstm.reset_state()
+                    model.lstm(model.image_vec(feature))
+                    rows = [F.softmax(model.out_word(model.lstm(model.word_vec(np.array([word], np.int32))))).array[0]
+                            for word in [0, *said[:-1]]]
+                    probabilities.append([row[word] for row, word in zip(rows, said, strict=True)])
+                nats -= np.log(np.mean(probabilities, axis=0)).sum()
+                tokens += len(said)
+    found = figures(release_dir, '-m', model_dir, '-m', tmp_path / 'second', '--split', 'val', '--beam-widths', 1)
+    assert found['perplexity'] == pytest.approx(math.exp(nats / tokens), rel=1e-5)
+    assert found['name'] == 'model + second'
+    same = figures(release_dir, '-m', model_dir, '-m', model_dir, '--split', 'val', '--beam-widths', 1)
+    alone = figures(release_dir, '-m', model_dir, '--split', 'val', '--beam-widths', 1)
+    assert same['perplexity'] == pytest.approx(alone['perplexity'], rel=1e-5)
+    assert same['CIDEr'] == alone['CIDEr']
+
+
+@pytest.mark.parametrize('options', [(), ('--sample', '--seed', 2), ('--groups', 4)], ids=str)
+def test_how_much_the_captions_of_a_picture_differ(options, call, figures, release_dir, model_dir, images):
+    options = (*options, '--min-length', 2, '--max-length', 6)
+    found = figures(release_dir, '-m', model_dir, '--top', 4, *options)
+    _, out, _ = call('generate', '--release', release_dir, '-m', model_dir, '--format', 'jsonl', '--top', 4, *options)
+    captions = [[c['tokens'] for c in json.loads(line)['captions']] for line in out.splitlines()]
+    for n in (1, 2):
+        shares = []
+        for of_picture in captions:
+            grams = [tuple(words[i:i + n]) for words in of_picture for i in range(len(words) - n + 1)]
+            shares += [len(set(grams)) / len(grams)] if grams else []
+        assert found[f'distinct-{n}'] == pytest.approx(np.mean(shares))
+    by_rank = [coco(images, [of_picture[rank] for of_picture in captions])[1]['CIDEr'] for rank in range(4)]
+    assert found['best-CIDEr'] == pytest.approx(np.max(by_rank, axis=0).mean(), abs=1e-9)
+    assert found['CIDEr'] == pytest.approx(np.mean(by_rank[0]), abs=1e-9)
+    assert not {'distinct-1', 'best-CIDEr'} & figures(release_dir, '-m', model_dir, *options).keys()
+
+
 def test_novel_captions_are_those_that_training_has_not(figures, release_dir, images, tmp_path):
     rows = said_of(images, lambda i: '' if i < 2 else ' never')
     assert figures(release_dir, '--captions', write_lines(tmp_path / 'c', rows))['novel'] == 6 / 8
@@ -328,6 +376,12 @@ def test_wrong_calls(refused, release_dir, make_release, model_dir, images, tmp_
             ('not allowed', *model, *captions),
             ('--beam-widths is for', *captions, '--beam-widths', 3),
             ('--allow-unk is for', *captions, '--allow-unk'),
+            ('--sample is for', *captions, '--sample'),
+            ('--top is for', *captions, '--top', 5),
+            ('--beam-widths is for beams', *model, '--sample', '--beam-widths', 3),
+            ('--groups is for beams', *model, '--sample', '--groups', 3),
+            ('--top-k belongs to', *model, '--top-k', 3),
+            ('--top 4', *model, '--beam-widths', '5,3', '--top', 4),
             ('-g is for', *captions, '-g', 0),
             ('--beam-width 0', *model, '--beam-widths', '3,0'),
             ('--beam-widths', *model, '--beam-widths', '3;4'),

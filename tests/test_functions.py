@@ -226,6 +226,19 @@ class TestSelect:
         np.testing.assert_allclose(score[0, :3], np.sort(log_p.ravel())[::-1][:3], rtol=1e-5)
         assert np.isneginf(score[0, 3:]).all()
 
+    def test_fined_words_lose_what_they_are_fined(self, rng):
+        scores, bias, log_probs = normal(rng, 3, 90), normal(rng, 90), np.array([-1.0, -1.5, -2.0])
+        fined = np.array([[4, -1, 4], [-1, -1, -1], [7, 8, -1]])
+        fines = np.array([[0.25, 9, 0.5], [9, 9, 9], [np.inf, 0.125, 9]])
+        expected = F.log_softmax(scores.astype(np.float64) + bias).array + log_probs[:, None]
+        expected[0, 4] -= 0.75
+        expected[2, 7:9] -= np.inf, 0.125
+        score, parent, word = select(scores.copy(), bias, log_probs, np.array([0, 3]), 270, np.full(1, -np.inf), 1.0,
+                                     (), (fined, fines))
+        np.testing.assert_allclose(score[0, :269], np.sort(expected.ravel())[:0:-1], rtol=1e-5)
+        np.testing.assert_allclose(expected[parent[0, :269], word[0, :269]], score[0, :269], rtol=1e-5)
+        assert score[0, 269] == -np.inf
+
 
 @pytest.mark.gpu
 class TestGPU:
@@ -269,10 +282,10 @@ class TestGPU:
                   normal(rng, 9, 5), normal(rng, 13, 5), normal(rng, 13))
 
     @staticmethod
-    def selected(device, scores, bias, log_probs, bounds, k, floor, weight, banned):
+    def selected(device, scores, bias, *others):
         """What the GPU selects, after it has been compared with what the CPU does."""
-        cpu = select(scores.copy(), bias, log_probs, bounds, k, floor, weight, banned)
-        gpu = select(device.send(scores), device.send(bias), log_probs, bounds, k, floor, weight, banned)
+        cpu = select(scores.copy(), bias, *others)
+        gpu = select(device.send(scores), device.send(bias), *others)
         there = cpu[0] > -np.inf
         np.testing.assert_array_equal(gpu[0] > -np.inf, there)
         np.testing.assert_allclose(gpu[0][there], cpu[0][there], rtol=1e-6, atol=2e-6)
@@ -291,6 +304,16 @@ class TestGPU:
                                        0.7, banned)
         assert found[1].min() == -np.inf or found[1].min() > -5
         assert not np.isin(word[found > -np.inf], banned).any()
+
+    def test_select_with_fines(self, rng, device):
+        # Among them the best word of each hypothesis, which is the best of its lane.
+        scores, bounds = 3 * normal(rng, 9, 700), np.array([0, 3, 4, 9])
+        log_probs = np.concatenate([np.sort(-5 * rng.random(n))[::-1] for n in np.diff(bounds)])
+        fined = np.concatenate([np.argsort(-scores, axis=1)[:, :5], np.full((9, 1), -1)], axis=1)
+        fines = np.tile([np.inf, 0.5, 3, np.inf, 0.01, np.inf], (9, 1))
+        found, parent, word = self.selected(device, scores, np.zeros(700, np.float32), log_probs, bounds, 20,
+                                            np.full(3, -np.inf), 0.7, (2,), (fined, fines))
+        assert (found > -np.inf).all() and not (fined[parent][..., [0, 3]] == word[..., None]).any()
 
     @pytest.mark.parametrize('levels', [1, 3, 40])
     def test_select_ties(self, rng, device, levels):

@@ -13,7 +13,7 @@ from PIL import Image
 from test_fuzz import mat5_claiming, refusal
 
 from chainer_caption import Bundle, InputError, Release, Settings, train
-from chainer_caption.captioning.captioner import Caption, Result
+from chainer_caption.captioning.results import Caption, Result
 from chainer_caption.cli.common import failure, say
 from chainer_caption.data import matlab
 from chainer_caption.data.matrix import open_matrix

@@ -1,4 +1,5 @@
 """Pictures or stored features in, captions out: the API that most users need, and captions on their way into files."""
-from chainer_caption.captioning.captioner import Caption, Captioner, Result
+from chainer_caption.captioning.captioner import Captioner
+from chainer_caption.captioning.results import Caption, Result
 
 __all__ = ['Caption', 'Captioner', 'Result']

@@ -1,11 +1,13 @@
 """Captioner: pictures or features in, captions out. The API that most users need."""
 import dataclasses
+import os
 
 import chainer
 import numpy as np
 
+from chainer_caption.captioning.results import Caption, Result
 from chainer_caption.data.batches import take_rows
-from chainer_caption.decoding import BeamSearch
+from chainer_caption.decoding import BeamSearch, DiverseBeamSearch
 from chainer_caption.errors import InputError
 from chainer_caption.features.ahead import prepared_batches
 from chainer_caption.features.extractor import Extractor
@@ -14,6 +16,7 @@ from chainer_caption.features.pictures import MAX_PIXELS
 from chainer_caption.functions.memory import enough_memory
 from chainer_caption.functions.products import one_blas_thread
 from chainer_caption.models.bundle import Bundle
+from chainer_caption.models.ensemble import EnsembleStepper, check_ensemble
 
 # What is assumed of a model that does not know where its features came from: dsanno/chainer-image-caption made them of
 # new pictures with VGG-19, and Karpathy's preprocessing made the published matrices.
@@ -21,78 +24,53 @@ ASSUMED = {'network': 'vgg19', 'profile': 'karpathy'}
 
 # Why a picture has no captions: sums that are infinite, or no numbers at all, compare with nothing.
 _OVERFLOW = 'no caption is found, because the scores overflow; the model has diverged, or the features are too large'
+_NOTHING_LEFT = ' (or --no-repeat-ngram left nothing to say)'
 
 # Rows of stored features that are searched together, at most.
 ROWS = 512
 
 
-@dataclasses.dataclass(frozen=True)
-class Caption:
-    """A caption and what the model thinks of it.
-
-    Attributes:
-        tokens (list of str): Its words.
-        log_prob (float): The sum of the log-probabilities of its words and its `</S>`, nats.
-        log_prob_per_token (float): That over the number of words plus `</S>`, nats.
-        finished (bool): Whether it came to its end; otherwise it was cut at the greatest length.
-    """
-    tokens: list
-    log_prob: float
-    log_prob_per_token: float
-    finished: bool
-
-    @property
-    def text(self):
-        return ' '.join(self.tokens)
-
-
-@dataclasses.dataclass(frozen=True)
-class Result:
-    """What became of one picture.
-
-    Attributes:
-        path (str or None): Where the picture lies; None for stored features.
-        filename (str): What to call it.
-        image_id (int or None): Its `imgid`, for a picture of a release.
-        captions (list of Caption): Best first; empty if there was an error.
-        error (str or None): Why there are none, in one line.
-    """
-    path: str | None
-    filename: str
-    image_id: int | None = None
-    captions: list = dataclasses.field(default_factory=list)
-    error: str | None = None
-
-
 class Captioner:
-    """A trained model, ready to caption.
+    """A trained model, ready to caption; or several, an ensemble, by the mean of their probabilities at each word.
 
     Args:
-        bundle (Bundle): The model with its vocabulary.
+        bundles (Bundle or list of Bundle): The models with their vocabulary.
         device (str or chainer.backend.Device): Where to run.
         extractor (Extractor or None): What turns pictures into features; not needed for stored features.
+        names (list of str or None): What to call the models where they do not go together.
+
+    Attributes:
+        bundles (list of Bundle): The models.
+        bundle (Bundle): The first of them. Vocabulary and features are the same in all; the search is what it says.
+        stepper: What searches take of them all.
 
     Raises:
-        InputError: The extractor's features are not those that the model learned from.
+        InputError: The extractor's features are not those that the model learned from, or the models of an ensemble
+            have other words or other features.
     """
 
-    def __init__(self, bundle, device='@numpy', extractor=None):
-        self.bundle = bundle
+    def __init__(self, bundles, device='@numpy', extractor=None, names=None):
+        self.bundles = [bundles] if isinstance(bundles, Bundle) else list(bundles)
+        self.bundle = self.bundles[0]
+        check_ensemble(self.bundles, names or [f'model {i}' for i in range(1, 1 + len(self.bundles))])
         self.device = chainer.get_device(device)
         self.extractor = extractor
         with enough_memory(self.device), _overflowing():
-            bundle.model.to_device(self.device)
-            self._stepper = bundle.model.stepper()
+            steppers = []
+            for bundle in self.bundles:
+                bundle.model.to_device(self.device)
+                steppers.append(bundle.model.stepper())
+            self.stepper = steppers[0] if len(steppers) == 1 else EnsembleStepper(steppers)
         if extractor is not None:
             self._check_size(extractor.dim, f'the network {extractor.network}')
 
     @classmethod
-    def load(cls, folder, device='@numpy', image_weights=None, network=None, profile=None, pictures=True,
+    def load(cls, folders, device='@numpy', image_weights=None, network=None, profile=None, pictures=True,
              honour_exif=True, max_pixels=MAX_PIXELS, say=lambda line: None):
         """Loads a model directory, and the network that makes the features it wants.
 
         Args:
-            folder (str or os.PathLike): The model directory.
+            folders (str, os.PathLike, or list of them): The model directory; several are an ensemble.
             device (str or chainer.backend.Device): As `chainer.get_device` takes it: `'@numpy'`, `'@cupy:0'`.
             image_weights (str or os.PathLike or None): The network's weights; by default they are looked for where
                 Chainer keeps its models.
@@ -106,24 +84,26 @@ class Captioner:
         Raises:
             InputError: A file is missing or damaged, or the network is not the one that the model learned from.
         """
-        bundle = Bundle.load(folder)
+        folders = [folders] if isinstance(folders, str | os.PathLike) else list(folders)
+        bundles, names = [Bundle.load(folder) for folder in folders], [str(folder) for folder in folders]
         if not pictures:
-            return cls(bundle, device)
-        origin = bundle.origin
+            return cls(bundles, device, names=names)
+        known, folder = bundles[0].origin, folders[0]
+        origin = known
         if origin is None:
             # A network that was named without a profile has one of its own.
             origin = {'network': network, 'profile': profile} if network else {**ASSUMED, **(
                 {'profile': profile} if profile else {})}
         for given, key in ((network, 'network'), (profile, 'profile')):
-            if bundle.origin and given not in (None, origin[key]):
+            if known and given not in (None, origin[key]):
                 raise InputError(f'{folder}: learned from features of the {key} {origin[key]}; captions of '
                                  f'{given} features would mean nothing, leave out --{key}')
-        if bundle.origin is None and None in (network, profile):
+        if known is None and None in (network, profile):
             say(f'{folder}: does not record what made its features; assuming the network {origin["network"]} and the '
                 f'profile {origin["profile"] or "that its weights want"} (--network, --profile)')
         extractor = Extractor.load(**origin, weights=image_weights, device=device, honour_exif=honour_exif,
                                    max_pixels=max_pixels)
-        return cls(bundle, device, extractor)
+        return cls(bundles, device, extractor, names)
 
     def _check_size(self, size, what):
         wanted = self.bundle.model.feature_size
@@ -134,23 +114,25 @@ class Captioner:
         """The search that methods of this class use when they are called with these arguments.
 
         Args:
-            search (BeamSearch or None): Where it is given it is taken as it is, but for the options.
-            **options: Those of `BeamSearch`. What is not given is what the model directory says, if it does
-                (`Bundle.search`), and the default if not.
+            search (BeamSearch, DiverseBeamSearch, Sampling or None): Where it is given it is taken as it is, but for
+                the options.
+            **options: Those of `BeamSearch`, or with `groups` or `diversity` of `DiverseBeamSearch`. What is not given
+                is what the model directory says, if it does (`Bundle.search`), and the default if not.
 
         Raises:
             InputError: An option is impossible.
         """
         if search is not None:
             return dataclasses.replace(search, **options) if options else search
-        return BeamSearch(**{**self.bundle.search, **options})
+        kind = DiverseBeamSearch if {'groups', 'diversity'} & options.keys() else BeamSearch
+        return kind(**{**self.bundle.search, **options})
 
     def caption(self, paths, search=None, **options):
         """Captions pictures.
 
         Args:
             paths (str, os.PathLike, or iterable of them): Pictures, and folders, which are walked (`find_pictures`).
-            search (BeamSearch or None): What to caption with.
+            search (BeamSearch, DiverseBeamSearch, Sampling or None): What to caption with.
             **options: In its place, or to change it (see `search`): `caption('holiday/', width=5)`.
 
         Yields:
@@ -171,7 +153,7 @@ class Captioner:
             found = iter(self._captions(self.extractor(np.stack(good)), search) if good else ())
             for path, picture in batch:
                 if isinstance(picture, np.ndarray):
-                    yield _result(path, path, None, next(found))
+                    yield _result(path, path, None, next(found), search)
                 else:
                     yield Result(path, path, error=str(picture))
 
@@ -238,15 +220,15 @@ class Captioner:
         captions = release.captions
         rows = captions.image_ids[pictures]
         found = self._caption_rows(release.features, rows, search)
-        return (_result(None, captions.filenames[picture], int(row), best)
+        return (_result(None, captions.filenames[picture], int(row), best, search)
                 for picture, row, best in zip(pictures, rows, found, strict=True))
 
     def _captions(self, features, search):
         with chainer.using_device(self.device), one_blas_thread(), _overflowing(), \
-                enough_memory(self.device, 'lower --beam-width'):
+                enough_memory(self.device, getattr(search, 'lighter', 'lower --beam-width')):
             # A network may hand over columns; the same numbers in the same order are captioned the same to the bit.
             features = self.device.xp.ascontiguousarray(features)
-            found = search(self._stepper, features)
+            found = search(self.stepper, features)
         decode = self.bundle.vocabulary.decode
         return [[Caption(decode(h.words), h.log_prob, h.log_prob_per_token, h.finished) for h in best]
                 for best in found]
@@ -257,5 +239,7 @@ def _overflowing():
     return np.errstate(over='ignore', invalid='ignore')
 
 
-def _result(path, filename, image_id, captions):
-    return Result(path, filename, image_id, captions, None if captions else _OVERFLOW)
+def _result(path, filename, image_id, captions, search):
+    # Anything that is called as a search is one, also what has no such option.
+    why = _OVERFLOW + (_NOTHING_LEFT if getattr(search, 'no_repeat_ngram', 0) else '')
+    return Result(path, filename, image_id, captions, None if captions else why)

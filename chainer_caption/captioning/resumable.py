@@ -10,7 +10,8 @@ import os
 
 import numpy as np
 
-from chainer_caption.captioning.captioner import ROWS, Caption, Result
+from chainer_caption.captioning.captioner import ROWS
+from chainer_caption.captioning.results import Caption, Result
 from chainer_caption.errors import InputError
 from chainer_caption.features.ahead import BATCH
 from chainer_caption.parallel import Processes
@@ -102,7 +103,7 @@ class CaptionFile:
     Args:
         work (Pictures or StoredFeatures): What to caption.
         output (str or os.PathLike): The file.
-        search (BeamSearch or None): As for `Captioner.caption`.
+        search (BeamSearch, DiverseBeamSearch, Sampling or None): As for `Captioner.caption`.
         processes (Processes or None): Those that share the pictures; this is process 0. The others have
             `caption_together` find nothing.
 
@@ -122,7 +123,7 @@ class CaptionFile:
             raise InputError(f'{output}: is a folder; name a file')
         work.caption([], self._search)                  # what it refuses it refuses before there is a journal
         self._journal = Journal(f'{self._output}.part', {
-            'model': _digest(work.captioner.bundle), **work.settings, 'search': type(self._search).__name__,
+            'model': _digest(work.captioner.bundles), **work.settings, 'search': type(self._search).__name__,
             **{name.replace('_', '-'): value for name, value in dataclasses.asdict(self._search).items()}})
         # Before any is read: a picture that changes meanwhile is another one to the next run.
         self._stamps = list(map(work.stamp, work.items))
@@ -182,7 +183,7 @@ def caption_together(work, search, processes, done=0):
 
     Args:
         work (Pictures or StoredFeatures): The pictures.
-        search (BeamSearch): What to caption with.
+        search (BeamSearch, DiverseBeamSearch or Sampling): What to caption with.
         processes (Processes): Those that share them, each of which calls this.
         done (int): How many of the pictures need no captions any more; process 0 says it.
 
@@ -208,6 +209,7 @@ def _is_caption(caption):
             and isinstance(caption['finished'], bool))
 
 
-def _digest(bundle):
-    words = repr(bundle.vocabulary.words).encode(errors='backslashreplace')
-    return hashlib.sha256(words + arrays_digest(to_arrays(bundle.model)).encode()).hexdigest()
+def _digest(bundles):
+    words = repr(bundles[0].vocabulary.words).encode(errors='backslashreplace')
+    weights = ''.join(arrays_digest(to_arrays(bundle.model)) for bundle in bundles)
+    return hashlib.sha256(words + weights.encode()).hexdigest()

@@ -1,7 +1,7 @@
 """benchmark: how fast this machine trains, decodes and extracts."""
 import json
 
-from chainer_caption.cli.common import add_device, add_search, device, search_options
+from chainer_caption.cli.common import LIMITS, add_beam, add_device, add_limits, beam_options, device, options
 from chainer_caption.data import Release
 from chainer_caption.errors import InputError
 from chainer_caption.parallel import Processes
@@ -27,7 +27,8 @@ def add_arguments(parser):
     decode.add_argument('-m', '--model', required=True, metavar='MODEL')
     decode.add_argument('--split', default='test', metavar='SPLIT', help='(%(default)s)')
     decode.add_argument('--pictures', type=int, metavar='N', help='how many of them (all)')
-    add_search(decode)
+    add_beam(decode)
+    add_limits(decode)
     extract = kinds.add_parser('extract', help='pictures a second through the image network')
     extract.add_argument('--network', default='vgg19', metavar='NETWORK', help='(%(default)s)')
     extract.add_argument('--batch-size', type=int, default=8, metavar='N', help='(%(default)s)')
@@ -50,7 +51,7 @@ def run(args):
         figures = benchmarks.benchmark_training(release, settings, where, args.updates, processes)
     elif args.kind == 'decode':
         figures = benchmarks.benchmark_decoding(Release(args.release), args.model, where, args.split, args.pictures,
-                                                search_options(args))
+                                                {**beam_options(args), **options(args, *LIMITS)})
     else:
         figures = benchmarks.benchmark_extraction(args.network, where, args.batch_size, args.repeats)
     if processes.first:

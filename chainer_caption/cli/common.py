@@ -43,22 +43,72 @@ def add_origin(parser, of):
     parser.add_argument('--profile', choices=sorted(PROFILES), help='and how the pictures were prepared for it')
 
 
-def add_search(parser):
-    """The options of a search; `search_options` reads them."""
+# The options of all searches, of those that draw captions, and of those that search with beams.
+LIMITS = 'top', 'max_length', 'min_length', 'no_repeat_ngram', 'allow_unk'
+OF_SAMPLES = 'temperature', 'top_k', 'top_p', 'seed'
+OF_BEAMS = 'beam_width', 'beam_widths', 'length_normalization', 'groups', 'diversity'
+
+
+def add_beam(parser):
+    """The options of one beam search, but for `LIMITS`."""
     parser.add_argument('--beam-width', type=int, metavar='N',
                         help="1 is greedy search (default: what the model directory says, else 20)")
     parser.add_argument('--top', type=int, metavar='N', help='captions a picture (5, or the beam width if less)')
-    parser.add_argument('--max-length', type=int, metavar='N', help='words at most (60)')
-    parser.add_argument('--allow-unk', action='store_true', default=None, help='let captions say <UNK>')
     parser.add_argument('--length-normalization', type=float, metavar='A',
                         help='compare captions by log-probability / tokens ** A (default: what the model directory '
                              'says, else 0: not normalised)')
 
 
-def search_options(args):
-    """Those options of `BeamSearch` that were given: a dict for `Captioner.search`."""
-    return given(width=args.beam_width, top=args.top, max_length=args.max_length, allow_unk=args.allow_unk,
-                 length_normalization=args.length_normalization)
+def add_limits(parser):
+    """What captions may say."""
+    parser.add_argument('--max-length', type=int, metavar='N', help='words at most (60)')
+    parser.add_argument('--min-length', type=int, metavar='N', help='words at least (0)')
+    parser.add_argument('--no-repeat-ngram', type=int, metavar='N',
+                        help='say no N words in a row twice in a caption (0: allowed)')
+    parser.add_argument('--allow-unk', action='store_true', default=None, help='let captions say <UNK>')
+
+
+def add_ways(parser):
+    """Other searches than the beam's."""
+    parser.add_argument('--groups', type=int, metavar='G',
+                        help='diverse beam search: cut the beam into G groups, which avoid each other\'s words')
+    parser.add_argument('--diversity', type=float, metavar='D',
+                        help='nats that a word loses for each hypothesis of an earlier group that says it (0.5)')
+    parser.add_argument('--sample', action='store_true', default=None,
+                        help='draw captions from the model in place of searching for the likeliest')
+    parser.add_argument('--temperature', type=float, metavar='T', help='below 1 likely words are drawn more often (1)')
+    parser.add_argument('--top-k', type=int, metavar='K', help='draw among the K likeliest words')
+    parser.add_argument('--top-p', type=float, metavar='P',
+                        help='draw among the likeliest words that have together this probability')
+    parser.add_argument('--seed', type=int, metavar='S', help='what is drawn follows from it and the picture (0)')
+
+
+def check_ways(args):
+    """Refuses options of `add_ways` and of beams that contradict each other."""
+    for name in OF_BEAMS if args.sample else OF_SAMPLES:
+        if getattr(args, name, None) is not None:
+            raise InputError(f'--{name.replace("_", "-")} ' + ('is for beams; --sample draws captions' if args.sample
+                                                               else 'belongs to --sample'))
+    if args.diversity is not None and args.groups is None:
+        raise InputError('--diversity belongs to --groups')
+
+
+def search_of(args, captioner, **beam):
+    """The search that the options name; `beam` has those of `BeamSearch` that `LIMITS` has not."""
+    if args.sample:
+        from chainer_caption.decoding import Sampling
+        return Sampling(**options(args, *LIMITS, *OF_SAMPLES))
+    return captioner.search(**options(args, *LIMITS, 'groups', 'diversity'), **beam)
+
+
+def options(args, *names):
+    """Those options that were given, of some: a dict by their names."""
+    return given(**{name: getattr(args, name) for name in names})
+
+
+def beam_options(args):
+    """What `add_beam` has of `BeamSearch` besides `LIMITS`."""
+    return given(width=args.beam_width, length_normalization=args.length_normalization)
 
 
 def whole_numbers(text):

@@ -3,7 +3,20 @@ import contextlib
 import json
 import os
 
-from chainer_caption.cli.common import add_device, device, given, say, whole_numbers
+from chainer_caption.cli.common import (
+    LIMITS,
+    OF_BEAMS,
+    OF_SAMPLES,
+    add_device,
+    add_limits,
+    add_ways,
+    check_ways,
+    device,
+    given,
+    say,
+    search_of,
+    whole_numbers,
+)
 from chainer_caption.data import SPLITS, Release
 from chainer_caption.errors import InputError
 from chainer_caption.storage.files import replacing, unwritable
@@ -13,6 +26,8 @@ EXAMPLES = '''\
   evaluate.py features/flickr8k -m model                          BLEU, ROUGE-L, CIDEr, perplexity on test
   evaluate.py features/flickr8k -m model --beam-widths 1,3,5,20 --length-normalization 0 1
   evaluate.py features/coco --captions ours.jsonl theirs.json --json
+  evaluate.py features/flickr8k -m model --sample --top-p 0.9 --top 5      and how much five captions differ
+  evaluate.py features/flickr8k -m model -m model2                two models as one
   evaluate.py features/coco -m model --coco-results results.json --html report.html
 
 captions files, one row a picture; text is split on white space:
@@ -22,14 +37,16 @@ captions files, one row a picture; text is split on white space:
 
 --json prints {"BLEU-1", ..., "BLEU-4", "ROUGE-L", "CIDEr", "METEOR" (with WordNet's data), "perplexity" (of a model),
 "distinct", "vocabulary", "mean_length", "novel", "unfinished" (where it is known), "name", "pictures", "split"}, a
-model's also with "beam_width", "length_normalization" and whatever else the search was made of; for several files,
-widths or normalizations {"results": [such an object for each]}'''
+model's also with "beam_width", "length_normalization" and whatever else the search was made of, and with --top above 1
+with "distinct-1", "distinct-2", "best-CIDEr"; for several files, widths or normalizations
+{"results": [such an object for each]}'''
 
 
 def add_arguments(parser):
     parser.add_argument('release', metavar='RELEASE', help='folder with dataset.json and vgg_feats.mat')
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument('-m', '--model', metavar='MODEL', help='model directory that train.py wrote')
+    what.add_argument('-m', '--model', action='append', metavar='MODEL',
+                      help='model directory that train.py wrote; several, each with -m, caption as one')
     what.add_argument('--captions', nargs='+', metavar='FILE', help='captions made before, by any system')
     parser.add_argument('--split', default='test', choices=SPLITS, metavar='SPLIT', help='(%(default)s)')
     add_device(parser)
@@ -38,8 +55,11 @@ def add_arguments(parser):
     parser.add_argument('--length-normalization', type=float, nargs='+', metavar='A',
                         help='compare captions by log-probability / tokens ** A; with each beam width (default: what '
                              'the model directory says, else 0)')
-    parser.add_argument('--max-length', type=int, metavar='N', help='words at most (60)')
-    parser.add_argument('--allow-unk', action='store_true', default=None, help='let captions say <UNK>')
+    parser.add_argument('--top', type=int, metavar='N',
+                        help='captions a picture (1); the likeliest is scored, and of more is also said how much they '
+                             'differ, distinct 1- and 2-grams over all of theirs, and the best CIDEr among them')
+    add_limits(parser)
+    add_ways(parser)
     parser.add_argument('--json', action='store_true', help='print one JSON object')
     parser.add_argument('--per-picture', metavar='OUT.jsonl', help="write every picture's own scores")
     parser.add_argument('--coco-results', metavar='OUT.json', help='write the captions for the COCO server')
@@ -92,9 +112,10 @@ def _check(args):
     if args.captions:
         if args.gpu != '-1':
             raise InputError('-g is for a model; scores are computed on the CPU')
-        for name in ('beam_widths', 'length_normalization', 'max_length', 'allow_unk'):
-            if getattr(args, name) is not None:
+        for name in ('sample', *LIMITS, *OF_SAMPLES, *OF_BEAMS):
+            if getattr(args, name, None) is not None:
                 raise InputError(f'--{name.replace("_", "-")} is for a model; --captions are as they are')
+    check_ways(args)
     if args.pictures is not None:
         if args.html is None:
             raise InputError('--pictures belongs to --html')
@@ -118,12 +139,12 @@ def _evaluate_model(args, evaluator):
 
     from chainer_caption.captioning.captioner import Captioner
     captioner = Captioner.load(args.model, device(args.gpu), pictures=False)
-    searches = [captioner.search(**given(width=width, length_normalization=normalization, max_length=args.max_length,
-                                         allow_unk=args.allow_unk))
+    searches = [search_of(args, captioner, **given(width=width, length_normalization=normalization))
                 for width in args.beam_widths or [None] for normalization in args.length_normalization or [None]]
     # disable=None: a bar on a terminal only.
     evaluations = evaluator.evaluate_model(
-        os.path.basename(os.path.normpath(args.model)), captioner, searches,
+        ' + '.join(os.path.basename(os.path.normpath(model)) for model in args.model), captioner, searches,
+        1 if args.top is None else args.top,
         watch=lambda results: tqdm(results, total=len(evaluator.pictures), unit=' pictures', disable=None))
     origin = captioner.bundle.origin or {}
     return evaluations, {'model': evaluations[0].name, 'network': origin.get('network', 'unknown'),

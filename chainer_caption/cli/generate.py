@@ -6,7 +6,19 @@ import sys
 
 from tqdm import tqdm
 
-from chainer_caption.cli.common import add_device, add_origin, add_search, device, failure, say, search_options
+from chainer_caption.cli.common import (
+    add_beam,
+    add_device,
+    add_limits,
+    add_origin,
+    add_ways,
+    beam_options,
+    check_ways,
+    device,
+    failure,
+    say,
+    search_of,
+)
 from chainer_caption.data import SPLITS, Release
 from chainer_caption.errors import InputError
 from chainer_caption.parallel import Processes
@@ -17,7 +29,10 @@ EXAMPLES = '''\
   generate.py -m model -i VGG_ILSVRC_19_layers.caffemodel holiday/ dog.jpg
   generate.py -m model -l pictures.txt --top 1 -g 0
   generate.py -m model holiday/ -o captions.jsonl           or .csv, or .html: a gallery
-  generate.py -m model --release features/coco --split test -o captions.jsonl'''
+  generate.py -m model --release features/coco --split test -o captions.jsonl
+  generate.py -m model holiday/ --sample --top-p 0.9 --seed 1       captions drawn from the model
+  generate.py -m model holiday/ --groups 5 --diversity 0.5          captions that differ
+  generate.py -m model -m model2 holiday/                           two models as one'''
 
 FORMATS = {'.txt': 'text', '.jsonl': 'jsonl', '.csv': 'csv', '.html': 'html', '.htm': 'html'}
 
@@ -25,7 +40,8 @@ FORMATS = {'.txt': 'text', '.jsonl': 'jsonl', '.csv': 'csv', '.html': 'html', '.
 def add_arguments(parser):
     from chainer_caption.features.pictures import MAX_PIXELS
     parser.add_argument('pictures', nargs='*', metavar='PICTURE|FOLDER', help='folders are walked, in sorted order')
-    parser.add_argument('-m', '--model', required=True, metavar='MODEL', help='model directory that train.py wrote')
+    parser.add_argument('-m', '--model', required=True, action='append', metavar='MODEL',
+                        help='model directory that train.py wrote; several, each with -m, caption as one')
     parser.add_argument('-i', '--image-weights', metavar='WEIGHTS',
                         help="the image network's weights (.caffemodel, .npz, .pth, .safetensors)")
     parser.add_argument('-l', '--list', metavar='LIST', help='file with a picture path on each line')
@@ -33,7 +49,9 @@ def add_arguments(parser):
     parser.add_argument('--release', metavar='RELEASE', help="caption a release's pictures by its stored features")
     parser.add_argument('--split', metavar='SPLIT', choices=SPLITS, help='which of them (default: test)')
     add_device(parser)
-    add_search(parser)
+    add_beam(parser)
+    add_limits(parser)
+    add_ways(parser)
     add_origin(parser, "made the model's features, if the model does not record it")
     parser.add_argument('--no-exif', dest='exif', action='store_false',
                         help='take pictures as they are stored, whatever their EXIF orientation says')
@@ -41,12 +59,16 @@ def add_arguments(parser):
                         help='refuse pictures of more (%(default)s)')
     parser.add_argument('--format', choices=('text', 'jsonl', 'csv', 'html'),
                         help='(default: by the name of OUT, else text)')
+    parser.add_argument('--scores', action='store_true', help='in text, say how probable each caption is')
     parser.add_argument('-o', '--output', metavar='OUT',
                         help='file to write (default: standard output); until all is done, what is done stands in '
                              'OUT.part, and the same command goes on from there if it was stopped')
 
 
 def run(args):
+    check_ways(args)
+    if args.scores and _kind(args) != 'text':
+        raise InputError(f'--scores is for text; {_kind(args)} has the scores already')
     processes = Processes.started()
     tell = say if processes.first else lambda line: None
     paths = processes.broadcast(_paths(args) if processes.first else None)
@@ -61,7 +83,7 @@ def run(args):
     else:
         work = Pictures(Captioner.load(args.model, where, args.image_weights, args.network, args.profile,
                                        honour_exif=args.exif, max_pixels=args.max_pixels, say=tell), paths)
-    search = work.captioner.search(**search_options(args))
+    search = search_of(args, work.captioner, **beam_options(args))
     # A pipe or a device takes what comes; only with a file can a run that was stopped go on.
     if processes.first and args.output is not None and not is_stream(args.output):
         return _write_resumably(args, work, search, processes)
@@ -147,10 +169,15 @@ def _tell_failure(result):
     return result.error is not None
 
 
+def _kind(args):
+    return args.format or FORMATS.get(os.path.splitext(args.output or '')[1].lower(), 'text')
+
+
 def _format(args, captioner, search):
-    suffix = os.path.splitext(args.output or '')[1].lower()
-    kind = args.format or FORMATS.get(suffix, 'text')
-    return kind, _gallery_settings(args, captioner, search) if kind == 'html' else {}
+    """The format and the settings of its writer."""
+    kind = _kind(args)
+    settings = {'scores': True} if args.scores else {}
+    return kind, _gallery_settings(args, captioner, search) if kind == 'html' else settings
 
 
 def _gallery_settings(args, captioner, search):
@@ -164,5 +191,5 @@ def _gallery_settings(args, captioner, search):
         origin = {'network': captioner.extractor.network, 'profile': captioner.extractor.profile}
     return {'title': f'Captions of {name(inputs[0])}' if len(inputs) == 1 else 'Captions',
             'date': datetime.date.today().isoformat(),
-            'settings': {'Model': name(args.model), 'Network': origin['network'], 'Profile': origin['profile'],
-                         'Beam width': search.width}}
+            'settings': {'Model': ' + '.join(map(name, args.model)), 'Network': origin['network'],
+                         'Profile': origin['profile'], 'Search': str(search)}}

@@ -6,44 +6,19 @@ is exact, because a score only falls as words are added.
 """
 import dataclasses
 
-import chainer
 import numpy as np
 
-from chainer_caption.data.vocabulary import BOS, EOS, UNK
+from chainer_caption.data.vocabulary import BOS, EOS
+from chainer_caption.decoding.search import Hypothesis, Search
 from chainer_caption.errors import InputError
-from chainer_caption.functions.memory import free_bytes
 from chainer_caption.functions.select import select
-
-# What the scores of one step may take: bytes on the CPU, a few times its cache; on a GPU a share of what is free there,
-# since those of two steps, states and gates are there at once. It bounds how many pictures are searched together.
-_CPU_BYTES = 24 * 2 ** 20
-_GPU_SHARE = 1 / 8
 
 # Below this products of weights and log-probabilities would be rounded to nothing.
 _LEAST_WEIGHT = 1e-290
 
 
 @dataclasses.dataclass(frozen=True)
-class Hypothesis:
-    """A caption as ids.
-
-    Attributes:
-        words (list of int): Its words, without `<S>` and `</S>`.
-        log_prob (float): The sum of the log-probabilities of its words and, if it is finished, its `</S>`; nats.
-        finished (bool): Whether it ends with `</S>`; otherwise it was cut at the greatest length.
-    """
-    words: list
-    log_prob: float
-    finished: bool
-
-    @property
-    def log_prob_per_token(self):
-        """`log_prob` over the number of words plus `</S>`, nats."""
-        return self.log_prob / max(1, len(self.words) + self.finished)
-
-
-@dataclasses.dataclass(frozen=True)
-class BeamSearch:
+class BeamSearch(Search):
     """Finds the best captions of pictures::
 
         BeamSearch(width=5)(stepper, features)
@@ -51,30 +26,28 @@ class BeamSearch:
     Attributes:
         width (int): Hypotheses kept for each picture; 1 is greedy search.
         top (int): Captions returned for each picture, at most `width`; by default 5, or the width if that is less.
-        max_length (int): Words in a caption at most. A hypothesis of so many words is finished if `</S>` is its
-            likeliest continuation, and cut if not.
-        allow_unk (bool): Whether `<UNK>` may be said. If not, its probability goes to nobody.
         length_normalization (float): Hypotheses are compared by log_prob / (words + 1) ** length_normalization (Wu et
             al. 2016, in its plain form); 0 compares log-probabilities, 1 log-probabilities per token.
+        max_length, min_length, no_repeat_ngram, allow_unk: See `Search`. A hypothesis of the greatest length is
+            finished if `</S>` is its likeliest continuation, and cut if not.
 
     Raises:
         InputError: One is impossible, or two contradict each other.
     """
+    lighter = 'lower --beam-width'
+
     width: int = 20
     top: int | None = None
-    max_length: int = 60
-    allow_unk: bool = False
     length_normalization: float = 0.0
 
     def __post_init__(self):
+        super().__post_init__()
         if self.width < 1:
             raise InputError(f'--beam-width {self.width}: must be at least 1')
         if self.top is None:
             object.__setattr__(self, 'top', min(5, self.width))
         if not 1 <= self.top <= self.width:
             raise InputError(f'--top {self.top}: must be at least 1 and at most the beam width, {self.width}')
-        if self.max_length < 1:
-            raise InputError(f'--max-length {self.max_length}: must be at least 1')
         if not 0 <= self.length_normalization < float('inf'):
             raise InputError(f'--length-normalization {self.length_normalization}: must be a number and not negative')
         if self.weight(self.max_length + 1) < _LEAST_WEIGHT:
@@ -100,65 +73,91 @@ class BeamSearch:
             list of list of Hypothesis: For each picture its captions, best first: `top`, or fewer where there are no
             more.
         """
-        device = chainer.backend.get_device_from_array(features)
-        room = _CPU_BYTES if device.xp is np else _GPU_SHARE * free_bytes(device)
-        group = max(1, int(room) // (4 * self.width * len(stepper.bias)))
         found = []
-        for start in range(0, len(features), group):
-            found += _Beams(self, stepper, features[start:start + group]).run()
+        for part in self.parts(stepper, features, self.width):
+            state = stepper.start(features[part])
+            beams = Beams(self, len(features[part]))
+            parents, read = beams.first()
+            while len(parents):
+                state, scores = stepper.step(state, parents, read)
+                parents, read = beams.advance(scores, stepper.bias)
+            found += beams.found
         return found
 
 
-class _Beams:
-    """The beams of a group of pictures.
+class Beams:
+    """The beams of some pictures, while they are searched.
 
     The beam of each picture is a row of `score`, `alive` and so on, best first. What is alive in all beams are the
     rows of the model's state, in the same order.
+
+    Args:
+        search (BeamSearch): What is searched for.
+        count (int): How many pictures there are.
+
+    Attributes:
+        found (list): For each picture its hypotheses, best first, when it is done.
+        pictures (numpy.ndarray): Those that are not done, (n,) int.
+        alive (numpy.ndarray): Which places of their beams hold what goes on, (n, places) bool.
     """
 
-    def __init__(self, search, stepper, features):
+    def __init__(self, search, count):
         self.search = search
-        self.stepper = stepper
-        self.banned = (BOS,) if search.allow_unk else (BOS, UNK)
-        self.state = stepper.start(features)
-        self.pictures = np.arange(len(features))        # of the beams still searched
-        self.found = [None] * len(features)
+        self.pictures = np.arange(count)
+        self.found = [None] * count
         # One hypothesis a picture to begin with: nothing said.
-        self.log_prob = np.zeros((len(features), 1))
-        self.score = np.zeros((len(features), 1))
-        self.alive = np.ones((len(features), 1), bool)
+        self.alive = np.ones((count, 1), bool)
+        self._log_prob = np.zeros((count, 1))
+        self._score = np.zeros((count, 1))
         # The words so far of each hypothesis; -1 after its end.
-        self.words = np.zeros((len(features), 1, 0), np.int32)
+        self._words = np.zeros((count, 1, 0), np.int32)
 
-    def run(self):
-        parents = np.arange(len(self.pictures))
-        read = np.full(len(self.pictures), BOS)
-        for length in range(1, self.search.max_length + 2):
-            self.state, scores = self.stepper.step(self.state, parents, read)
-            if length > self.search.max_length:
-                self._end_at_greatest_length(scores)
-                break
-            parents, read = self._advance(scores, length)
-            if not len(self.pictures):
-                break
-        return self.found
+    def first(self):
+        """As `advance`, before there are any scores."""
+        return np.arange(len(self.pictures)), np.full(len(self.pictures), BOS)
 
-    def _advance(self, scores, length):
-        """Chooses the beams of `length` words and drops the pictures that are done; the rows to read next."""
+    def advance(self, scores, bias, fined=None, fine=0.0):
+        """Makes the beams a word longer, and drops the pictures that are done.
+
+        Args:
+            scores (array): Of what may follow each hypothesis that is alive, without the biases, (m, V) float32.
+            bias (array): The biases, (V,) float32.
+            fined (numpy.ndarray or None): For each of them words that are to be avoided, -1 for none: (m, b) int.
+            fine (float): What a word among them loses, nats, as often as it is there. It counts in this choice alone.
+
+        Returns:
+            tuple: `(parents, words)` for the next step: which of the m each hypothesis continues that is alive now, and
+            the word that it reads; both (n,) int, and empty when all pictures are done.
+        """
+        length = self._words.shape[2] + 1
+        avoided = self.search.repeated(self._words[self.alive])
+        fines = avoided, np.full(avoided.shape, np.inf)
+        if length > self.search.max_length:
+            self._end_at_greatest_length(scores, bias, fines)
+            return np.zeros((2, 0), int)
         search = self.search
         weight = search.weight(length)
+        if fined is not None:
+            fines = tuple(np.concatenate(pair, axis=1) for pair in zip(fines, (fined, np.full(fined.shape, fine)),
+                                                                       strict=True))
         # The finished compete with what the alive become; the worst place that they hold is the mark to beat. And
         # where scores only fall, what is not above the finished one that is last to be returned never will be.
-        kept = np.where(self.alive, -np.inf, self.score)
+        kept = np.where(self.alive, -np.inf, self._score)
         floor = np.full(len(kept), -np.inf)
         place = search.width if search.length_normalization else search.top
         if kept.shape[1] >= place:
             floor = np.sort(kept, axis=1)[:, -place]
         bounds = np.concatenate([[0], np.cumsum(self.alive.sum(axis=1))])
-        new, new_parent, new_word = select(scores, self.stepper.bias, self.log_prob[self.alive], bounds, search.width,
-                                           floor, weight, self.banned)
+        new, new_parent, new_word = select(scores, bias, self._log_prob[self.alive], bounds, search.width, floor,
+                                           weight, search.banned(length), fines)
         merged = np.concatenate([kept, new], axis=1)
         order = np.argsort(-merged, axis=1, kind='stable')[:, :search.width]
+        if fined is not None:
+            # Chosen they are worth what they were worth before.
+            new = new + weight * fine * (fined[new_parent] == new_word[..., None]).sum(axis=2)
+            merged = np.concatenate([kept, new], axis=1)
+            chosen = np.take_along_axis(merged, order, 1)
+            order = np.take_along_axis(order, np.argsort(-chosen, axis=1, kind='stable'), 1)
         rows = np.arange(len(merged))[:, None]
         score = merged[rows, order]
         # Columns of `merged` are the old beam, then the continuations.
@@ -170,44 +169,45 @@ class _Beams:
         slot_of_row = np.nonzero(self.alive)[1]
         slot = np.where(grown, slot_of_row[parent_row], np.minimum(order, old - 1))
         there = score > -np.inf
-        self.words = np.concatenate([self.words[rows, slot], np.where(word == EOS, -1, word)[..., None]], axis=2)
-        self.log_prob = np.where(grown, score / weight, self.log_prob[rows, slot])
-        self.score = score
+        self._words = np.concatenate([self._words[rows, slot], np.where(word == EOS, -1, word)[..., None]], axis=2)
+        self._log_prob = np.where(grown, score / weight, self._log_prob[rows, slot])
+        self._score = score
         self.alive = there & grown & (word != EOS)
         return self._drop_done(parent_row, word)
 
     def _drop_done(self, parent_row, word):
         # The best that a hypothesis alive can still become: its own log-probability, over the greatest length.
-        bound = np.where(self.alive, self.log_prob * self.search.weight(self.search.max_length + 1), -np.inf)
-        finished = np.where(self.alive, -np.inf, self.score)
-        place = min(self.search.top, self.score.shape[1])
+        bound = np.where(self.alive, self._log_prob * self.search.weight(self.search.max_length + 1), -np.inf)
+        finished = np.where(self.alive, -np.inf, self._score)
+        place = min(self.search.top, self._score.shape[1])
         done = -np.sort(-finished, axis=1)[:, place - 1] >= bound.max(axis=1)
-        if self.score.shape[1] < self.search.top:
+        if self._score.shape[1] < self.search.top:
             done &= ~self.alive.any(axis=1)
         for i in np.flatnonzero(done):
             self._keep(i)
         left = ~done
-        self.pictures, self.words = self.pictures[left], self.words[left]
-        self.log_prob, self.score, self.alive = self.log_prob[left], self.score[left], self.alive[left]
+        self.pictures, self._words = self.pictures[left], self._words[left]
+        self._log_prob, self._score, self.alive = self._log_prob[left], self._score[left], self.alive[left]
         return parent_row[left][self.alive], word[left][self.alive]
 
-    def _end_at_greatest_length(self, scores):
+    def _end_at_greatest_length(self, scores, bias, fines):
         """Ends what is alive with `</S>` where that is its likeliest continuation, and cuts the rest."""
         bounds = np.arange(self.alive.sum() + 1)
-        best, _, word = select(scores, self.stepper.bias, self.log_prob[self.alive], bounds, 1,
-                               np.full(len(bounds) - 1, -np.inf), 1.0, self.banned)
+        best, _, word = select(scores, bias, self._log_prob[self.alive], bounds, 1, np.full(len(bounds) - 1, -np.inf),
+                               1.0, self.search.banned(self.search.max_length + 1), fines)
         ends = word[:, 0] == EOS
-        log_prob = np.where(ends, best[:, 0], self.log_prob[self.alive])
+        log_prob = np.where(ends, best[:, 0], self._log_prob[self.alive])
         cut = self.alive.copy()
         cut[self.alive] = ~ends
-        self.log_prob[self.alive] = log_prob
-        self.score[self.alive] = log_prob * self.search.weight(self.search.max_length + ends)
+        self._log_prob[self.alive] = log_prob
+        self._score[self.alive] = log_prob * self.search.weight(self.search.max_length + ends)
         for i in range(len(self.pictures)):
             self._keep(i, cut[i])
+        self.pictures, self.alive = self.pictures[:0], self.alive[:0]
 
     def _keep(self, i, cut=None):
-        order = np.argsort(-self.score[i], kind='stable')[:self.search.top]
+        order = np.argsort(-self._score[i], kind='stable')[:self.search.top]
         self.found[self.pictures[i]] = [
-            Hypothesis([int(w) for w in self.words[i, k] if w >= 0], float(self.log_prob[i, k]),
+            Hypothesis([int(w) for w in self._words[i, k] if w >= 0], float(self._log_prob[i, k]),
                        bool(cut is None or not cut[k]))
-            for k in order if self.score[i, k] > -np.inf]
+            for k in order if self._score[i, k] > -np.inf]

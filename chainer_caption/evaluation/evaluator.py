@@ -15,9 +15,9 @@ from chainer_caption.data.batches import CaptionDataset, CaptionIterator, PackCa
 from chainer_caption.errors import InputError
 from chainer_caption.evaluation import metrics
 from chainer_caption.evaluation.candidates import Candidate, read_candidates
-from chainer_caption.evaluation.metrics.cider import SINGLE
+from chainer_caption.evaluation.metrics.cider import SINGLE, CiderScorer
 from chainer_caption.evaluation.metrics.scorer import DEFAULT
-from chainer_caption.evaluation.perplexity import token_means
+from chainer_caption.evaluation.perplexity import stepped_perplexity, token_means
 from chainer_caption.functions.memory import enough_memory
 
 # Captions whose words are predicted together, for the perplexity.
@@ -30,10 +30,11 @@ class Evaluation:
 
     Attributes:
         name (str): Whose they are: the model or the captions' file.
-        search (BeamSearch or None): What they were made with, where a model made them.
+        search (BeamSearch, DiverseBeamSearch, Sampling or None): What they were made with, where a model made them.
         candidates (list of Candidate): A caption for each picture, in the order of `Evaluator.pictures`.
         figures (dict): `BLEU-1` to `BLEU-4`, `ROUGE-L`, `CIDEr` and, if asked for, `METEOR`, as fractions (CIDEr may
-            pass 1); `perplexity` of a model; and what `metrics.diversity` says.
+            pass 1); `perplexity` of a model; what `metrics.diversity` says; and where each picture has several captions
+            `distinct-1` and `distinct-2` (`metrics.distinct_ngrams`) and `best-CIDEr`, that of the best of them.
         each (dict): The scores of each picture by itself, arrays (pictures,); a corpus's BLEU is not their mean.
     """
     name: str
@@ -91,14 +92,15 @@ class Evaluator:
         self._scorer = metrics.Scorer(self.references, (*DEFAULT, 'METEOR') if meteor else DEFAULT)
         self._training = _training_captions(release)
 
-    def score(self, name, candidates, search=None, perplexity=None):
+    def score(self, name, candidates, search=None, perplexity=None, more=None):
         """Scores a caption for each of the pictures.
 
         Args:
             name (str): What to call the evaluation.
             candidates (list of Candidate): In the order of `pictures`.
-            search (BeamSearch or None): What they were made with.
+            search (BeamSearch, DiverseBeamSearch, Sampling or None): What they were made with.
             perplexity (float or None): That of the model which made them.
+            more (list or None): All captions of each picture, lists of tokens, `candidates` among them.
 
         Returns:
             Evaluation: The scores.
@@ -109,20 +111,31 @@ class Evaluator:
             figures['perplexity'] = perplexity
         finished = [candidate.finished for candidate in candidates]
         figures.update(metrics.diversity(tokens, self._training, None if None in finished else finished))
+        if more is not None:
+            figures.update(self._spread(more))
         return Evaluation(name, search, candidates, figures, each)
+
+    def _spread(self, captions):
+        """By how much the captions of the same picture differ, and how good the best of them is."""
+        place = np.repeat(np.arange(len(captions)), [len(of_picture) for of_picture in captions])
+        each = CiderScorer(self.references).score([*itertools.chain.from_iterable(captions)], place)[1]['CIDEr']
+        best = np.maximum.reduceat(each, np.searchsorted(place, np.arange(len(captions))))
+        return {'distinct-1': metrics.distinct_ngrams(captions, 1), 'distinct-2': metrics.distinct_ngrams(captions, 2),
+                'best-CIDEr': float(best.mean())}
 
     def evaluate_file(self, path):
         """Scores the captions in a file; see `read_candidates` for what it may hold and what is refused."""
         return self.score(str(path), read_candidates(path, self.release, self.pictures, self._say))
 
-    def evaluate_model(self, name, captioner, searches=(None,), watch=iter):
+    def evaluate_model(self, name, captioner, searches=(None,), top=1, watch=iter):
         """Captions the pictures by their stored features and scores the best caption of each.
 
         Args:
             name (str): What to call the evaluations.
             captioner (Captioner): The model.
-            searches (sequence of BeamSearch or None): One after another; None is the model's own. What they find
-                besides the best is not looked at.
+            searches (sequence of BeamSearch or None): One after another; None is the model's own.
+            top (int): Captions that each finds of a picture. The likeliest is scored; of the others is only said how
+                much they differ and what the best is worth.
             watch (callable): Takes the iterator of a search's results and gives it back, to show progress.
 
         Returns:
@@ -134,29 +147,38 @@ class Evaluator:
             InputError: The features are not those that the model learned from, or it finds no caption of a picture.
         """
         # Each search is only begun when its results are asked for, but what is wrong with any is found here.
-        searches = [captioner.search(search, top=1) for search in searches]
+        searches = [captioner.search(search, top=top) for search in searches]
         found = [captioner.caption_release(self.release, self.split, search) for search in searches]
-        best = [self._best(name, watch(results)) for results in found]
+        captions = [self._captions(name, watch(results)) for results in found]
         perplexity = self._perplexity(captioner)
-        return [self.score(name, candidates, search, perplexity)
-                for search, candidates in zip(searches, best, strict=True)]
+        evaluations = []
+        for search, of_search in zip(searches, captions, strict=True):
+            best = [Candidate(likeliest.tokens, likeliest.finished) for likeliest, *_ in of_search]
+            more = [[caption.tokens for caption in of_picture] for of_picture in of_search] if top > 1 else None
+            evaluations.append(self.score(name, best, search, perplexity, more))
+        return evaluations
 
-    def _best(self, name, results):
-        best = []
+    def _captions(self, name, results):
+        """The captions of each picture that is scored."""
+        captions = []
         for result, described in zip(results, self._described, strict=True):
             if result.error is not None:
                 raise InputError(f'{name}: {result.filename}: {result.error}')
             if described:
-                best.append(Candidate(result.captions[0].tokens, result.captions[0].finished))
-        return best
+                captions.append(result.captions)
+        return captions
 
     def _perplexity(self, captioner):
         data = CaptionDataset.from_release(self.release, captioner.bundle.vocabulary, self.split)
         batches = CaptionIterator(data, _BATCH, repeat=False, shuffle=False)
         converter = PackCaptions(self.release.features)
+        alone = len(captioner.bundles) == 1
+        where = captioner.device if alone else None
         with chainer.using_device(captioner.device), enough_memory(captioner.device):
-            packed = (converter(batch, captioner.device) for batch in batches)
-            return token_means(captioner.bundle.model, packed)['perplexity']
+            packed = (converter(batch, where) for batch in batches)
+            if alone:
+                return token_means(captioner.bundle.model, packed)['perplexity']
+            return stepped_perplexity(captioner.stepper, packed)
 
 
 def _training_captions(release):

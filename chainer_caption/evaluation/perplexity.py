@@ -5,6 +5,7 @@ import sys
 import chainer
 import numpy as np
 
+from chainer_caption.functions.products import one_blas_thread
 from chainer_caption.parallel import Processes
 
 
@@ -42,3 +43,29 @@ def token_means(model, batches, processes=None):
     *totals, tokens = processes.sum([*map(float, sums.values()), tokens])
     means = {name: float(total / tokens) for name, total in zip(sums, totals, strict=True)}
     return {**means, 'perplexity': perplexity(means['loss'])}
+
+
+def stepped_perplexity(stepper, batches):
+    """The perplexity of what has no loss of its own, an ensemble, as searches see it: a word at a time.
+
+    Args:
+        stepper (EnsembleStepper or Stepper): The models, on their device.
+        batches (iterable of tuple): As for `token_means`, on the CPU.
+
+    Returns:
+        float: exp(nats per token), every token weighing the same.
+    """
+    xp, nats, tokens = stepper.device.xp, 0.0, 0
+    with chainer.using_device(stepper.device), one_blas_thread():
+        for features, words, targets, sizes in batches:
+            state, start = stepper.start(stepper.device.send(features)), 0
+            for size in sizes:
+                now = slice(start, start := start + size)
+                state, scores = stepper.step(state, np.arange(size), words[now])
+                scores += stepper.bias
+                scores -= scores.max(axis=1, keepdims=True)
+                said = xp.take_along_axis(scores, xp.asarray(targets[now, None], np.int64), axis=1)[:, 0]
+                # Added up where they are: a GPU is not waited for until the end.
+                nats += (xp.log(xp.exp(scores).sum(axis=1)) - said).sum(dtype=np.float64)
+            tokens += len(targets)
+    return perplexity(float(nats) / tokens)

@@ -8,13 +8,13 @@ import math
 import numpy as np
 from chainer.backends import cuda
 
-from chainer_caption.functions.compiled import compiled, exp, in_threads
+from chainer_caption.functions.compiled import compiled, exp, in_threads, inlined
 from chainer_caption.functions.select_gpu import collect
 
 _BLOCK = 128
 
 
-def select(scores, bias, log_probs, bounds, k, floor, weight, banned):
+def select(scores, bias, log_probs, bounds, k, floor, weight, banned, fines=None):
     """The k best continuations of each picture's hypotheses.
 
     A continuation scores weight * (log_prob + log softmax(scores + bias)[word]). Of equal ones the hypothesis and then
@@ -29,25 +29,36 @@ def select(scores, bias, log_probs, bounds, k, floor, weight, banned):
         floor (numpy.ndarray): What a continuation of each picture must exceed, (n,) float64.
         weight (float): See above; positive.
         banned (sequence of int): Words never to choose, each below 31. Their probability goes to nobody.
+        fines (tuple of numpy.ndarray or None): Of each hypothesis words, -1 for none, (m, b) int, and what each of them
+            loses, nats, not negative, (m, b) float64: infinity bans it. What stands twice loses both.
 
     Returns:
         tuple: `(score, hypothesis, word)`, each (n, k), best first: float64, and int64 places in 0..m and 0..V. Where
         a picture has fewer, its score is -inf.
     """
     pictures = len(bounds) - 1
+    fined, fine = (np.zeros((len(log_probs), 0)),) * 2 if fines is None else fines
+    fined, fine = fined.astype(np.int64), fine.astype(np.float32)
     best = np.full((pictures, k), -np.inf)
     parent = np.zeros((pictures, k), np.int64)
     word = np.zeros((pictures, k), np.int64)
     if isinstance(scores, cuda.ndarray):
-        _select_gpu(scores, bias, log_probs, bounds, floor, weight, banned, best, parent, word)
+        _select_gpu(scores, bias, log_probs, bounds, floor, weight, banned, fined, fine, best, parent, word)
     else:
-        in_threads(_select, pictures, scores, bias, log_probs, bounds, floor, weight, np.array(banned, np.int64), best,
-                   parent, word)
+        in_threads(_select, pictures, scores, bias, log_probs, bounds, floor, weight, np.array(banned, np.int64),
+                   fined, fine, best, parent, word)
     return best, parent, word
 
 
+@inlined
+def _take_fines(row, fined, fine):
+    for b in range(len(fined)):
+        if fined[b] >= 0:
+            row[fined[b]] -= fine[b]
+
+
 @compiled
-def _select(scores, bias, log_probs, bounds, floor, weight, banned, best, parent, word, start, stop):
+def _select(scores, bias, log_probs, bounds, floor, weight, banned, fined, fine, best, parent, word, start, stop):
     k = best.shape[1]
     words = len(bias)
     for p in range(start, stop):
@@ -67,6 +78,7 @@ def _select(scores, bias, log_probs, bounds, floor, weight, banned, best, parent
             base = log_probs[i] - (np.float64(top) + math.log(total))
             for j in banned:
                 row[j] = np.float32(-np.inf)
+            _take_fines(row, fined[i], fine[i])
             for at in range(0, words, _BLOCK):
                 end = min(at + _BLOCK, words)
                 highest = np.float32(-np.inf)
@@ -92,9 +104,10 @@ def _select(scores, bias, log_probs, bounds, floor, weight, banned, best, parent
                     mark = max(mark, best[p, k - 1])
 
 
-def _select_gpu(scores, bias, log_probs, bounds, floor, weight, banned, best, parent, word):
+def _select_gpu(scores, bias, log_probs, bounds, floor, weight, banned, fined, fine, best, parent, word):
     k, words = best.shape[1], scores.shape[1]
-    count, score, place = collect(scores, bias, log_probs, bounds, k, floor, weight, sum(1 << j for j in banned))
+    count, score, place = collect(scores, bias, log_probs, bounds, k, floor, weight, sum(1 << j for j in banned),
+                                  fined, fine)
     there = np.arange(score.shape[1]) < count[:, None]
     score, place = np.where(there, score, -np.inf), np.where(there, place, 0).astype(np.int64)
     order = np.lexsort((place, -score))[:, :k]
@@ -107,5 +120,5 @@ def _select_gpu(scores, bias, log_probs, bounds, floor, weight, banned, best, pa
         few = np.cumsum([0, *np.diff(bounds)[crowded]])
         theirs = cuda.to_cpu(scores[cuda.cupy.asarray(rows)])
         best[crowded], among, word[crowded] = select(theirs, cuda.to_cpu(bias), log_probs[rows], few, k, floor[crowded],
-                                                     weight, banned)
+                                                     weight, banned, (fined[rows], fine[rows]))
         parent[crowded] = rows[among]

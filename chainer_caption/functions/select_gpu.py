@@ -16,11 +16,23 @@ __device__ __forceinline__ bool may_be_said(int word, int banned) { return word 
 '''
 
 
-def collect(scores, bias, log_probs, bounds, k, floor, weight, banned):
+# What a word loses: `fines` pairs of a word and a fine, from `first` on.
+_FINE = '''
+template <class Array>
+__device__ __forceinline__ float fine_of(int word, const Array& facts, ptrdiff_t first, int fines) {
+    float fine = 0;
+    for (ptrdiff_t at = first; at < first + 2 * fines; at += 2) if (facts[at] == word) fine += (float)facts[at + 1];
+    return fine;
+}
+'''
+
+
+def collect(scores, bias, log_probs, bounds, k, floor, weight, banned, fined, fine):
     """The continuations among which each picture's k best are.
 
     Args:
-        As `functions.select.select` has them, but that `banned` has a bit for each word; `scores` stays as it is.
+        As `functions.select.select` has them, but that `banned` has a bit for each word, and the fines stand by
+        themselves; `scores` stays as it is.
 
     Returns:
         tuple: `(count, score, place)`, float64. How many continuations were found for each picture, (n,); the first so
@@ -35,18 +47,23 @@ def collect(scores, bias, log_probs, bounds, k, floor, weight, banned):
     groups = 4 * k + 1
     places = 2 * k + 32
     picture = np.repeat(np.arange(pictures), np.diff(bounds))
-    facts = xp.asarray(np.concatenate([log_probs, picture, floor, bounds]))
-    log_probs, picture = facts[:rows], facts[rows:2 * rows]
-    floor, bounds = facts[2 * rows:2 * rows + pictures], facts[2 * rows + pictures:]
+    facts = [log_probs, picture, floor, bounds, np.stack([fined, fine], axis=2).ravel()]
+    ends = np.cumsum([len(fact) for fact in facts]).tolist()
+    facts = xp.asarray(np.concatenate(facts))
+    log_probs, picture, floor, bounds = (facts[end - size:end] for size, end
+                                         in zip((rows, rows, pictures, pictures + 1), ends, strict=False))
+    # Where the pairs of the first hypothesis begin, and how many each has.
+    fines = facts, ends[3], fined.shape[1]
     top, total, best = (xp.empty((rows, lanes), np.float32) for _ in range(3))
     base, mark = xp.empty(rows), xp.empty(pictures)
     high = xp.empty((pictures, groups))
     found = xp.empty((pictures, 1 + 2 * places))        # the count, then pairs of a score and its place
-    _lanes_kernel()(scores, bias, words, lanes, banned, -np.inf, top, total, best)
+    _lanes_kernel()(scores, bias, words, lanes, banned, *fines, -np.inf, top, total, best)
     _base_kernel()(log_probs, top, total, lanes, -np.inf, base)
     _groups_kernel()(best, base, bounds, lanes, groups, places, weight, -np.inf, high, mark, found)
     _mark_kernel()(high, high, groups, k, mark)
-    _collect_kernel()(best, scores, bias, base, mark, floor, picture, words, lanes, banned, weight, places, found)
+    _collect_kernel()(best, scores, bias, base, mark, floor, picture, words, lanes, banned, *fines, weight,
+                      places, found)
     found = found.get()
     return found[:, 0], found[:, 1::2], found[:, 2::2]
 
@@ -55,7 +72,8 @@ def collect(scores, bias, log_probs, bounds, k, floor, weight, banned):
 def _lanes_kernel():
     # A sum of exponentials, over a maximum that is not known yet: it shrinks whenever a greater one is met.
     return cuda.cupy.ElementwiseKernel(
-        'raw float32 scores, raw float32 bias, int32 words, int32 lanes, int32 banned, float32 lowest',
+        'raw float32 scores, raw float32 bias, int32 words, int32 lanes, int32 banned, '
+        'raw float64 facts, int32 first, int32 fines, float32 lowest',
         'float32 top, float32 total, float32 best',
         '''
         ptrdiff_t row = i / lanes * words;
@@ -68,12 +86,15 @@ def _lanes_kernel():
             } else if (score != lowest) {
                 sum += exp(score - high);
             }
-            if (may_be_said(word, banned) && score > chosen) chosen = score;
+            // The others need not be looked for among the fined.
+            if (may_be_said(word, banned) && score > chosen) {
+                chosen = max(chosen, score - fine_of(word, facts, first + i / lanes * 2 * fines, fines));
+            }
         }
         top = high;
         total = sum;
         best = chosen
-        ''', 'caption_select_lanes', preamble=_MAY_BE_SAID)
+        ''', 'caption_select_lanes', preamble=_MAY_BE_SAID + _FINE)
 
 
 @cuda.memoize()
@@ -135,13 +156,16 @@ def _mark_kernel():
 def _collect_kernel():
     return cuda.cupy.ElementwiseKernel(
         'float32 best, raw float32 scores, raw float32 bias, raw float64 base, raw float64 mark, raw float64 least, '
-        'raw float64 picture, int32 words, int32 lanes, int32 banned, float64 weight, int32 places',
+        'raw float64 picture, int32 words, int32 lanes, int32 banned, raw float64 facts, int32 first, int32 fines, '
+        'float64 weight, int32 places',
         'raw float64 found',
         '''
         ptrdiff_t row = i / lanes, of = (ptrdiff_t)picture[row];
         if (weight * (base[row] + best) >= mark[of]) {
             for (int word = i % lanes; word < words; word += lanes) {
-                double score = weight * (base[row] + (scores[row * words + word] + bias[word]));
+                float own = scores[row * words + word] + bias[word];
+                own -= fine_of(word, facts, first + row * 2 * fines, fines);
+                double score = weight * (base[row] + own);
                 if (may_be_said(word, banned) && score >= mark[of] && score > least[of]) {
                     ptrdiff_t at = of * (1 + 2 * places);
                     int taken = (int)atomicAdd(&found[at], 1.0);
@@ -152,4 +176,4 @@ def _collect_kernel():
                 }
             }
         }
-        ''', 'caption_select_collect', preamble=_MAY_BE_SAID)
+        ''', 'caption_select_collect', preamble=_MAY_BE_SAID + _FINE)

@@ -8,7 +8,7 @@ only when complete, nothing)::
         for result in captioner.caption('holiday/'):
             writer.write(result)
 
-A *result* is any object with these attributes (`chainer_caption.captioning.captioner.Result` is one):
+A *result* is any object with these attributes (`chainer_caption.captioning.results.Result` is one):
 
 ===================  =====================  ============================================================
 ``path``             str or None            where the picture can be opened; None where there is none

@@ -17,9 +17,11 @@ from chainer_caption.report.tables import table
 
 # The figures in the order in which they are shown: what they are called, how they are written, what is better.
 _SCORES = {**{name: (name, '{:.4f}', max) for name in ('BLEU-1', 'BLEU-2', 'BLEU-3', 'BLEU-4', 'ROUGE-L', 'CIDEr')},
+           'best-CIDEr': ('best CIDEr', '{:.4f}', max),
            # Not the Java program's, which published figures mean.
            'METEOR': ('METEOR (NLTK)', '{:.4f}', max), 'perplexity': ('perplexity', '{:.2f}', min)}
 _HABITS = {'distinct': ('distinct', '{:.1%}', None), 'novel': ('novel', '{:.1%}', None),
+           'distinct-1': ('distinct 1-grams', '{:.1%}', None), 'distinct-2': ('distinct 2-grams', '{:.1%}', None),
            'vocabulary': ('words used', '{:,}', None), 'mean_length': ('mean length', '{:.2f}', None),
            'unfinished': ('unfinished', '{:.1%}', None)}
 

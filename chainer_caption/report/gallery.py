@@ -35,7 +35,7 @@ class GalleryWriter(Writer):
     Args:
         target: See `Writer`. An open file is written directly.
         title (str): The page's title.
-        settings (dict): What made the captions, in the words to be shown: `{'Model': 'demo', 'Beam width': 20}`.
+        settings (dict): What made the captions, in the words to be shown: `{'Model': 'demo', 'Search': 'beam 20'}`.
         date (str or datetime.date): When; shown as given (a date as `2024-05-31`). None shows none.
         lang (str): Language of the captions as a BCP 47 tag (`'vi'`), for screen readers. None: not known.
         thumbnail_size (int): Longer side of a thumbnail in pixels, at most. A thumbnail of 320 takes about 10 kB.

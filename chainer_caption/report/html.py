@@ -21,7 +21,7 @@ def escape(value):
 
 
 def fact_items(facts):
-    """The items of a `dl` that names facts: `{'Model': 'demo', 'Beam width': 20}`."""
+    """The items of a `dl` that names facts: `{'Model': 'demo', 'Search': 'beam 20'}`."""
     return ''.join(f'<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>' for name, value in facts.items())
 
 

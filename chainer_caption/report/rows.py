@@ -86,14 +86,25 @@ class TextWriter(Writer):
     """A line `# filename`, then one caption a line, best first; in place of captions a line `! reason` on error.
 
     Backslashes and line breaks within a name are escaped (`one_line`), so that every row stays on its line.
+
+    Args:
+        target: See `Writer`.
+        scores (bool): Whether each caption is followed by its probability, ` (p=0.040413)`, as im2txt printed it.
     """
+
+    def __init__(self, target, scores=False):
+        super().__init__(target)
+        self._scores = scores
 
     def write(self, result):
         if result.error is not None:
             lines = ['! ' + one_line(result.error)]
         else:
-            lines = [one_line(caption.text) for caption in result.captions]
+            lines = [one_line(caption.text) + self._score(caption) for caption in result.captions]
         self._put(''.join(line + '\n' for line in ['# ' + one_line(result.filename), *lines]))
+
+    def _score(self, caption):
+        return f' (p={math.exp(caption.log_prob):.6f})' if self._scores else ''
 
 
 class JsonLinesWriter(Writer):

@@ -13,10 +13,10 @@ them once.
 """
 from chainer_caption.evaluation.metrics.bleu import BleuScorer
 from chainer_caption.evaluation.metrics.cider import CiderScorer
-from chainer_caption.evaluation.metrics.diversity import diversity
+from chainer_caption.evaluation.metrics.diversity import distinct_ngrams, diversity
 from chainer_caption.evaluation.metrics.meteor import MeteorScorer, meteor_missing
 from chainer_caption.evaluation.metrics.rouge import RougeScorer
 from chainer_caption.evaluation.metrics.scorer import METRICS, Scorer, score
 
-__all__ = ['METRICS', 'BleuScorer', 'CiderScorer', 'MeteorScorer', 'RougeScorer', 'Scorer', 'diversity',
-           'meteor_missing', 'score']
+__all__ = ['METRICS', 'BleuScorer', 'CiderScorer', 'MeteorScorer', 'RougeScorer', 'Scorer', 'distinct_ngrams',
+           'diversity', 'meteor_missing', 'score']

@@ -1,4 +1,5 @@
 """What users see in captions that no score tells: how many differ, how many words they use, how many are new."""
+import itertools
 
 
 def diversity(candidates, training=None, finished=None):
@@ -32,3 +33,23 @@ def diversity(candidates, training=None, finished=None):
             raise ValueError(f'{len(finished)} marks of being finished for {len(captions)} captions')
         result['unfinished'] = sum(not mark for mark in finished) / len(captions)
     return result
+
+
+def distinct_ngrams(pictures, n):
+    """By how much the captions of each picture differ: the number of different n-grams over that of all of them.
+
+    Args:
+        pictures: For each picture its captions (at least one), each a sequence of tokens.
+        n (int): The length of the n-grams.
+
+    Returns:
+        float: The mean over the pictures whose captions have n-grams; 1 says that none stands twice. 0 where no
+        picture has any.
+    """
+    shares = []
+    for captions in pictures:
+        grams = [gram for caption in captions for gram in zip(*(itertools.islice(caption, i, None) for i in range(n)),
+                                                              strict=False)]
+        if grams:
+            shares.append(len(set(grams)) / len(grams))
+    return sum(shares) / len(shares) if shares else 0.0

@@ -16,8 +16,8 @@ _REDUCTIONS = ('sum', 'prod', 'mean', 'max', 'min', 'any', 'all', 'argmax', 'arg
 # What the module cupy has.
 PUBLIC = (*_UFUNCS, *_REDUCTIONS, 'abs', 'amax', 'amin', 'arange', 'array', 'asarray', 'ascontiguousarray', 'asnumpy',
           'broadcast_to', 'clip', 'concatenate', 'copyto', 'cumsum', 'dot', 'empty_like', 'expand_dims', 'full',
-          'full_like', 'matmul', 'ones', 'ones_like', 'ravel', 'reshape', 'rollaxis', 'split', 'squeeze', 'take',
-          'take_along_axis', 'tensordot', 'transpose', 'where', 'zeros', 'zeros_like')
+          'full_like', 'matmul', 'ones', 'ones_like', 'ravel', 'reshape', 'rollaxis', 'sort', 'split', 'squeeze',
+          'take', 'take_along_axis', 'tensordot', 'transpose', 'where', 'zeros', 'zeros_like')
 
 
 def _ufunc(name):
@@ -95,6 +95,13 @@ def cumsum(a, axis=None, dtype=None, out=None):
         raise NotImplementedError('the stand-in adds up into a new array')
     launch('cumsum', a, times=2)
     return own(np.cumsum(a._a, axis, dtype))
+
+
+def sort(a, axis=-1):
+    if not isinstance(a, ndarray):
+        raise TypeError(f'Unsupported type {type(a)}')
+    launch('sort', a, times=2)
+    return own(np.sort(a._a, axis))
 
 
 # ---- Products
