@@ -247,6 +247,8 @@ def test_it_goes_on_as_it_was_begun(release, model_dir, tmp_path):
         settings = Settings(**{**vars(SETTINGS), 'schedule': 'cosine', name: value})
         with pytest.raises(InputError, match=f'--{name}.*resume with what it began with'):
             train(release, tmp_path / 'model', settings, resume=True)
+    with pytest.raises(InputError, match='--objective self-critical, not words'):
+        train(release, tmp_path / 'model', Settings(batch_size=20), resume=True)
 
 
 @pytest.mark.gpu

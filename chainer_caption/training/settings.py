@@ -160,7 +160,9 @@ def check_same(folder, before, training, start_from):
     if 'start_from' in before and (
             start_from is None or before['start_from'] == sample_digest(weights_path(start_from))):
         training['start_from'] = before['start_from']
-    for name, value in training.items():
+    # The objective first: what other settings are where nothing was said depends on it.
+    for name in sorted(training, key=lambda name: name != 'objective'):
+        value = training[name]
         if before.get(name) == value or (name in _MAY_CHANGE and (name, training['schedule']) != ('epochs', 'cosine')):
             continue                                    # but over which epochs the rate falls is how it was trained
         if name == 'score_every' and training['keep_best'] == 'loss':
