@@ -235,6 +235,12 @@ def test_what_makes_no_sense_is_refused(options, names, refused, release_dir, mo
     assert names in refused('train', release_dir, '-m', model_dir, '-o', tmp_path / 'model', *options)
 
 
+def test_a_single_picture_teaches_nothing(make_release, model_dir, tmp_path):
+    release = Release(make_release(pictures=3, splits=('train', 'val', 'val')))
+    with pytest.raises(InputError, match='CIDEr of a single picture is 0'):
+        train(release, tmp_path / 'model', SETTINGS, start_from=model_dir)
+
+
 def test_one_sample_will_do_against_the_greedy_caption(release, model_dir, tmp_path):
     settings = Settings(**{**vars(SETTINGS), 'baseline': 'greedy', 'samples': 1, 'epochs': 1})
     train(release, tmp_path / 'model', settings, start_from=model_dir)

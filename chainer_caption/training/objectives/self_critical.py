@@ -7,6 +7,7 @@ import numpy as np
 from chainer_caption.data.batches import CaptionDataset, CaptionIterator, take_rows
 from chainer_caption.data.vocabulary import EOS, SPECIAL
 from chainer_caption.errors import InputError
+from chainer_caption.evaluation.metrics.cider import SINGLE
 from chainer_caption.evaluation.metrics.reward import CiderReward
 from chainer_caption.functions import mask_key
 
@@ -37,7 +38,7 @@ class SelfCritical:
     Args: as for `Words`; the model draws captions, too, as `ShowAndTell` does.
 
     Raises:
-        InputError: It does not.
+        InputError: It does not, or there is a single picture.
     """
     reports = 'main/loss', 'main/reward', 'main/length'
     columns = reports
@@ -51,6 +52,8 @@ class SelfCritical:
         # Where each picture's captions begin in the data, and the row of its feature.
         first = np.flatnonzero(np.diff(self._data.rows, prepend=-1))
         self._rows, self._bounds = self._data.rows[first], np.append(first, len(self._data))
+        if len(first) == 1:
+            raise InputError(f'{release.dataset_path}: {SINGLE}; self-critical training needs two or more')
         spoken = ([[*words, SPECIAL[EOS]] for words in release.references(picture) if words]
                   for picture in release.pictures(*release.training_splits))
         self._reward = CiderReward([references for references in spoken if references], current.vocabulary.words)
