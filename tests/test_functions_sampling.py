@@ -9,7 +9,7 @@ import scipy.stats
 
 from chainer_caption.data.vocabulary import BOS, EOS, UNK
 from chainer_caption.functions import mask_key
-from chainer_caption.functions.sampling import draw
+from chainer_caption.functions.drawing import draw
 from chainer_caption.models import ShowAndTell
 
 D = 5
