@@ -1,6 +1,6 @@
 """Kills a training at random moments, has it go on, and compares what comes out with a training that was never killed.
 
-    python tests/kills.py --kills 100
+    python tests/kills.py --kills 100 [--objective self-critical]
 
 Each training is killed up to three times by SIGKILL, at moments drawn uniformly over the time that an undisturbed one
 takes, and started again with `--resume`; every third one replaces an old model. At its end everything must be that of
@@ -148,15 +148,22 @@ def main():
     parser = argparse.ArgumentParser(description='Kill trainings, have them go on, compare.')
     parser.add_argument('--kills', type=int, default=10, metavar='N', help='(%(default)s)')
     parser.add_argument('--seed', type=int, default=0, metavar='N', help='of the moments (%(default)s)')
+    parser.add_argument('--objective', default='words', help="the trainings' (%(default)s)")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         os.environ['XDG_CACHE_HOME'] = folder
-        return kill(args.kills, np.random.default_rng(args.seed), pathlib.Path(folder))
+        return kill(args.kills, args.objective, np.random.default_rng(args.seed), pathlib.Path(folder))
 
 
-def kill(number, rng, folder):
+def kill(number, objective, rng, folder):
     release, output = write_release(folder / 'release'), folder / 'output'
-    command = ['train', str(release), *OPTIONS, '-o']
+    options = OPTIONS
+    if objective != 'words':
+        words = str(folder / 'words')
+        with contextlib.redirect_stdout(io.StringIO()):
+            cli.run('train', [str(release), '-o', words, '--epochs', '1', '--hidden', '24'])
+        options = [*OPTIONS, '-m', words, '--objective', objective, '--average', '5', '--schedule', 'cosine']
+    command = ['train', str(release), *options, '-o']
     environment = {**os.environ, 'PYTHONPATH': os.pathsep.join(filter(None, [str(ROOT), os.environ.get('PYTHONPATH')]))}
     subprocess.run([sys.executable, ROOT / 'scripts' / 'train.py', *command[1:], folder / 'undisturbed'], check=True,
                    env=environment, stdout=subprocess.DEVNULL)

@@ -9,7 +9,7 @@ import scipy.stats
 
 from chainer_caption.data.vocabulary import BOS, EOS, UNK
 from chainer_caption.functions import mask_key
-from chainer_caption.functions.sampling import draw
+from chainer_caption.functions.drawing import draw
 from chainer_caption.models import ShowAndTell
 
 D = 5
@@ -99,6 +99,26 @@ def test_what_is_drawn_follows_from_the_key_and_the_place_alone():
     assert together != captions_of(model.sample(x, mask_key(0, 1, 0), 9))
 
 
+def test_rows_may_be_numbered():
+    model, x = random_model(30), features(20)
+    together, own = captions_of(model.sample(x, mask_key(0, 0, 0), 9)), np.array([3, 19, 0])
+    assert captions_of(model.sample(x[own], mask_key(0, 0, 0), 9, own)) == [together[i] for i in own]
+
+
+def test_a_greedy_caption_has_the_likeliest_word_at_each_place():
+    model, x = random_model(9), features(12)
+    model.out_word.b.array[[BOS, UNK]] += 9             # what would be likeliest, were it said
+    model.out_word.b.array[EOS] -= 0.5
+    found = model.greedy(x, 6)
+    assert len({len(caption) for caption in found}) > 1
+    for feature, caption in zip(x, found, strict=True):
+        said = []
+        while len(said) < 6 and said[-1:] != [EOS]:
+            log_probs = {word: float(log_prob(model, feature, [*said, word]).array) for word in (EOS, *range(3, 9))}
+            said.append(max(log_probs, key=log_probs.get))
+        assert caption.tolist() == said
+
+
 def test_the_loss_and_its_gradients_are_those_of_a_plain_chain():
     model, x = random_model(15), features(24)
     model.out_word.b.array[EOS] += 1.5                  # captions of several lengths
@@ -143,7 +163,7 @@ def test_the_mean_gradient_is_that_of_the_expected_reward():
 @pytest.mark.gpu
 def test_the_gpu_draws_what_the_cpu_draws():
     model, x = random_model(40, hidden=16), features(12)
-    expected = model.sample(x, mask_key(0, 0, 0), 9)
+    expected, spoken = model.sample(x, mask_key(0, 0, 0), 9), model.greedy(x, 9)
     weights = np.random.default_rng(2).standard_normal(12).astype(np.float32)
     model.cleargrads()
     model.sampled_loss(x, model.sample(x, mask_key(0, 0, 0), 9), weights).backward()
@@ -153,6 +173,8 @@ def test_the_gpu_draws_what_the_cpu_draws():
     with chainer.using_device(device):
         sampled = model.sample(device.send(x), mask_key(0, 0, 0), 9)
         assert captions_of(sampled) == captions_of(expected)
+        for own, wanted in zip(model.greedy(device.send(x), 9), spoken, strict=True):
+            np.testing.assert_array_equal(own, wanted)
         model.cleargrads()
         model.sampled_loss(device.send(x), sampled, weights).backward()
         for (_, param), gradient in zip(sorted(model.namedparams()), gradients, strict=True):

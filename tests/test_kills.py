@@ -4,9 +4,13 @@ import re
 import subprocess
 import sys
 
+import pytest
 
-def test_killed_trainings_end_as_if_they_never_had_been(package_environment):
-    done = subprocess.run([sys.executable, pathlib.Path(__file__).with_name('kills.py'), '--kills', '4'], check=False,
-                          env=package_environment, capture_output=True, text=True)
+
+@pytest.mark.parametrize(('objective', 'kills'), [('words', 4), ('self-critical', 2)])
+def test_killed_trainings_end_as_if_they_never_had_been(objective, kills, package_environment):
+    done = subprocess.run([sys.executable, pathlib.Path(__file__).with_name('kills.py'), '--kills', str(kills),
+                           '--objective', objective], check=False, env=package_environment, capture_output=True,
+                          text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert re.search(r'^4 of 4 kills', done.stdout, re.MULTILINE)
+    assert re.search(rf'^{kills} of {kills} kills', done.stdout, re.MULTILINE)

@@ -164,7 +164,8 @@ def test_resuming_with_another_figure_is_refused_and_scoring_may_change_where_no
 def test_settings_that_a_model_does_not_know_count_as_their_defaults(release, tmp_path):
     train(release, tmp_path / 'model', Settings(epochs=1, **SMALL))
     config = json.loads((tmp_path / 'model' / 'config.json').read_text())
-    for name in ('keep_best', 'score_every', 'tensorboard', 'snapshot_every', 'keep_snapshots'):
+    for name in ('keep_best', 'score_every', 'tensorboard', 'snapshot_every', 'keep_snapshots', 'objective',
+                 'baseline', 'samples', 'word_weight', 'learning_rate', 'schedule', 'clip', 'average'):
         del config['training'][name]
     config['training']['unheard_of'] = {'from': 'a later version'}
     (tmp_path / 'model' / 'config.json').write_text(json.dumps(config))

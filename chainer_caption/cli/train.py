@@ -15,6 +15,7 @@ EXAMPLES = '''\
   train.py features/coco -o model -g 0 --resume     go on where it was stopped
   mpiexec -n 4 .venv/bin/python scripts/train.py features/coco -o model -g 0      on four GPUs
   train.py features/coco -o model --keep-best cider --patience 5    stop when captions of val get no better
+  train.py features/coco -o better -m model --objective self-critical --epochs 5     then captions that score well
   train.py -s dataset.json -i vgg_feats.mat -o model
   train.py features/flickr8k -o model -m weights.npz --epochs 0     make a model directory of bare weights'''
 
@@ -35,14 +36,32 @@ def add_arguments(parser):
     parser.add_argument('--seed', type=int, default=0, metavar='N', help='(%(default)s)')
     parser.add_argument('--patience', type=int, metavar='K',
                         help='stop after K epochs without a better figure on val')
-    parser.add_argument('--keep-best', default='loss', metavar='FIGURE',
-                        help='the figure on val by which the best epoch is kept: loss or cider (%(default)s)')
+    parser.add_argument('--keep-best', metavar='FIGURE', help='the figure on val by which the best epoch is kept: '
+                        'loss or cider (loss for words, cider for self-critical)')
     parser.add_argument('--score-every', type=int, default=1, metavar='N',
                         help="score captions of val's pictures every N epochs, 0 for never (%(default)s)")
     parser.add_argument('--tensorboard', action='store_true', help="write TensorBoard's events, into MODEL/events")
     parser.add_argument('--snapshot-every', type=int, metavar='N',
                         help='updates between two snapshots (the end of each epoch, and every ten minutes)')
     parser.add_argument('--keep-snapshots', type=int, default=2, metavar='K', help='how many to keep (%(default)s)')
+    objective = parser.add_argument_group('what it aims at')
+    objective.add_argument('--objective', default='words', metavar='NAME',
+                           help='words: what people wrote; self-critical: captions of its own that score well, from '
+                                'a model (-m) that has learned words (%(default)s)')
+    objective.add_argument('--baseline', default='others', metavar='NAME',
+                           help="what a drawn caption is compared with: others, the picture's other samples, or greedy "
+                                '(%(default)s)')
+    objective.add_argument('--samples', type=int, default=5, metavar='N', help='drawn for a picture (%(default)s)')
+    objective.add_argument('--word-weight', type=float, default=0.0, metavar='W',
+                           help="adds W times the words' loss, for captions that vary more (0)")
+    learning = parser.add_argument_group('how it learns')
+    learning.add_argument('--learning-rate', type=float, metavar='R', help='(0.001 for words, 5e-5 for self-critical)')
+    learning.add_argument('--schedule', default='constant', metavar='NAME',
+                          help='of the learning rate: constant, or cosine, which falls to 0 over the epochs '
+                               '(%(default)s)')
+    learning.add_argument('--clip', type=float, metavar='C', help='scales longer gradients down to this norm')
+    learning.add_argument('--average', type=int, metavar='K',
+                          help='validate, score and keep the mean of the weights over about K updates')
     parser.add_argument('--resume', action='store_true', help='go on with the training of MODEL')
     parser.add_argument('--overwrite', action='store_true', help='replace MODEL if it is there')
     add_origin(parser, 'made the features, if the release does not record it')

@@ -4,13 +4,30 @@
 times on the CPU, and a captioner's millions of parameters fit no cache. The arithmetic here is the same, element by
 element; on a GPU Chainer's own kernel, one pass already, is used as it is.
 """
+import contextlib
+
 import chainer
 import numpy as np
+from chainer.backends import cuda
 
 from chainer_caption.functions.compiled import compiled, in_threads
 
 
 class _AdamRule(chainer.optimizers.adam.AdamRule):
+
+    def __init__(self, hyperparam, average):
+        super().__init__(hyperparam)
+        self._average = average
+
+    def init_state(self, param):
+        super().init_state(param)
+        if self._average is not None:
+            self.state['average'] = param.array.copy()
+
+    def update_core(self, param):
+        super().update_core(param)
+        if self._average is not None:
+            _follow(self.state['average'], param.array, np.float32(1 / min(self.t, self._average)))
 
     def update_core_cpu(self, param):
         hp = self.hyperparam
@@ -26,10 +43,38 @@ class _AdamRule(chainer.optimizers.adam.AdamRule):
 
 
 class Adam(chainer.optimizers.Adam):
-    """`chainer.optimizers.Adam`: the same arguments, hyperparameters, states and, to rounding, the same updates."""
+    """`chainer.optimizers.Adam`: the same arguments, hyperparameters, states and, to rounding, the same updates.
+
+    Args:
+        *args: As for Chainer's.
+        average (int or None): Keeps a mean of the weights, too: over the first so many updates each weighs the same,
+            then each new one weighs 1 / average and all before it fade. It is a state of the parameters, so that a
+            snapshot has it. None keeps none.
+        **kwargs: As for Chainer's.
+    """
+
+    def __init__(self, *args, average=None, **kwargs):
+        super().__init__(*args, **kwargs)
+        self._average = average
 
     def create_update_rule(self):
-        return _AdamRule(self.hyperparam)
+        return _AdamRule(self.hyperparam, self._average)
+
+    @contextlib.contextmanager
+    def averaged(self):
+        """Within this context the target has the mean weights, if they are kept and there has been an update. Nothing
+        is copied, and nothing must be updated within it."""
+        self._exchange()
+        try:
+            yield
+        finally:
+            self._exchange()
+
+    def _exchange(self):
+        for param in self.target.params():
+            state = param.update_rule.state or {}
+            if 'average' in state:
+                param.array, state['average'] = state['average'], param.array
 
     def serialize(self, serializer):
         super().serialize(serializer)
@@ -38,6 +83,23 @@ class Adam(chainer.optimizers.Adam):
             for key, state in (param.update_rule.state or {}).items():
                 if getattr(state, 'shape', None) != param.shape or state.dtype != param.dtype:
                     raise ValueError(f'the state {key} of {name} does not fit')
+
+
+def _follow(average, weights, share):
+    if isinstance(weights, cuda.ndarray):
+        cuda.elementwise('T weight, T share', 'T average', 'average += share * (weight - average)',
+                         'caption_follow')(weights, share, average)
+    elif average.flags.c_contiguous and weights.flags.c_contiguous and weights.dtype == np.float32:
+        in_threads(_follow_loop, weights.size, average.reshape(-1), weights.reshape(-1), share)
+    else:
+        average += share * (weights - average)
+
+
+@compiled
+def _follow_loop(average, weights, share, start, stop):
+    average, weights = average[start:stop], weights[start:stop]
+    for i in range(len(average)):
+        average[i] += share * (weights[i] - average[i])
 
 
 @compiled

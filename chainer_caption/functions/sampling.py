@@ -6,22 +6,20 @@ what they computed is kept, put into the packed order of a minibatch once the ca
 backward half of an update is left to do.
 """
 import dataclasses
-import math
 
 import chainer
 import numpy as np
 from chainer.backends import cuda
 
 from chainer_caption.functions.buffers import column_sums
-from chainer_caption.functions.compiled import HASH32_CUDA, compiled, exp, hash32, in_threads
+from chainer_caption.functions.compiled import compiled, in_threads
+from chainer_caption.functions.drawing import draw
 from chainer_caption.functions.lstm import lstm_cell
 from chainer_caption.functions.products import one_blas_thread, product
 from chainer_caption.functions.word_loss import gradient_kernel, scaled
 
 # Places of a caption that the numbers which are drawn tell apart.
 _PLACES = 4096
-
-_BLOCK = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +44,7 @@ class Sampled:
     totals: object
 
 
-def sample(image, W, lstm, out, key, start, ends, banned, length):
+def sample(image, W, lstm, out, key, start, ends, banned, length, numbers=None):
     """Draws a caption for each image, word by word, from the softmax of the model's scores.
 
     Args:
@@ -59,6 +57,8 @@ def sample(image, W, lstm, out, key, start, ends, banned, length):
         ends (int): The word that ends a caption.
         banned (sequence of int): Words that are not said; the others share their probability.
         length (int): Words at most, `ends` among them; a caption that has not ended then is cut.
+        numbers (numpy.ndarray or None): What tells each row's drawings from the others' under the key, (n,) int;
+            processes that share a minibatch give the places in the whole of it. None for 0 to n - 1.
 
     Returns:
         Sampled: The captions.
@@ -68,26 +68,74 @@ def sample(image, W, lstm, out, key, start, ends, banned, length):
     """
     if not 1 <= length <= _PLACES:
         raise ValueError(f'captions of {length} words; 1 to {_PLACES} can be drawn')
+    numbers = np.arange(len(image)) if numbers is None else numbers
+
+    def choose(scores, rows, place):
+        words, log_probs, totals = draw(scores, out[1], numbers[rows] * _PLACES + place, key, banned)
+        return cuda.to_cpu(words), log_probs, totals
+    return _packed(_speak(image, W, lstm, out[0], start, ends, length, choose))
+
+
+def greedy(image, W, lstm, out, start, ends, banned, length):
+    """The caption of each image that has the likeliest word at each place; arguments as for `sample`.
+
+    Returns:
+        list of numpy.ndarray: The words of each image's caption, `ends` last unless it was cut, int32.
+    """
+    xp = chainer.backend.get_array_module(image)
+
+    def choose(scores, rows, place):
+        scores += out[1]
+        scores[:, list(banned)] = -np.inf
+        return cuda.to_cpu(xp.argmax(scores, axis=1).astype(np.int32)),
+
+    captions = [[] for _ in range(len(image))]
+    for rows, *_, words in _speak(image, W, lstm, out[0], start, ends, length, choose)[1:]:
+        for row, word in zip(rows, words, strict=True):
+            captions[row].append(word)
+    return [np.array(caption, np.int32) for caption in captions]
+
+
+def _speak(image, W, lstm, W_out, start, ends, length, choose):
+    """Reads the images and says words until all captions have ended.
+
+    Args:
+        choose (callable): Takes the scores, without the biases, the rows that they are of, and the place of the word;
+            gives the words, a numpy.ndarray, and perhaps more.
+
+    Returns:
+        list of tuple: For each step the rows that were still speaking, (gates, c, h), and after the images' step the
+        scores and what `choose` gave.
+    """
     xp = chainer.backend.get_array_module(image)
     W_x, b, W_h = lstm
+    W_x, W_h, W_out = W_x.T, W_h.T, W_out.T
+    if xp is np:
+        # BLAS would lay them out anew for each product, which takes longer than a product with a dozen rows.
+        W_x, W_h, W_out = map(np.ascontiguousarray, (W_x, W_h, W_out))
     rows, words = np.arange(len(image)), np.full(len(image), start, np.int32)
+    # A word's share of the gates is the same wherever it stands: it is computed when the word first comes up.
+    word_gates, known = xp.empty((len(W), len(b)), np.float32), np.zeros(len(W), bool)
     with one_blas_thread():
-        gates = product(image, W_x.T)
-        c, h = _step(gates, xp.zeros_like(gates), xp.zeros((len(image), W_h.shape[1]), np.float32), b)
+        gates = product(image, W_x)
+        c, h = _step(gates, xp.zeros_like(gates), xp.zeros((len(image), len(W_h)), np.float32), b)
         steps = [(rows, gates, c, h)]
         for place in range(length):
-            gates = product(W[xp.asarray(words)], W_x.T)
-            c, h = _step(gates, product(h, W_h.T), c, b)
-            scores = product(h, out[0].T)
-            drawn, log_probs, totals = draw(scores, out[1], rows * _PLACES + place, key, banned)
-            words = cuda.to_cpu(drawn)
-            steps.append((rows, gates, c, h, words, log_probs, scores, totals))
+            new = np.unique(words[~known[words]])
+            if len(new):
+                known[new], new = True, xp.asarray(new)
+                word_gates[new] = product(W[new], W_x)
+            gates = word_gates[xp.asarray(words)]
+            c, h = _step(gates, product(h, W_h), c, b)
+            scores = product(h, W_out)
+            words, *more = choose(scores, rows, place)
+            steps.append((rows, gates, c, h, scores, *more, words))
             alive = np.flatnonzero(words != ends)
             if not len(alive):
                 break
             rows, words = rows[alive], words[alive]
             c, h = c[xp.asarray(alive)], h[xp.asarray(alive)]
-    return _packed(steps)
+    return steps
 
 
 def _step(gates, recurrent, c0, b):
@@ -114,90 +162,10 @@ def _packed(steps):
             array[library.asarray(at + rank[rows])] = part
         return array
 
-    words = packed(4)
+    words = packed(7)
     at = bounds[1:-1] - bounds[1]
     captions = [words[at[:lengths[row]] + i] for i, row in enumerate(order)]
-    return Sampled(order, captions, packed(5), packed(1, 0), packed(2, 0), packed(3, 0), packed(6), packed(7))
-
-
-def draw(scores, bias, places, key, banned):
-    """Draws a word for each row of scores.
-
-    Args:
-        scores (array): (n, V) float32, without the biases; becomes exp(score - highest), and zero for banned words.
-        bias (array): (V,) float32.
-        places (numpy.ndarray): What tells this drawing of a row from all others under the key, (n,) int.
-        key: Two uint32 words.
-        banned (sequence of int): Words that are not drawn.
-
-    Returns:
-        tuple: The words, (n,) int32; their log-probabilities among those that are not banned, nats, (n,) float32; and
-        the sums of the rows that `scores` have become, (n,) float32.
-    """
-    xp = chainer.backend.get_array_module(scores)
-    words, log_probs, totals = xp.empty(len(scores), np.int32), *xp.empty((2, len(scores)), np.float32)
-    if xp is np:
-        in_threads(_draw, len(scores), scores, bias, places, *key, np.array(banned, np.int64), words, log_probs, totals)
-        return words, log_probs, totals
-    scores += bias
-    scores[:, list(banned)] = -np.inf
-    scores -= scores.max(axis=1, keepdims=True)
-    xp.exp(scores, out=scores)
-    totals[...] = scores.sum(axis=1)
-    share = _uniform_kernel()(xp.asarray(places), *key)
-    reached = xp.cumsum(scores, axis=1, dtype=np.float64)
-    words[...] = (reached < share[:, None] * reached[:, -1:]).sum(axis=1)
-    log_probs[...] = xp.log(xp.take_along_axis(scores, words[:, None].astype(np.int64), axis=1)[:, 0] / totals)
-    return words, log_probs, totals
-
-
-@compiled
-def _draw(scores, bias, places, key0, key1, banned, words, log_probs, totals, start, stop):
-    for i in range(start, stop):
-        row = scores[i]
-        for j in range(len(row)):
-            row[j] += bias[j]
-        for j in banned:
-            row[j] = np.float32(-np.inf)
-        top = np.float32(-np.inf)
-        for j in range(len(row)):
-            top = max(top, row[j])
-        total = np.float32(0)
-        for j in range(len(row)):
-            e = exp(row[j] - top)
-            row[j] = e
-            total += e
-        for j in banned:
-            total -= row[j]
-            row[j] = np.float32(0)
-        share = (hash32(np.uint32(places[i]), key0, key1) + 0.5) * 2.0 ** -32 * total
-        # Sums of blocks first: adding up a row number by number would take longer than all the rest.
-        word, reached = 0, 0.0
-        while word + _BLOCK < len(row):
-            block = np.float32(0)
-            for j in range(word, word + _BLOCK):
-                block += row[j]
-            if reached + block >= share:
-                break
-            reached += block
-            word += _BLOCK
-        reached += row[word]
-        while reached < share and word + 1 < len(row):
-            word += 1
-            reached += row[word]
-        while row[word] == 0:                           # rounding, at the end of a row
-            word -= 1
-        words[i] = word
-        log_probs[i] = math.log(row[word] / total)
-        totals[i] = total
-
-
-@cuda.memoize()
-def _uniform_kernel():
-    return cuda.cupy.ElementwiseKernel(
-        'int64 place, uint32 key0, uint32 key1', 'float64 share',
-        'share = (hash32((unsigned int)place, key0, key1) + 0.5) * 2.3283064365386963e-10', 'caption_uniform',
-        preamble=HASH32_CUDA)
+    return Sampled(order, captions, packed(5), packed(1, 0), packed(2, 0), packed(3, 0), packed(4), packed(6))
 
 
 def sampled_loss(h, W, b, sampled, targets, weights):

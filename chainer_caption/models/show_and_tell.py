@@ -9,7 +9,7 @@ import numpy as np
 from chainer_caption.data.batches import pack
 from chainer_caption.data.vocabulary import BOS, EOS, UNK
 from chainer_caption.functions import dropout, linear, lstm_sequence, mask_key, sequence_input, word_loss
-from chainer_caption.functions.sampling import sample, sampled_loss
+from chainer_caption.functions.sampling import greedy, sample, sampled_loss
 from chainer_caption.models.architecture import Architecture
 from chainer_caption.models.stepper import Stepper
 
@@ -130,21 +130,38 @@ class ShowAndTell(Architecture):
         # The image's own output says nothing. (split_axis: the gradient of a slice would be a slow scatter.)
         return dropout(F.split_axis(h, [len(features)], axis=0)[1], ratio, masks[_OUTPUT])
 
-    def sample(self, features, key, length):
+    def sample(self, features, key, length, numbers=None):
         """Draws a caption for each image, as the model is without dropout; `<S>` and `<UNK>` are not said.
 
         Args:
             features (array): A row for each caption to be drawn, (B, D) float32.
             key: Two uint32 words, from `mask_key`.
             length (int): Words at most, `</S>` among them.
+            numbers (numpy.ndarray or None): See `functions.sampling.sample`.
 
         Returns:
             Sampled: The captions, for `sampled_loss`.
         """
+        image, W, lstm, out = self._speaking(features)
+        return sample(image, W, lstm, out, key, BOS, EOS, (BOS, UNK), length, numbers)
+
+    def greedy(self, features, length):
+        """The caption of each image that has the likeliest word at each place, without dropout.
+
+        Args:
+            features (array): A row for each image, (B, D) float32.
+            length (int): Words at most, `</S>` among them.
+
+        Returns:
+            list of numpy.ndarray: The word ids of each caption, `</S>` last unless it was cut, int32.
+        """
+        return greedy(*self._speaking(features), BOS, EOS, (BOS, UNK), length)
+
+    def _speaking(self, features):
+        # The embedded images, and the weights that `functions.sampling` speaks with.
         image = self.xp.dot(features, self.image_vec.W.array.T) + self.image_vec.b.array
         lstm = self.lstm.upward.W.array, self.lstm.upward.b.array, self.lstm.lateral.W.array
-        return sample(image, self.word_vec.W.array, lstm, (self.out_word.W.array, self.out_word.b.array), key, BOS, EOS,
-                      (BOS, UNK), length)
+        return image, self.word_vec.W.array, lstm, (self.out_word.W.array, self.out_word.b.array)
 
     def sampled_loss(self, features, sampled, weights):
         """The weighted sum of the negative log-probabilities of captions that `sample` has drawn.

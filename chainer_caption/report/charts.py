@@ -29,6 +29,21 @@ def nice_ticks(low, high, most=5):
     return [i * step for i in range(math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9) + 1)]
 
 
+def log_points(log, key):
+    """A figure of a training's log, epoch by epoch.
+
+    Args:
+        log (list of dict): As for `write_run_page`.
+        key (str): The figure. The `main/loss` of epochs that were trained for a reward is left out: it is not in nats
+            per token, as that of the others and of `val` is.
+
+    Returns:
+        list of tuple: The points of its curve, (epoch, value), where it is finite.
+    """
+    return [(entry['epoch'], entry[key]) for entry in log
+            if entry.get(key) is not None and not (key == 'main/loss' and 'main/reward' in entry)]
+
+
 def line_chart(curves, measure, best=None):
     """Curves over epochs.
 

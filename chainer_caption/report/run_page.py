@@ -6,16 +6,19 @@ The page needs nothing but itself and runs no script; its style is the gallery's
 import datetime
 import string
 
-from chainer_caption.report.charts import line_chart
+from chainer_caption.report.charts import line_chart, log_points
 from chainer_caption.report.html import csp_hash, escape, fact_items, resource
 
 # The charts: what is measured, and the curves by their names and their keys in the log.
 _CHARTS = [('Loss', 'nats per token', {'train': 'main/loss', 'val': 'validation/main/loss'}),
+           ('Reward', 'CIDEr-D of drawn captions', {'train': 'main/reward'}),
            ('CIDEr', 'CIDEr of captions of val', {'val': 'validation/main/cider'}),
            ('BLEU-4', 'fraction, of captions of val', {'val': 'validation/main/bleu4'})]
 
 # The columns of the table: the key, what it is called, how it is written.
-_COLUMNS = [('main/loss', 'train loss', '{:.3f}'), ('main/perplexity', 'train perplexity', '{:.2f}'),
+_COLUMNS = [('main/loss', 'train loss', '{:.3f}'),
+            ('main/reward', 'reward', '{:.3f}'), ('main/length', 'words drawn', '{:.1f}'),
+            ('main/perplexity', 'train perplexity', '{:.2f}'),
             ('main/accuracy', 'train accuracy', '{:.1%}'), ('validation/main/loss', 'val loss', '{:.3f}'),
             ('validation/main/perplexity', 'val perplexity', '{:.2f}'),
             ('validation/main/accuracy', 'val accuracy', '{:.1%}'), ('validation/main/cider', 'CIDEr', '{:.3f}'),
@@ -49,8 +52,8 @@ def write_run_page(f, title, facts, log, best_by, best, references, details):
 def _charts(log, best):
     parts = []
     for name, measure, keys in _CHARTS:
-        chart = line_chart({curve: [(entry['epoch'], entry[key]) for entry in log if entry.get(key) is not None]
-                            for curve, key in keys.items()}, measure, best and best['epoch'])
+        chart = line_chart({curve: log_points(log, key) for curve, key in keys.items()}, measure,
+                           best and best['epoch'])
         if chart:
             parts.append(f'<figure><figcaption>{name}</figcaption>{chart}</figure>\n')
     return ''.join(parts)

@@ -42,9 +42,9 @@ def begin(release, settings, start_from, origin, resumed=None):
         the weights of `start_from`, or fresh ones.
 
     Raises:
-        InputError: `start_from` is damaged or does not fit.
+        InputError: `start_from` is damaged, does not fit, or is missing where the objective wants it.
     """
-    training = dataclasses.asdict(settings)
+    training = dataclasses.asdict(settings.resolved())
     architecture = ShowAndTell
     training['release'] = release.digest
     if resumed and (resumed / bundle.VOCABULARY).exists():
@@ -53,6 +53,8 @@ def begin(release, settings, start_from, origin, resumed=None):
         vocabulary = Vocabulary.from_counts(*release.word_counts(*release.training_splits),
                                             min_count=settings.min_count)
     if start_from is None:
+        if settings.objective == 'self-critical' and not resumed:
+            raise InputError('--objective self-critical goes on from a model that has learned words: name it with -m')
         training['hidden'] = settings.hidden or 512
         return Bundle(_fresh_model(architecture, release, vocabulary, training), vocabulary, origin, training)
     weights = weights_path(start_from)

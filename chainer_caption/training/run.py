@@ -76,7 +76,8 @@ def train(release, output, settings=None, device='@numpy', resume=False, overwri
         best = None
         if processes.first:
             if trainer.updater.epoch == 0 or not (output / bundle.WEIGHTS).exists():
-                current.save_weights(output)            # no epoch has ended, so none is the best
+                with trainer.updater.get_optimizer('main').averaged():
+                    current.save_weights(output)        # no epoch has ended, so none is the best
             if taking.stopped:
                 say(f'stopped at update {trainer.updater.iteration}' + (
                     '' if trainer.updater.epoch else ', before the end of an epoch; the model is that of this update')

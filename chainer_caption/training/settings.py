@@ -1,5 +1,6 @@
 """What a training is made of."""
 import dataclasses
+import math
 import pathlib
 
 from chainer_caption.errors import InputError
@@ -10,8 +11,15 @@ from chainer_caption.training.extensions import FIGURES
 # These may change when training is resumed.
 _MAY_CHANGE = ('epochs', 'patience', 'tensorboard', 'snapshot_every', 'keep_snapshots')
 
+# What there is to choose from; None is the objective's own.
+_KNOWN = {'objective': ('words', 'self-critical'), 'baseline': ('others', 'greedy'), 'keep_best': (None, *FIGURES),
+          'schedule': ('constant', 'cosine')}
+
+# What only self-critical training has.
+_SELF_CRITICAL = 'baseline', 'samples', 'word_weight'
+
 # What NumPy's generators take, and what can be multiplied; long before that the memory is too small.
-_MOST = {'seed': 2 ** 32 - 1, 'hidden': 2 ** 20, 'batch_size': 2 ** 31}
+_MOST = {'seed': 2 ** 32 - 1, 'hidden': 2 ** 20, 'batch_size': 2 ** 31, 'samples': 2 ** 16, 'average': 2 ** 53}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,12 +36,22 @@ class Settings:
         seed (int): Of the initial weights, the order of the captions and the dropout masks.
         patience (int or None): Epochs without a better figure after which to stop, of those in which it was measured;
             None never does.
-        keep_best (str): The figure on `val` by which an epoch is kept: `'loss'` or `'cider'`.
+        keep_best (str or None): The figure on `val` by which an epoch is kept: `'loss'` or `'cider'`; None takes the
+            loss for words, and CIDEr, where it is measured, for self-critical training.
         score_every (int): Every so many epochs the captions of `val` are scored (see CaptionScores); 0 never does.
         tensorboard (bool): Write TensorBoard's events, too, into the model directory's `events`.
         snapshot_every (int or None): Updates between two snapshots; besides, there is one at the end of each epoch, and
             ten minutes after the last.
         keep_snapshots (int): How many of them to keep.
+        objective (str): `'words'` or `'self-critical'` (see `objectives`).
+        baseline (str): Of self-critical training: `'others'` or `'greedy'`.
+        samples (int): Of self-critical training: captions drawn for a picture.
+        word_weight (float): Of self-critical training: the share of the words' loss beside the reward.
+        learning_rate (float or None): Adam's; None takes 0.001 for words and 5e-5 for self-critical training.
+        schedule (str): `'constant'`, or `'cosine'`: the learning rate falls to 0 over the epochs.
+        clip (float or None): The greatest norm of an update's gradient; None for any.
+        average (int or None): Validated, scored and kept is the mean of the weights over about so many updates (see
+            `Adam`); None takes those of the last one.
     """
     epochs: int = 30
     batch_size: int = 128
@@ -42,15 +60,23 @@ class Settings:
     min_count: int = 5
     seed: int = 0
     patience: int | None = None
-    keep_best: str = 'loss'
+    keep_best: str | None = None
     score_every: int = 1
     tensorboard: bool = False
     snapshot_every: int | None = None
     keep_snapshots: int = 2
+    objective: str = 'words'
+    baseline: str = 'others'
+    samples: int = 5
+    word_weight: float = 0.0
+    learning_rate: float | None = None
+    schedule: str = 'constant'
+    clip: float | None = None
+    average: int | None = None
 
     def __post_init__(self):
         least = {'epochs': 0, 'batch_size': 1, 'hidden': 1, 'min_count': 1, 'seed': 0, 'patience': 1,
-                 'score_every': 0, 'snapshot_every': 1, 'keep_snapshots': 1}
+                 'score_every': 0, 'snapshot_every': 1, 'keep_snapshots': 1, 'samples': 1, 'average': 1}
         for name, bound in least.items():
             value = getattr(self, name)
             if value is not None and value < bound:
@@ -60,10 +86,37 @@ class Settings:
         for name, bound in _MOST.items():
             if (getattr(self, name) or 0) > bound:
                 raise InputError(f'--{name.replace("_", "-")} {getattr(self, name)}: must be at most {bound}')
-        if self.keep_best not in FIGURES:
-            raise InputError(f'--keep-best {self.keep_best}: must be {" or ".join(FIGURES)}')
+        for name, known in _KNOWN.items():
+            if getattr(self, name) not in known:
+                raise InputError(f'--{name.replace("_", "-")} {getattr(self, name)}: must be '
+                                 f'{" or ".join(filter(None, known))}')
         if self.keep_best == 'cider' and not self.score_every:
             raise InputError('--keep-best cider needs captions that are scored: leave out --score-every 0')
+        for name in ('learning_rate', 'clip'):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise InputError(f'--{name.replace("_", "-")} {value}: must be above 0')
+        if not 0 <= self.word_weight < math.inf:
+            raise InputError(f'--word-weight {self.word_weight}: must be at least 0')
+        self._check_objective()
+
+    def _check_objective(self):
+        if self.objective == 'self-critical':
+            if self.baseline == 'others' and self.samples == 1:
+                raise InputError('--samples 1: there are no others to compare a caption with; take 2 or more, or '
+                                 '--baseline greedy')
+            return
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.name in _SELF_CRITICAL and value != field.default:
+                raise InputError(f'--{field.name.replace("_", "-")} {value} is of --objective self-critical alone')
+
+    def resolved(self):
+        """These settings with the objective's own values in place of None; a Settings."""
+        words = self.objective == 'words'
+        return dataclasses.replace(
+            self, keep_best=self.keep_best or ('loss' if words or not self.score_every else 'cider'),
+            learning_rate=self.learning_rate or (0.001 if words else 5e-5))
 
 
 def weights_path(start_from):
@@ -87,7 +140,7 @@ def read_settings(folder):
     before = config.get('training') if isinstance(config, dict) else None
     if not isinstance(before, dict) or not isinstance(before.get('hidden'), int):
         raise InputError(f'{folder / CONFIG}: does not say how the model was trained, so it cannot be resumed')
-    return {**dataclasses.asdict(Settings()), **before}
+    return {**dataclasses.asdict(Settings().resolved()), **before}
 
 
 def check_same(folder, before, training, start_from):
@@ -107,9 +160,11 @@ def check_same(folder, before, training, start_from):
     if 'start_from' in before and (
             start_from is None or before['start_from'] == sample_digest(weights_path(start_from))):
         training['start_from'] = before['start_from']
-    for name, value in training.items():
-        if name in _MAY_CHANGE or before.get(name) == value:
-            continue
+    # The objective first: what other settings are where nothing was said depends on it.
+    for name in sorted(training, key=lambda name: name != 'objective'):
+        value = training[name]
+        if before.get(name) == value or (name in _MAY_CHANGE and (name, training['schedule']) != ('epochs', 'cosine')):
+            continue                                    # but over which epochs the rate falls is how it was trained
         if name == 'score_every' and training['keep_best'] == 'loss':
             continue                                    # what is kept does not depend on it then
         if name == 'release':

@@ -6,10 +6,9 @@ import numpy as np
 from chainer.backends import cuda
 
 from chainer_caption.data import SPLITS
-from chainer_caption.data.batches import MAX_WORDS, CaptionDataset, CaptionIterator, PackCaptions, PackShare
+from chainer_caption.data.batches import CaptionDataset, CaptionIterator, PackCaptions, PackShare
 from chainer_caption.errors import InputError
 from chainer_caption.evaluation.metrics.cider import SINGLE
-from chainer_caption.functions import Adam
 from chainer_caption.functions.memory import free_bytes
 from chainer_caption.parallel import Processes
 from chainer_caption.training.extensions import (
@@ -26,6 +25,8 @@ from chainer_caption.training.extensions import (
     check_tensorboard,
     scored_pictures,
 )
+from chainer_caption.training.objectives import OBJECTIVES
+from chainer_caption.training.optimizer import make_optimizer
 from chainer_caption.training.settings import Settings
 from chainer_caption.training.snapshots import Snapshots, TakeSnapshots
 
@@ -42,10 +43,11 @@ def check_possible(release, settings):
     if settings.tensorboard:
         check_tensorboard()
     scored = len(scored_pictures(release))
-    if settings.keep_best == 'cider' and scored < 2:
+    # Without pictures to score, self-critical training keeps the last epoch, as any training does.
+    if (settings.keep_best == 'cider' and not scored) or (settings.resolved().keep_best == 'cider' and scored == 1):
         what = f'only one picture of the split val has captions, and {SINGLE}' if scored else \
             'no picture of the split val has captions, so there is no CIDEr to keep the best by'
-        raise InputError(f'{release.dataset_path}: {what}; leave out --keep-best cider')
+        raise InputError(f'{release.dataset_path}: {what}; leave out --keep-best cider or say --keep-best loss')
 
 
 def make_trainer(release, current, output, settings=None, device='@numpy', extensions=(), progress=None,
@@ -102,59 +104,47 @@ def make_trainer(release, current, output, settings=None, device='@numpy', exten
     """
     settings, processes, device = settings or Settings(), processes or Processes(), chainer.get_device(device)
     check_possible(release, settings)
+    settings = settings.resolved()
     model, vocabulary = current.model, current.vocabulary
     model.to_device(device)
-    data = CaptionDataset.from_release(release, vocabulary, *release.training_splits)
-    if data.overlong:
-        say(f'{data.overlong} captions are longer than {MAX_WORDS} words and are trained on without what is over')
-    optimizer = make_optimizer(model, device, processes)
     converter = make_converter(release.features, device, processes)
-
-    def loss(*batch):
-        return model(*batch, update_key=(settings.seed, processes.number(updater.iteration)))
-
-    iterator = CaptionIterator(data, settings.batch_size, seed=settings.seed)
-    updater = chainer.training.updaters.StandardUpdater(iterator, optimizer, converter=converter, device=device,
-                                                        loss_func=loss)
-    keep_best = KeepBest(current, output if processes.first else None, settings.keep_best)
+    objective = OBJECTIVES[settings.objective](release, current, settings, converter, processes, say)
+    optimizer = make_optimizer(model, device, processes, settings,
+                               settings.epochs * objective.iterator.batches_per_epoch)
+    updater = chainer.training.updaters.StandardUpdater(
+        objective.iterator, optimizer, converter=objective.converter, device=device,
+        loss_func=lambda *batch: objective.loss(updater.iteration, *batch))
+    keep_best = KeepBest(current, output if processes.first else None, settings.keep_best, optimizer.averaged)
     taking = TakeSnapshots(Snapshots(output, settings.keep_snapshots), settings.snapshot_every, stop, processes)
     trainer = chainer.training.Trainer(updater, _stop_trigger(settings, keep_best, taking), out=str(output))
     # What fits into a line of a terminal; the log has everything.
-    columns = ['epoch', 'iteration', 'main/loss']
+    columns = ['epoch', 'iteration', *objective.columns]
     if SPLITS.index('val') in release.captions.splits:
         validation = CaptionIterator(CaptionDataset.from_release(release, vocabulary, 'val'), settings.batch_size,
                                           repeat=False, shuffle=False)
         trainer.extend(TokenEvaluator(validation, model, converter=PackCaptions(converter.features), device=device,
-                                      processes=processes))
+                                      processes=processes, weights=optimizer.averaged))
         columns += ['validation/main/loss']
         if settings.score_every:
-            trainer.extend(CaptionScores(current, release, device, settings.score_every, processes))
+            trainer.extend(CaptionScores(current, release, device, settings.score_every, processes,
+                                         optimizer.averaged))
             columns += CaptionScores.keys
             if len(scored_pictures(release)) == 1:
                 say(f'{release.dataset_path}: only one picture of the split val has captions; {SINGLE}')
     else:
         say(f'{release.dataset_path}: no image is of the split val, so the last epoch is kept and not the best')
-    for extension in (keep_best, Log(output, processes), taking):
+    for extension in (keep_best, Log(output, processes, objective.reports, objective.per_token), taking):
         trainer.extend(extension)
     if processes.first:
         shown = [PrintTable([*columns, 'elapsed_time'], sys.stdout), TellDivergence(say), Curves(),
                  RunPage(current, release, settings)]
         shown += [Events()] if settings.tensorboard else []
-        shown += [ProgressBar(settings.epochs, len(data), progress)] if progress is not None else []
+        shown += [ProgressBar(settings.epochs, objective.captions, progress)] if progress is not None else []
         for extension in shown:
             trainer.extend(extension)
     for extension in extensions:
         trainer.extend(extension)
     return trainer
-
-
-def make_optimizer(model, device, processes):
-    """Adam on a model; of several processes it takes the mean gradients."""
-    optimizer = Adam()
-    optimizer.setup(model)
-    if processes.size > 1:
-        optimizer.add_hook(processes.mean_gradients(device))
-    return optimizer
 
 
 def make_converter(features, device, processes):

@@ -1,4 +1,5 @@
 """Which epoch is kept."""
+import contextlib
 import math
 
 import chainer
@@ -28,6 +29,7 @@ class KeepBest(chainer.training.Extension):
         current (Bundle): What is trained.
         output (str or os.PathLike or None): The model directory; None counts epochs and writes nothing.
         by (str): A key of `FIGURES`.
+        weights (callable): Gives a context manager within which the model has the weights that are kept.
 
     Attributes:
         epochs_since (int): Epochs since the best in which the figure was measured.
@@ -36,9 +38,10 @@ class KeepBest(chainer.training.Extension):
     # After the figures have been reported, before the snapshot is taken.
     priority = chainer.training.PRIORITY_EDITOR
 
-    def __init__(self, current, output, by='loss'):
+    def __init__(self, current, output, by='loss', weights=contextlib.nullcontext):
         self._bundle = current
         self._output = output
+        self._weights = weights
         self._key, best = FIGURES[by]
         self._sign = 1 if best is min else -1
         # The figure times the sign: the less the better.
@@ -60,8 +63,9 @@ class KeepBest(chainer.training.Extension):
 
     def _keep(self):
         model = self._bundle.model
-        if self._output is not None and all(model.xp.isfinite(param.array).all() for param in model.params()):
-            self._bundle.save_weights(self._output)
+        with self._weights():
+            if self._output is not None and all(model.xp.isfinite(param.array).all() for param in model.params()):
+                self._bundle.save_weights(self._output)
 
     def serialize(self, serializer):
         self._best = float(serializer('best', self._best))

@@ -3,6 +3,7 @@ import os
 
 import chainer
 
+from chainer_caption.report.charts import log_points
 from chainer_caption.storage.files import replacing
 from chainer_caption.training.extensions.epochs import EveryEpochs
 
@@ -10,11 +11,11 @@ LOSS, SCORES = 'loss.png', 'scores.png'
 
 # For each picture what its axis measures, and the keys of its curves in the log.
 _PICTURES = {LOSS: ('nats per token', ('main/loss', 'validation/main/loss')),
-             SCORES: ('fraction', ('validation/main/cider', 'validation/main/bleu4'))}
+             SCORES: ('fraction', ('main/reward', 'validation/main/cider', 'validation/main/bleu4'))}
 
 
 class Curves(chainer.training.Extension):
-    """Draws `loss.png` and, where captions are scored, `scores.png` into the folder of the training.
+    """Draws `loss.png` and, where captions are scored or rewarded, `scores.png` into the folder of the training.
 
     Chainer's PlotReport keeps what it draws in the snapshot; this draws the log, which is there already.
     """
@@ -23,7 +24,7 @@ class Curves(chainer.training.Extension):
     def __call__(self, trainer):
         log = trainer.get_extension('LogReport').log
         for name, (measure, keys) in _PICTURES.items():
-            curves = {key: [(entry['epoch'], entry[key]) for entry in log if key in entry] for key in keys}
+            curves = {key: log_points(log, key) for key in keys}
             if any(curves.values()):
                 with replacing(os.path.join(trainer.out, name), durable=False) as f:
                     _draw(f, curves, measure)

@@ -14,9 +14,6 @@ from chainer_caption.training.extensions.epochs import EveryEpochs
 
 SAMPLES = 'samples'
 
-# What each process reports of its share of the minibatches.
-_SHARED = 'main/loss', 'main/accuracy'
-
 # Where it is seen that a training has diverged.
 _LOSSES = 'main/loss', 'validation/main/loss'
 
@@ -24,16 +21,20 @@ _LOSSES = 'main/loss', 'validation/main/loss'
 class Log(extensions.LogReport):
     """Chainer's LogReport, but that `log.json` is written whole or not at all, and once more when a training goes on,
     so that it never has an epoch too many or too few; that means are of sums in float64; and that a figure which is
-    not finite is None, for which JSON has a word. Its entries have the perplexity and, if captions were scored,
-    `samples`.
+    not finite is None, for which JSON has a word. Its entries have the perplexity, where there is one, and, if captions
+    were scored, `samples`.
 
     Args:
         output (str or os.PathLike): The folder of the training; process 0 writes there.
         processes (Processes): Those that train together; the entries are the means of what they report.
+        shared (sequence of str): What each of them reports of its share of the minibatches, `main/loss` first.
+        per_token (bool): Whether that is in nats per token.
     """
     default_name = 'LogReport'
 
-    def __init__(self, output, processes):
+    def __init__(self, output, processes, shared=('main/loss', 'main/accuracy'), per_token=True):
+        # Before Chainer's, which makes a summary.
+        self._shared, self._per_token = shared, per_token
         super().__init__(log_name=None, postprocess=self._complete)
         self._path = os.path.join(output, LOG)
         self._processes = processes
@@ -55,9 +56,10 @@ class Log(extensions.LogReport):
             write_json(self._path, self.log)
 
     def _complete(self, entry):
-        means = self._processes.sum([entry[name] for name in _SHARED]) / self._processes.size
-        entry.update(zip(_SHARED, means.tolist(), strict=True))
-        entry['main/perplexity'] = perplexity(entry['main/loss'])
+        means = self._processes.sum([entry[name] for name in self._shared]) / self._processes.size
+        entry.update(zip(self._shared, means.tolist(), strict=True))
+        if self._per_token:
+            entry['main/perplexity'] = perplexity(entry['main/loss'])
         _blank(entry)
         if self._samples is not None:
             entry[SAMPLES] = self._samples
@@ -70,7 +72,7 @@ class Log(extensions.LogReport):
     def share(self):
         """Makes the means so far of each process those of all, for a snapshot that all will go on from."""
         if self._processes.size > 1:
-            self._summary.share(self._processes)
+            self._summary.share(self._processes, self._shared)
 
     def _init_summary(self):
         self._summary = _Means()
@@ -83,8 +85,8 @@ class _Means(chainer.DictSummary):
         super().__init__()
         self._summaries = collections.defaultdict(_Sum)
 
-    def share(self, processes):
-        for summary in (self._summaries[name] for name in _SHARED if name in self._summaries):
+    def share(self, processes, names):
+        for summary in (self._summaries[name] for name in names if name in self._summaries):
             sums = processes.sum([float(summary._x), float(summary._x2)]) / processes.size
             summary._x, summary._x2 = sums.tolist()
 

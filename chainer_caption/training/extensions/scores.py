@@ -1,4 +1,5 @@
 """Captions of the validation pictures while a model is trained, and how good they are."""
+import contextlib
 import dataclasses
 import math
 
@@ -49,6 +50,7 @@ class CaptionScores(chainer.training.Extension):
         device (chainer.backend.Device): Where the model is.
         every (int): Epochs from one scoring to the next.
         processes (Processes or None): Those that share the pictures; process 0 scores for all. None: this one alone.
+        weights (callable): Gives a context manager within which the model has the weights that are scored.
 
     Raises:
         InputError: The model is none that a Captioner can caption with.
@@ -57,7 +59,7 @@ class CaptionScores(chainer.training.Extension):
     priority = chainer.training.PRIORITY_WRITER
     keys = tuple(_REPORTED)
 
-    def __init__(self, current, release, device, every=1, processes=None):
+    def __init__(self, current, release, device, every=1, processes=None, weights=contextlib.nullcontext):
         self.trigger = EveryEpochs(every)
         self._bundle, self._release, self._device = current, release, device
         try:
@@ -66,6 +68,7 @@ class CaptionScores(chainer.training.Extension):
             raise InputError(f'a {type(current.model).__name__} cannot be searched for captions ({e}); train it with '
                              'score_every=0') from e
         self._processes = processes or Processes()
+        self._weights = weights
         self._pictures = scored_pictures(release)
         self._scorer = Scorer([release.references(picture) for picture in self._pictures], ('BLEU', 'CIDEr'))
         # The same in every epoch and every run: spread evenly over the split.
@@ -74,9 +77,11 @@ class CaptionScores(chainer.training.Extension):
 
     def __call__(self, trainer):
         # A captioner computes much from the weights once, so that each scoring wants its own.
-        captioner = Captioner(self._bundle, self._device)
-        mine = captioner.caption_pictures(self._release, self._processes.share(self._pictures), SEARCH)
-        shares = self._processes.gather([_with_caption(result) for result in mine])
+        with self._weights():
+            captioner = Captioner(self._bundle, self._device)
+            mine = captioner.caption_pictures(self._release, self._processes.share(self._pictures), SEARCH)
+            said = [_with_caption(result) for result in mine]
+        shares = self._processes.gather(said)
         chainer.report(self._processes.broadcast(shares and self._score(shares)))
 
     def _score(self, shares):

@@ -1,0 +1,19 @@
+"""What a training aims at: the words that people wrote, or captions of the model's own that score well.
+
+An objective has the minibatches and their loss, and says what it reports; the trainer knows nothing else of it. It is
+made with the release, the bundle, the settings, the converter of captions (`make_converter`), the processes, and a
+callable that takes notices. Its attributes:
+
+- `iterator`, a Chainer iterator over the training examples, and `converter`, of its minibatches;
+- `loss(update, *batch)`, which gives the variable to be minimised, for the update of that number, and reports;
+- `captions`, how many are learned from in an epoch;
+- `reports`, the names under which the log has what `loss` reports, and `columns`, which of them are printed;
+- `per_token`, whether `main/loss` is in nats per token.
+"""
+from chainer_caption.training.objectives.self_critical import SelfCritical
+from chainer_caption.training.objectives.words import Words
+
+#: The objectives, by their names in `Settings`.
+OBJECTIVES = {'words': Words, 'self-critical': SelfCritical}
+
+__all__ = ['OBJECTIVES', 'SelfCritical', 'Words']
