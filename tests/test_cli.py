@@ -258,7 +258,7 @@ def test_existing_models_are_refused_resumed_or_replaced(call, refused, release_
 
 def test_resuming_on_another_release(refused, make_release, model):
     line = refused('train', make_release(seed=9), '-o', model, '--resume', '--hidden', 16, '--batch-size', 32)
-    assert line.startswith(f'{model}: was trained on another release')
+    assert line.startswith(f'{model}: was trained with another release')
 
 
 def test_resuming_from_the_same_weights_in_another_file(call, refused, release_dir, model_dir, tmp_path):
@@ -274,7 +274,7 @@ def test_resuming_from_the_same_weights_in_another_file(call, refused, release_d
     config = config_of(tmp_path / 'm')
     config['training']['start_from'] = sample_digest(tmp_path / 'a.npz')
     (tmp_path / 'm' / 'config.json').write_text(json.dumps(config))
-    assert 'did not start from' in refused(*arguments, '-m', tmp_path / 'b.npz', '--epochs', 3, '--resume')
+    assert 'was trained with another model to start from (-m)' in refused(*arguments, '-m', tmp_path / 'b.npz', '--epochs', 3, '--resume')
     assert call(*arguments, '-m', tmp_path / 'a.npz', '--epochs', 3, '--resume')[0] == 0
     assert call(*arguments, '--epochs', 4, '--resume')[0] == 0
 

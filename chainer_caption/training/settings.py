@@ -5,6 +5,7 @@ import pathlib
 
 from chainer_caption.errors import InputError
 from chainer_caption.models.bundle import CONFIG, WEIGHTS
+from chainer_caption.storage import journal
 from chainer_caption.storage.files import read_json, sample_digest
 from chainer_caption.training.extensions import FIGURES
 
@@ -161,16 +162,19 @@ def check_same(folder, before, training, start_from):
             start_from is None or before['start_from'] == sample_digest(weights_path(start_from))):
         training['start_from'] = before['start_from']
     # The objective first: what other settings are where nothing was said depends on it.
-    for name in sorted(training, key=lambda name: name != 'objective'):
-        value = training[name]
-        if before.get(name) == value or (name in _MAY_CHANGE and (name, training['schedule']) != ('epochs', 'cosine')):
-            continue                                    # but over which epochs the rate falls is how it was trained
-        if name == 'score_every' and training['keep_best'] == 'loss':
-            continue                                    # what is kept does not depend on it then
-        if name == 'release':
-            what = 'was trained on another release'
-        elif name == 'start_from':
-            what = f'did not start from {start_from}'
-        else:
-            what = f'was trained with --{name.replace("_", "-")} {before.get(name)}, not {value}'
-        raise InputError(f'{folder}: {what}; resume with what it began with, or choose another folder')
+    names = sorted(training, key=lambda name: name != 'objective')
+    journal.check_same(folder, *({_shown(name): settings.get(name) for name in names if _must_stay(name, training)}
+                                 for settings in (before, training)),
+                       'was trained with', 'resume with what it began with, or choose another folder')
+
+
+def _must_stay(name, training):
+    if name == 'score_every':                           # what is kept may not depend on it
+        return training['keep_best'] != 'loss'
+    # Over which epochs the rate falls is how it was trained.
+    return name not in _MAY_CHANGE or (name, training['schedule']) == ('epochs', 'cosine')
+
+
+def _shown(name):
+    """A setting as the user knows it."""
+    return {'release': 'release', 'start_from': 'model to start from (-m)'}.get(name, f'--{name.replace("_", "-")}')
