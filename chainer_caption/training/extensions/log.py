@@ -33,9 +33,8 @@ class Log(extensions.LogReport):
     default_name = 'LogReport'
 
     def __init__(self, output, processes, shared=('main/loss', 'main/accuracy'), per_token=True):
-        # Before Chainer's, which makes a summary.
-        self._shared, self._per_token = shared, per_token
         super().__init__(log_name=None, postprocess=self._complete)
+        self._shared, self._per_token = shared, per_token
         self._path = os.path.join(output, LOG)
         self._processes = processes
         self._samples = None
