@@ -274,7 +274,8 @@ def test_resuming_from_the_same_weights_in_another_file(call, refused, release_d
     config = config_of(tmp_path / 'm')
     config['training']['start_from'] = sample_digest(tmp_path / 'a.npz')
     (tmp_path / 'm' / 'config.json').write_text(json.dumps(config))
-    assert 'was trained with another model to start from (-m)' in refused(*arguments, '-m', tmp_path / 'b.npz', '--epochs', 3, '--resume')
+    line = refused(*arguments, '-m', tmp_path / 'b.npz', '--epochs', 3, '--resume')
+    assert 'was trained with another model to start from (-m)' in line
     assert call(*arguments, '-m', tmp_path / 'a.npz', '--epochs', 3, '--resume')[0] == 0
     assert call(*arguments, '--epochs', 4, '--resume')[0] == 0
 
