@@ -1,6 +1,7 @@
 """The house: which rooms there are, and that imports run down their list only."""
 import ast
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -66,6 +67,16 @@ def run(program, environment):
     done = subprocess.run([sys.executable, '-c', program], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def test_the_readme_lists_the_rooms_in_their_order():
+    readme = ROOT.parent / 'README.md'
+    if not readme.exists():
+        pytest.skip('the package is installed without its README')
+    tree = readme.read_text('utf-8').split('    chainer_caption/\n')[1].split('\n\n')[0]
+    listed = [name.removesuffix('.py') for line in tree.splitlines()
+              for name in re.findall(r'(\w+(?:/|\.py)) ', line[:28]) for name in [name.rstrip('/')]]
+    assert listed == [room for room in ROOMS if room != '__main__']
 
 
 HEAVY = 'chainer', 'numba', 'cupy', 'scipy', 'nltk', 'matplotlib'
