@@ -121,7 +121,7 @@ def make_trainer(release, current, output, settings=None, device='@numpy', exten
     columns = ['epoch', 'iteration', *objective.columns]
     if SPLITS.index('val') in release.captions.splits:
         validation = CaptionIterator(CaptionDataset.from_release(release, vocabulary, 'val'), settings.batch_size,
-                                          repeat=False, shuffle=False)
+                                     repeat=False, shuffle=False)
         trainer.extend(TokenEvaluator(validation, model, converter=PackCaptions(converter.features), device=device,
                                       processes=processes, weights=optimizer.averaged))
         columns += ['validation/main/loss']
