@@ -7,6 +7,7 @@ import threadpoolctl
 
 from chainer_caption.functions import convolution
 from chainer_caption.functions.convolution import convolution_relu, winograd_filters
+from chainer_caption.functions.convolution_2d import convolution_2d
 from chainer_caption.functions.inference import linear_relu
 from chainer_caption.functions.products import one_blas_thread
 
@@ -69,3 +70,23 @@ def test_blas_gets_its_threads_back():
         assert set(threads()) == {1}
         raise KeyError
     assert threads() == before
+
+
+# ---- For training
+
+@pytest.mark.parametrize(('shape', 'filters', 'stride', 'groups'), [
+    ((3, 5, 6, 7), (4, 5, 1, 1), (1, 1), 1), ((2, 5, 6, 7), (4, 5, 1, 1), (2, 2), 1),
+    ((3, 5, 9, 8), (5, 1, 3, 3), (1, 1), 5), ((2, 5, 10, 9), (5, 1, 5, 5), (2, 2), 5),
+    ((2, 4, 9, 8), (6, 2, 3, 3), (1, 1), 2)])
+def test_convolutions_that_learn_are_chainers(shape, filters, stride, groups):
+    rng = np.random.default_rng(0)
+    values = [rng.normal(0, 1, size).astype(np.float32) for size in (shape, filters, filters[:1])]
+    found = []
+    for function in convolution_2d, F.convolution_2d:
+        inputs = [chainer.Variable(value) for value in values]
+        y = function(*inputs, stride=stride, pad=(0, 0), groups=groups)
+        y.grad = np.random.default_rng(1).normal(0, 1, y.shape).astype(np.float32)
+        y.backward()
+        found.append([y.array, *(v.grad for v in inputs)])
+    for ours, chainers in zip(*found, strict=True):
+        np.testing.assert_allclose(ours, chainers, rtol=0, atol=2e-6 * np.abs(chainers).max())

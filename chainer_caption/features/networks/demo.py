@@ -1,13 +1,17 @@
 """DemoNet: the small network of the embedded release, which stands where VGG-19 stands for photographs."""
+import functools
+
 import chainer
 import chainer.functions as F
 import chainer.links as L
+
+from chainer_caption.features.networks.stages import Stage, Staged
 
 STEPS = 4               # to a whole: features are multiples of a quarter
 THRESHOLD = 5           # in quarters, what the input of a unit must pass to be felt; one in nine does
 
 
-class DemoNet(chainer.Chain):
+class DemoNet(Staged):
     """Drawn shapes in, 4096 rectified units out that say what is to be seen.
 
     Convolutions look at 6 x 6 places of the picture, and a layer above them answers 12 questions on the whole of it
@@ -17,7 +21,8 @@ class DemoNet(chainer.Chain):
 
     That layer's weights are whole numbers, and what it gives is rounded to whole quarters. So a matrix of features
     compresses to a fraction of its size, and is the same whatever library multiplied, since the softmax of a network
-    that is sure is all but 0 and 1. ``features/demo/make.py`` makes the weights together with the release.
+    that is sure is all but 0 and 1. ``features/demo/make.py`` makes the weights together with the release. Gradients
+    pass the rounding as if it was none.
     """
 
     questions, choices = 12, 9
@@ -40,25 +45,42 @@ class DemoNet(chainer.Chain):
             self.fc7 = L.Linear(384, self.questions * self.choices)
             self.fc8 = L.Linear(self.questions * self.choices, 4096, nobias=True)
 
-    def forward(self, x):
-        """Computes the features of a batch.
-
-        Args:
-            x (array): Pictures prepared by the profile `'demo'`, shape (N, 3, 96, 96), float32, in [-1, 1].
-
-        Returns:
-            chainer.Variable: Shape (N, 4096), float32, non-negative, in quarters.
-        """
-        answers = F.softmax(self.answer(self.look(x)), axis=1)
-        return F.relu(F.floor(self.fc8(answers) + 0.5) - THRESHOLD) / STEPS
+    def stages(self):
+        return [*(Stage(f'conv{layer}', (f'conv{layer}', f'norm{layer}'), functools.partial(self._convolve, layer))
+                  for layer in range(1, 6)),
+                Stage('fc6', ('fc6', 'norm6'), self._whole),
+                Stage('fc7', ('fc7',), lambda h: F.softmax(self._answers(h), axis=1)),
+                Stage('fc8', ('fc8',), lambda answers: F.relu(_rounded(self.fc8(answers)) - THRESHOLD) / STEPS)]
 
     def look(self, x):
         """What is to be seen in each of 6 x 6 places, shape (N, 32, 6, 6)."""
         for layer in range(1, 6):
-            x = F.relu(self[f'norm{layer}'](self[f'conv{layer}'](x)))
+            x = self._convolve(layer, x)
         return x
+
+    def _convolve(self, layer, x):
+        return F.relu(self[f'norm{layer}'](self[f'conv{layer}'](x)))
 
     def answer(self, seen):
         """The answers to the questions on the whole picture, before their softmax, shape (N, 9, 12)."""
-        h = F.relu(self.norm6(self.fc6(seen)))
+        return self._answers(self._whole(seen))
+
+    def _whole(self, seen):
+        return F.relu(self.norm6(self.fc6(seen)))
+
+    def _answers(self, h):
         return F.reshape(self.fc7(h), (-1, self.choices, self.questions))
+
+
+def _rounded(x):
+    return _Rounded().apply((x,))[0]
+
+
+class _Rounded(chainer.FunctionNode):
+
+    def forward(self, inputs):
+        x, = inputs
+        return chainer.backend.get_array_module(x).floor(x + x.dtype.type(0.5)),
+
+    def backward(self, indexes, grad_outputs):
+        return grad_outputs

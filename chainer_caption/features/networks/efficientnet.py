@@ -1,8 +1,11 @@
 """EfficientNet-Lite0 up to its pooled features: made for telephones, a fiftieth of the work of VGG-19."""
+import functools
+
 import chainer.functions as F
 import numpy as np
 
 from chainer_caption.features.networks.folded import Folded
+from chainer_caption.features.networks.stages import Stage
 from chainer_caption.functions.compiled import in_threads
 from chainer_caption.functions.depthwise import patches
 from chainer_caption.functions.inverted_residual import InvertedResidual, Scratch, inverted_residual, same_padding
@@ -20,7 +23,7 @@ class EfficientNetLite0(Folded):
     Q. Le, "EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks", 2019); 3.4 million parameters.
 
     A convolution, sixteen inverted residuals and a 1 x 1 convolution, with ReLU6 for an activation, no squeezing and
-    exciting, and TensorFlow's padding. The features are the mean over all places of what comes out.
+    exciting, and TensorFlow's padding. The features are the mean over all places of what comes out, from 0 to 6.
     """
 
     epsilon = 1e-3
@@ -43,21 +46,17 @@ class EfficientNetLite0(Folded):
                 channels = out
         self.convolution('head', ('_conv_head', '_bn1'), channels, _HEAD, 1)
 
-    def forward(self, x):
-        """Computes features.
+    def stages(self):
+        blocks = [Stage(f'block{number}',
+                        tuple(f'block{number}_{part}' for part in ('expand', 'depthwise', 'project')[not number:]),
+                        functools.partial(self._block, number, skip)) for number, (_, skip) in enumerate(self._blocks)]
+        return [Stage('stem', ('stem',), lambda x: _relu6(_same(self.stem, x))), *blocks,
+                Stage('head', ('head',), lambda x: F.mean(_relu6(self.head(x)), axis=(2, 3)))]
 
-        Args:
-            x (chainer.Variable or array): Prepared pictures, shape (N, 3, 224, 224), float32.
-
-        Returns:
-            chainer.Variable: Shape (N, 1280), float32, from 0 to 6.
-        """
-        x = _relu6(_same(self.stem, x))
-        for number, (_, skip) in enumerate(self._blocks):
-            h = _relu6(self[f'block{number}_expand'](x)) if number else x
-            h = self[f'block{number}_project'](_relu6(_same(self[f'block{number}_depthwise'], h)))
-            x = h + x if skip else h
-        return F.mean(_relu6(self.head(x)), axis=(2, 3))
+    def _block(self, number, skip, x):
+        h = _relu6(self[f'block{number}_expand'](x)) if number else x
+        h = self[f'block{number}_project'](_relu6(_same(self[f'block{number}_depthwise'], h)))
+        return h + x if skip else h
 
     def inference(self):
         """The network for inference on the CPU: several times faster than `forward`, and equal to it.

@@ -1,9 +1,11 @@
 """Convolutions that have the batch normalisation after them in their weights, as networks for inference may."""
-import chainer
 import chainer.links as L
 
+from chainer_caption.features.networks.stages import Staged
+from chainer_caption.functions.convolution_2d import convolution_2d
 
-class Folded(chainer.Chain):
+
+class Folded(Staged):
     """A chain of convolutions, each with its bias, into which batch normalisation is folded when weights are loaded.
 
     y = gamma (W x - mean) / sqrt(var + epsilon) + beta is a convolution itself, so that nothing is left to do for it.
@@ -24,8 +26,13 @@ class Folded(chainer.Chain):
     def convolution(self, name, torch_names, *args, **kwargs):
         """Adds the link `name`, with further arguments as `L.Convolution2D` takes them."""
         with self.init_scope():
-            setattr(self, name, without_gradients(L.Convolution2D(*args, initialW=0, initial_bias=0, **kwargs)))
+            setattr(self, name, without_gradients(_Convolution(*args, initialW=0, initial_bias=0, **kwargs)))
         self.torch_layers[name] = torch_names
+
+
+class _Convolution(L.Convolution2D):
+    def forward(self, x):
+        return convolution_2d(x, self.W, self.b, self.stride, self.pad, self.groups)
 
 
 def without_gradients(layer):

@@ -1,7 +1,11 @@
 """Inception v3 up to its pooled features: the network of im2txt, with torchvision's weights."""
+import functools
+import itertools
+
 import chainer.functions as F
 
 from chainer_caption.features.networks.folded import Folded
+from chainer_caption.features.networks.stages import Stage
 
 # What comes before the first inception: poolings, and convolutions with their channels, side of the filters, stride and
 # padding.
@@ -47,11 +51,13 @@ _E = ((('branch1x1', 320, 1, 1),),
 _INCEPTIONS = {'Mixed_5b': _a(32), 'Mixed_5c': _a(64), 'Mixed_5d': _a(64), 'Mixed_6a': _B, 'Mixed_6b': _c(128),
                'Mixed_6c': _c(160), 'Mixed_6d': _c(160), 'Mixed_6e': _c(192), 'Mixed_7a': _D, 'Mixed_7b': _E,
                'Mixed_7c': _E}
+_LAST = 'Mixed_7c'
 
 
 class InceptionV3(Folded):
     """Inception v3 (C. Szegedy et al., "Rethinking the Inception Architecture for Computer Vision", 2015) as
-    torchvision has it; 22 million parameters. The second classifier, which only training needs, is left out."""
+    torchvision has it; 22 million parameters. The second classifier, which only training needs, is left out. The
+    features are the mean over all places, (N, 2048), not negative."""
 
     epsilon = 1e-3
 
@@ -81,14 +87,19 @@ class InceptionV3(Folded):
             channels = sum(convolution[1] for convolution in together)
         return channels
 
-    def forward(self, x):
-        """Computes the features of prepared pictures, (N, 3, 299, 299): the mean over all places, (N, 2048), not
-        negative."""
-        for step in _STEM:
-            x = _max(x) if step == 'max' else F.relu(self[step[0]](x))
-        for inception, branches in _INCEPTIONS.items():
-            x = F.concat([self._branch(inception, branch, x) for branch in branches])
-        return F.mean(x, axis=(2, 3))
+    def stages(self):
+        stem = [Stage(step[0], (step[0],), functools.partial(self._convolve, step[0], after == 'max'))
+                for step, after in itertools.pairwise((*_STEM, None)) if step != 'max']
+        return [*stem, *(Stage(name, tuple(link for link in self.torch_layers if link.startswith(f'{name}_')),
+                               functools.partial(self._inception, name)) for name in _INCEPTIONS)]
+
+    def _convolve(self, name, pool, x):
+        x = F.relu(self[name](x))
+        return _max(x) if pool else x
+
+    def _inception(self, name, x):
+        x = F.concat([self._branch(name, branch, x) for branch in _INCEPTIONS[name]])
+        return F.mean(x, axis=(2, 3)) if name == _LAST else x
 
     def _branch(self, inception, branch, x):
         for step in branch:

@@ -1,10 +1,12 @@
 """VGG-16 and VGG-19 up to fc7, the networks behind most published caption features."""
-import chainer
+import functools
+
 import chainer.functions as F
 import chainer.links as L
 import numpy as np
 
 from chainer_caption.features.networks.folded import without_gradients
+from chainer_caption.features.networks.stages import Stage, Staged
 from chainer_caption.functions.convolution import convolution_relu, winograd_filters
 from chainer_caption.functions.inference import linear_relu
 from chainer_caption.functions.products import one_blas_thread
@@ -14,7 +16,7 @@ from chainer_caption.functions.products import one_blas_thread
 _AT_A_TIME = 2, 4, 4, 8, 16
 
 
-class VGG(chainer.Chain):
+class VGG(Staged):
     """A VGG network up to its second hidden layer of 4096 (K. Simonyan and A. Zisserman, "Very Deep Convolutional
     Networks for Large-Scale Image Recognition", 2014, configurations D and E).
 
@@ -22,6 +24,8 @@ class VGG(chainer.Chain):
     connected layers with theirs. Dropout, which only training on ImageNet would need, is left out. Parameters are
     named as in Chainer's own `VGG16Layers` and `VGG19Layers` (`conv1_1` ... `fc7`), whose `.npz` files fit, and are
     zero until weights are loaded: random ones, drawn to be overwritten, would take seconds and twice the memory.
+
+    The features are fc7 after its ReLU, not negative.
 
     Args:
         depths (tuple of int): Convolutions in each block.
@@ -46,20 +50,14 @@ class VGG(chainer.Chain):
             self.fc6 = without_gradients(L.Linear(channels * (size >> len(depths)) ** 2, units, **zero))
             self.fc7 = without_gradients(L.Linear(units, units, **zero))
 
-    def forward(self, x):
-        """Computes features.
+    def stages(self):
+        layers = [(name, name == names[-1]) for names in self._blocks for name in names]
+        return [Stage(name, (name,), functools.partial(self._layer, name, pool=pool))
+                for name, pool in [*layers, ('fc6', False), ('fc7', False)]]
 
-        Args:
-            x (chainer.Variable or array): Prepared pictures, shape (N, 3, S, S), float32.
-
-        Returns:
-            chainer.Variable: fc7 after its ReLU, shape (N, D), float32, not negative.
-        """
-        for names in self._blocks:
-            for name in names:
-                x = F.relu(self[name](x))
-            x = F.max_pooling_2d(x, 2)
-        return F.relu(self.fc7(F.relu(self.fc6(x))))
+    def _layer(self, name, x, pool):
+        x = F.relu(self[name](x))
+        return F.max_pooling_2d(x, 2) if pool else x
 
     def inference(self):
         """The network for inference on the CPU: several times faster than `forward`, and equal to it.
