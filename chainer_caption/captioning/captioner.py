@@ -15,7 +15,7 @@ from chainer_caption.features.folders import find_pictures
 from chainer_caption.features.pictures import MAX_PIXELS
 from chainer_caption.functions.memory import enough_memory
 from chainer_caption.functions.products import one_blas_thread
-from chainer_caption.models.bundle import Bundle
+from chainer_caption.models.bundle import Bundle, may_be, origin_text
 from chainer_caption.models.ensemble import EnsembleStepper, check_ensemble
 
 # What is assumed of a model that does not know where its features came from: dsanno/chainer-image-caption made them of
@@ -72,8 +72,8 @@ class Captioner:
         Args:
             folders (str, os.PathLike, or list of them): The model directory; several are an ensemble.
             device (str or chainer.backend.Device): As `chainer.get_device` takes it: `'@numpy'`, `'@cupy:0'`.
-            image_weights (str or os.PathLike or None): The network's weights; by default they are looked for where
-                Chainer keeps its models.
+            image_weights (str or os.PathLike or None): The network's weights; by default those of the model directory,
+                or if it has none, they are looked for where Chainer keeps its models.
             network (str or None): Only for a model that does not record its network.
             profile (str or None): Only for a model that does not record its preprocessing.
             pictures (bool): False loads no network, which is enough for stored features.
@@ -101,8 +101,8 @@ class Captioner:
         if known is None and None in (network, profile):
             say(f'{folder}: does not record what made its features; assuming the network {origin["network"]} and the '
                 f'profile {origin["profile"] or "that its weights want"} (--network, --profile)')
-        extractor = Extractor.load(**origin, weights=image_weights, device=device, honour_exif=honour_exif,
-                                   max_pixels=max_pixels)
+        extractor = Extractor.load(**origin, weights=image_weights or bundles[0].network_path, device=device,
+                                   honour_exif=honour_exif, max_pixels=max_pixels)
         return cls(bundles, device, extractor, names)
 
     def _check_size(self, size, what):
@@ -213,10 +213,9 @@ class Captioner:
         search = self.search(search, **options)
         self._check_size(release.feature_size, str(release.features_path))
         known = self.bundle.origin
-        if known and release.origin and known != release.origin:
-            raise InputError(f'{release.features_path}: features of {release.origin["network"]}/'
-                             f'{release.origin["profile"]}, but the model learned from {known["network"]}/'
-                             f'{known["profile"]}')
+        if not may_be(release.origin, known):
+            raise InputError(f'{release.features_path}: features of {origin_text(release.origin)}, but the model '
+                             f'learned from {origin_text(known)}')
         captions = release.captions
         rows = captions.image_ids[pictures]
         found = self._caption_rows(release.features, rows, search)

@@ -15,6 +15,7 @@ EXAMPLES = '''\
   extract_features.py pictures/ -o features/mine --captions captions.csv       columns: filename,caption[,split]
   extract_features.py val2014/ -o features/coco --captions captions_val2014.json --dtype float16 -g 0
   extract_features.py drawings/ -o features/drawings --network demo
+  extract_features.py pictures/ -o features/finer -m finer       by the network that was fine-tuned with that model
 
 Stopped and started again with the same command it goes on where it was. Pictures that cannot be read are named and
 left out, and the exit status is 1.'''
@@ -24,9 +25,11 @@ def add_arguments(parser):
     parser.add_argument('folder', metavar='FOLDER', help='pictures; it is walked, in sorted order')
     parser.add_argument('-i', '--image-weights', metavar='WEIGHTS',
                         help="the network's weights (.caffemodel, .npz, .pth, .safetensors)")
+    parser.add_argument('-m', '--model', metavar='MODEL',
+                        help='a model directory: extract what it learned from, by a network of its own if it has one')
     parser.add_argument('-o', '--output', required=True, metavar='RELEASE',
                         help='folder to write: feats.npy, feats.npy.json and dataset.json')
-    parser.add_argument('--network', choices=sorted(NETWORKS), default='vgg19', help='(%(default)s)')
+    parser.add_argument('--network', choices=sorted(NETWORKS), help='(vgg19)')
     parser.add_argument('--profile', choices=sorted(PROFILES),
                         help="how pictures are prepared (what the weights want; the network's own)")
     parser.add_argument('--captions', metavar='FILE',
@@ -51,8 +54,7 @@ def run(args):
     splitting = Splitting(args.split_seed, args.val, args.test)
     if args.captions is None and splitting != Splitting():
         raise InputError('--split-seed, --val and --test belong to --captions')
-    extractor = Extractor.load(args.network, args.profile, args.image_weights, device(args.gpu), args.exif,
-                               args.max_pixels)
+    extractor = Extractor.load(*_network(args), device(args.gpu), args.exif, args.max_pixels)
     with tqdm(unit=' pictures', disable=None) as bar:
         def progress(done, total):
             if bar.total is None:
@@ -65,3 +67,17 @@ def run(args):
         failed = extract_features(args.folder, args.output, extractor, args.captions, args.dtype, splitting,
                                   progress, report, say)
     return 1 if failed else 0
+
+
+def _network(args):
+    """The network, the profile and the weights that the options name, as `Extractor.load` takes them."""
+    if args.model is None:
+        return args.network or 'vgg19', args.profile, args.image_weights
+    if args.network or args.profile:
+        raise InputError('-m says which network and profile: leave out --network and --profile')
+    from chainer_caption.models.bundle import Bundle
+    model = Bundle.load(args.model)
+    if model.origin is None:
+        raise InputError(f'{args.model}: does not record what made its features; name --network and --profile in place '
+                         'of -m')
+    return model.origin['network'], model.origin['profile'], args.image_weights or model.network_path

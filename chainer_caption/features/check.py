@@ -1,14 +1,13 @@
 """Which network and profile made a given feature matrix? A few of its pictures are enough to tell."""
 import dataclasses
 import itertools
-import os
 
 import chainer
 import numpy as np
 
 from chainer_caption.errors import InputError
 from chainer_caption.features.extractor import Extractor
-from chainer_caption.features.folders import find_by_name, find_pictures
+from chainer_caption.features.folders import find_in_folder
 from chainer_caption.features.networks import NETWORKS
 from chainer_caption.features.pictures import PictureError
 from chainer_caption.features.profiles import PROFILES
@@ -91,18 +90,14 @@ def sample_pictures(filenames, folder, limit=16, seed=0):
     Raises:
         InputError: Not one of them is there.
     """
-    folder = os.fspath(folder)
-    if not os.path.isdir(folder):
-        raise InputError(f'{folder}: no such folder')
-    names = {os.path.relpath(path, folder): path for path in find_pictures(folder)}
-    found = find_by_name(filenames, names)
+    found = find_in_folder(filenames, folder)
     places = [i for i, filename in enumerate(filenames) if filename in found]
     if not places:
         raise InputError(f'{folder}: none of the pictures in there is one of the release, whose first is '
                          f'{filenames[0]}')
     chosen = np.sort(np.random.default_rng(seed).permutation(len(places))[:limit])
     places = np.array(places)[chosen]
-    return places, [names[found[filenames[i]]] for i in places]
+    return places, [found[filenames[i]] for i in places]
 
 
 def find_extractors(weights=(), networks=(), device='@numpy', honour_exif=True, say=lambda line: None):

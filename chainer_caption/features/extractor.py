@@ -7,7 +7,7 @@ from chainer.backends import cuda
 
 from chainer_caption.errors import InputError
 from chainer_caption.features.memory import return_large_blocks
-from chainer_caption.features.networks import NETWORKS
+from chainer_caption.features.networks import described, is_of
 from chainer_caption.features.pictures import MAX_PIXELS, open_picture
 from chainer_caption.features.profiles import PROFILES
 from chainer_caption.features.slices import InSlices
@@ -36,7 +36,7 @@ class Extractor:
     def __init__(self, network, profile, link, honour_exif=True, max_pixels=MAX_PIXELS):
         self.network = network
         self.profile = _fitting(profile, network)
-        self.dim = NETWORKS[network].dim
+        self.dim = described(network).dim
         self.device = link.device
         self._compute = self._best_way(link)
         self._honour_exif = honour_exif
@@ -57,7 +57,7 @@ class Extractor:
         """Makes an extractor from weights on the disk.
 
         Args:
-            network (str): One of `NETWORKS`.
+            network (str): One of `NETWORKS`, or one that was fine-tuned from it.
             profile (str): One of `PROFILES`. By default the one that the weights want (`torchvision` for VGG's
                 from there), or else the network's (`karpathy` for VGG).
             weights (str or os.PathLike): A file that `load_weights` takes; see `find_weights` for the default.
@@ -70,14 +70,11 @@ class Extractor:
                 are missing, damaged or another network's.
         """
         return_large_blocks()
-        described = _named(NETWORKS, network, 'network')
-        path = find_weights(described, weights)
-        link = described.link()
-        wanted = load_weights(link, path)
+        link, digest, wanted = load_network(network, weights)
         with enough_memory(chainer.get_device(device)):
             link.to_device(device)
-        extractor = cls(network, profile or wanted or described.profile, link, honour_exif, max_pixels)
-        extractor._weights = sample_digest(path)
+        extractor = cls(network, profile or wanted, link, honour_exif, max_pixels)
+        extractor._weights = digest
         return extractor
 
     @property
@@ -107,9 +104,7 @@ class Extractor:
         Raises:
             PictureError: As `open_picture`.
         """
-        profile = PROFILES[self.profile]
-        with open_picture(path, self._honour_exif, self._max_pixels, profile.least) as picture:
-            return profile.prepare(picture)
+        return prepare(path, PROFILES[self.profile], self._honour_exif, self._max_pixels)
 
     def __call__(self, batch):
         """Computes the features of prepared pictures.
@@ -128,14 +123,46 @@ class Extractor:
             return self._compute(np.asarray(batch, np.float32))
 
 
+def load_network(network, weights=None):
+    """Loads a network on the CPU.
+
+    Args:
+        network (str): Its name, as for `Extractor.load`.
+        weights (str or os.PathLike or None): Its file, as for `Extractor.load`.
+
+    Returns:
+        tuple: The link; `sample_digest` of the file; and the name of the profile that such weights want.
+
+    Raises:
+        InputError: As `Extractor.load`.
+    """
+    known = described(network)
+    path = find_weights(known, weights)
+    digest = sample_digest(path)
+    if not is_of(network, digest):
+        raise InputError(f'{path}: not the weights of the network {network}; name the network.npz of the model that it '
+                         'was fine-tuned with, with -i')
+    link = known.link()
+    return link, digest, load_weights(link, path) or known.profile
+
+
+def prepare(path, profile, honour_exif=True, max_pixels=MAX_PIXELS):
+    """Reads a picture and prepares it for a network; arguments as for `open_picture`, and a Profile.
+
+    Returns:
+        numpy.ndarray: Shape (3, S, S), float32.
+
+    Raises:
+        PictureError: As `open_picture`.
+    """
+    with open_picture(path, honour_exif, max_pixels, profile.least) as picture:
+        return profile.prepare(picture)
+
+
 def _fitting(profile, network):
-    size, wanted = _named(PROFILES, profile, 'profile').size, _named(NETWORKS, network, 'network').size
+    if profile not in PROFILES:
+        raise InputError(f'unknown profile {profile!r}: it is one of {", ".join(PROFILES)}')
+    size, wanted = PROFILES[profile].size, described(network).size
     if size != wanted:
         raise InputError(f'profile {profile} gives {size} x {size} pixels, and {network} takes {wanted} x {wanted}')
     return profile
-
-
-def _named(choices, name, kind):
-    if name not in choices:
-        raise InputError(f'unknown {kind} {name!r}: it is one of {", ".join(choices)}')
-    return choices[name]

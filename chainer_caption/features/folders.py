@@ -2,6 +2,8 @@
 import collections
 import os
 
+from chainer_caption.errors import InputError
+
 #: Suffixes (lower case) by which pictures are picked out of folders.
 SUFFIXES = frozenset(('.jpg', '.jpeg', '.jpe', '.jfif', '.png', '.gif', '.webp', '.bmp', '.tif', '.tiff', '.ppm',
                       '.pgm', '.pbm', '.pnm', '.jp2', '.avif'))
@@ -51,6 +53,26 @@ def _walk(top):
                 (links if entry.is_symlink() else real).append(entry.path)
             elif os.path.splitext(entry.name)[1].lower() in SUFFIXES:
                 yield entry.path
+
+
+def find_in_folder(wanted, folder):
+    """Finds pictures in a folder, in whatever order and folders they lie there, by `find_by_name`.
+
+    Args:
+        wanted (iterable of str): File names.
+        folder (str or os.PathLike): Where to look.
+
+    Returns:
+        dict: Wanted name to path; those not found are left out.
+
+    Raises:
+        InputError: There is no such folder.
+    """
+    folder = os.fspath(folder)
+    if not os.path.isdir(folder):
+        raise InputError(f'{folder}: no such folder')
+    names = {os.path.relpath(path, folder): path for path in find_pictures(folder)}
+    return {name: names[there] for name, there in find_by_name(wanted, names).items()}
 
 
 def find_by_name(wanted, names):

@@ -1,11 +1,14 @@
 """The model directory: everything a trained captioner is, in files that can be read and cannot be run.
 
 `config.json` (sizes, dropout, where the features came from, how it was trained, library versions), `vocabulary.json`
-(words in id order, and their counts), `weights.npz` (the layout of Chainer's `save_npz`), and from its training
-`log.json` and snapshots. There is no pickle in any of them, and none is read: Chainer's `load_npz` would run one,
-and its serializer would write `None` as one.
+(words in id order, and their counts), `weights.npz` (the layout of Chainer's `save_npz`), where the image network has
+learned together with the model its `network.npz` in the same layout, and from its training `log.json` and snapshots.
+There is no pickle in any of them, and none is read: Chainer's `load_npz` would run one, and its serializer would write
+`None` as one.
 """
+import itertools
 import math
+import os
 import pathlib
 import platform
 import sys
@@ -16,12 +19,28 @@ from chainer.serializers import NpzDeserializer
 
 from chainer_caption.data.vocabulary import Vocabulary
 from chainer_caption.errors import InputError
+from chainer_caption.features.networks import fine_tuned, is_fine_tuned
 from chainer_caption.models import ARCHITECTURES
 from chainer_caption.storage.archives import npz_shapes, read_npz
-from chainer_caption.storage.files import read_json, replacing, sync_folder, unwritable, write_json, write_npz
+from chainer_caption.storage.files import (
+    read_json,
+    replacing,
+    sample_digest,
+    sync_folder,
+    unwritable,
+    write_json,
+    write_npz,
+)
 from chainer_caption.storage.serializers import to_arrays
 
 CONFIG, VOCABULARY, WEIGHTS, LOG = 'config.json', 'vocabulary.json', 'weights.npz', 'log.json'
+
+# The image network of a model that has one of its own, and the one that the next weights belong to, on its way.
+NETWORK, NEXT_NETWORK = 'network.npz', 'network-next.npz'
+
+# In the weights of such a model: the digest of the network that they learned with.
+_DIGEST = 'network'
+
 SNAPSHOTS = 'snapshot-*.npz'
 FORMAT = 1
 
@@ -39,14 +58,18 @@ class Bundle:
         training (dict): How it was trained; for the record, and to compare with when training is resumed.
         search (dict): What to caption with where nothing else is asked for, as far as the model says it: `width` and
             `length_normalization`, as `BeamSearch` takes them. Training writes none.
+        network (chainer.Chain or None): The image network that learns together with the model, which is saved with it.
+        network_path (pathlib.Path or None): The weights of the image network that was trained with a loaded model.
     """
 
-    def __init__(self, model, vocabulary, origin=None, training=None, search=None):
+    def __init__(self, model, vocabulary, origin=None, training=None, search=None, network=None, network_path=None):
         self.model = model
         self.vocabulary = vocabulary
         self.origin = origin
         self.training = training or {}
         self.search = search or {}
+        self.network = network
+        self.network_path = network_path
 
     def save(self, folder):
         """Writes the model directory: configuration, vocabulary and weights.
@@ -69,8 +92,26 @@ class Bundle:
             'format': FORMAT, 'model': self.model.architecture, **self.model.configuration, 'features': self.origin,
             **search, 'training': self.training, 'versions': versions()})
 
+    def params(self):
+        """Everything that may have learned: the parameters of the model, and those of a network of its own."""
+        return itertools.chain(self.model.params(), self.network.params() if self.network is not None else ())
+
     def save_weights(self, folder):
-        write_npz(pathlib.Path(folder) / WEIGHTS, to_arrays(self.model))
+        """Writes the weights, and a network of the model's own. Of the two files the weights change last, and say which
+        network they belong to; so a kill leaves the old pair or the new one."""
+        folder, arrays = pathlib.Path(folder), to_arrays(self.model)
+        if self.network is None:
+            write_npz(folder / WEIGHTS, arrays)
+            return
+        write_npz(folder / NEXT_NETWORK, to_arrays(self.network))
+        arrays[_DIGEST] = np.frombuffer(bytes.fromhex(sample_digest(folder / NEXT_NETWORK)), np.uint8)
+        write_npz(folder / WEIGHTS, arrays)
+        os.replace(folder / NEXT_NETWORK, folder / NETWORK)
+        sync_folder(folder)
+
+    def save_network(self, folder):
+        """Writes a network of the model's own, as it is, where there are no weights yet that belong to it."""
+        write_npz(pathlib.Path(folder) / NETWORK, to_arrays(self.network))
 
     @classmethod
     def load(cls, folder):
@@ -103,7 +144,56 @@ class Bundle:
         model = architecture(**configuration, initialW=0)
         NpzDeserializer(arrays).load(model)
         model.cleargrads()                              # Chainer makes them beforehand; training makes its own
-        return cls(model, vocabulary, _origin(config), config.get('training'), config.get('search'))
+        origin, path = _origin(config), None
+        if origin is not None and is_fine_tuned(origin['network']):
+            path = network_path(folder, arrays.get(_DIGEST))
+            if path is not None:
+                origin['network'] = fine_tuned(origin['network'], sample_digest(path))
+        return cls(model, vocabulary, origin, config.get('training'), config.get('search'), network_path=path)
+
+
+def network_path(folder, digest=None):
+    """Where the image network of a model directory is.
+
+    Args:
+        folder (pathlib.Path): The model directory.
+        digest (numpy.ndarray or None): What its weights say of the network that they belong to, if there are some.
+
+    Returns:
+        pathlib.Path or None: None where the model has no network of its own.
+
+    Raises:
+        InputError: It has none that belongs to the weights.
+    """
+    there = [folder / name for name in (NETWORK, NEXT_NETWORK) if (folder / name).exists()]
+    if digest is None:
+        return there[0] if there else None
+    for path in there:
+        if sample_digest(path) == digest.tobytes().hex():
+            return path
+    raise InputError(f'{folder / NETWORK}: not the network that {WEIGHTS} was trained with; put both back from '
+                     'the same copy of the folder')
+
+
+def settled_network(folder):
+    """As `network_path`, of a folder that nobody else writes: what a kill has left between two files is put right."""
+    digest = read_npz(folder / WEIGHTS, _DIGEST).get(_DIGEST) if (folder / WEIGHTS).exists() else None
+    path = network_path(folder, digest)
+    if path == folder / NEXT_NETWORK:
+        os.replace(path, folder / NETWORK)
+    (folder / NEXT_NETWORK).unlink(missing_ok=True)
+    return path and folder / NETWORK
+
+
+def read_origin(folder):
+    """What the configuration of a model directory says of where its features came from: a dict or None.
+
+    Raises:
+        InputError: There is no sound configuration.
+    """
+    config = read_json(folder / CONFIG)
+    _check_config(config, folder / CONFIG)
+    return _origin(config)
 
 
 def versions():
@@ -136,6 +226,19 @@ def _check_search(search, path):
         if not isinstance(value, kind) or isinstance(value, bool) or not least <= value < math.inf:
             raise InputError(f'{path}: "{name}" should be a {"whole " if kind is int else ""}number from {least}, not '
                              f'{value!r}')
+
+
+def may_be(origin, wanted):
+    """Whether features of one origin, perhaps unknown (None), may be those of the other. A network that was fine-tuned
+    is nobody's guess: its features always say so."""
+    if origin is None or wanted is None:
+        return not any(known and is_fine_tuned(known['network']) for known in (origin, wanted))
+    return origin == wanted
+
+
+def origin_text(origin):
+    """An origin, or None, for a line on it."""
+    return '{network}/{profile}'.format(**origin) if origin else 'unknown origin'
 
 
 def _origin(config):
@@ -205,7 +308,7 @@ def clear(folder, others=(), keep_model=False):
     if not keep_model:
         (folder / CONFIG).unlink(missing_ok=True)
         sync_folder(folder)
-        for name in (WEIGHTS, VOCABULARY):
+        for name in (WEIGHTS, VOCABULARY, NETWORK, NEXT_NETWORK):
             (folder / name).unlink(missing_ok=True)
     for pattern in (LOG, SNAPSHOTS, *others):
         for path in folder.glob(pattern):

@@ -4,6 +4,7 @@ from chainer.backends import cuda
 
 from chainer_caption.errors import InputError
 from chainer_caption.functions.compiled import compiled, exp, in_threads
+from chainer_caption.models.bundle import origin_text
 
 
 class EnsembleStepper:
@@ -84,9 +85,5 @@ def check_ensemble(bundles, names):
             raise InputError(f'{name}: learned from features of {bundle.model.feature_size} numbers, but {names[0]} '
                              f'from {first.model.feature_size}; an ensemble sees each picture through one network')
         if bundle.origin != first.origin:
-            raise InputError(f'{name}: learned from features of {_origin(bundle)}, but {names[0]} from those of '
-                             f'{_origin(first)}; an ensemble sees each picture through one network')
-
-
-def _origin(bundle):
-    return '{network}/{profile}'.format(**bundle.origin) if bundle.origin else 'unknown origin'
+            raise InputError(f'{name}: learned from features of {origin_text(bundle.origin)}, but {names[0]} from '
+                             f'those of {origin_text(first.origin)}; an ensemble sees each picture through one network')

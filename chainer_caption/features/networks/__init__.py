@@ -3,7 +3,10 @@ import dataclasses
 import functools
 import importlib
 import os
+import re
 from collections.abc import Callable
+
+from chainer_caption.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,3 +90,46 @@ NETWORKS = {network.name: network for network in (
     Network('googlenet', _link('others', 'GoogLeNet'), 1024, 224, 'karpathy', ('bvlc_googlenet.npz',),
             'http://dl.caffe.berkeleyvision.org/bvlc_googlenet.caffemodel (54 MB), ' + _CONVERTED.format('GoogLeNet')),
 )}
+
+# How many digits of a file's digest tell its network from others.
+_DIGITS = 12
+
+
+def fine_tuned(name, digest=None):
+    """What a network is called that has gone on learning.
+
+    Args:
+        name (str): What it was called before.
+        digest (str or None): `sample_digest` of the file of its weights, where those are there already.
+    """
+    name = f'fine-tuned from {_parts(name)[0]}'
+    return name if digest is None else f'{name} ({digest[:_DIGITS]})'
+
+
+def is_fine_tuned(name):
+    """Whether a network's name is that of one that has gone on learning."""
+    return _parts(name)[0] != name
+
+
+def described(name):
+    """The entry of `NETWORKS` of a network, be it fine-tuned.
+
+    Raises:
+        InputError: There is none of this name.
+    """
+    base, _ = _parts(name)
+    if base not in NETWORKS:
+        raise InputError(f'unknown network {name!r}: it is one of {", ".join(NETWORKS)}')
+    return NETWORKS[base]
+
+
+def is_of(name, digest):
+    """Whether a file of weights, by its `sample_digest`, can be of a network of this name."""
+    own = _parts(name)[1]
+    return own is None or digest.startswith(own)
+
+
+def _parts(name):
+    """What a network was fine-tuned from, or itself, and the digest in its name, or None."""
+    match = re.fullmatch(rf'fine-tuned from (\w+)(?: \(([0-9a-f]{{{_DIGITS}}})\))?', name)
+    return (match[1], match[2]) if match else (name, None)
