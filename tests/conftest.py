@@ -8,6 +8,7 @@ import textwrap
 import numpy as np
 import pytest
 import scipy.io
+from PIL import Image
 
 import chainer_caption
 from chainer_caption import Bundle, Release, Settings, Vocabulary, cli, train
@@ -85,13 +86,22 @@ def write_release(folder, pictures=48, dim=16, seed=0, splits=SPLITS, dtype=np.f
     return folder
 
 
+def draw_pictures(folder, count):
+    """Writes small pictures of noise, under the names that `write_release` has for them."""
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for i in range(count):
+        Image.fromarray(rng.integers(0, 256, (9, 11, 3), np.uint8)).save(folder / f'{i:04}.png')
+    return folder
+
+
 def left_by_training(folder):
     """All that a training leaves in a model directory, but for clock times and pictures: a dict to be compared."""
     left = {'files': sorted(os.listdir(folder)), 'config.json': read_json(folder / 'config.json'),
             'vocabulary.json': read_json(folder / 'vocabulary.json'),
             'log.json': [{key: value for key, value in entry.items() if key != 'elapsed_time'}
                          for entry in read_json(folder / 'log.json')]}
-    for path in [folder / 'weights.npz', *folder.glob('snapshot-*.npz')]:
+    for path in [folder / 'weights.npz', *folder.glob('network*.npz'), *folder.glob('snapshot-*.npz')]:
         for name, array in read_npz(path).items():
             if name != 'checksum' and not name.endswith(('elapsed_time', '/_log')):
                 left[f'{path.name} {name}'] = array.dtype.str, array.shape, array.tobytes()

@@ -1,6 +1,6 @@
 """Kills a training at random moments, has it go on, and compares what comes out with a training that was never killed.
 
-    python tests/kills.py --kills 100 [--objective self-critical]
+    python tests/kills.py --kills 100 [--objective self-critical] [--finetune conv5]
 
 Each training is killed up to three times by SIGKILL, at moments drawn uniformly over the time that an undisturbed one
 takes, and started again with `--resume`; every third one replaces an old model. At its end everything must be that of
@@ -34,7 +34,7 @@ for _name in ('OPENBLAS_NUM_THREADS', 'OMP_NUM_THREADS', 'MKL_NUM_THREADS'):
 
 import numpy as np  # noqa: E402
 import tqdm  # noqa: E402
-from conftest import left_by_training, write_release  # noqa: E402
+from conftest import draw_pictures, left_by_training, write_release  # noqa: E402
 
 from chainer_caption import Bundle, InputError, cli  # noqa: E402
 from chainer_caption.models import bundle  # noqa: E402
@@ -125,10 +125,10 @@ def ended(pid, output):
         raise SystemExit(f'a training ended with status {status}:\n{pathlib.Path(output).read_text(encoding="utf-8")}')
 
 
-def outcome(folder, release):
-    """All that a training leaves, and what its model says."""
+def outcome(folder, of):
+    """All that a training leaves, and what its model says of a release or, by a network of its own, of pictures."""
     captions = folder.with_suffix('.jsonl')
-    assert cli.run('generate', ['-m', str(folder), '--release', str(release), '-o', str(captions)]) == 0
+    assert cli.run('generate', ['-m', str(folder), *of, '-o', str(captions)]) == 0
     return {**left_by_training(folder), 'captions': captions.read_bytes()}
 
 
@@ -149,31 +149,36 @@ def main():
     parser.add_argument('--kills', type=int, default=10, metavar='N', help='(%(default)s)')
     parser.add_argument('--seed', type=int, default=0, metavar='N', help='of the moments (%(default)s)')
     parser.add_argument('--objective', default='words', help="the trainings' (%(default)s)")
+    parser.add_argument('--finetune', metavar='LAYER', help="has the demo's network learn, too, from this layer on")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         os.environ['XDG_CACHE_HOME'] = folder
-        return kill(args.kills, args.objective, np.random.default_rng(args.seed), pathlib.Path(folder))
+        return kill(args.kills, args.objective, args.finetune, np.random.default_rng(args.seed), pathlib.Path(folder))
 
 
-def kill(number, objective, rng, folder):
-    release, output = write_release(folder / 'release'), folder / 'output'
-    options = OPTIONS
-    if objective != 'words':
+def kill(number, objective, layer, rng, folder):
+    release, output = write_release(folder / 'release', dim=4096 if layer else 16), folder / 'output'
+    options, of = OPTIONS, ['--release', str(release)]
+    if objective != 'words' or layer:
         words = str(folder / 'words')
         with contextlib.redirect_stdout(io.StringIO()):
             cli.run('train', [str(release), '-o', words, '--epochs', '1', '--hidden', '24'])
         options = [*OPTIONS, '-m', words, '--objective', objective, '--average', '5', '--schedule', 'cosine']
+    if layer:
+        pictures = draw_pictures(folder / 'pictures', 48)
+        options = [*options, '--finetune', layer, '--pictures', str(pictures), '--network', 'demo', '--profile', 'demo']
+        of = [str(pictures)]
     command = ['train', str(release), *options, '-o']
     environment = {**os.environ, 'PYTHONPATH': os.pathsep.join(filter(None, [str(ROOT), os.environ.get('PYTHONPATH')]))}
     subprocess.run([sys.executable, ROOT / 'scripts' / 'train.py', *command[1:], folder / 'undisturbed'], check=True,
                    env=environment, stdout=subprocess.DEVNULL)
-    expected = outcome(folder / 'undisturbed', release)
+    expected = outcome(folder / 'undisturbed', of)
     with contextlib.redirect_stdout(io.StringIO()):     # what is compiled and imported now, the forks have
         cli.run('train', [str(release), '-o', str(folder / 'old'), '--epochs', '1', '--hidden', '12', '--seed', '1'])
     began = time.monotonic()
     ended(forked([*command, str(folder / 'timed')], output), output)
     duration = time.monotonic() - began
-    different = differences(expected, outcome(folder / 'timed', release))
+    different = differences(expected, outcome(folder / 'timed', of))
     assert not different, different
 
     print(f'an undisturbed training takes {duration:.2f} s', flush=True)
@@ -194,7 +199,7 @@ def kill(number, objective, rng, folder):
             kills_of_run.append(PHASES[_phase[0]])
             check_folder(model)
         ended(forked([*command, str(model), again(model)], output), output)
-        different = differences(expected, outcome(model, release))
+        different = differences(expected, outcome(model, of))
         killed += len(kills_of_run)
         phases.update(kills_of_run)
         if different:

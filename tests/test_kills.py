@@ -7,10 +7,10 @@ import sys
 import pytest
 
 
-@pytest.mark.parametrize(('objective', 'kills'), [('words', 4), ('self-critical', 2)])
-def test_killed_trainings_end_as_if_they_never_had_been(objective, kills, package_environment):
+@pytest.mark.parametrize(('kills', 'options'), [
+    (4, ()), (2, ('--objective', 'self-critical')), (2, ('--finetune', 'fc6'))])
+def test_killed_trainings_end_as_if_they_never_had_been(kills, options, package_environment):
     done = subprocess.run([sys.executable, pathlib.Path(__file__).with_name('kills.py'), '--kills', str(kills),
-                           '--objective', objective], check=False, env=package_environment, capture_output=True,
-                          text=True)
+                           *options], check=False, env=package_environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(rf'^{kills} of {kills} kills', done.stdout, re.MULTILINE)

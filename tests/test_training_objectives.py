@@ -14,6 +14,7 @@ from test_training import log, weights
 from test_training_snapshots import stop_after
 
 from chainer_caption import Bundle, InputError, Release, Settings, train
+from chainer_caption.data.batches import PackCaptions
 from chainer_caption.data.vocabulary import EOS
 from chainer_caption.functions import mask_key
 from chainer_caption.parallel import Processes
@@ -119,8 +120,9 @@ def test_the_words_beside_the_reward_are_those_of_the_references(release, model_
     rows = release.captions.image_ids[release.pictures(*release.training_splits)][pictures]
     model, words = current.model, sum(len(caption) + 1 for caption in tokens)
     model.cleargrads()
+    pack = PackCaptions(release.features)
     with chainer.using_config('train', False):
-        total = sum(model(*objective._pack([(row, np.append(current.vocabulary.encode(caption), np.int32(EOS)))], None))
+        total = sum(model(*pack([(row, np.append(current.vocabulary.encode(caption), np.int32(EOS)))], None))
                     * ((len(caption) + 1) / words) for row, caption in zip(rows, tokens, strict=True))
     total.backward()
     for name, param in model.namedparams():

@@ -16,6 +16,7 @@ EXAMPLES = '''\
   mpiexec -n 4 .venv/bin/python scripts/train.py features/coco -o model -g 0      on four GPUs
   train.py features/coco -o model --keep-best cider --patience 5    stop when captions of val get no better
   train.py features/coco -o better -m model --objective self-critical --epochs 5     then captions that score well
+  train.py features/coco -o finer -m model --finetune conv5_1 --pictures train2014/    and the network learns, too
   train.py -s dataset.json -i vgg_feats.mat -o model
   train.py features/flickr8k -o model -m weights.npz --epochs 0     make a model directory of bare weights'''
 
@@ -62,6 +63,15 @@ def add_arguments(parser):
     learning.add_argument('--clip', type=float, metavar='C', help='scales longer gradients down to this norm')
     learning.add_argument('--average', type=int, metavar='K',
                           help='validate, score and keep the mean of the weights over about K updates')
+    seeing = parser.add_argument_group('fine-tuning of the image network')
+    seeing.add_argument('--finetune', metavar='LAYER',
+                        help='this layer of the network and all above it learn, too, beginning with a model (-m) that '
+                             'has learned words; all: the whole network')
+    seeing.add_argument('--pictures', metavar='FOLDER', help="the release's pictures, in whatever folders below it")
+    seeing.add_argument('--image-weights', metavar='WEIGHTS',
+                        help="what the network begins with (that of MODEL; where Chainer keeps its models)")
+    seeing.add_argument('--network-learning-rate', type=float, metavar='R', help='(a tenth of the other)')
+    seeing.add_argument('--augment', action='store_true', help='cut and mirror the pictures at random')
     parser.add_argument('--resume', action='store_true', help='go on with the training of MODEL')
     parser.add_argument('--overwrite', action='store_true', help='replace MODEL if it is there')
     add_origin(parser, 'made the features, if the release does not record it')
@@ -72,6 +82,9 @@ def run(args):
         raise InputError('--resume and --overwrite exclude each other')
     if (args.network is None) != (args.profile is None):
         raise InputError('--network and --profile belong together: name both or neither')
+    for name in ('pictures', 'image_weights'):
+        if args.finetune is None and getattr(args, name) is not None:
+            raise InputError(f'--{name.replace("_", "-")} belongs to --finetune')
     # Only now, so that -h and wrong calls are answered at once.
     from chainer_caption.training import Settings, train
     settings = Settings(**{field.name: getattr(args, field.name) for field in dataclasses.fields(Settings)})
@@ -82,5 +95,5 @@ def run(args):
     with Stopping() as stop:
         train(release, args.output, settings, where, args.resume, args.overwrite, args.model, origin,
               progress=sys.stderr if sys.stderr.isatty() else None, say=say if processes.first else lambda line: None,
-              stop=stop, processes=processes)
+              stop=stop, processes=processes, pictures=args.pictures, image_weights=args.image_weights)
     return stop.status

@@ -83,6 +83,11 @@ class CaptionIterator(chainer.dataset.Iterator):
         return -(-len(self.dataset) // self.batch_size)
 
     @property
+    def upcoming(self):
+        """The numbers of the examples of the next minibatch, (n,) int."""
+        return self._order[self.current_position]
+
+    @property
     def epoch_detail(self):
         return self.epoch + self.current_position / self.batches_per_epoch
 
@@ -155,6 +160,13 @@ class PackCaptions(chainer.dataset.Converter):
         if device is not None:
             words, targets = device.send(words), device.send(targets)
         return take_rows(self.features, rows, device), words, targets, sizes
+
+    def expect(self, rows, update):
+        """Told which rows `see` will be asked for at the next update; they are there."""
+
+    def see(self, rows, update, device):
+        """The features of pictures at an update: those rows of the matrix, which are always the same."""
+        return take_rows(self.features, rows, device)
 
 
 class PackShare(PackCaptions):

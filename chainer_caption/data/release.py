@@ -1,5 +1,7 @@
 """A release opened: pictures, their captions, their features."""
 import collections
+import copy
+import dataclasses
 import os
 import pathlib
 
@@ -13,6 +15,8 @@ from chainer_caption.storage.files import read_json, sample_digest, unwritable, 
 
 # `restval` is what MS COCO's validation pictures are called that Karpathy's split gives to training.
 TRAINING_SPLITS = ('train', 'restval')
+
+_NO_SPLIT = -1
 
 _MATRICES = ('vgg_feats.mat', 'vgg_feats_hdf5.mat', 'feats.npy', 'feats.npz', 'vgg_feats.npy', 'vgg_feats.npz')
 
@@ -73,10 +77,22 @@ class Release:
         """
         chosen = np.flatnonzero(np.isin(self.captions.splits, [SPLITS.index(split) for split in splits]))
         if not len(chosen):
-            there = collections.Counter(SPLITS[s] for s in self.captions.splits)
+            there = collections.Counter(SPLITS[s] for s in self.captions.splits if s != _NO_SPLIT)
             raise InputError(f'{self.dataset_path}: no image is of the split {" or ".join(splits)} '
                              f'(there are: {", ".join(f"{n} {split}" for split, n in sorted(there.items()))})')
         return chosen
+
+    def without(self, pictures):
+        """The same release with some pictures in no split, so that nobody trains on them or scores them.
+
+        Args:
+            pictures (sequence of int): Their places in `captions.filenames`.
+        """
+        splits = self.captions.splits.copy()
+        splits[pictures] = _NO_SPLIT
+        other = copy.copy(self)
+        other.captions = dataclasses.replace(self.captions, splits=splits)
+        return other
 
     def references(self, picture):
         """The sentences of a picture: a list of lists of tokens."""

@@ -178,5 +178,5 @@ class ShowAndTell(Architecture):
         weights = weights[sampled.order][np.concatenate([np.arange(size) for size in sizes])]
         words, targets, weights, order = (self.device.send(array) for array in (words, targets, weights, sampled.order))
         with chainer.using_config('train', False):
-            h = self._outputs(features[order], words, sizes, (0, 0), (sampled.gates, sampled.c, sampled.h))
+            h = self._outputs(F.permutate(features, order), words, sizes, (0, 0), (sampled.gates, sampled.c, sampled.h))
         return sampled_loss(h, self.out_word.W, self.out_word.b, sampled, targets, weights)

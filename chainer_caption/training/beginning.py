@@ -6,11 +6,14 @@ from chainer.serializers import NpzDeserializer
 
 from chainer_caption.data.vocabulary import Vocabulary
 from chainer_caption.errors import InputError
+from chainer_caption.features.networks import described
+from chainer_caption.features.networks.stages import split
 from chainer_caption.models import ShowAndTell, bundle
-from chainer_caption.models.bundle import Bundle
+from chainer_caption.models.bundle import Bundle, may_be, origin_text
 from chainer_caption.storage.archives import npz_shapes
 from chainer_caption.storage.files import read_json
 from chainer_caption.storage.serializers import arrays_digest
+from chainer_caption.training.network import begin_network
 from chainer_caption.training.settings import weights_path
 
 
@@ -27,7 +30,7 @@ def known_origin(release, declared):
                      'leave out --network and --profile')
 
 
-def begin(release, settings, start_from, origin, resumed=None):
+def begin(release, settings, start_from, origin, resumed=None, pictures=None, image_weights=None):
     """The untrained bundle.
 
     Args:
@@ -35,7 +38,10 @@ def begin(release, settings, start_from, origin, resumed=None):
         settings (Settings): How.
         start_from (str or os.PathLike or None): A model directory or a weights file.
         origin (dict or None): From `known_origin`.
-        resumed (pathlib.Path or None): The model directory of a training that goes on, whose vocabulary it has.
+        resumed (pathlib.Path or None): The model directory of a training that goes on, whose vocabulary it has, and
+            whose network.
+        pictures (str or None): Of a fine-tuning: what tells which pictures it sees.
+        image_weights (str or os.PathLike or None): Of a fine-tuning: the weights of the network, where they are given.
 
     Returns:
         Bundle: The vocabulary of the training captions, or the one that the training or `start_from` has already; and
@@ -53,33 +59,46 @@ def begin(release, settings, start_from, origin, resumed=None):
         vocabulary = Vocabulary.from_counts(*release.word_counts(*release.training_splits),
                                             min_count=settings.min_count)
     if start_from is None:
-        if settings.objective == 'self-critical' and not resumed:
-            raise InputError('--objective self-critical goes on from a model that has learned words: name it with -m')
+        if not resumed and (settings.objective == 'self-critical' or settings.finetune is not None):
+            option = f'--finetune {settings.finetune}' if settings.finetune else '--objective self-critical'
+            raise InputError(f'{option} goes on from a model that has learned words: name it with -m')
         training['hidden'] = settings.hidden or 512
-        return Bundle(_fresh_model(architecture, release, vocabulary, training), vocabulary, origin, training)
-    weights = weights_path(start_from)
+        network, origin, size = _seeing(release, settings, training, None, origin, resumed, pictures, image_weights)
+        return Bundle(_fresh_model(architecture, size, vocabulary, training), vocabulary, origin, training,
+                      network=network)
+    weights, given = weights_path(start_from), None
     if os.path.isdir(start_from):
         given = Bundle.load(start_from)
         vocabulary, architecture = given.vocabulary, type(given.model)
-        if origin and given.origin and origin != given.origin:
-            raise InputError(f'{start_from}: learned from features of {given.origin["network"]}/'
-                             f'{given.origin["profile"]}, the release has {origin["network"]}/{origin["profile"]}')
+        if settings.finetune is None and not may_be(origin, given.origin):
+            raise InputError(f'{start_from}: learned from features of {origin_text(given.origin)}, the release has '
+                             f'{origin_text(origin)}')
     there = {name: shape for name, (shape, _) in npz_shapes(weights).items()}
     hidden = architecture.hidden_of(there) or settings.hidden or 512
     if settings.hidden not in (None, hidden):
         raise InputError(f'{weights}: has hidden size {hidden}; leave out --hidden {settings.hidden} to train it')
-    bundle.check_shapes(weights, architecture, feature_size=release.feature_size, vocabulary_size=len(vocabulary),
-                        hidden=hidden)
+    network, origin, size = _seeing(release, settings, training, given, origin, resumed, pictures, image_weights)
+    bundle.check_shapes(weights, architecture, feature_size=size, vocabulary_size=len(vocabulary), hidden=hidden)
     arrays = bundle.read_weights(weights)
     training.update(hidden=hidden, start_from=arrays_digest(arrays))
-    model = _fresh_model(architecture, release, vocabulary, training, initialW=0)
+    model = _fresh_model(architecture, size, vocabulary, training, initialW=0)
     NpzDeserializer(arrays).load(model)
-    return Bundle(model, vocabulary, origin, training)
+    return Bundle(model, vocabulary, origin, training, network=network)
 
 
-def _fresh_model(architecture, release, vocabulary, training, **initial):
+def _seeing(release, settings, training, given, origin, resumed, pictures, image_weights):
+    """What the features come from: the network that learns, if one does, the origin of the features, and their size."""
+    if settings.finetune is None:
+        return None, origin, release.feature_size
+    network, origin, began = begin_network(settings, given, origin, image_weights, resumed)
+    split(network, settings.finetune)                   # refuses what is no layer, before anything is written
+    training.update(pictures=pictures, image_weights=began)
+    return network, origin, described(origin['network']).dim
+
+
+def _fresh_model(architecture, feature_size, vocabulary, training, **initial):
     try:
-        return architecture(release.feature_size, len(vocabulary), training['hidden'], training['dropout'],
+        return architecture(feature_size, len(vocabulary), training['hidden'], training['dropout'],
                             vocabulary.log_frequencies(), training['seed'], **initial)
     except MemoryError as e:
         raise InputError(f'--hidden {training["hidden"]}: such a model does not fit into memory ({e})') from e

@@ -8,7 +8,7 @@ from chainer_caption.functions.products import one_blas_thread
 from chainer_caption.training.settings import Settings
 
 
-def make_optimizer(model, device, processes, settings=None, updates=None):
+def make_optimizer(model, device, processes, settings=None, updates=None, network=None):
     """Adam on a model, as the settings want it; of several processes it takes the mean gradients.
 
     Args:
@@ -17,6 +17,7 @@ def make_optimizer(model, device, processes, settings=None, updates=None):
         processes (Processes): Those that train together.
         settings (Settings): None for the defaults.
         updates (int): Of the whole training; the cosine schedule wants to know.
+        network (chainer.Link or None): The part of what is trained that has the image network's learning rate.
 
     Returns:
         Adam: Set up.
@@ -24,6 +25,9 @@ def make_optimizer(model, device, processes, settings=None, updates=None):
     settings = (settings or Settings()).resolved()
     optimizer = Adam(settings.learning_rate, average=settings.average)
     optimizer.setup(model)
+    for param in network.params() if network is not None else ():
+        # A factor of Adam's, so that a schedule is one for both.
+        param.update_rule.hyperparam.eta = settings.network_learning_rate / settings.learning_rate
     if processes.size > 1:
         optimizer.add_hook(processes.mean_gradients(device))
     if settings.clip is not None:

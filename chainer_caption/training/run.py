@@ -14,12 +14,14 @@ from chainer_caption.storage.files import unwritable, write_json
 from chainer_caption.training.beginning import begin, known_origin
 from chainer_caption.training.extensions import WATCHED
 from chainer_caption.training.settings import Settings, check_same, read_settings
+from chainer_caption.training.sight import Sight, find_training_pictures
 from chainer_caption.training.snapshots import Snapshots, sole_training
 from chainer_caption.training.trainer import check_possible, make_trainer
 
 
 def train(release, output, settings=None, device='@numpy', resume=False, overwrite=False, start_from=None, origin=None,
-          extensions=(), progress=None, say=lambda line: None, stop=lambda: False, processes=None):
+          extensions=(), progress=None, say=lambda line: None, stop=lambda: False, processes=None, pictures=None,
+          image_weights=None):
     """Trains a captioner and writes its model directory, in which the best epoch's weights are kept.
 
     Args:
@@ -42,6 +44,10 @@ def train(release, output, settings=None, device='@numpy', resume=False, overwri
         processes (Processes or None): Those that train together, each of which calls this with the same arguments, but
             for a device of its own (`Processes.device`) and perhaps other extensions; process 0 alone reads and writes
             the model directory. None trains in this process alone.
+        pictures (str or os.PathLike or None): The folder of the release's pictures, in whatever order and folders below
+            it, where `settings` have the image network learn, too.
+        image_weights (str or os.PathLike or None): The weights that the image network begins with; by default those of
+            `start_from`, or if it has none, they are looked for where Chainer keeps its models.
 
     Returns:
         Bundle: The model of the best epoch.
@@ -54,6 +60,11 @@ def train(release, output, settings=None, device='@numpy', resume=False, overwri
     settings = settings or Settings()
     processes = processes or Processes()
     device = chainer.get_device(device)
+    paths = chosen = None
+    if settings.finetune is not None:
+        if pictures is None:
+            raise InputError('--finetune needs the pictures: name their folder with --pictures')
+        release, paths, chosen = find_training_pictures(release, pictures, say)
     check_possible(release, settings)
     with contextlib.ExitStack() as stack:
         stack.enter_context(_naming(output))
@@ -62,14 +73,23 @@ def train(release, output, settings=None, device='@numpy', resume=False, overwri
         if processes.first:
             bundle.check_new(output, resume, overwrite)
             stack.enter_context(sole_training(output))
-            current, going_on = _prepare(release, output, settings, start_from, origin, resume, say)
+            current, going_on = _prepare(release, output, settings, start_from, origin, resume, say,
+                                         {'pictures': chosen, 'image_weights': image_weights})
         current, going_on = processes.broadcast((current, going_on))
-        trainer = make_trainer(release, current, output, settings, device, extensions, progress, say, stop, processes)
+        sight = None
+        if paths is not None:
+            with chainer.using_device(device):
+                sight = Sight(release, current, settings, paths, device, processes, progress, say)
+            release = sight.release
+        trainer = make_trainer(release, current, output, settings, device, extensions, progress, say, stop, processes,
+                               sight)
         taking = trainer.get_extension('TakeSnapshots')
         if going_on:
             taking.snapshots.load_latest(trainer, say, processes)
         if processes.first:
             write_json(output / bundle.VOCABULARY, current.vocabulary.to_json(), indent=None)
+            if current.network is not None and not going_on:
+                current.save_network(output)
             current.save_config(output)                 # the last: a folder that has it can be resumed
         with chainer.using_device(device):
             trainer.run(show_loop_exception_msg=False)
@@ -97,12 +117,12 @@ def _naming(output):
         raise unwritable(e.filename or output, e) from e
 
 
-def _prepare(release, output, settings, start_from, origin, resume, say):
+def _prepare(release, output, settings, start_from, origin, resume, say, seen):
     """What to train, and whether there is a snapshot to go on from."""
     before = read_settings(output) if resume else None
     if before is not None and settings.hidden is None:
         settings = dataclasses.replace(settings, hidden=before['hidden'])
-    current = begin(release, settings, start_from, known_origin(release, origin), before and output)
+    current = begin(release, settings, start_from, known_origin(release, origin), before and output, **seen)
     if before is None:
         # Not before everything that was asked for has been found possible; it may even start from what is replaced.
         bundle.clear(output, WATCHED, keep_model=_same(start_from, output))

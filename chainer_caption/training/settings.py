@@ -19,6 +19,9 @@ _KNOWN = {'objective': ('words', 'self-critical'), 'baseline': ('others', 'greed
 # What only self-critical training has.
 _SELF_CRITICAL = 'baseline', 'samples', 'word_weight'
 
+# What only fine-tuning has.
+_FINE_TUNING = 'network_learning_rate', 'augment'
+
 # What NumPy's generators take, and what can be multiplied; long before that the memory is too small.
 _MOST = {'seed': 2 ** 32 - 1, 'hidden': 2 ** 20, 'batch_size': 2 ** 31, 'samples': 2 ** 16, 'average': 2 ** 53}
 
@@ -53,6 +56,11 @@ class Settings:
         clip (float or None): The greatest norm of an update's gradient; None for any.
         average (int or None): Validated, scored and kept is the mean of the weights over about so many updates (see
             `Adam`); None takes those of the last one.
+        finetune (str or None): The layer of the image network from which on that learns, too, or `'all'` (see
+            `features.networks.stages`); None learns from stored features.
+        network_learning_rate (float or None): Of fine-tuning: that of the image network; None takes a tenth of
+            `learning_rate`.
+        augment (bool): Of fine-tuning: each time it is learned from, a picture is cut and perhaps mirrored at random.
     """
     epochs: int = 30
     batch_size: int = 128
@@ -74,6 +82,9 @@ class Settings:
     schedule: str = 'constant'
     clip: float | None = None
     average: int | None = None
+    finetune: str | None = None
+    network_learning_rate: float | None = None
+    augment: bool = False
 
     def __post_init__(self):
         least = {'epochs': 0, 'batch_size': 1, 'hidden': 1, 'min_count': 1, 'seed': 0, 'patience': 1,
@@ -93,31 +104,36 @@ class Settings:
                                  f'{" or ".join(filter(None, known))}')
         if self.keep_best == 'cider' and not self.score_every:
             raise InputError('--keep-best cider needs captions that are scored: leave out --score-every 0')
-        for name in ('learning_rate', 'clip'):
+        for name in ('learning_rate', 'clip', 'network_learning_rate'):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise InputError(f'--{name.replace("_", "-")} {value}: must be above 0')
         if not 0 <= self.word_weight < math.inf:
             raise InputError(f'--word-weight {self.word_weight}: must be at least 0')
         self._check_objective()
+        self._check_alone(_FINE_TUNING, '--finetune', self.finetune is not None)
 
     def _check_objective(self):
-        if self.objective == 'self-critical':
-            if self.baseline == 'others' and self.samples == 1:
-                raise InputError('--samples 1: there are no others to compare a caption with; take 2 or more, or '
-                                 '--baseline greedy')
-            return
+        if self.objective == 'self-critical' and self.baseline == 'others' and self.samples == 1:
+            raise InputError('--samples 1: there are no others to compare a caption with; take 2 or more, or '
+                             '--baseline greedy')
+        self._check_alone(_SELF_CRITICAL, '--objective self-critical', self.objective == 'self-critical')
+
+    def _check_alone(self, names, of, there):
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if field.name in _SELF_CRITICAL and value != field.default:
-                raise InputError(f'--{field.name.replace("_", "-")} {value} is of --objective self-critical alone')
+            if not there and field.name in names and value != field.default:
+                given = '' if value is True else f' {value}'
+                raise InputError(f'--{field.name.replace("_", "-")}{given} is of {of} alone')
 
     def resolved(self):
         """These settings with the objective's own values in place of None; a Settings."""
         words = self.objective == 'words'
+        learning_rate = self.learning_rate or (0.001 if words else 5e-5)
         return dataclasses.replace(
             self, keep_best=self.keep_best or ('loss' if words or not self.score_every else 'cider'),
-            learning_rate=self.learning_rate or (0.001 if words else 5e-5))
+            learning_rate=learning_rate,
+            network_learning_rate=self.network_learning_rate or (learning_rate / 10 if self.finetune else None))
 
 
 def weights_path(start_from):
@@ -163,9 +179,14 @@ def check_same(folder, before, training, start_from):
         training['start_from'] = before['start_from']
     # The objective first: what other settings are where nothing was said depends on it.
     names = sorted(training, key=lambda name: name != 'objective')
-    journal.check_same(folder, *({_shown(name): settings.get(name) for name in names if _must_stay(name, training)}
-                                 for settings in (before, training)),
-                       'was trained with', 'resume with what it began with, or choose another folder')
+    check_these(folder, before, training, [name for name in names if _must_stay(name, training)])
+
+
+def check_these(folder, before, training, names):
+    """Checks some of the settings; arguments as for `check_same`."""
+    one, other = ({_shown(name): settings.get(name) for name in names} for settings in (before, training))
+    journal.check_same(folder, one, other, 'was trained with',
+                       'resume with what it began with, or choose another folder')
 
 
 def _must_stay(name, training):

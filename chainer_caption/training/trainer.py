@@ -25,9 +25,10 @@ from chainer_caption.training.extensions import (
     check_tensorboard,
     scored_pictures,
 )
-from chainer_caption.training.objectives import OBJECTIVES
+from chainer_caption.training.objectives import BY_PICTURE, OBJECTIVES
 from chainer_caption.training.optimizer import make_optimizer
 from chainer_caption.training.settings import Settings
+from chainer_caption.training.sight import Look
 from chainer_caption.training.snapshots import Snapshots, TakeSnapshots
 
 # Of the memory free on a GPU, how much the features may take so as to live there.
@@ -51,7 +52,7 @@ def check_possible(release, settings):
 
 
 def make_trainer(release, current, output, settings=None, device='@numpy', extensions=(), progress=None,
-                 say=lambda line: None, stop=lambda: False, processes=None):
+                 say=lambda line: None, stop=lambda: False, processes=None, sight=None):
     """A Chainer trainer that trains a captioner, validates it, keeps the best epoch's weights, logs, takes snapshots.
 
     `train` runs it within a model directory. By itself it trains a model of one's own, and like any trainer of Chainer
@@ -95,6 +96,8 @@ def make_trainer(release, current, output, settings=None, device='@numpy', exten
         say (callable): Takes notices for the user, a line each.
         stop (callable): Asked after each update whether to stop there, with a snapshot.
         processes (Processes or None): Who trains together; None for this process alone.
+        sight (Sight or None): What sees the pictures of its release, which is the one to train on, where `settings`
+            have the image network learn, too; None for the release's features.
 
     Returns:
         chainer.training.Trainer: Not yet run.
@@ -104,19 +107,25 @@ def make_trainer(release, current, output, settings=None, device='@numpy', exten
     """
     settings, processes, device = settings or Settings(), processes or Processes(), chainer.get_device(device)
     check_possible(release, settings)
+    if (settings.finetune is None) != (sight is None):
+        raise InputError('finetune and sight belong together; train() makes both')
     settings = settings.resolved()
     model, vocabulary = current.model, current.vocabulary
     model.to_device(device)
-    converter = make_converter(release.features, device, processes)
-    objective = OBJECTIVES[settings.objective](release, current, settings, converter, processes, say)
-    optimizer = make_optimizer(model, device, processes, settings,
-                               settings.epochs * objective.iterator.batches_per_epoch)
+    converter = make_converter(release.features, device, processes) if sight is None else sight
+    kinds, target, network = (OBJECTIVES, model, None) if sight is None else (BY_PICTURE, sight.target, sight.network)
+    objective = kinds[settings.objective](release, current, settings, converter, processes, say)
+    optimizer = make_optimizer(target, device, processes, settings,
+                               settings.epochs * objective.iterator.batches_per_epoch, network)
     updater = chainer.training.updaters.StandardUpdater(
         objective.iterator, optimizer, converter=objective.converter, device=device,
         loss_func=lambda *batch: objective.loss(updater.iteration, *batch))
     keep_best = KeepBest(current, output if processes.first else None, settings.keep_best, optimizer.averaged)
     taking = TakeSnapshots(Snapshots(output, settings.keep_snapshots), settings.snapshot_every, stop, processes)
     trainer = chainer.training.Trainer(updater, _stop_trigger(settings, keep_best, taking), out=str(output))
+    trainer.reporter.add_observer('main', model)        # who may be a part of what is trained
+    if sight is not None:
+        trainer.extend(Look(sight, optimizer.averaged))
     # What fits into a line of a terminal; the log has everything.
     columns = ['epoch', 'iteration', *objective.columns]
     if SPLITS.index('val') in release.captions.splits:

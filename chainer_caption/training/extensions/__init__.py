@@ -6,6 +6,7 @@ at. Those that show keep no state that matters, so that a training can be resume
 """
 from chainer_caption.training.extensions.best import FIGURES, KeepBest
 from chainer_caption.training.extensions.curves import LOSS, SCORES, Curves
+from chainer_caption.training.extensions.epochs import EveryEpochs
 from chainer_caption.training.extensions.events import FILES, FOLDER, Events, check_tensorboard
 from chainer_caption.training.extensions.log import Log, TellDivergence
 from chainer_caption.training.extensions.run_page import PAGE, RunPage
@@ -13,8 +14,8 @@ from chainer_caption.training.extensions.scores import CaptionScores, scored_pic
 from chainer_caption.training.extensions.terminal import PrintTable, ProgressBar
 from chainer_caption.training.extensions.validation import TokenEvaluator
 
-__all__ = ['FIGURES', 'WATCHED', 'CaptionScores', 'Curves', 'Events', 'KeepBest', 'Log', 'PrintTable', 'ProgressBar',
-           'RunPage', 'TellDivergence', 'TokenEvaluator', 'check_tensorboard', 'scored_pictures']
+__all__ = ['FIGURES', 'WATCHED', 'CaptionScores', 'Curves', 'Events', 'EveryEpochs', 'KeepBest', 'Log', 'PrintTable',
+           'ProgressBar', 'RunPage', 'TellDivergence', 'TokenEvaluator', 'check_tensorboard', 'scored_pictures']
 
 # What they leave in the folder of a training, as patterns; a training that replaces another's removes them.
 WATCHED = (LOSS, SCORES, PAGE, f'{FOLDER}/{FILES}')

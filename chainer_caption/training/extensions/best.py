@@ -62,9 +62,9 @@ class KeepBest(chainer.training.Extension):
         self._keep()
 
     def _keep(self):
-        model = self._bundle.model
+        xp = self._bundle.model.xp
         with self._weights():
-            if self._output is not None and all(model.xp.isfinite(param.array).all() for param in model.params()):
+            if self._output is not None and all(xp.isfinite(param.array).all() for param in self._bundle.params()):
                 self._bundle.save_weights(self._output)
 
     def serialize(self, serializer):

@@ -16,7 +16,7 @@ from chainer_caption.training.extensions.epochs import EveryEpochs
 PAGE = 'run.html'
 
 # Of the settings, what says nothing to a reader.
-_NOT_SHOWN = ('release', 'start_from', 'tensorboard', 'snapshot_every', 'keep_snapshots')
+_NOT_SHOWN = ('release', 'start_from', 'pictures', 'image_weights', 'tensorboard', 'snapshot_every', 'keep_snapshots')
 
 
 class RunPage(chainer.training.Extension):

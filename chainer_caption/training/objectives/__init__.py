@@ -11,9 +11,12 @@ callable that takes notices. Its attributes:
 - `per_token`, whether `main/loss` is in nats per token.
 """
 from chainer_caption.training.objectives.self_critical import SelfCritical
-from chainer_caption.training.objectives.words import Words
+from chainer_caption.training.objectives.words import Words, WordsByPicture
 
 #: The objectives, by their names in `Settings`.
 OBJECTIVES = {'words': Words, 'self-critical': SelfCritical}
 
-__all__ = ['OBJECTIVES', 'SelfCritical', 'Words']
+#: Those that see each picture of a minibatch once.
+BY_PICTURE = {'words': WordsByPicture, 'self-critical': SelfCritical}
+
+__all__ = ['BY_PICTURE', 'OBJECTIVES', 'SelfCritical', 'Words', 'WordsByPicture']

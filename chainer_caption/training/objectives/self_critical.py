@@ -3,13 +3,14 @@ import math
 
 import chainer
 import numpy as np
+from chainer import as_array
 
-from chainer_caption.data.batches import CaptionDataset, CaptionIterator, take_rows
 from chainer_caption.data.vocabulary import EOS, SPECIAL
 from chainer_caption.errors import InputError
 from chainer_caption.evaluation.metrics.cider import SINGLE
 from chainer_caption.evaluation.metrics.reward import CiderReward
 from chainer_caption.functions import mask_key
+from chainer_caption.training.objectives.pictures import Pictures, repeated, word_loss
 
 #: Drawn captions are cut to so many words, `</S>` among them; people write a dozen.
 MAX_LENGTH = 30
@@ -35,7 +36,7 @@ class SelfCritical:
     Reports `loss`, `reward` (the mean CIDEr-D of the drawn captions, from 0 to 10) and `length` (the mean of their
     words, without `</S>`).
 
-    Args: as for `Words`; the model draws captions, too, as `ShowAndTell` does.
+    Args: as for `Words`; the model draws captions, too, as `ShowAndTell` does, and the converter may be a `Sight`.
 
     Raises:
         InputError: It does not, or there is a single picture.
@@ -45,63 +46,53 @@ class SelfCritical:
     per_token = False
 
     def __init__(self, release, current, settings, converter, processes, say):
-        self._model, self._settings, self._pack, self._processes = current.model, settings, converter, processes
+        self._model, self._settings, self._processes = current.model, settings, processes
         if not hasattr(self._model, 'sampled_loss'):
             raise InputError(f'a {type(self._model).__name__} draws no captions; train it with the objective words')
-        self._data = CaptionDataset.from_release(release, current.vocabulary, *release.training_splits)
-        # Where each picture's captions begin in the data, and the row of its feature.
-        first = np.flatnonzero(np.diff(self._data.rows, prepend=-1))
-        self._rows, self._bounds = self._data.rows[first], np.append(first, len(self._data))
-        if len(first) == 1:
+        self._pictures = Pictures(release, current, converter, processes)
+        if len(self._pictures) == 1:
             raise InputError(f'{release.dataset_path}: {SINGLE}; self-critical training needs two or more')
         spoken = ([[*words, SPECIAL[EOS]] for words in release.references(picture) if words]
                   for picture in release.pictures(*release.training_splits))
         self._reward = CiderReward([references for references in spoken if references], current.vocabulary.words)
-        self.iterator = CaptionIterator(_Pictures(len(first)), max(1, settings.batch_size // settings.samples),
-                                        seed=settings.seed)
-        self.captions = len(first) * settings.samples
-
-    @staticmethod
-    @chainer.dataset.converter()
-    def converter(batch, device):
-        """The numbers of a minibatch's pictures, which every process is given: (n,) int64, on the host."""
-        return np.array(batch)
+        self._pictures.begin(settings.batch_size // settings.samples, settings.seed)
+        self.iterator, self.converter = self._pictures.iterator, self._pictures.converter
+        self.captions = len(self._pictures) * settings.samples
 
     def loss(self, update, pictures):
         model, samples = self._model, self._settings.samples
-        places = self._processes.share(np.arange(len(pictures)))
-        # The losses of all processes' shares have the mean that a single process would find. The last minibatch of an
-        # epoch may have fewer pictures than there are processes: what is left over is captioned for nothing.
-        captions = len(pictures) * samples / self._processes.size if len(places) else math.inf
-        places = places if len(places) else np.arange(1)
-        features = take_rows(self._pack.features, self._rows[pictures[places]], model.device)
-        repeated = features[model.device.send(np.repeat(np.arange(len(places)), samples))]
+        places, features, own = self._pictures.see(update, pictures)
+        # The losses of all processes' shares have the mean that a single process would find.
+        captions = len(pictures) * samples / self._processes.size if own else math.inf
+        each = repeated(features, np.repeat(np.arange(len(places)), samples), model.device)
         numbers = (places[:, None] * samples + np.arange(samples)).reshape(-1)
         key = mask_key(self._settings.seed, update, _CAPTIONS)
-        sampled = model.sample(repeated, key, MAX_LENGTH, numbers)
+        sampled = model.sample(as_array(each), key, MAX_LENGTH, numbers)
         rewards = np.empty(len(numbers))
         rewards[sampled.order] = self._reward(sampled.captions, pictures[numbers[sampled.order] // samples])
         rewards = rewards.reshape(-1, samples)
         if self._settings.baseline == 'greedy':
-            baseline = self._reward(model.greedy(features, MAX_LENGTH), pictures[places])[:, None]
+            baseline = self._reward(model.greedy(as_array(features), MAX_LENGTH), pictures[places])[:, None]
         else:
             baseline = mean_of_others(rewards)
         weights = ((rewards - baseline) / captions).reshape(-1).astype(np.float32)
-        loss = model.sampled_loss(repeated, sampled, weights)
+        loss = model.sampled_loss(each, sampled, weights)
         if self._settings.word_weight:
-            loss += self._settings.word_weight * self._word_loss(update, pictures)
+            loss += self._settings.word_weight * self._word_loss(update, pictures, places, features, own)
         length = sum(len(caption) - (caption[-1] == EOS) for caption in sampled.captions)
         chainer.report({'loss': loss, 'reward': rewards.sum() / captions, 'length': length / captions}, model)
         return loss
 
-    def _word_loss(self, update, pictures):
+    def _word_loss(self, update, pictures, places, features, own):
         """The loss of one reference of each picture."""
+        data, bounds = self._pictures.data, self._pictures.bounds
         rng = np.random.default_rng((self._settings.seed, update, _REFERENCES))
-        chosen = rng.integers(self._bounds[pictures], self._bounds[pictures + 1])
-        batch = self._pack([self._data[i] for i in chosen], self._model.device)
+        chosen = rng.integers(bounds[pictures], bounds[pictures + 1])
+        tokens = int(data.lengths[chosen].sum()) / self._processes.size if own else math.inf
         # What the model reports of it is not the loss of this training.
         with chainer.using_config('train', False), chainer.reporter.report_scope({}):
-            return self._model(*batch)
+            return word_loss(self._model, features, np.arange(len(places)), [data[i][1] for i in chosen[places]],
+                             tokens)
 
 
 def mean_of_others(rewards):
@@ -114,16 +105,3 @@ def mean_of_others(rewards):
         numpy.ndarray: Of the same shape.
     """
     return (rewards.sum(axis=1, keepdims=True) - rewards) / (rewards.shape[1] - 1)
-
-
-class _Pictures(chainer.dataset.DatasetMixin):
-    """The numbers of pictures, as a CaptionIterator takes them: all equally long."""
-
-    def __init__(self, count):
-        self.lengths = np.ones(count, np.int64)
-
-    def __len__(self):
-        return len(self.lengths)
-
-    def get_example(self, i):
-        return i

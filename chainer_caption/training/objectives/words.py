@@ -1,5 +1,8 @@
 """The words that people wrote: each is to be likely after those before it."""
+import math
+
 from chainer_caption.data.batches import MAX_WORDS, CaptionDataset, CaptionIterator
+from chainer_caption.training.objectives.pictures import Pictures, word_loss
 
 
 class Words:
@@ -19,8 +22,7 @@ class Words:
 
     def __init__(self, release, current, settings, converter, processes, say):
         data = CaptionDataset.from_release(release, current.vocabulary, *release.training_splits)
-        if data.overlong:
-            say(f'{data.overlong} captions are longer than {MAX_WORDS} words and are trained on without what is over')
+        _tell_overlong(data, say)
         self.iterator = CaptionIterator(data, settings.batch_size, seed=settings.seed)
         self.converter = converter
         self.captions = len(data)
@@ -28,3 +30,36 @@ class Words:
 
     def loss(self, update, *batch):
         return self._model(*batch, update_key=(self._seed, self._processes.number(update)))
+
+
+class WordsByPicture:
+    """The same by minibatches of pictures with all their captions, about `batch_size` of them: the network that sees
+    the pictures runs once for each.
+
+    Args: as for `Words`; the converter may be a `Sight`.
+    """
+    reports, columns, per_token = Words.reports, Words.columns, Words.per_token
+
+    def __init__(self, release, current, settings, converter, processes, say):
+        self._pictures = Pictures(release, current, converter, processes)
+        _tell_overlong(self._pictures.data, say)
+        self.captions = len(self._pictures.data)
+        self._pictures.begin(round(settings.batch_size * len(self._pictures) / self.captions), settings.seed)
+        self.iterator, self.converter = self._pictures.iterator, self._pictures.converter
+        self._model, self._seed, self._processes = current.model, settings.seed, processes
+
+    def loss(self, update, numbers):
+        data, bounds = self._pictures.data, self._pictures.bounds
+        places, features, own = self._pictures.see(update, numbers)
+        captions = [[data[i][1] for i in range(bounds[number], bounds[number + 1])] for number in numbers[places]]
+        # Every token of the whole minibatch weighs the same, as for PackShare.
+        tokens = sum(int(data.lengths[bounds[number]:bounds[number + 1]].sum()) for number in numbers)
+        return word_loss(self._model, features, [i for i, of in enumerate(captions) for _ in of],
+                         [caption for of in captions for caption in of],
+                         tokens / self._processes.size if own else math.inf,
+                         (self._seed, self._processes.number(update)))
+
+
+def _tell_overlong(data, say):
+    if data.overlong:
+        say(f'{data.overlong} captions are longer than {MAX_WORDS} words and are trained on without what is over')

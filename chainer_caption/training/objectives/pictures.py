@@ -1,0 +1,110 @@
+"""Minibatches of pictures, each with its captions: for objectives that see a picture once."""
+import chainer
+import chainer.functions as F
+import numpy as np
+
+from chainer_caption.data.batches import CaptionDataset, CaptionIterator, pack
+
+
+class Pictures:
+    """The training pictures of a release that have captions.
+
+    Args:
+        release (Release): The release.
+        current (Bundle): What is trained.
+        converter (PackCaptions or Sight): Sees them.
+        processes (Processes): Those that share a minibatch.
+
+    Attributes:
+        data (CaptionDataset): Their captions.
+        rows (numpy.ndarray): The row of each picture's feature, (n,) int.
+        bounds (numpy.ndarray): Picture i has the captions bounds[i] to bounds[i + 1] of the data, (n + 1,) int.
+        iterator (CaptionIterator): Over their numbers, once it is made with `begin`.
+    """
+
+    def __init__(self, release, current, converter, processes):
+        self.data = CaptionDataset.from_release(release, current.vocabulary, *release.training_splits)
+        first = np.flatnonzero(np.diff(self.data.rows, prepend=-1))
+        self.rows, self.bounds = self.data.rows[first], np.append(first, len(self.data))
+        self._model, self._converter, self._processes = current.model, converter, processes
+
+    def __len__(self):
+        return len(self.rows)
+
+    def begin(self, batch_size, seed):
+        """Makes the iterator, of so many pictures a minibatch (at least one)."""
+        self.iterator = CaptionIterator(_Numbers(len(self)), max(1, batch_size), seed=seed)
+
+    @staticmethod
+    @chainer.dataset.converter()
+    def converter(batch, device):
+        """The numbers of a minibatch's pictures, which every process is given: (n,) int64, on the host."""
+        return np.array(batch)
+
+    def see(self, update, numbers):
+        """What this process sees of a minibatch.
+
+        Args:
+            update (int): The number of the update.
+            numbers (numpy.ndarray): Those of the minibatch's pictures.
+
+        Returns:
+            tuple: The places of this process's share in the minibatch, (n,) int, at least one; the features of its
+            pictures, (n, D), which may be a chainer.Variable; and whether the share is its own. The last minibatch of
+            an epoch may have fewer pictures than there are processes: what is left over is seen for nothing.
+        """
+        places = self._processes.share(np.arange(len(numbers)))
+        own, places = len(places) > 0, places if len(places) else np.arange(1)
+        after = self.iterator.upcoming
+        self._converter.expect(self.rows[self._processes.share(after)], update + 1)
+        return places, self._converter.see(self.rows[numbers[places]], update, self._model.device), own
+
+
+class _Numbers(chainer.dataset.DatasetMixin):
+    """The numbers of pictures, as a CaptionIterator takes them: all equally long."""
+
+    def __init__(self, count):
+        self.lengths = np.ones(count, np.int64)
+
+    def __len__(self):
+        return len(self.lengths)
+
+    def get_example(self, i):
+        return i
+
+
+def repeated(features, places, device):
+    """Rows of the features of pictures, each as often as it is asked for.
+
+    Args:
+        features (chainer.Variable or array): (n, D), float32.
+        places (numpy.ndarray): Which rows, (B,) int.
+        device (chainer.backend.Device): Where they are.
+
+    Returns:
+        chainer.Variable or array: (B, D). Of a variable it is a product, whose gradient is one, too: to scatter it
+        would be slow on the CPU, and on a GPU not the same sum each time.
+    """
+    if not isinstance(features, chainer.Variable):
+        return features[device.send(places)]
+    return F.matmul(device.send(np.eye(len(features), dtype=np.float32)[places]), features)
+
+
+def word_loss(model, features, places, captions, tokens=None, update_key=None):
+    """The loss of captions, nats per token.
+
+    Args:
+        model (Architecture): The captioner, which reports.
+        features (chainer.Variable or array): Of the pictures, (n, D).
+        places (numpy.ndarray): The picture of each caption, (B,) int.
+        captions (list of array): Their targets, (B,).
+        tokens, update_key: As for the model.
+
+    Returns:
+        chainer.Variable: () float32.
+    """
+    order = sorted(range(len(captions)), key=lambda i: -len(captions[i]))
+    words, targets, sizes = pack([captions[i] for i in order])
+    words, targets = model.device.send(words), model.device.send(targets)
+    features = repeated(features, np.asarray(places)[order], model.device)
+    return model(features, words, targets, sizes, *(() if tokens is None else (tokens,)), update_key=update_key)

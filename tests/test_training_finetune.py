@@ -1,0 +1,299 @@
+"""Fine-tuning: the image network learns together with the captioner, and the model has it from then on."""
+import dataclasses
+import json
+import shutil
+from types import SimpleNamespace
+
+import chainer
+import chainer.functions as F
+import numpy as np
+import pytest
+from conftest import draw_pictures, left_by_training, write_release
+from test_training_snapshots import stop_after
+
+from chainer_caption import Bundle, Captioner, InputError, Release, Settings, train
+from chainer_caption.data.batches import pack
+from chainer_caption.features.extractor import Extractor, load_network, prepare
+from chainer_caption.features.networks.stages import split, through
+from chainer_caption.features.profiles import PROFILES
+from chainer_caption.functions.word_loss import word_loss
+from chainer_caption.models.bundle import NETWORK, NEXT_NETWORK, WEIGHTS
+from chainer_caption.parallel import Processes
+from chainer_caption.storage.archives import read_npz
+from chainer_caption.training.objectives import BY_PICTURE
+from chainer_caption.training.optimizer import make_optimizer
+from chainer_caption.training.sight import Sight, find_training_pictures
+
+WORDS = Settings(epochs=1, hidden=8, batch_size=32)
+SETTINGS = Settings(epochs=2, batch_size=18, finetune='fc6', score_every=2)
+ORIGIN = {'network': 'demo', 'profile': 'demo'}
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch):
+    monkeypatch.setattr('chainer_caption.training.extensions.curves._draw', lambda f, curves, measure: None)
+
+
+@pytest.fixture(scope='module')
+def home(tmp_path_factory):
+    """A folder with a release, its pictures and a model of its stored features, which say that they are the demo's."""
+    home = tmp_path_factory.mktemp('finetune')
+    write_release(home / 'release', pictures=24, dim=4096)
+    (home / 'release' / 'vgg_feats.mat.json').write_text(json.dumps(ORIGIN))
+    draw_pictures(home / 'pictures' / 'in', 24)
+    train(Release(home / 'release'), home / 'words', WORDS)
+    return home
+
+
+def fine_tune(home, output, settings=SETTINGS, **kwargs):
+    kwargs = {'start_from': home / 'words', **kwargs} if not kwargs.get('resume') else kwargs
+    return train(Release(home / 'release'), output, settings, pictures=home / 'pictures', **kwargs)
+
+
+@pytest.fixture(scope='module')
+def undisturbed(home):
+    """Six updates of four pictures an epoch; the model directory."""
+    fine_tune(home, home / 'fine')
+    return home / 'fine'
+
+
+def begun(home, processes=None, say=print, **settings):
+    """What a fine-tuning works with, before its first update."""
+    release, paths, _ = find_training_pictures(Release(home / 'release'), home / 'pictures', say)
+    current = Bundle.load(home / 'words')
+    current.network, current.origin = load_network('demo')[0], ORIGIN
+    settings = dataclasses.replace(SETTINGS, **settings).resolved()
+    sight = Sight(release, current, settings, paths, chainer.get_device('@numpy'), Processes(), say=say)
+    objective = BY_PICTURE[settings.objective](sight.release, current, settings, sight, processes or Processes(), say)
+    return SimpleNamespace(release=sight.release, current=current, settings=settings, sight=sight, objective=objective,
+                           paths=paths)
+
+
+def gradients(work, update, numbers):
+    """The gradients of an update, by the names of what learns, and what is reported."""
+    reporter, reported = chainer.Reporter(), {}
+    reporter.add_observer('main', work.current.model)
+    work.sight.target.cleargrads()
+    with reporter, reporter.scope(reported):
+        work.objective.loss(update, numbers).backward()
+    return ({name: param.grad.copy() for name, param in work.sight.target.namedparams()},
+            {name: float(getattr(value, 'array', value)) for name, value in reported.items()})
+
+
+# ---- What it learns
+
+@pytest.mark.parametrize('layer', ['conv5', 'all'])
+def test_an_update_is_that_of_a_plain_chain(layer, home):
+    work = begun(home, finetune=layer, network_learning_rate=0.01, dropout=0.0)
+    work.current.model.dropout = 0.0
+    numbers = np.array([3, 0, 7])
+    optimizer = make_optimizer(work.sight.target, work.current.model.device, Processes(), work.settings, 9,
+                               work.sight.network)
+    optimizer.update(work.objective.loss, 0, numbers)
+
+    # The same by Chainer's own links and functions, the whole network from the pictures on, each caption with its own
+    # picture; Adam with a rate for each of the two.
+    model, network = Bundle.load(home / 'words').model, load_network('demo')[0]
+    release = Release(home / 'release')
+    pictures = release.pictures('train', 'restval')[numbers]
+    captions = [(row, np.append(Bundle.load(home / 'words').vocabulary.encode(caption), np.int32(1)))
+                for row, picture in enumerate(pictures) for caption in release.references(picture)]
+    captions.sort(key=lambda pair: -len(pair[1]))
+    x = np.stack([prepare(work.paths[int(release.captions.image_ids[picture])], PROFILES['demo'])
+                  for picture in pictures])
+    words, targets, sizes = pack([caption for _, caption in captions])
+    with chainer.using_config('train', False):
+        rows = [network(x[row:row + 1]) for row, _ in captions]
+        h = model._outputs(F.concat(rows, axis=0), words, sizes, (0, 0))
+        loss, _ = word_loss(h, model.out_word.W, model.out_word.b, targets)
+    model.cleargrads()
+    network.cleargrads()
+    loss.backward()
+    learning = {param for stage in split(network, layer)[1] for name in stage.links for param in network[name].params()
+                if param.name != 'gamma'}
+    for link, rate, own in (model, 0.001, work.current.model), (network, 0.01, work.current.network):
+        ours = dict(own.namedparams())
+        for name, param in link.namedparams():
+            if link is model or param in learning:
+                # Adam's first step has the rate for its length, whatever the gradient's is.
+                expected = param.array - rate * param.grad / (np.abs(param.grad) + 1e-8 / 0.001 ** 0.5)
+                sure = np.abs(param.grad) > 1e-3 * np.abs(param.grad).max()
+                np.testing.assert_allclose(ours[name].array[sure], expected[sure], rtol=0, atol=1e-5, err_msg=name)
+            else:
+                np.testing.assert_array_equal(ours[name].array, param.array, err_msg=name)
+
+
+def test_what_lies_below_stays_as_it_is_and_the_rest_learns(undisturbed):
+    before, after = dict(load_network('demo')[0].namedparams()), read_npz(undisturbed / NETWORK)
+    for name, param in before.items():
+        learns = name.startswith(('/fc', '/norm6')) and not name.endswith('gamma')
+        assert np.array_equal(after[name[1:]], param.array) != learns, name
+    np.testing.assert_array_equal(after['norm6/avg_mean'], load_network('demo')[0].norm6.avg_mean)
+
+
+@pytest.mark.parametrize('objective', ['words', 'self-critical'])
+@pytest.mark.parametrize(('size', 'count'), [(2, 4), (3, 2)])
+def test_the_mean_of_the_shares_is_what_one_process_finds(objective, size, count, home):
+    def share_of(rank):
+        return SimpleNamespace(rank=rank, size=size, share=lambda items: items[rank::size], number=int)
+
+    options = {'objective': objective, 'word_weight': 0.5 if objective == 'self-critical' else 0.0}
+    numbers = np.array([3, 0, 7, 11])[:count]
+    found = []
+    for processes in (None, *map(share_of, range(size))):
+        work = begun(home, processes, **options)
+        work.current.model.dropout = 0.0
+        found.append(gradients(work, 2, numbers))
+    (expected, reported), *shares = found
+    assert any(name.startswith('/network') and gradient.any() for name, gradient in expected.items())
+    for name, gradient in expected.items():
+        mean = np.mean([share[name] for share, _ in shares], axis=0)
+        np.testing.assert_allclose(mean, gradient, rtol=1e-3, atol=1e-5 * np.abs(gradient).max() + 1e-7, err_msg=name)
+    for name, value in reported.items():
+        assert np.mean([share[name] for _, share in shares]) == pytest.approx(value, rel=1e-4, abs=1e-6)
+
+
+# ---- The model that comes of it
+
+def test_pictures_are_captioned_as_their_features_are(undisturbed, home, call, tmp_path):
+    pictures = home / 'pictures'
+    assert call('extract_features', pictures, '-m', undisturbed, '-o', tmp_path / 'release')[0] == 0
+    status, out, err = call('generate', '-m', undisturbed, pictures, '--beam-width', '3')
+    assert (status, err) == (0, '')
+    assert call('generate', '-m', undisturbed, '--release', tmp_path / 'release', '--beam-width', '3')[0] == 0
+    results = list(Captioner.load(undisturbed).caption(pictures, width=3, top=1))
+    stored = list(Captioner.load(undisturbed, pictures=False).caption_features(
+        np.load(tmp_path / 'release' / 'feats.npy'), width=3, top=1))
+    for result, (caption, *_) in zip(results, stored, strict=True):
+        assert result.captions[0] == caption and ' '.join(caption.tokens) in out
+    # And the features are those that the training has seen.
+    name = Bundle.load(undisturbed).origin['network']
+    extractor, (network, *_) = (load(name, weights=undisturbed / NETWORK) for load in (Extractor.load, load_network))
+    x = np.stack([extractor.prepare(result.path) for result in results[:3]])
+    with chainer.using_config('train', False), chainer.no_backprop_mode():
+        np.testing.assert_allclose(through(network.stages(), x).array, np.load(tmp_path / 'release' / 'feats.npy')[:3],
+                                   atol=1e-5)
+
+
+def test_it_says_what_its_network_was_and_refuses_other_features(undisturbed, home, refused, call, tmp_path):
+    config = json.loads((undisturbed / 'config.json').read_text())
+    assert config['features'] == {'network': 'fine-tuned from demo', 'profile': 'demo'}
+    assert config['training']['network_learning_rate'] == pytest.approx(1e-4)
+    name = Bundle.load(undisturbed).origin['network']
+    line = refused('generate', '-m', undisturbed, '--release', home / 'release')
+    assert 'features of demo/demo' in line and name in line
+    assert name in refused('train', home / 'release', '-m', undisturbed, '-o', tmp_path / 'more')
+    unknown = shutil.copytree(home / 'release', tmp_path / 'unknown')
+    (unknown / 'vgg_feats.mat.json').unlink()
+    assert 'unknown origin' in refused('generate', '-m', undisturbed, '--release', unknown)
+    # A model of stored features of such a network wants that network, and no other.
+    learned = shutil.copytree(undisturbed, tmp_path / 'learned')
+    (learned / NETWORK).unlink()
+    arrays = read_npz(learned / WEIGHTS)
+    del arrays['network']
+    np.savez(learned / WEIGHTS, **arrays)
+    config['features']['network'] = name
+    (learned / 'config.json').write_text(json.dumps(config))
+    line = refused('generate', '-m', learned, home / 'pictures')
+    assert f'not the weights of the network {name}' in line
+    assert call('generate', '-m', learned, '-i', undisturbed / NETWORK, home / 'pictures')[0] == 0
+
+
+def test_it_goes_on_from_a_network_that_was_fine_tuned_before(undisturbed, home, tmp_path):
+    settings = dataclasses.replace(SETTINGS, epochs=1, finetune='fc7', objective='self-critical', score_every=1)
+    fine_tune(home, tmp_path / 'more', settings, start_from=undisturbed)
+    before, after = read_npz(undisturbed / NETWORK), read_npz(tmp_path / 'more' / NETWORK)
+    np.testing.assert_array_equal(before['fc6/W'], after['fc6/W'])
+    assert (before['fc7/W'] != after['fc7/W']).any()
+    assert Bundle.load(tmp_path / 'more').origin['network'].startswith('fine-tuned from demo (')
+
+
+def test_a_network_of_other_weights_is_noticed_and_a_kill_between_the_two_files_is_none(undisturbed, tmp_path):
+    model = shutil.copytree(undisturbed, tmp_path / 'model')
+    (model / NETWORK).rename(model / NEXT_NETWORK)
+    assert Bundle.load(model).network_path == model / NEXT_NETWORK
+    shutil.copy(model / NEXT_NETWORK, model / NETWORK)
+    for name in NETWORK, NEXT_NETWORK:
+        (model / name).write_bytes((model / name).read_bytes()[:-1] + b'x')
+    with pytest.raises(InputError, match=r'network\.npz: not the network that weights\.npz was trained with'):
+        Bundle.load(model)
+
+
+# ---- Stopped, and what is kept
+
+@pytest.mark.parametrize('more', [{}, {'finetune': 'all', 'augment': True, 'average': 3, 'schedule': 'cosine',
+                                       'clip': 0.1}], ids=['kept', 'live'])
+def test_stopped_in_the_midst_of_an_epoch_it_goes_on_to_the_same_end(more, home, undisturbed, tmp_path):
+    settings, whole = dataclasses.replace(SETTINGS, **more), undisturbed
+    if more:
+        settings = dataclasses.replace(settings, epochs=1, score_every=1)
+        whole = tmp_path / 'whole'
+        fine_tune(home, whole, settings)
+    fine_tune(home, tmp_path / 'parts', settings, stop=stop_after(2))
+    fine_tune(home, tmp_path / 'parts', settings, resume=True)
+    whole, parts = left_by_training(whole), left_by_training(tmp_path / 'parts')
+    assert any(name.startswith('network.npz') for name in whole)
+    for name in whole.keys() & parts.keys() - {'files'}:
+        assert parts[name] == whole[name], name
+
+
+def test_what_lies_below_is_computed_once(home, monkeypatch, tmp_path):
+    begun(home, finetune='conv4')
+    read = []
+    monkeypatch.setattr('chainer_caption.training.lower_stages.prepare', lambda path, profile: read.append(path))
+    begun(home, finetune='conv4')
+    assert not read
+
+
+def test_pictures_that_are_missing_or_damaged_are_left_out(home, refused, tmp_path):
+    for name in 'release', 'words', 'pictures':
+        shutil.copytree(home / name, tmp_path / name)
+    pictures = tmp_path / 'pictures'
+    (pictures / 'in' / '0000.png').unlink()
+    (pictures / 'in' / '0001.png').write_bytes(b'no picture')
+    lines = []
+    work = begun(tmp_path, say=lines.append)
+    assert len(lines) == 2 and '1 of 20' in lines[0] and '0000.png' in lines[0] and '0001.png' in lines[1]
+    assert 'left out' in lines[1]
+    assert set(work.objective._pictures.rows) == set(range(24)) - {0, 1} - {i for i in range(24) if i % 6 in (4, 5)}
+    assert 'holds no picture of the release' in refused(
+        'train', home / 'release', '-m', home / 'words', '-o', tmp_path / 'model', '--finetune', 'fc6', '--pictures',
+        tmp_path / 'words')
+
+
+# ---- What is refused
+
+@pytest.mark.parametrize(('options', 'names'), [
+    (('--finetune', 'fc6'), '--pictures'), (('--pictures', '.'), '--finetune'), (('--augment',), '--finetune'),
+    (('--network-learning-rate', '1e-4'), '--finetune'), (('--finetune', 'fc9', '--pictures', '{}'), 'or all'),
+    (('--finetune', 'fc6', '--pictures', 'nowhere'), 'nowhere: no such folder')])
+def test_what_makes_no_sense_is_refused(options, names, refused, home, tmp_path):
+    options = [option.replace('{}', str(home / 'pictures')) for option in options]
+    assert names in refused('train', home / 'release', '-m', home / 'words', '-o', tmp_path / 'model', *options)
+    assert not (tmp_path / 'model' / 'config.json').exists()
+
+
+def test_it_goes_on_as_it_was_begun(home, undisturbed, refused, tmp_path):
+    model = shutil.copytree(undisturbed, tmp_path / 'model')
+    for settings, said in (dataclasses.replace(SETTINGS, finetune='fc7'), '--finetune fc6, not fc7'), \
+            (dataclasses.replace(SETTINGS, network_learning_rate=1.0), '--network-learning-rate'):
+        with pytest.raises(InputError, match=said):
+            fine_tune(home, model, settings, resume=True)
+    with pytest.raises(InputError, match='--finetune fc6, not None'):
+        train(Release(home / 'release'), model, dataclasses.replace(SETTINGS, finetune=None), resume=True)
+    assert 'name it with -m' in refused('train', home / 'release', '-o', tmp_path / 'other', '--finetune', 'fc6',
+                                        '--pictures', home / 'pictures')
+
+
+@pytest.mark.gpu
+def test_the_gpu_learns_what_the_cpu_learns(home, undisturbed, tmp_path):
+    fine_tune(home, tmp_path / 'gpu', device='@cupy:0')
+    for got, expected in zip(*(json.loads((folder / 'log.json').read_text()) for folder in (
+            tmp_path / 'gpu', undisturbed)), strict=True):
+        for name in 'main/loss', 'validation/main/loss':
+            assert got[name] == pytest.approx(expected[name], rel=1e-3)
+    for name in WEIGHTS, NETWORK:
+        expected = read_npz(undisturbed / name)
+        for key, array in read_npz(tmp_path / 'gpu' / name).items():
+            if key != 'network':
+                np.testing.assert_allclose(array, expected[key], rtol=1e-2, atol=1e-4, err_msg=key)
