@@ -17,7 +17,8 @@ from chainer_caption.features.extractor import Extractor, load_network, prepare
 from chainer_caption.features.networks.stages import split, through
 from chainer_caption.features.profiles import PROFILES
 from chainer_caption.functions.word_loss import word_loss
-from chainer_caption.models.bundle import NETWORK, NEXT_NETWORK, WEIGHTS
+from chainer_caption.models.bundle import WEIGHTS
+from chainer_caption.models.own_network import NETWORK, NEXT
 from chainer_caption.parallel import Processes
 from chainer_caption.storage.archives import read_npz
 from chainer_caption.training.objectives import BY_PICTURE
@@ -109,12 +110,12 @@ def test_an_update_is_that_of_a_plain_chain(layer, home):
     model.cleargrads()
     network.cleargrads()
     loss.backward()
-    learning = {param for stage in split(network, layer)[1] for name in stage.links for param in network[name].params()
-                if param.name != 'gamma'}
+    learning = {id(param) for stage in split(network, layer)[1] for name in stage.links
+                for param in network[name].params() if param.name != 'gamma'}
     for link, rate, own in (model, 0.001, work.current.model), (network, 0.01, work.current.network):
         ours = dict(own.namedparams())
         for name, param in link.namedparams():
-            if link is model or param in learning:
+            if link is model or id(param) in learning:
                 # Adam's first step has the rate for its length, whatever the gradient's is.
                 expected = param.array - rate * param.grad / (np.abs(param.grad) + 1e-8 / 0.001 ** 0.5)
                 sure = np.abs(param.grad) > 1e-3 * np.abs(param.grad).max()
@@ -210,10 +211,10 @@ def test_it_goes_on_from_a_network_that_was_fine_tuned_before(undisturbed, home,
 
 def test_a_network_of_other_weights_is_noticed_and_a_kill_between_the_two_files_is_none(undisturbed, tmp_path):
     model = shutil.copytree(undisturbed, tmp_path / 'model')
-    (model / NETWORK).rename(model / NEXT_NETWORK)
-    assert Bundle.load(model).network_path == model / NEXT_NETWORK
-    shutil.copy(model / NEXT_NETWORK, model / NETWORK)
-    for name in NETWORK, NEXT_NETWORK:
+    (model / NETWORK).rename(model / NEXT)
+    assert Bundle.load(model).network_path == model / NEXT
+    shutil.copy(model / NEXT, model / NETWORK)
+    for name in NETWORK, NEXT:
         (model / name).write_bytes((model / name).read_bytes()[:-1] + b'x')
     with pytest.raises(InputError, match=r'network\.npz: not the network that weights\.npz was trained with'):
         Bundle.load(model)

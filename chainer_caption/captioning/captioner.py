@@ -15,8 +15,9 @@ from chainer_caption.features.folders import find_pictures
 from chainer_caption.features.pictures import MAX_PIXELS
 from chainer_caption.functions.memory import enough_memory
 from chainer_caption.functions.products import one_blas_thread
-from chainer_caption.models.bundle import Bundle, may_be, origin_text
+from chainer_caption.models.bundle import Bundle
 from chainer_caption.models.ensemble import EnsembleStepper, check_ensemble
+from chainer_caption.models.origins import may_be, origin_text
 
 # What is assumed of a model that does not know where its features came from: dsanno/chainer-image-caption made them of
 # new pictures with VGG-19, and Karpathy's preprocessing made the published matrices.

@@ -8,7 +8,6 @@ There is no pickle in any of them, and none is read: Chainer's `load_npz` would 
 """
 import itertools
 import math
-import os
 import pathlib
 import platform
 import sys
@@ -20,7 +19,7 @@ from chainer.serializers import NpzDeserializer
 from chainer_caption.data.vocabulary import Vocabulary
 from chainer_caption.errors import InputError
 from chainer_caption.features.networks import fine_tuned, is_fine_tuned
-from chainer_caption.models import ARCHITECTURES
+from chainer_caption.models import ARCHITECTURES, own_network
 from chainer_caption.storage.archives import npz_shapes, read_npz
 from chainer_caption.storage.files import (
     read_json,
@@ -34,13 +33,6 @@ from chainer_caption.storage.files import (
 from chainer_caption.storage.serializers import to_arrays
 
 CONFIG, VOCABULARY, WEIGHTS, LOG = 'config.json', 'vocabulary.json', 'weights.npz', 'log.json'
-
-# The image network of a model that has one of its own, and the one that the next weights belong to, on its way.
-NETWORK, NEXT_NETWORK = 'network.npz', 'network-next.npz'
-
-# In the weights of such a model: the digest of the network that they learned with.
-_DIGEST = 'network'
-
 SNAPSHOTS = 'snapshot-*.npz'
 FORMAT = 1
 
@@ -97,21 +89,16 @@ class Bundle:
         return itertools.chain(self.model.params(), self.network.params() if self.network is not None else ())
 
     def save_weights(self, folder):
-        """Writes the weights, and a network of the model's own. Of the two files the weights change last, and say which
-        network they belong to; so a kill leaves the old pair or the new one."""
-        folder, arrays = pathlib.Path(folder), to_arrays(self.model)
+        """Writes the weights, and with them a network of the model's own."""
+        path, arrays = pathlib.Path(folder) / WEIGHTS, to_arrays(self.model)
         if self.network is None:
-            write_npz(folder / WEIGHTS, arrays)
-            return
-        write_npz(folder / NEXT_NETWORK, to_arrays(self.network))
-        arrays[_DIGEST] = np.frombuffer(bytes.fromhex(sample_digest(folder / NEXT_NETWORK)), np.uint8)
-        write_npz(folder / WEIGHTS, arrays)
-        os.replace(folder / NEXT_NETWORK, folder / NETWORK)
-        sync_folder(folder)
+            write_npz(path, arrays)
+        else:
+            own_network.write_pair(path, arrays, to_arrays(self.network))
 
     def save_network(self, folder):
         """Writes a network of the model's own, as it is, where there are no weights yet that belong to it."""
-        write_npz(pathlib.Path(folder) / NETWORK, to_arrays(self.network))
+        write_npz(pathlib.Path(folder) / own_network.NETWORK, to_arrays(self.network))
 
     @classmethod
     def load(cls, folder):
@@ -146,43 +133,10 @@ class Bundle:
         model.cleargrads()                              # Chainer makes them beforehand; training makes its own
         origin, path = _origin(config), None
         if origin is not None and is_fine_tuned(origin['network']):
-            path = network_path(folder, arrays.get(_DIGEST))
+            path = own_network.find(folder / WEIGHTS, arrays.get(own_network.DIGEST))
             if path is not None:
                 origin['network'] = fine_tuned(origin['network'], sample_digest(path))
         return cls(model, vocabulary, origin, config.get('training'), config.get('search'), network_path=path)
-
-
-def network_path(folder, digest=None):
-    """Where the image network of a model directory is.
-
-    Args:
-        folder (pathlib.Path): The model directory.
-        digest (numpy.ndarray or None): What its weights say of the network that they belong to, if there are some.
-
-    Returns:
-        pathlib.Path or None: None where the model has no network of its own.
-
-    Raises:
-        InputError: It has none that belongs to the weights.
-    """
-    there = [folder / name for name in (NETWORK, NEXT_NETWORK) if (folder / name).exists()]
-    if digest is None:
-        return there[0] if there else None
-    for path in there:
-        if sample_digest(path) == digest.tobytes().hex():
-            return path
-    raise InputError(f'{folder / NETWORK}: not the network that {WEIGHTS} was trained with; put both back from '
-                     'the same copy of the folder')
-
-
-def settled_network(folder):
-    """As `network_path`, of a folder that nobody else writes: what a kill has left between two files is put right."""
-    digest = read_npz(folder / WEIGHTS, _DIGEST).get(_DIGEST) if (folder / WEIGHTS).exists() else None
-    path = network_path(folder, digest)
-    if path == folder / NEXT_NETWORK:
-        os.replace(path, folder / NETWORK)
-    (folder / NEXT_NETWORK).unlink(missing_ok=True)
-    return path and folder / NETWORK
 
 
 def read_origin(folder):
@@ -226,19 +180,6 @@ def _check_search(search, path):
         if not isinstance(value, kind) or isinstance(value, bool) or not least <= value < math.inf:
             raise InputError(f'{path}: "{name}" should be a {"whole " if kind is int else ""}number from {least}, not '
                              f'{value!r}')
-
-
-def may_be(origin, wanted):
-    """Whether features of one origin, perhaps unknown (None), may be those of the other. A network that was fine-tuned
-    is nobody's guess: its features always say so."""
-    if origin is None or wanted is None:
-        return not any(known and is_fine_tuned(known['network']) for known in (origin, wanted))
-    return origin == wanted
-
-
-def origin_text(origin):
-    """An origin, or None, for a line on it."""
-    return '{network}/{profile}'.format(**origin) if origin else 'unknown origin'
 
 
 def _origin(config):
@@ -308,7 +249,7 @@ def clear(folder, others=(), keep_model=False):
     if not keep_model:
         (folder / CONFIG).unlink(missing_ok=True)
         sync_folder(folder)
-        for name in (WEIGHTS, VOCABULARY, NETWORK, NEXT_NETWORK):
+        for name in (WEIGHTS, VOCABULARY, own_network.NETWORK, own_network.NEXT):
             (folder / name).unlink(missing_ok=True)
     for pattern in (LOG, SNAPSHOTS, *others):
         for path in folder.glob(pattern):

@@ -4,7 +4,7 @@ from chainer.backends import cuda
 
 from chainer_caption.errors import InputError
 from chainer_caption.functions.compiled import compiled, exp, in_threads
-from chainer_caption.models.bundle import origin_text
+from chainer_caption.models.origins import origin_text
 
 
 class EnsembleStepper:

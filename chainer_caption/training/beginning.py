@@ -9,7 +9,8 @@ from chainer_caption.errors import InputError
 from chainer_caption.features.networks import described
 from chainer_caption.features.networks.stages import split
 from chainer_caption.models import ShowAndTell, bundle
-from chainer_caption.models.bundle import Bundle, may_be, origin_text
+from chainer_caption.models.bundle import Bundle
+from chainer_caption.models.origins import may_be, origin_text
 from chainer_caption.storage.archives import npz_shapes
 from chainer_caption.storage.files import read_json
 from chainer_caption.storage.serializers import arrays_digest

@@ -3,7 +3,7 @@ from chainer_caption.errors import InputError
 from chainer_caption.features.extractor import load_network
 from chainer_caption.features.networks import described, fine_tuned
 from chainer_caption.features.weights import find_weights
-from chainer_caption.models import bundle
+from chainer_caption.models import bundle, own_network
 from chainer_caption.storage.files import sample_digest
 from chainer_caption.training.settings import check_these, read_settings
 
@@ -28,9 +28,9 @@ def begin_network(settings, given, origin, image_weights, resumed):
     if resumed:
         before = read_settings(resumed)
         check_these(resumed, before, vars(settings), ['finetune'])
-        own, origin = bundle.settled_network(resumed), bundle.read_origin(resumed)
+        own, origin = own_network.settle(resumed / bundle.WEIGHTS), bundle.read_origin(resumed)
         if own is None or origin is None:
-            raise InputError(f'{resumed / bundle.NETWORK}: no such file, without which it cannot go on; put it back')
+            raise InputError(f'{resumed / own_network.NETWORK}: missing; put it back, or begin anew with --overwrite')
         known = described(origin['network'])
         network, *_ = load_network(known.name, own)
         began = sample_digest(find_weights(known, image_weights)) if image_weights else before['image_weights']
