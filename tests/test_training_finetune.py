@@ -9,6 +9,7 @@ import chainer.functions as F
 import numpy as np
 import pytest
 from conftest import draw_pictures, left_by_training, write_release
+from test_parallel import SCRIPTS, figures, together  # noqa: F401 (a fixture)
 from test_training_snapshots import stop_after
 
 from chainer_caption import Bundle, Captioner, InputError, Release, Settings, train
@@ -21,6 +22,7 @@ from chainer_caption.models.bundle import WEIGHTS
 from chainer_caption.models.own_network import NETWORK, NEXT
 from chainer_caption.parallel import Processes
 from chainer_caption.storage.archives import read_npz
+from chainer_caption.training.live_pictures import LEAST, varied
 from chainer_caption.training.objectives import BY_PICTURE
 from chainer_caption.training.optimizer import make_optimizer
 from chainer_caption.training.sight import Sight, find_training_pictures
@@ -85,7 +87,7 @@ def gradients(work, update, numbers):
 
 @pytest.mark.parametrize('layer', ['conv5', 'all'])
 def test_an_update_is_that_of_a_plain_chain(layer, home):
-    work = begun(home, finetune=layer, network_learning_rate=0.01, dropout=0.0)
+    work = begun(home, finetune=layer, network_learning_rate=0.0005, dropout=0.0)
     work.current.model.dropout = 0.0
     numbers = np.array([3, 0, 7])
     optimizer = make_optimizer(work.sight.target, work.current.model.device, Processes(), work.settings, 9,
@@ -112,7 +114,7 @@ def test_an_update_is_that_of_a_plain_chain(layer, home):
     loss.backward()
     learning = {id(param) for stage in split(network, layer)[1] for name in stage.links
                 for param in network[name].params() if param.name != 'gamma'}
-    for link, rate, own in (model, 0.001, work.current.model), (network, 0.01, work.current.network):
+    for link, rate, own in (model, 0.001, work.current.model), (network, 0.0005, work.current.network):
         ours = dict(own.namedparams())
         for name, param in link.namedparams():
             if link is model or id(param) in learning:
@@ -152,6 +154,27 @@ def test_the_mean_of_the_shares_is_what_one_process_finds(objective, size, count
         np.testing.assert_allclose(mean, gradient, rtol=1e-3, atol=1e-5 * np.abs(gradient).max() + 1e-7, err_msg=name)
     for name, value in reported.items():
         assert np.mean([share[name] for _, share in shares]) == pytest.approx(value, rel=1e-4, abs=1e-6)
+
+
+def test_two_processes_train_as_one_does(together, home, tmp_path):  # noqa: F811
+    for size in (1, 2):
+        done = together(size, SCRIPTS / 'train.py', home / 'release', '-m', home / 'words', '-o', tmp_path / str(size),
+                        '--finetune', 'fc7', '--pictures', home / 'pictures', '--epochs', '1', '--batch-size', '18',
+                        '--dropout', '0')
+        assert (done.returncode, done.stderr) == (0, '')
+    for got, expected in zip(figures(tmp_path / '2'), figures(tmp_path / '1'), strict=True):
+        assert got == pytest.approx(expected, rel=1e-3, abs=1e-4)
+
+
+def test_pictures_are_cut_and_mirrored_at_random():
+    rows, columns = np.mgrid[:40, :60].astype(np.uint8)
+    seen = [varied(np.stack([rows, columns, rows], axis=2), np.random.default_rng(seed)) for seed in range(40)]
+    for part in seen:
+        assert part.shape[0] >= LEAST * 40 and part.shape[1] >= LEAST * 60
+        assert (np.diff(part[:, :, 0].astype(int), axis=0) == 1).all()
+        assert (np.diff(part[:, :, 1].astype(int)) == (1 if part[0, 0, 1] < part[0, -1, 1] else -1)).all()
+    assert {bool(part[0, 0, 1] < part[0, -1, 1]) for part in seen} == {True, False}
+    assert len({part.shape for part in seen}) > 20 and len({part[0, 0].tobytes() for part in seen}) > 20
 
 
 # ---- The model that comes of it
@@ -284,17 +307,3 @@ def test_it_goes_on_as_it_was_begun(home, undisturbed, refused, tmp_path):
         train(Release(home / 'release'), model, dataclasses.replace(SETTINGS, finetune=None), resume=True)
     assert 'name it with -m' in refused('train', home / 'release', '-o', tmp_path / 'other', '--finetune', 'fc6',
                                         '--pictures', home / 'pictures')
-
-
-@pytest.mark.gpu
-def test_the_gpu_learns_what_the_cpu_learns(home, undisturbed, tmp_path):
-    fine_tune(home, tmp_path / 'gpu', device='@cupy:0')
-    for got, expected in zip(*(json.loads((folder / 'log.json').read_text()) for folder in (
-            tmp_path / 'gpu', undisturbed)), strict=True):
-        for name in 'main/loss', 'validation/main/loss':
-            assert got[name] == pytest.approx(expected[name], rel=1e-3)
-    for name in WEIGHTS, NETWORK:
-        expected = read_npz(undisturbed / name)
-        for key, array in read_npz(tmp_path / 'gpu' / name).items():
-            if key != 'network':
-                np.testing.assert_allclose(array, expected[key], rtol=1e-2, atol=1e-4, err_msg=key)

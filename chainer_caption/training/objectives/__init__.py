@@ -1,8 +1,8 @@
 """What a training aims at: the words that people wrote, or captions of the model's own that score well.
 
 An objective has the minibatches and their loss, and says what it reports; the trainer knows nothing else of it. It is
-made with the release, the bundle, the settings, the converter of captions (`make_converter`), the processes, and a
-callable that takes notices. Its attributes:
+made with the release, the bundle, the settings, the converter of captions (`make_converter`, or a `Sight` in its
+place), the processes, and a callable that takes notices. Its attributes:
 
 - `iterator`, a Chainer iterator over the training examples, and `converter`, of its minibatches;
 - `loss(update, *batch)`, which gives the variable to be minimised, for the update of that number, and reports;
