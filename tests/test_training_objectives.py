@@ -169,7 +169,8 @@ def test_captions_of_val_get_better(tmp_path):
     before = log(tmp_path / 'words')[-1]['validation/main/cider']
     settings = Settings(epochs=8, batch_size=40, objective='self-critical', learning_rate=2e-3)
     train(release, tmp_path / 'better', settings, start_from=tmp_path / 'words')
-    entries = log(tmp_path / 'better')
+    start, *entries = log(tmp_path / 'better')
+    assert (start['epoch'], start['validation/main/cider']) == (0, before)
     assert max(entry['validation/main/cider'] for entry in entries) > 1.2 * before
     assert entries[-1]['main/reward'] > 1.2 * entries[0]['main/reward']
     # The best epoch by CIDEr is kept.
@@ -177,6 +178,21 @@ def test_captions_of_val_get_better(tmp_path):
     alone = train(release, tmp_path / 'alone', settings=Settings(**{**vars(settings), 'epochs': best['epoch']}),
                   start_from=tmp_path / 'words')
     np.testing.assert_array_equal(alone.model.out_word.W.array, weights(tmp_path / 'better')['out_word/W'])
+
+
+def test_what_no_epoch_betters_is_kept(tmp_path):
+    release = Release(write_release(tmp_path / 'release', pictures=96))
+    train(release, tmp_path / 'words', Settings(epochs=12, hidden=32, batch_size=16, dropout=0.2, keep_best='cider'))
+    # With such steps it unlearns all that it could say.
+    train(release, tmp_path / 'worse', Settings(**{**vars(SETTINGS), 'learning_rate': 1.0}),
+          start_from=tmp_path / 'words')
+    start, *entries = [entry['validation/main/cider'] for entry in log(tmp_path / 'worse')]
+    assert start > 0.5 > max(entries)
+    words, kept = weights(tmp_path / 'words'), weights(tmp_path / 'worse')
+    for name in words:
+        np.testing.assert_array_equal(kept[name], words[name], err_msg=name)
+    page = Elements((tmp_path / 'worse' / 'run.html').read_text('utf-8'))
+    assert f'0, CIDEr {start:.3f}' in page.of('dd')
 
 
 @pytest.mark.parametrize('update', [3, 8, 13])
@@ -202,7 +218,7 @@ def test_it_replaces_the_model_that_it_starts_from(release, release_dir, model_d
 
 def test_what_is_looked_at_knows_rewards_and_no_perplexity(release, model_dir, tmp_path):
     train(release, tmp_path / 'model', SETTINGS, start_from=model_dir)
-    for entry in log(tmp_path / 'model'):
+    for entry in log(tmp_path / 'model')[1:]:
         assert {'main/loss', 'main/reward', 'main/length', 'validation/main/perplexity'} <= entry.keys()
         assert not {'main/accuracy', 'main/perplexity'} & entry.keys()
     page = (tmp_path / 'model' / 'run.html').read_text('utf-8')
@@ -244,7 +260,7 @@ def test_a_single_picture_teaches_nothing(make_release, model_dir, tmp_path):
 def test_one_sample_will_do_against_the_greedy_caption(release, model_dir, tmp_path):
     settings = Settings(**{**vars(SETTINGS), 'baseline': 'greedy', 'samples': 1, 'epochs': 1})
     train(release, tmp_path / 'model', settings, start_from=model_dir)
-    assert len(log(tmp_path / 'model')) == 1
+    assert [entry['epoch'] for entry in log(tmp_path / 'model')] == [0, 1]
 
 
 def test_it_goes_on_as_it_was_begun(release, model_dir, tmp_path):

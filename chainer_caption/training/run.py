@@ -75,12 +75,13 @@ def train(release, output, settings=None, device='@numpy', resume=False, overwri
             trainer.run(show_loop_exception_msg=False)
         best = None
         if processes.first:
-            if trainer.updater.epoch == 0 or not (output / bundle.WEIGHTS).exists():
+            measured = trainer.get_extension('LogReport').log
+            if not measured or not (output / bundle.WEIGHTS).exists():
                 with trainer.updater.get_optimizer('main').averaged():
-                    current.save_weights(output)        # no epoch has ended, so none is the best
+                    current.save_weights(output)        # there is none yet that could be the best
             if taking.stopped:
                 say(f'stopped at update {trainer.updater.iteration}' + (
-                    '' if trainer.updater.epoch else ', before the end of an epoch; the model is that of this update')
+                    '' if measured else ', before the end of an epoch; the model is that of this update')
                     + '; --resume goes on')
             best = Bundle.load(output)
         return processes.broadcast(best)

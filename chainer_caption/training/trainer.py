@@ -127,7 +127,7 @@ def make_trainer(release, current, output, settings=None, device='@numpy', exten
         columns += ['validation/main/loss']
         if settings.score_every:
             trainer.extend(CaptionScores(current, release, device, settings.score_every, processes,
-                                         optimizer.averaged))
+                                         optimizer.averaged, start=objective.goes_on))
             columns += CaptionScores.keys
             if len(scored_pictures(release)) == 1:
                 say(f'{release.dataset_path}: only one picture of the split val has captions; {SINGLE}')

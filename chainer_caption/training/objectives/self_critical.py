@@ -43,6 +43,7 @@ class SelfCritical:
     reports = 'main/loss', 'main/reward', 'main/length'
     columns = reports
     per_token = False
+    goes_on = True
 
     def __init__(self, release, current, settings, converter, processes, say):
         self._model, self._settings, self._pack, self._processes = current.model, settings, converter, processes

@@ -16,6 +16,7 @@ class Words:
     reports = 'main/loss', 'main/accuracy'
     columns = 'main/loss',
     per_token = True
+    goes_on = False
 
     def __init__(self, release, current, settings, converter, processes, say):
         data = CaptionDataset.from_release(release, current.vocabulary, *release.training_splits)
