@@ -162,7 +162,7 @@ def kill(number, objective, rng, folder):
         words = str(folder / 'words')
         with contextlib.redirect_stdout(io.StringIO()):
             cli.run('train', [str(release), '-o', words, '--epochs', '1', '--hidden', '24'])
-        options = [*OPTIONS, '-m', words, '--objective', objective, '--average', '5', '--schedule', 'cosine']
+        options = [*OPTIONS, '-m', words, '--objective', objective, '--average', '5']
     command = ['train', str(release), *options, '-o']
     environment = {**os.environ, 'PYTHONPATH': os.pathsep.join(filter(None, [str(ROOT), os.environ.get('PYTHONPATH')]))}
     subprocess.run([sys.executable, ROOT / 'scripts' / 'train.py', *command[1:], folder / 'undisturbed'], check=True,

@@ -152,7 +152,7 @@ def test_the_mean_of_the_shares_is_what_one_process_finds(size, count, options, 
 def test_two_processes_train_as_one_does(together, release_dir, model_dir, tmp_path):  # noqa: F811
     for size in (1, 2):
         done = together(size, SCRIPTS / 'train.py', release_dir, '-m', model_dir, '-o', tmp_path / str(size), *OPTIONS,
-                        '--epochs', '2', '--clip', '0.1', '--average', '5')
+                        '--epochs', '2', '--average', '5')
         assert (done.returncode, done.stderr) == (0, '')
     for got, expected in zip(figures(tmp_path / '2'), figures(tmp_path / '1'), strict=True):
         assert got == pytest.approx(expected, rel=1e-4, abs=1e-5)
@@ -197,7 +197,7 @@ def test_what_no_epoch_betters_is_kept(tmp_path):
 
 @pytest.mark.parametrize('update', [3, 8, 13])
 def test_stopped_in_the_midst_of_an_epoch_it_goes_on_to_the_same_end(update, release, model_dir, tmp_path):
-    settings = Settings(**{**vars(SETTINGS), 'average': 6, 'schedule': 'cosine', 'clip': 0.05, 'word_weight': 0.1})
+    settings = Settings(**{**vars(SETTINGS), 'average': 6, 'word_weight': 0.1})
     train(release, tmp_path / 'whole', settings, start_from=model_dir)
     train(release, tmp_path / 'parts', settings, start_from=model_dir, stop=stop_after(update))
     train(release, tmp_path / 'parts', settings, resume=True)
@@ -264,9 +264,9 @@ def test_one_sample_will_do_against_the_greedy_caption(release, model_dir, tmp_p
 
 
 def test_it_goes_on_as_it_was_begun(release, model_dir, tmp_path):
-    train(release, tmp_path / 'model', Settings(**{**vars(SETTINGS), 'schedule': 'cosine'}), start_from=model_dir)
-    for name, value in ('baseline', 'greedy'), ('clip', 1.0), ('average', 5), ('epochs', 3), ('schedule', 'constant'):
-        settings = Settings(**{**vars(SETTINGS), 'schedule': 'cosine', name: value})
+    train(release, tmp_path / 'model', SETTINGS, start_from=model_dir)
+    for name, value in ('baseline', 'greedy'), ('average', 5), ('samples', 3):
+        settings = Settings(**{**vars(SETTINGS), name: value})
         with pytest.raises(InputError, match=f'--{name}.*resume with what it began with'):
             train(release, tmp_path / 'model', settings, resume=True)
     with pytest.raises(InputError, match='--objective self-critical, not words'):
@@ -276,7 +276,7 @@ def test_it_goes_on_as_it_was_begun(release, model_dir, tmp_path):
 @pytest.mark.gpu
 @pytest.mark.parametrize('baseline', ['others', 'greedy'])
 def test_the_gpu_learns_what_the_cpu_learns(baseline, release, model_dir, tmp_path):
-    settings = Settings(**{**vars(SETTINGS), 'baseline': baseline, 'average': 5, 'clip': 0.1, 'word_weight': 0.1})
+    settings = Settings(**{**vars(SETTINGS), 'baseline': baseline, 'average': 5, 'word_weight': 0.1})
     for name, device in ('cpu', '@numpy'), ('gpu', '@cupy:0'):
         train(release, tmp_path / name, settings, start_from=model_dir, device=device)
     for got, expected in zip(figures(tmp_path / 'gpu'), figures(tmp_path / 'cpu'), strict=True):

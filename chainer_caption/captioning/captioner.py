@@ -1,6 +1,8 @@
 """Captioner: pictures or features in, captions out. The API that most users need."""
 import dataclasses
 import os
+import pathlib
+import sys
 
 import chainer
 import numpy as np
@@ -22,6 +24,9 @@ from chainer_caption.models.ensemble import EnsembleStepper, check_ensemble
 # new pictures with VGG-19, and Karpathy's preprocessing made the published matrices.
 ASSUMED = {'network': 'vgg19', 'profile': 'karpathy'}
 
+#: The model directory that comes with the package; its README.md says what it knows, and how it was made.
+SHIPPED = pathlib.Path(__file__).parent / 'flickr8k'
+
 # Why a picture has no captions: sums that are infinite, or no numbers at all, compare with nothing.
 _OVERFLOW = 'no caption is found, because the scores overflow; the model has diverged, or the features are too large'
 _NOTHING_LEFT = ' (or --no-repeat-ngram left nothing to say)'
@@ -42,6 +47,7 @@ class Captioner:
     Attributes:
         bundles (list of Bundle): The models.
         bundle (Bundle): The first of them. Vocabulary and features are the same in all; the search is what it says.
+        names (list of str): What the models are called.
         stepper: What searches take of them all.
 
     Raises:
@@ -52,7 +58,8 @@ class Captioner:
     def __init__(self, bundles, device='@numpy', extractor=None, names=None):
         self.bundles = [bundles] if isinstance(bundles, Bundle) else list(bundles)
         self.bundle = self.bundles[0]
-        check_ensemble(self.bundles, names or [f'model {i}' for i in range(1, 1 + len(self.bundles))])
+        self.names = names or [f'model {i}' for i in range(1, 1 + len(self.bundles))]
+        check_ensemble(self.bundles, self.names)
         self.device = chainer.get_device(device)
         self.extractor = extractor
         with enough_memory(self.device), _overflowing():
@@ -65,12 +72,13 @@ class Captioner:
             self._check_size(extractor.dim, f'the network {extractor.network}')
 
     @classmethod
-    def load(cls, folders, device='@numpy', image_weights=None, network=None, profile=None, pictures=True,
-             honour_exif=True, max_pixels=MAX_PIXELS, say=lambda line: None):
+    def load(cls, folders=None, device='@numpy', image_weights=None, network=None, profile=None, pictures=True,
+             honour_exif=True, max_pixels=MAX_PIXELS, say=None):
         """Loads a model directory, and the network that makes the features it wants.
 
         Args:
-            folders (str, os.PathLike, or list of them): The model directory; several are an ensemble.
+            folders (str, os.PathLike, or list of them): The model directory; several are an ensemble. None takes the
+                one that comes with the package, which has learned from Flickr8k.
             device (str or chainer.backend.Device): As `chainer.get_device` takes it: `'@numpy'`, `'@cupy:0'`.
             image_weights (str or os.PathLike or None): The network's weights; by default they are looked for where
                 Chainer keeps its models.
@@ -79,11 +87,16 @@ class Captioner:
             pictures (bool): False loads no network, which is enough for stored features.
             honour_exif (bool): Turn pictures as their EXIF orientation says.
             max_pixels (int): Refuse pictures of more.
-            say (callable): Takes a notice, one line, about what had to be assumed.
+            say (callable or None): Takes a notice, one line, about what had to be assumed; None prints it on stderr.
 
         Raises:
             InputError: A file is missing or damaged, or the network is not the one that the model learned from.
         """
+        say = say or _tell
+        if folders is None:
+            say('no model is named: this one comes along; it has learned from Flickr8k, which shows people, dogs and '
+                'sport')
+            folders = SHIPPED
         folders = [folders] if isinstance(folders, str | os.PathLike) else list(folders)
         bundles, names = [Bundle.load(folder) for folder in folders], [str(folder) for folder in folders]
         if not pictures:
@@ -232,6 +245,10 @@ class Captioner:
         decode = self.bundle.vocabulary.decode
         return [[Caption(decode(h.words), h.log_prob, h.log_prob_per_token, h.finished) for h in best]
                 for best in found]
+
+
+def _tell(line):
+    print(line, file=sys.stderr)
 
 
 def _overflowing():

@@ -26,6 +26,7 @@ from chainer_caption.storage.files import is_stream, naming, unreadable
 
 DESCRIPTION = 'Caption pictures, folders of pictures, or the stored features of a release.'
 EXAMPLES = '''\
+  generate.py holiday/ -o captions.html                     what comes along, a gallery
   generate.py -m model -i VGG_ILSVRC_19_layers.caffemodel holiday/ dog.jpg
   generate.py -m model -l pictures.txt --top 1 -g 0
   generate.py -m model holiday/ -o captions.jsonl           or .csv, or .html: a gallery
@@ -40,8 +41,9 @@ FORMATS = {'.txt': 'text', '.jsonl': 'jsonl', '.csv': 'csv', '.html': 'html', '.
 def add_arguments(parser):
     from chainer_caption.features.pictures import MAX_PIXELS
     parser.add_argument('pictures', nargs='*', metavar='PICTURE|FOLDER', help='folders are walked, in sorted order')
-    parser.add_argument('-m', '--model', required=True, action='append', metavar='MODEL',
-                        help='model directory that train.py wrote; several, each with -m, caption as one')
+    parser.add_argument('-m', '--model', action='append', metavar='MODEL',
+                        help='model directory that train.py wrote; several, each with -m, caption as one (default: '
+                             'the one that comes along, which has learned from Flickr8k)')
     parser.add_argument('-i', '--image-weights', metavar='WEIGHTS',
                         help="the image network's weights (.caffemodel, .npz, .pth, .safetensors)")
     parser.add_argument('-l', '--list', metavar='LIST', help='file with a picture path on each line')
@@ -79,7 +81,7 @@ def run(args):
     where = device(args.gpu, processes)
     if args.release is not None:
         release = processes.one_after_another(lambda: Release(args.release))
-        work = StoredFeatures(Captioner.load(args.model, where, pictures=False), release, args.split or 'test')
+        work = StoredFeatures(Captioner.load(args.model, where, pictures=False, say=tell), release, args.split or 'test')
     else:
         work = Pictures(Captioner.load(args.model, where, args.image_weights, args.network, args.profile,
                                        honour_exif=args.exif, max_pixels=args.max_pixels, say=tell), paths)
@@ -191,5 +193,5 @@ def _gallery_settings(args, captioner, search):
         origin = {'network': captioner.extractor.network, 'profile': captioner.extractor.profile}
     return {'title': f'Captions of {name(inputs[0])}' if len(inputs) == 1 else 'Captions',
             'date': datetime.date.today().isoformat(),
-            'settings': {'Model': ' + '.join(map(name, args.model)), 'Network': origin['network'],
+            'settings': {'Model': ' + '.join(map(name, captioner.names)), 'Network': origin['network'],
                          'Profile': origin['profile'], 'Search': str(search)}}

@@ -56,10 +56,6 @@ def add_arguments(parser):
                            help="adds W times the words' loss, for captions that vary more (0)")
     learning = parser.add_argument_group('how it learns')
     learning.add_argument('--learning-rate', type=float, metavar='R', help='(0.001 for words, 5e-5 for self-critical)')
-    learning.add_argument('--schedule', default='constant', metavar='NAME',
-                          help='of the learning rate: constant, or cosine, which falls to 0 over the epochs '
-                               '(%(default)s)')
-    learning.add_argument('--clip', type=float, metavar='C', help='scales longer gradients down to this norm')
     learning.add_argument('--average', type=int, metavar='K',
                           help='validate, score and keep the mean of the weights over about K updates')
     parser.add_argument('--resume', action='store_true', help='go on with the training of MODEL')

@@ -48,8 +48,12 @@ class Bundle:
         self.training = training or {}
         self.search = search or {}
 
-    def save(self, folder):
+    def save(self, folder, dtype=None):
         """Writes the model directory: configuration, vocabulary and weights.
+
+        Args:
+            folder (str or os.PathLike): Is made where it is not there.
+            dtype (numpy.dtype or None): Of the weights in the file; None writes them as they are. float16 halves it.
 
         Raises:
             InputError: It cannot be written.
@@ -59,7 +63,7 @@ class Bundle:
             folder.mkdir(parents=True, exist_ok=True)
             self.save_config(folder)
             write_json(folder / VOCABULARY, self.vocabulary.to_json(), indent=None)
-            self.save_weights(folder)
+            self.save_weights(folder, dtype)
         except OSError as e:
             raise unwritable(e.filename or folder, e) from e
 
@@ -69,8 +73,9 @@ class Bundle:
             'format': FORMAT, 'model': self.model.architecture, **self.model.configuration, 'features': self.origin,
             **search, 'training': self.training, 'versions': versions()})
 
-    def save_weights(self, folder):
-        write_npz(pathlib.Path(folder) / WEIGHTS, to_arrays(self.model))
+    def save_weights(self, folder, dtype=None):
+        write_npz(pathlib.Path(folder) / WEIGHTS, {name: array.astype(dtype or array.dtype, copy=False)
+                                                   for name, array in to_arrays(self.model).items()})
 
     @classmethod
     def load(cls, folder):

@@ -13,8 +13,7 @@ from chainer_caption.training.extensions import FIGURES
 _MAY_CHANGE = ('epochs', 'patience', 'tensorboard', 'snapshot_every', 'keep_snapshots')
 
 # What there is to choose from; None is the objective's own.
-_KNOWN = {'objective': ('words', 'self-critical'), 'baseline': ('others', 'greedy'), 'keep_best': (None, *FIGURES),
-          'schedule': ('constant', 'cosine')}
+_KNOWN = {'objective': ('words', 'self-critical'), 'baseline': ('others', 'greedy'), 'keep_best': (None, *FIGURES)}
 
 # What only self-critical training has.
 _SELF_CRITICAL = 'baseline', 'samples', 'word_weight'
@@ -49,8 +48,6 @@ class Settings:
         samples (int): Of self-critical training: captions drawn for a picture.
         word_weight (float): Of self-critical training: the share of the words' loss beside the reward.
         learning_rate (float or None): Adam's; None takes 0.001 for words and 5e-5 for self-critical training.
-        schedule (str): `'constant'`, or `'cosine'`: the learning rate falls to 0 over the epochs.
-        clip (float or None): The greatest norm of an update's gradient; None for any.
         average (int or None): Validated, scored and kept is the mean of the weights over about so many updates (see
             `Adam`); None takes those of the last one.
     """
@@ -71,8 +68,6 @@ class Settings:
     samples: int = 5
     word_weight: float = 0.0
     learning_rate: float | None = None
-    schedule: str = 'constant'
-    clip: float | None = None
     average: int | None = None
 
     def __post_init__(self):
@@ -93,10 +88,8 @@ class Settings:
                                  f'{" or ".join(filter(None, known))}')
         if self.keep_best == 'cider' and not self.score_every:
             raise InputError('--keep-best cider needs captions that are scored: leave out --score-every 0')
-        for name in ('learning_rate', 'clip'):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
-                raise InputError(f'--{name.replace("_", "-")} {value}: must be above 0')
+        if self.learning_rate is not None and not 0 < self.learning_rate < math.inf:
+            raise InputError(f'--learning-rate {self.learning_rate}: must be above 0')
         if not 0 <= self.word_weight < math.inf:
             raise InputError(f'--word-weight {self.word_weight}: must be at least 0')
         self._check_objective()
@@ -171,8 +164,7 @@ def check_same(folder, before, training, start_from):
 def _must_stay(name, training):
     if name == 'score_every':                           # what is kept may not depend on it
         return training['keep_best'] != 'loss'
-    # Over which epochs the rate falls is how it was trained.
-    return name not in _MAY_CHANGE or (name, training['schedule']) == ('epochs', 'cosine')
+    return name not in _MAY_CHANGE
 
 
 def _shown(name):

@@ -109,8 +109,7 @@ def make_trainer(release, current, output, settings=None, device='@numpy', exten
     model.to_device(device)
     converter = make_converter(release.features, device, processes)
     objective = OBJECTIVES[settings.objective](release, current, settings, converter, processes, say)
-    optimizer = make_optimizer(model, device, processes, settings,
-                               settings.epochs * objective.iterator.batches_per_epoch)
+    optimizer = make_optimizer(model, device, processes, settings)
     updater = chainer.training.updaters.StandardUpdater(
         objective.iterator, optimizer, converter=objective.converter, device=device,
         loss_func=lambda *batch: objective.loss(updater.iteration, *batch))
