@@ -134,6 +134,8 @@ def _rows(cell, hidden):
 class ImportedStepper:
     """An `Imported` one word at a time, for searching; used as `models.stepper.Stepper` is.
 
+    Its state is in double precision: in a cell without a bound, a rounding can grow from word to word.
+
     Args:
         model (Imported): The model, on the device where the search is to run.
     """
@@ -141,28 +143,28 @@ class ImportedStepper:
     def __init__(self, model):
         self.device = model.device
         self._cell = CELLS[model.cell]
-        self._image = model.image_vec.W.array, model.image_vec.b.array
-        self._W_x, self._b = model.upward.W.array, model.upward.b.array
-        self._W_h, self._W_out = model.lateral.W.array, model.out_word.W.array
+        self._W_out = model.out_word.W.array
         with chainer.using_device(self.device):
             #: The biases of the words' scores, (V,); those of what is never said are -inf.
             self.bias = model.out_word.b.array.copy()
             for word in model.unsaid:
                 self.bias[SPECIAL.index(word)] = -np.inf
-            self._word_gates = model.xp.dot(model.word_vec.W.array, self._W_x.T) + self._b
+            self._image, self._upward = ([link.W.array.astype(np.float64), link.b.array.astype(np.float64)]
+                                         for link in (model.image_vec, model.upward))
+            self._W_h = model.lateral.W.array.astype(np.float64)
+            self._word_gates = _affine(model.word_vec.W.array.astype(np.float64), *self._upward)
 
     def start(self, features):
         """Reads the images; see `Stepper.start`."""
-        W, b = self._image
-        gates = product(product(features, W.T) + b, self._W_x.T) + self._b
-        return self._advance(gates, self.device.xp.zeros((len(features), self._W_h.shape[1]), np.float32))
+        gates = _affine(_affine(features.astype(np.float64), *self._image), *self._upward)
+        return self._advance(gates, self.device.xp.zeros((len(features), self._W_h.shape[1])))
 
     def step(self, state, parents, words):
         """Reads one word in each of some hypotheses; see `Stepper.step`."""
         h, c = state
         parents, words = self.device.send(np.array([parents, words], np.int32))
         h, c = self._advance(self._word_gates[words] + product(h, self._W_h.T)[parents], c[parents])
-        return (h, c), product(h, self._W_out.T)
+        return (h, c), product(h.astype(np.float32), self._W_out.T)
 
     def _advance(self, gates, c):
         units = c.shape[1]
@@ -170,3 +172,7 @@ class ImportedStepper:
         i, f, o = (0.5 + 0.5 * _tanh(0.5 * gates[:, gate * units:(gate + 1) * units]) for gate in range(3))
         c = i * self._cell.candidate(gates[:, 3 * units:]) + f * c
         return o * self._cell.output(c), c
+
+
+def _affine(x, W, b):
+    return product(x, W.T) + b
