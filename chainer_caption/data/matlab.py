@@ -79,8 +79,9 @@ def read_hdf5(path, keys):
             if isinstance(dtype, str) or not plausible(math.prod(shape) * dtype.itemsize, os.path.getsize(path)):
                 raise InputError(f'{path}: "{key}" is no array of numbers that can be in this file, but {dtype} of '
                                  f'shape {shape}')
-            child.stdin.write(b'\n')
-            child.stdin.flush()
+            with contextlib.suppress(BrokenPipeError):  # as in `open_matlab`
+                child.stdin.write(b'\n')
+                child.stdin.flush()
             arrays[key] = np.concatenate([np.empty((0, *shape[1:]), dtype), *_rows(child, path, shape, dtype)])
     return arrays
 
