@@ -1,5 +1,6 @@
 """Other programs' checkpoints say here what they say there."""
 import json
+import pathlib
 import pickle
 
 import chainer
@@ -15,7 +16,9 @@ from chainer_caption.models import Imported, ShowAndTell
 from chainer_caption.models.checkpoints import read_checkpoint
 from chainer_caption.storage.files import read_json
 
-# In no order, one that Python 2 keeps as bytes, and one that is the end's own name in neuraltalk.
+UNSEEN = pathlib.Path(__file__).resolve().parents[1] / 'features' / 'demo' / 'unseen'
+
+# In no order, one beyond ASCII, one beyond Latin, and one that is the end's own name in neuraltalk.
 WORDS = ['the', 'zebra', 'a', *COLOURS, 'Überzieher', *SHAPES, '.', 'of', 'there', '犬', 'is']
 
 # With seeds that have them say some words, and end some captions.
@@ -143,6 +146,17 @@ def test_whose_features_it_learned_from(tmp_path):
             (FullyConnected(WORDS, features=2048), declared, declared), (FullyConnected(WORDS), None, None),
             (NeuralTalk(WORDS), None, None), (NeuralTalk(WORDS), declared, declared)):
         assert read_checkpoint(original.write(tmp_path), origin).origin == expected
+
+
+def test_pictures_whose_features_are_not_made_here(refused, call, tmp_path):
+    read_checkpoint(FullyConnected(WORDS, features=2048).write(tmp_path)).save(tmp_path / 'model')
+    message = refused('generate', '-m', tmp_path / 'model', UNSEEN / '01.png')
+    assert 'learned from features of resnet101 under the profile whole, which are not made here' in message
+    np.save(tmp_path / 'feats.npy', features(1, 2048))
+    (tmp_path / 'dataset.json').write_text('{"images": [{"filename": "1.png", "imgid": 0, "split": "test", '
+                                           '"sentences": [{"tokens": ["a"]}]}]}')
+    status, out, err = call('generate', '-m', tmp_path / 'model', '--release', tmp_path, '--top', '1')
+    assert (status, err) == (0, '') and out.startswith('# 1.png\n')
 
 
 @pytest.mark.parametrize('changes', [

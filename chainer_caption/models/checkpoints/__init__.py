@@ -25,11 +25,10 @@ def read_checkpoint(paths, origin=None):
     Raises:
         InputError: The files are of no format that is known, damaged, or do not belong together.
     """
-    kinds = sorted((_kind(path), str(path), path) for path in paths)
+    kinds = [_kind(path) for path in paths]
     for known in FORMATS:
-        if sorted(known.FILES) == [kind for kind, *_ in kinds]:
-            by_kind = {kind: path for kind, _, path in kinds}
-            bundle = known.read(*(by_kind[kind] for kind in known.FILES))
+        if sorted(known.FILES) == sorted(kinds):
+            bundle = known.read(*(paths[kinds.index(kind)] for kind in known.FILES))
             bundle.origin = origin or bundle.origin
             bundle.training = {'imported_from': known.NAME}
             return bundle
