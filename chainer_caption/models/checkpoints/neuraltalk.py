@@ -39,5 +39,4 @@ def read(path):
               'upward/W': lstm[:, :sizes['embedding']], 'upward/b': bias, 'lateral/W': lstm[:, sizes['embedding']:],
               'out_word/W': arrays['Wd'].T, 'out_word/b': arrays['bd'][0]}
     cell = 'lstm' if params.get('tanhC_version', 0) else 'lstm_linear_output'
-    return make_bundle(path, listed, (0, None, None), (None, 0, None), Imported,
-                       {**sizes, 'cell': cell}, arrays)
+    return make_bundle(path, listed, (0, None, None), (None, 0, None), Imported, {**sizes, 'cell': cell}, arrays)

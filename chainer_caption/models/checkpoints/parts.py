@@ -31,15 +31,15 @@ def read_arrays(path, stored, sizes, shapes):
         if shape is None or len(shape) != 2 or not shape[axis]:
             raise InputError(f'{path}: lacks the matrix {name}')
         found[size] = shape[axis]
-    arrays = {}
-    for name, shape in shapes(**found).items():
+    wanted, arrays = shapes(**found), {}
+    for name, shape in wanted.items():
         array = stored.get(name)
         if getattr(array, 'shape', None) != shape or array.dtype.kind != 'f':
             there = f'is {array.dtype} of shape {array.shape}' if getattr(array, 'shape', None) else 'is missing'
             raise InputError(f'{path}: {name} {there}; by the others it should be floats of shape {shape}')
-    for name in shapes(**found):
+    for name in wanted:
         try:
-            with np.errstate(over='ignore'):            # of a double that is too large for float32, which is refused
+            with np.errstate(over='ignore', invalid='ignore'):      # what comes of it is refused
                 array = stored[name]
                 arrays[name] = np.asarray(array.read() if hasattr(array, 'read') else array, np.float32)
         except OSError as e:
