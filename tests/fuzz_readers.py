@@ -12,6 +12,7 @@ import fuzz_inputs as inputs
 import h5py
 import numpy as np
 import scipy.io
+from checkpoint_files import ChainOf2017, FullyConnected, NeuralTalk
 from conftest import read_picture, write_release
 from PIL import Image
 from torch_writer import WRITERS, write_state_dict
@@ -31,6 +32,7 @@ from chainer_caption.features.networks.vgg import VGG
 from chainer_caption.features.profiles import PROFILES
 from chainer_caption.features.weights import load_weights
 from chainer_caption.models import ShowAndTell
+from chainer_caption.models.checkpoints import read_checkpoint
 from chainer_caption.report.evaluation_page import score_tables, write_evaluation_page, write_picture_scores
 from chainer_caption.storage.archives import read_npz
 from chainer_caption.storage.torch_files import read_state_dict
@@ -69,7 +71,7 @@ def readers(folder):
     model = place / 'model'
     train(Release(release), model, dataclasses.replace(SETTINGS, epochs=1))
     return {**_of_releases(place, release), **_of_weights(place), **_of_models(place, release, model),
-            **_of_captions(place, release), **_pictures()}
+            **_of_checkpoints(place), **_of_captions(place, release), **_pictures()}
 
 
 def _bytes(save):
@@ -230,6 +232,35 @@ def _of_models(place, release, model):
             'model weights': part('weights.npz', inputs.npz),
             'snapshot': Reader([next(model.glob('snapshot-*.npz')).read_bytes()], resume, inputs.npz, share=0.3),
             'journal': _journal(place), 'extraction': _extraction(place)}
+
+
+def _of_checkpoints(place):
+    """Each file of each format, beside the others of its checkpoint."""
+    words = ['b', 'a', 'naïve']
+    originals = {'neuraltalk': NeuralTalk(words, 3, 2), 'fc': FullyConnected(words, 3, 2, 2),
+                 'chainer': ChainOf2017(words, 3, 2)}
+    found = {}
+    for name, original in originals.items():
+        folder = place / name
+        folder.mkdir()
+        for number, whole in enumerate(original.write(folder)):
+            seeds = []
+            for protocol in (0, 2):
+                original.write(folder, protocol)
+                seeds.append(whole.read_bytes())
+            make = {'.p': inputs.pickled, '.pkl': inputs.pickled, '.pth': inputs.torch_file}.get(whole.suffix)
+            found[f'{name} {whole.suffix}'] = Reader(seeds, functools.partial(
+                _use_checkpoint, original.write(folder), number), make, whole.suffix, 0.35 if make is None else 1)
+    return found
+
+
+def _use_checkpoint(files, number, path):
+    bundle = read_checkpoint([*files[:number], path, *files[number + 1:]])
+    _use_model(bundle)
+    stepper = bundle.model.stepper()
+    with np.errstate(all='ignore'):                     # weights may be of any size
+        state = stepper.start(np.ones((2, bundle.model.feature_size), np.float32))
+        stepper.step(state, np.arange(2), np.zeros(2, int))
 
 
 def _use_model(bundle):

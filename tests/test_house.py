@@ -87,8 +87,8 @@ def test_the_package_is_imported_in_a_blink(package_environment):
                package_environment) == '[]\n'
 
 
-@pytest.mark.parametrize('name', ['train', 'generate', 'evaluate', 'describe', 'neighbours', 'extract_features',
-                                  'check_features', 'benchmark', ''])
+@pytest.mark.parametrize('name', ['train', 'generate', 'evaluate', 'describe', 'neighbours', 'import_model',
+                                  'extract_features', 'check_features', 'benchmark', ''])
 def test_help_waits_for_nothing(name, package_environment):
     program = f'''if True:
         import sys

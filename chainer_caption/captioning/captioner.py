@@ -14,7 +14,9 @@ from chainer_caption.errors import InputError
 from chainer_caption.features.ahead import prepared_batches
 from chainer_caption.features.extractor import Extractor
 from chainer_caption.features.folders import find_pictures
+from chainer_caption.features.networks import NETWORKS
 from chainer_caption.features.pictures import MAX_PIXELS
+from chainer_caption.features.profiles import PROFILES
 from chainer_caption.functions.memory import enough_memory
 from chainer_caption.functions.products import one_blas_thread
 from chainer_caption.models.bundle import Bundle
@@ -111,6 +113,9 @@ class Captioner:
             if known and given not in (None, origin[key]):
                 raise InputError(f'{folder}: learned from features of the {key} {origin[key]}; captions of '
                                  f'{given} features would mean nothing, leave out --{key}')
+        if known and (known['network'] not in NETWORKS or known['profile'] not in PROFILES):
+            raise InputError(f'{folder}: learned from features of {known["network"]} under the profile '
+                             f'{known["profile"]}, which are not made here; caption stored ones (--release)')
         if known is None and None in (network, profile):
             say(f'{folder}: does not record what made its features; assuming the network {origin["network"]} and the '
                 f'profile {origin["profile"] or "that its weights want"} (--network, --profile)')

@@ -2,7 +2,7 @@
 import chainer
 import numpy as np
 
-from chainer_caption.data.vocabulary import BOS, EOS
+from chainer_caption.data.vocabulary import BOS, EOS, UNK
 
 # Longer captions are cut to this many words, and their cut end is not taught as an end. It bounds the memory of an
 # update; in the public releases, whose longest captions have some fifty words, it cuts nothing.
@@ -31,10 +31,15 @@ class CaptionDataset(chainer.dataset.DatasetMixin):
         self.lengths = np.where(lengths > MAX_WORDS, MAX_WORDS, lengths + 1)
 
     @classmethod
-    def from_release(cls, release, vocabulary, *splits):
-        """The captions of some splits of a release, in the ids of a vocabulary."""
+    def from_release(cls, release, vocabulary, *splits, unknown=True):
+        """The captions of some splits of a release, in the ids of a vocabulary; words that are not in it are `<UNK>`,
+        or with `unknown=False` left out."""
         rows, tokens, bounds = release.sentences(*splits)
-        return cls(rows, vocabulary.encode(release.captions.words)[tokens], bounds)
+        words = vocabulary.encode(release.captions.words)[tokens]
+        if not unknown:
+            known = words != UNK
+            words, bounds = words[known], np.concatenate([[0], np.cumsum(known)])[bounds]
+        return cls(rows, words, bounds)
 
     def __len__(self):
         return len(self.rows)

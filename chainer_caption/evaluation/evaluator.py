@@ -12,6 +12,7 @@ import chainer
 import numpy as np
 
 from chainer_caption.data.batches import CaptionDataset, CaptionIterator, PackCaptions
+from chainer_caption.data.vocabulary import SPECIAL, UNK
 from chainer_caption.errors import InputError
 from chainer_caption.evaluation import metrics
 from chainer_caption.evaluation.candidates import Candidate, read_candidates
@@ -140,8 +141,8 @@ class Evaluator:
 
         Returns:
             list of Evaluation: One for each search. Their `perplexity` is of the split's own captions,
-            every token weighing the same, `</S>` among them; a word that the model does not know is `<UNK>`, so that
-            models with other vocabularies do not compare.
+            every token weighing the same, `</S>` among them; a word that the model does not know is `<UNK>`, or left
+            out where the model cannot say that, so that models with other vocabularies do not compare.
 
         Raises:
             InputError: The features are not those that the model learned from, or it finds no caption of a picture.
@@ -169,15 +170,17 @@ class Evaluator:
         return captions
 
     def _perplexity(self, captioner):
-        data = CaptionDataset.from_release(self.release, captioner.bundle.vocabulary, self.split)
+        models = [bundle.model for bundle in captioner.bundles]
+        data = CaptionDataset.from_release(self.release, captioner.bundle.vocabulary, self.split,
+                                           unknown=not any(SPECIAL[UNK] in model.unsaid for model in models))
         batches = CaptionIterator(data, _BATCH, repeat=False, shuffle=False)
         converter = PackCaptions(self.release.features)
-        alone = len(captioner.bundles) == 1
+        alone = len(models) == 1 and models[0].trainable
         where = captioner.device if alone else None
         with chainer.using_device(captioner.device), enough_memory(captioner.device):
             packed = (converter(batch, where) for batch in batches)
             if alone:
-                return token_means(captioner.bundle.model, packed)['perplexity']
+                return token_means(models[0], packed)['perplexity']
             return stepped_perplexity(captioner.stepper, packed)
 
 

@@ -30,6 +30,10 @@ class Architecture(chainer.Chain):
     architecture = None
     #: The arguments that are whole numbers from 1, which `config.json` has under their names.
     sizes = 'feature_size', 'vocabulary_size', 'hidden'
+    #: Whether it has a loss; one that has none needs no more than `stepper()`.
+    trainable = True
+    #: The special words that it has no score for.
+    unsaid = ()
 
     def __init__(self, dropout):
         super().__init__()
@@ -39,6 +43,11 @@ class Architecture(chainer.Chain):
     def weight_shapes(feature_size, vocabulary_size, hidden):
         """The names and shapes in `weights.npz` of a model of these sizes: a dict."""
         raise NotImplementedError
+
+    @classmethod
+    def shaping(cls, configuration):
+        """The part of a `configuration` that the shapes of the weights follow from: arguments of `weight_shapes`."""
+        return {name: configuration[name] for name in cls.sizes}
 
     @classmethod
     def hidden_of(cls, shapes):

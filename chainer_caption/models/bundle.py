@@ -103,7 +103,7 @@ class Bundle:
                              f'{configuration["vocabulary_size"]}; the files are of different models')
         # The weights' own shapes are looked at first: no configuration makes more memory be taken than there are
         # weights in the file.
-        check_shapes(folder / WEIGHTS, architecture, **{name: configuration[name] for name in architecture.sizes})
+        check_shapes(folder / WEIGHTS, architecture, **architecture.shaping(configuration))
         arrays = read_weights(folder / WEIGHTS)
         model = architecture(**configuration, initialW=0)
         NpzDeserializer(arrays).load(model)

@@ -26,6 +26,11 @@ _DTYPES = {'Float': '<f4', 'Double': '<f8', 'Half': '<f2', 'Long': '<i8', 'Int':
 _FOREIGN = 'BFloat16'                                   # which NumPy does not have
 
 
+def is_torch_file(head):
+    """Whether a file that begins with these bytes, 16 or more, is one of PyTorch's, in either format."""
+    return head[:2] == b'PK' or _MAGIC.to_bytes(10, 'little') in head[:16]
+
+
 @dataclasses.dataclass(frozen=True)
 class _Storage:
     key: str

@@ -61,6 +61,9 @@ def begin(release, settings, start_from, origin, resumed=None):
     if os.path.isdir(start_from):
         given = Bundle.load(start_from)
         vocabulary, architecture = given.vocabulary, type(given.model)
+        if not architecture.trainable:
+            raise InputError(f'{start_from}: is an imported model with a cell of its own ({given.model.cell}), which '
+                             'captions but cannot be trained on; train one anew, without -m')
         if origin and given.origin and origin != given.origin:
             raise InputError(f'{start_from}: learned from features of {given.origin["network"]}/'
                              f'{given.origin["profile"]}, the release has {origin["network"]}/{origin["profile"]}')
