@@ -81,7 +81,8 @@ def run(args):
     where = device(args.gpu, processes)
     if args.release is not None:
         release = processes.one_after_another(lambda: Release(args.release))
-        work = StoredFeatures(Captioner.load(args.model, where, pictures=False, say=tell), release, args.split or 'test')
+        captioner = Captioner.load(args.model, where, pictures=False, say=tell)
+        work = StoredFeatures(captioner, release, args.split or 'test')
     else:
         work = Pictures(Captioner.load(args.model, where, args.image_weights, args.network, args.profile,
                                        honour_exif=args.exif, max_pixels=args.max_pixels, say=tell), paths)
