@@ -358,13 +358,30 @@ def _of_captions(place, release):
     coco = json.dumps({'images': [{'id': 7, 'file_name': 'a.png'}, {'id': 8, 'file_name': 'b/c.png'}],
                        'annotations': [{'image_id': 7, 'id': 1, 'caption': 'A dog.'}, {'image_id': 8, 'caption': 'x'}]})
 
+    karpathy = json.dumps({'images': [{
+        'filepath': 'val2014', 'filename': 'a.png', 'split': 'restval', 'cocoid': 7, 'imgid': 0, 'sentids': [0],
+        'sentences': [{'tokens': ['a', 'dog'], 'raw': 'A dog.', 'imgid': 0, 'sentid': 0}]}], 'dataset': 'coco'})
+    metadata = (b'{"file_name": "a.png", "text": "A dog.", "split": "val"}\n'
+                b'{"file_name": "b.png", "captions": ["x", "y"]}\n')
+    flickr = b'a.png#0\tA dog .\na.png#1\tTwo dogs .\nb.png#0\tx\n'
+
+    def use_sidecar(path):
+        shutil.copyfile(path, place / 'of text' / 'a.txt')
+        for described in read_caption_file(place / 'of text', ['a.png', 'b.png']).values():
+            json.dumps([tokenize(caption) for caption in described.captions])
+    (place / 'of text').mkdir()
+
     def make_candidates(rng, seeds):
         whole = rng.random() < 0.5
         return inputs.hostile_json(rng, seeds[1:]) if whole else _lines(inputs.hostile_json)(rng, seeds[:1])
 
     return {'candidates': Reader([lines, listed], score, make_candidates, share=1.2),
             'captions CSV': Reader([sheet], use, suffix='.csv', share=1.5),
-            'captions COCO': Reader([coco.encode()], use, inputs.hostile_json, '.json', 1.5)}
+            'captions COCO': Reader([coco.encode()], use, inputs.hostile_json, '.json', 1.5),
+            'captions Karpathy': Reader([karpathy.encode()], use, inputs.hostile_json, '.json'),
+            'captions metadata': Reader([metadata], use, _lines(inputs.hostile_json), '.jsonl'),
+            'captions Flickr': Reader([flickr], use, suffix='.txt', share=0.5),
+            'captions text': Reader([b'A dog.\nTwo dogs.\n'], use_sidecar, suffix='.txt', share=0.5)}
 
 
 def _pictures():
