@@ -8,7 +8,7 @@ import os
 from chainer_caption.errors import InputError
 from chainer_caption.features.folders import SUFFIXES, find_pictures
 from chainer_caption.report.sidecars import XMP, sidecar
-from chainer_caption.storage.files import remove_temporaries, replacing
+from chainer_caption.storage.files import leads_out, remove_temporaries, replacing
 
 
 class Sidecars:
@@ -42,18 +42,17 @@ class Sidecars:
         owners = {}
         for source in sources:
             top = source if os.path.isdir(source) else os.path.dirname(source)
-            root = os.path.realpath(top if into is None else into)
             for picture in find_pictures(source):
-                self._add(picture, top, root, owners)
+                self._add(picture, top, owners)
         for picture in map(_identity, owners.values()):
             if picture in owners:
                 raise InputError(f'{owners[picture]}: its sidecar would take the place of the picture {picture}')
 
-    def _add(self, picture, top, root, owners):
+    def _add(self, picture, top, owners):
         path = picture if self._into is None else os.path.join(self._into, os.path.relpath(picture, top))
         path = f'{path if self._suffix == XMP else os.path.splitext(path)[0]}.{self._suffix}'
-        identity = _identity(path)
-        if os.path.commonpath([identity, root]) != root:
+        identity, root = _identity(path), top if self._into is None else self._into
+        if leads_out(os.path.dirname(path), root):
             raise InputError(f'{path}: a link leads out of {root}; name the folder that it leads to, or write the '
                              'sidecars elsewhere with --into')
         if identity in owners:

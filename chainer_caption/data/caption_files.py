@@ -12,7 +12,7 @@ import re
 
 from chainer_caption.data.captions import SPLITS
 from chainer_caption.errors import InputError
-from chainer_caption.storage.files import open_regular, parse_json, read_json, unreadable
+from chainer_caption.storage.files import leads_out, open_regular, parse_json, read_json, unreadable
 
 # Bytes of a file, of a line of it and of a file with one picture's captions, and letters of a caption, at most: putting
 # accents in order takes the square of their number.
@@ -188,8 +188,8 @@ def read_sidecars(folder, pictures):
             continue
         if name in of_file:
             raise InputError(f'{path}: could be of {of_file[name]} and of {picture}; rename one of them')
-        of_file[name], root = picture, os.path.realpath(folder)
-        if os.path.commonpath([os.path.realpath(path), root]) != root:
+        of_file[name] = picture
+        if leads_out(path, folder):
             raise InputError(f'{path}: a link leads out of {folder}; copy the file there')
         lines = (_text(line, path).strip() for _, line in _lines(path, _SIDECAR))
         found[picture] = Described([_checked(line, path) for line in lines])

@@ -77,6 +77,12 @@ def is_stream(path):
     return os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path)
 
 
+def leads_out(path, folder):
+    """Whether a path leads out of a folder, by `..` or by a link."""
+    root = os.path.realpath(folder)
+    return os.path.commonpath([os.path.realpath(path), root]) != root
+
+
 @contextlib.contextmanager
 def naming(path):
     """An OSError in its block that names no file, or a temporary one, gets the name of `path`."""
