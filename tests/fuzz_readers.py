@@ -1,4 +1,5 @@
 """Everything that reads files of strangers, each with valid files made by code and with a use of what was read."""
+import contextlib
 import dataclasses
 import functools
 import io
@@ -7,6 +8,7 @@ import os
 import pathlib
 import shutil
 import struct
+import zipfile
 
 import fuzz_inputs as inputs
 import h5py
@@ -34,6 +36,7 @@ from chainer_caption.models import ShowAndTell
 from chainer_caption.report.evaluation_page import score_tables, write_evaluation_page, write_picture_scores
 from chainer_caption.storage.archives import read_npz
 from chainer_caption.storage.torch_files import read_state_dict
+from chainer_caption.storage.unpack import unpack
 from chainer_caption.training.snapshots import restore
 from chainer_caption.training.trainer import make_trainer
 
@@ -69,7 +72,7 @@ def readers(folder):
     model = place / 'model'
     train(Release(release), model, dataclasses.replace(SETTINGS, epochs=1))
     return {**_of_releases(place, release), **_of_weights(place), **_of_models(place, release, model),
-            **_of_captions(place, release), **_pictures()}
+            **_of_captions(place, release), **_archives(place), **_pictures()}
 
 
 def _bytes(save):
@@ -382,6 +385,28 @@ def _of_captions(place, release):
             'captions metadata': Reader([metadata], use, _lines(inputs.hostile_json), '.jsonl'),
             'captions Flickr': Reader([flickr], use, suffix='.txt', share=0.5),
             'captions text': Reader([b'A dog.\nTwo dogs.\n'], use_sidecar, suffix='.txt', share=0.5)}
+
+
+def _archives(place):
+    names = {'flickr8k/dataset.json': b'{}', 'flickr8k/a/b.txt': b'x' * 99, '../outside': b'x', '/tmp/outside': b'x'}
+
+    def zipped(*chosen):
+        stream = io.BytesIO()
+        with zipfile.ZipFile(stream, 'w', zipfile.ZIP_DEFLATED) as archive:
+            for name in chosen:
+                archive.writestr(name, names[name])
+        return stream.getvalue()
+
+    def use(path):
+        folder = place / 'archive' / 'in'
+        shutil.rmtree(folder.parent, ignore_errors=True)
+        folder.parent.mkdir()
+        with contextlib.suppress(OSError):              # names that are too long, or of a file and of a folder
+            unpack(path, folder, strip=True)
+        assert os.listdir(folder.parent) in ([], ['in'])
+        assert not any(found.is_symlink() for found in folder.rglob('*'))
+    first, second, *_ = names
+    return {'archive': Reader([zipped(first, second), zipped(*names)], use, suffix='.zip', share=0.5)}
 
 
 def _pictures():

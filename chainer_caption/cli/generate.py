@@ -78,7 +78,7 @@ def run(args):
     check_ways(args)
     _check_sidecar(args)
     if args.scores and _kind(args) != 'text':
-        raise InputError(f'--scores is for text; {_kind(args)} has the scores already')
+        raise InputError('--scores is for text; jsonl, csv and html have the scores already')
     processes = Processes.started()
     tell = say if processes.first else lambda line: None
     paths, sidecars = processes.broadcast(_paths(args) if processes.first else None)
