@@ -2,6 +2,7 @@
 import json
 import os
 import pathlib
+import subprocess
 import sys
 import textwrap
 
@@ -222,6 +223,19 @@ def refused(call):
         assert err.count('\n') == 1 and err.startswith(f'{name}.py: ') and 'Traceback' not in err, err
         return err.removeprefix(f'{name}.py: ').rstrip('\n')
     return run
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """A file system of 128 KiB; skips the test where none can be mounted."""
+    folder = tmp_path / 'disk'
+    folder.mkdir()
+    try:
+        subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=128k', 'tmpfs', folder], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip('no file system can be mounted here')
+    yield folder
+    subprocess.run(['umount', folder], check=True)
 
 
 @pytest.fixture

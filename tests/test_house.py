@@ -88,7 +88,7 @@ def test_the_package_is_imported_in_a_blink(package_environment):
 
 
 @pytest.mark.parametrize('name', ['train', 'generate', 'evaluate', 'describe', 'neighbours', 'import_model',
-                                  'extract_features', 'check_features', 'benchmark', ''])
+                                  'extract_features', 'check_features', 'benchmark', 'download', ''])
 def test_help_waits_for_nothing(name, package_environment):
     program = f'''if True:
         import sys

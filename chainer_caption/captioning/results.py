@@ -1,6 +1,8 @@
 """What a captioner gives back: captions, and what became of each picture."""
 import dataclasses
 
+from chainer_caption.report.notebook import result_html
+
 
 @dataclasses.dataclass(frozen=True)
 class Caption:
@@ -38,3 +40,7 @@ class Result:
     image_id: int | None = None
     captions: list = dataclasses.field(default_factory=list)
     error: str | None = None
+
+    def _repr_html_(self):
+        """What a notebook shows."""
+        return result_html(self)

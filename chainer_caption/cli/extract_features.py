@@ -14,6 +14,8 @@ EXAMPLES = '''\
   extract_features.py holiday/ -i VGG_ILSVRC_19_layers.caffemodel -o features/holiday
   extract_features.py pictures/ -o features/mine --captions captions.csv       columns: filename,caption[,split]
   extract_features.py val2014/ -o features/coco --captions captions_val2014.json --dtype float16 -g 0
+  extract_features.py coco/ -o features/coco --captions dataset_coco.json      Karpathy's splits of train2014, val2014
+  extract_features.py holiday/ -o features/holiday --captions holiday/         holiday/dog.txt beside holiday/dog.jpg
   extract_features.py drawings/ -o features/drawings --network demo
 
 Stopped and started again with the same command it goes on where it was. Pictures that cannot be read are named and
@@ -29,11 +31,12 @@ def add_arguments(parser):
     parser.add_argument('--network', choices=sorted(NETWORKS), default='vgg19', help='(%(default)s)')
     parser.add_argument('--profile', choices=sorted(PROFILES),
                         help="how pictures are prepared (what the weights want; the network's own)")
-    parser.add_argument('--captions', metavar='FILE',
-                        help="CSV with the columns filename, caption and perhaps split, or COCO's annotations (.json); "
-                             'may be added or changed when the features are there already')
+    parser.add_argument('--captions', metavar='FILE|FOLDER',
+                        help="CSV with the columns filename, caption and perhaps split, COCO's annotations, Karpathy's "
+                             "dataset_*.json, a metadata.jsonl, Flickr's *.token.txt, or a folder with a .txt for each "
+                             'picture; may be added or changed when the features are there already')
     parser.add_argument('--split-seed', type=int, default=0, metavar='N',
-                        help='of the split, where FILE gives none (%(default)s)')
+                        help='of the split, where the captions give none (%(default)s)')
     parser.add_argument('--val', type=float, default=0.1, metavar='PART', help='part for validation (%(default)s)')
     parser.add_argument('--test', type=float, default=0.1, metavar='PART', help='part for testing (%(default)s)')
     parser.add_argument('--dtype', choices=('float32', 'float16'), default='float32',

