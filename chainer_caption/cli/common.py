@@ -1,5 +1,6 @@
 """What several commands share."""
 import argparse
+import os
 import sys
 
 from chainer_caption.errors import InputError, printable
@@ -109,6 +110,26 @@ def options(args, *names):
 def beam_options(args):
     """What `add_beam` has of `BeamSearch` besides `LIMITS`."""
     return given(width=args.beam_width, length_normalization=args.length_normalization)
+
+
+def model_facts(models, captioner, search):
+    """What captions, in the words that pages show.
+
+    Args:
+        models (list of str): Their directories.
+        captioner (Captioner): Made of them.
+        search (BeamSearch, DiverseBeamSearch or Sampling): What it captions with.
+    """
+    origin = captioner.bundle.origin or {'network': 'unknown', 'profile': 'unknown'}
+    if captioner.extractor is not None:
+        origin = {'network': captioner.extractor.network, 'profile': captioner.extractor.profile}
+    return {'Model': ' + '.join(map(name_of, models)), 'Network': origin['network'], 'Profile': origin['profile'],
+            'Search': str(search)}
+
+
+def name_of(path):
+    """The last part of a path, which has one even if it is `.`."""
+    return os.path.basename(os.path.abspath(path))
 
 
 def whole_numbers(text):

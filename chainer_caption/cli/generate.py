@@ -16,6 +16,8 @@ from chainer_caption.cli.common import (
     check_ways,
     device,
     failure,
+    model_facts,
+    name_of,
     say,
     search_of,
 )
@@ -183,13 +185,6 @@ def _format(args, captioner, search):
 def _gallery_settings(args, captioner, search):
     import datetime
 
-    def name(path):
-        return os.path.basename(os.path.abspath(path))
     inputs = [*args.pictures, *filter(None, [args.list, args.release])]
-    origin = captioner.bundle.origin or {'network': 'unknown', 'profile': 'unknown'}
-    if captioner.extractor is not None:
-        origin = {'network': captioner.extractor.network, 'profile': captioner.extractor.profile}
-    return {'title': f'Captions of {name(inputs[0])}' if len(inputs) == 1 else 'Captions',
-            'date': datetime.date.today().isoformat(),
-            'settings': {'Model': ' + '.join(map(name, args.model)), 'Network': origin['network'],
-                         'Profile': origin['profile'], 'Search': str(search)}}
+    return {'title': f'Captions of {name_of(inputs[0])}' if len(inputs) == 1 else 'Captions',
+            'date': datetime.date.today().isoformat(), 'settings': model_facts(args.model, captioner, search)}
