@@ -11,7 +11,7 @@ import sys
 import traceback
 
 COMMANDS = ('train', 'generate', 'evaluate', 'describe', 'neighbours', 'extract_features', 'check_features',
-            'benchmark')
+            'serve', 'benchmark')
 
 # Those that several processes, started by mpiexec, can share the work of.
 TOGETHER = ('train', 'generate', 'benchmark')
