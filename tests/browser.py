@@ -1,6 +1,7 @@
 """Chromium, driven by its DevTools protocol through a pair of pipes, for the tests of pages that do something."""
 import base64
 import contextlib
+import fcntl
 import json
 import os
 import shutil
@@ -24,14 +25,15 @@ class Browser:
 
     def __init__(self, profile):
         self._ids, self.events = 0, []
-        theirs, self._orders = os.pipe()
-        self._answers, ours = os.pipe()
-        # By convention its pipes are 3, to read from, and 4.
+        low, self._orders = os.pipe()
+        self._answers, also_low = os.pipe()
+        # By convention its pipes are 3, to read from, and 4; ours are others than these.
+        theirs, ours = (fcntl.fcntl(handle, fcntl.F_DUPFD, 10) for handle in (low, also_low))
         command = [PROGRAM, *_OPTIONS, f'--user-data-dir={profile}', 'about:blank']
-        self._process = subprocess.Popen(['sh', '-c', f'exec "$@" 3<&{theirs} 4>&{ours}', 'sh', *command],
+        self._process = subprocess.Popen(['bash', '-c', f'exec "$@" 3<&{theirs} 4>&{ours}', 'bash', *command],
                                          pass_fds=(theirs, ours), stderr=subprocess.DEVNULL)
-        os.close(theirs)
-        os.close(ours)
+        for handle in low, also_low, theirs, ours:
+            os.close(handle)
         self._rest, self._session = b'', None
         target = self.do('Target.createTarget', url='about:blank')['targetId']
         self._session = self.do('Target.attachToTarget', targetId=target, flatten=True)['sessionId']
@@ -84,7 +86,7 @@ class Browser:
         assert 'exceptionDetails' not in result, result['exceptionDetails']
         return result['result'].get('value')
 
-    def wait(self, script, seconds=20):
+    def wait(self, script, seconds=60):
         """Waits until an expression is true; gives the seconds that it took."""
         began = time.monotonic()
         while not self.run(f'!!({script})'):

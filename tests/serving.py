@@ -16,6 +16,8 @@ from chainer_caption.service.limits import Limits
 from chainer_caption.service.server import listen, open_server
 
 UNSEEN = pathlib.Path(__file__).resolve().parents[1] / 'features' / 'demo' / 'unseen'
+# How long an answer is waited for, in seconds.
+PATIENCE = 150
 PICTURES = sorted(UNSEEN.glob('*.png'))
 
 
@@ -48,7 +50,7 @@ def running(captioner, token=None, names=(), facts=None, **limits):
 
 def ask(port, path='/v1/captions', body=None, method=None, **headers):
     """Sends a request; gives the status, the headers and the body of the answer, if it is JSON what it says."""
-    connection = http.client.HTTPConnection('127.0.0.1', port, timeout=60)
+    connection = http.client.HTTPConnection('127.0.0.1', port, timeout=PATIENCE)
     with contextlib.closing(connection):
         connection.request(method or ('GET' if body is None else 'POST'), path, body,
                            {name.replace('_', '-'): value for name, value in headers.items()})
