@@ -165,7 +165,7 @@ def test_it_fits_the_window_and_its_text_can_be_read(width, height, phone, schem
     page.screen(width, height, scheme, phone)
     page.open(page.run('location.href'))
     drop(page, PICTURES[0], bad)
-    assert page.run('document.documentElement.scrollWidth') == width
+    assert page.run('document.documentElement.scrollWidth <= document.documentElement.clientWidth')
     assert page.run(CONTRAST) >= 4.5
     if phone:
         assert page.run('[...document.querySelectorAll("button, .button")].filter(b => b.offsetHeight)'
@@ -174,7 +174,7 @@ def test_it_fits_the_window_and_its_text_can_be_read(width, height, phone, schem
 
 # The least contrast of a text to what is behind it, as WCAG 2 reckons.
 CONTRAST = '''{
-    const canvas = Object.assign(new OffscreenCanvas(1, 1)).getContext('2d', {willReadFrequently: true});
+    const canvas = new OffscreenCanvas(1, 1).getContext('2d', {willReadFrequently: true});
     const linear = c => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4;
     const light = colour => {
         canvas.fillStyle = colour;

@@ -132,7 +132,8 @@
         });
         if (answer.status === 401) await askForToken();
         else if (answer.status === 503) await pause(1000 * answer.headers.get('Retry-After'));
-        else if (answer.ok) return (await answer.json())[0];
+        // In a form names are not always what they were.
+        else if (answer.ok) return {...(await answer.json())[0], filename: file.name};
         else return {filename: file.name, error: (await answer.json()).error};
       }
     } catch {
