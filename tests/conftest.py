@@ -11,7 +11,7 @@ import pytest
 import scipy.io
 
 import chainer_caption
-from chainer_caption import Bundle, Release, Settings, Vocabulary, cli, train
+from chainer_caption import Bundle, Captioner, Release, Settings, Vocabulary, cli, train
 from chainer_caption.features.pictures import open_picture
 from chainer_caption.models import ShowAndTell
 from chainer_caption.storage.archives import read_npz
@@ -128,6 +128,19 @@ def demo_model(tmp_path_factory):
     folder = tmp_path_factory.mktemp('demo') / 'model'
     Bundle(ShowAndTell(4096, len(vocabulary), 8), vocabulary, {'network': 'demo', 'profile': 'demo'}).save(folder)
     return folder
+
+
+@pytest.fixture(scope='session')
+def served_model(tmp_path_factory):
+    """A model directory, untrained, that says something else of each picture; not to be changed."""
+    import serving
+    return serving.make_model(tmp_path_factory.mktemp('served') / 'model')
+
+
+@pytest.fixture(scope='session')
+def served_captioner(served_model):
+    """It, loaded."""
+    return Captioner.load(served_model)
 
 
 @pytest.fixture(scope='session')

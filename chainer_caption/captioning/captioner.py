@@ -167,13 +167,25 @@ class Captioner:
 
     def _caption_files(self, paths, search):
         for batch in prepared_batches(self.extractor, paths):
-            good = [picture for _, picture in batch if isinstance(picture, np.ndarray)]
-            found = iter(self._captions(self.extractor(np.stack(good)), search) if good else ())
-            for path, picture in batch:
-                if isinstance(picture, np.ndarray):
-                    yield _result(path, path, None, next(found), search)
-                else:
-                    yield Result(path, path, error=str(picture))
+            yield from self.caption_prepared(batch, search)
+
+    def caption_prepared(self, batch, search):
+        """Captions pictures that are computed together.
+
+        Args:
+            batch (list of tuple): Pairs of a path and its picture, as `prepared_batches` has them.
+            search (BeamSearch, DiverseBeamSearch or Sampling): What to caption with.
+
+        Yields:
+            Result: One a picture, in their order.
+        """
+        good = [picture for _, picture in batch if isinstance(picture, np.ndarray)]
+        found = iter(self._captions(self.extractor(np.stack(good)), search) if good else ())
+        for path, picture in batch:
+            if isinstance(picture, np.ndarray):
+                yield _result(path, path, None, next(found), search)
+            else:
+                yield Result(path, path, error=str(picture))
 
     def caption_features(self, features, search=None, **options):
         """Captions pictures by their features.

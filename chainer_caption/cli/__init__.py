@@ -11,7 +11,7 @@ import sys
 import traceback
 
 COMMANDS = ('train', 'generate', 'evaluate', 'describe', 'neighbours', 'import_model', 'extract_features',
-            'check_features', 'benchmark', 'download')
+            'check_features', 'serve', 'benchmark', 'download')
 
 # Those that several processes, started by mpiexec, can share the work of.
 TOGETHER = ('train', 'generate', 'benchmark')

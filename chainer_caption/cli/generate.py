@@ -10,12 +10,15 @@ from chainer_caption.cli.common import (
     add_beam,
     add_device,
     add_limits,
+    add_models,
     add_origin,
     add_ways,
     beam_options,
     check_ways,
     device,
     failure,
+    model_facts,
+    name_of,
     say,
     search_of,
 )
@@ -43,9 +46,7 @@ FORMATS = {'.txt': 'text', '.jsonl': 'jsonl', '.csv': 'csv', '.html': 'html', '.
 def add_arguments(parser):
     from chainer_caption.features.pictures import MAX_PIXELS
     parser.add_argument('pictures', nargs='*', metavar='PICTURE|FOLDER', help='folders are walked, in sorted order')
-    parser.add_argument('-m', '--model', action='append', metavar='MODEL',
-                        help='model directory that train.py wrote; several, each with -m, caption as one (default: '
-                             'the one that comes along, which has learned from Flickr8k)')
+    add_models(parser)
     parser.add_argument('-i', '--image-weights', metavar='WEIGHTS',
                         help="the image network's weights (.caffemodel, .npz, .pth, .safetensors)")
     parser.add_argument('-l', '--list', metavar='LIST', help='file with a picture path on each line')
@@ -238,13 +239,6 @@ def _metadata_settings(args, paths):
 def _gallery_settings(args, captioner, search):
     import datetime
 
-    def name(path):
-        return os.path.basename(os.path.abspath(path))
     inputs = [*args.pictures, *filter(None, [args.list, args.release])]
-    origin = captioner.bundle.origin or {'network': 'unknown', 'profile': 'unknown'}
-    if captioner.extractor is not None:
-        origin = {'network': captioner.extractor.network, 'profile': captioner.extractor.profile}
-    return {'title': f'Captions of {name(inputs[0])}' if len(inputs) == 1 else 'Captions',
-            'date': datetime.date.today().isoformat(),
-            'settings': {'Model': ' + '.join(map(name, captioner.names)), 'Network': origin['network'],
-                         'Profile': origin['profile'], 'Search': str(search)}}
+    return {'title': f'Captions of {name_of(inputs[0])}' if len(inputs) == 1 else 'Captions',
+            'date': datetime.date.today().isoformat(), 'settings': model_facts(captioner, search)}
