@@ -29,7 +29,13 @@ def add_arguments(parser):
     add_device(parser)
     parser.add_argument('--epochs', '--iter', type=int, default=30, metavar='N', help='(default: %(default)s)')
     parser.add_argument('--batch-size', type=int, default=128, metavar='N', help='captions an update (%(default)s)')
-    parser.add_argument('--hidden', type=int, metavar='N', help='width of the LSTM and the embeddings (512)')
+    parser.add_argument('--architecture', metavar='NAME',
+                        help='show_and_tell; encoder_decoder, whose words have places of their own and know nothing of '
+                             'each other; or merge, whose LSTM reads words alone (show_and_tell)')
+    parser.add_argument('--hidden', type=int, metavar='N',
+                        help='width of the LSTM and the embeddings (512, of encoder_decoder 768)')
+    parser.add_argument('--places', type=int, metavar='T',
+                        help='of encoder_decoder: words in a caption at most, </S> among them (50)')
     parser.add_argument('--dropout', type=float, default=0.5, metavar='P', help='(%(default)s)')
     parser.add_argument('--min-count', type=int, default=5, metavar='N',
                         help='words seen at least so often are in the vocabulary (%(default)s)')

@@ -170,9 +170,16 @@ class Evaluator:
 
     def _perplexity(self, captioner):
         data = CaptionDataset.from_release(self.release, captioner.bundle.vocabulary, self.split)
-        batches = CaptionIterator(data, _BATCH, repeat=False, shuffle=False)
-        converter = PackCaptions(self.release.features)
+        places = min((bundle.model.places for bundle in captioner.bundles if bundle.model.places), default=None)
+        longer = 0 if places is None else np.count_nonzero(data.lengths > places)
+        if longer:
+            self._say(f'{self.release.dataset_path}: {longer:,} captions of the split {self.split} have more words '
+                      f'than the {places - 1} that the model has room for, so there is no perplexity')
+            return None
         alone = len(captioner.bundles) == 1
+        per_picture = alone and captioner.bundle.model.per_picture
+        batches = CaptionIterator(data, _BATCH, repeat=False, shuffle=False, per_picture=per_picture)
+        converter = PackCaptions(self.release.features, per_picture)
         where = captioner.device if alone else None
         with chainer.using_device(captioner.device), enough_memory(captioner.device):
             packed = (converter(batch, where) for batch in batches)

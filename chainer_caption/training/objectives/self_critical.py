@@ -38,7 +38,7 @@ class SelfCritical:
     Args: as for `Words`; the model draws captions, too, as `ShowAndTell` does.
 
     Raises:
-        InputError: It does not, or there is a single picture.
+        InputError: There is a single picture.
     """
     reports = 'main/loss', 'main/reward', 'main/length'
     columns = reports
@@ -46,8 +46,6 @@ class SelfCritical:
 
     def __init__(self, release, current, settings, converter, processes, say):
         self._model, self._settings, self._pack, self._processes = current.model, settings, converter, processes
-        if not hasattr(self._model, 'sampled_loss'):
-            raise InputError(f'a {type(self._model).__name__} draws no captions; train it with the objective words')
         self._data = CaptionDataset.from_release(release, current.vocabulary, *release.training_splits)
         # Where each picture's captions begin in the data, and the row of its feature.
         first = np.flatnonzero(np.diff(self._data.rows, prepend=-1))
