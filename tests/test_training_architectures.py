@@ -102,7 +102,30 @@ def test_with_room_for_all_it_trains_and_without_there_is_no_perplexity(long_cap
     assert '1 captions of the split test have more words than the 4 that the model has room for' in found['n'][2]
 
 
+def test_more_words_than_there_is_room_for_are_not_asked_for(trained, release_dir, call):
+    bundle, folder = trained
+    status, _, err = call('generate', '-m', folder, '--release', release_dir, '--top', '1', '--min-length', '7')
+    assert (status, '--min-length 7: the model has 7 places, for 6 words and </S>' in err) == (
+        (0, False) if bundle.model.places is None else (2, True))
+
+
 def test_a_model_of_endless_captions_is_refused():
     config = {**EncoderDecoder(3, 4, 5).configuration, 'places': 2 ** 30}
     with pytest.raises(InputError, match='"places" should be at most 4096'):
         EncoderDecoder.read_configuration(config, 'config.json')
+
+
+@pytest.mark.parametrize(('wordings', 'least', 'most'), [(1, 0.9, 1), (3, 0, 0.5)])
+def test_places_that_know_nothing_of_each_other_mix_several_wordings(release_dir, tmp_path, wordings, least, most):
+    # Of a single wording each word follows from the picture; of several, words of one stand beside words of another.
+    data = read_json(release_dir / 'dataset.json')
+    for image in data['images']:
+        image['sentences'] = image['sentences'][1:2] if wordings == 1 else image['sentences']
+    (tmp_path / 'dataset.json').write_text(json.dumps(data))
+    release = Release(dataset=tmp_path / 'dataset.json', features=release_dir / 'vgg_feats.mat')
+    train(release, tmp_path / 'model', Settings(
+        epochs=25, batch_size=4 * wordings, architecture='encoder_decoder', hidden=24, places=6, dropout=0,
+        learning_rate=0.01, min_count=1, score_every=0))
+    results = list(Captioner.load(tmp_path / 'model', pictures=False).caption_release(release, 'test', width=5))
+    true = [result.captions[0].tokens in release.references(result.image_id) for result in results]
+    assert least <= sum(true) / len(true) <= most

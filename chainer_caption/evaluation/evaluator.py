@@ -36,12 +36,14 @@ class Evaluation:
             pass 1); `perplexity` of a model; what `metrics.diversity` says; and where each picture has several captions
             `distinct-1` and `distinct-2` (`metrics.distinct_ngrams`) and `best-CIDEr`, that of the best of them.
         each (dict): The scores of each picture by itself, arrays (pictures,); a corpus's BLEU is not their mean.
+        unit (str): What the captions are cut into, one of `data.captions.UNITS`.
     """
     name: str
     search: object
     candidates: list
     figures: dict
     each: dict
+    unit: str = 'words'
 
     @property
     def label(self):
@@ -113,7 +115,7 @@ class Evaluator:
         figures.update(metrics.diversity(tokens, self._training, None if None in finished else finished))
         if more is not None:
             figures.update(self._spread(more))
-        return Evaluation(name, search, candidates, figures, each)
+        return Evaluation(name, search, candidates, figures, each, self.release.captions.unit)
 
     def _spread(self, captions):
         """By how much the captions of the same picture differ, and how good the best of them is."""
@@ -144,8 +146,13 @@ class Evaluator:
             models with other vocabularies do not compare.
 
         Raises:
-            InputError: The features are not those that the model learned from, or it finds no caption of a picture.
+            InputError: The features are not those that the model learned from, it speaks in another unit than the
+                release's captions, or it finds no caption of a picture.
         """
+        spoken, written = captioner.bundle.unit, self.release.captions.unit
+        if spoken != written:
+            raise InputError(f'{name}: speaks in {spoken}, but {self.release.dataset_path} has captions in {written}; '
+                             'their scores would mean nothing')
         # Each search is only begun when its results are asked for, but what is wrong with any is found here.
         searches = [captioner.search(search, top=top) for search in searches]
         found = [captioner.caption_release(self.release, self.split, search) for search in searches]
@@ -170,14 +177,14 @@ class Evaluator:
 
     def _perplexity(self, captioner):
         data = CaptionDataset.from_release(self.release, captioner.bundle.vocabulary, self.split)
-        places = min((bundle.model.places for bundle in captioner.bundles if bundle.model.places), default=None)
-        longer = 0 if places is None else np.count_nonzero(data.lengths > places)
-        if longer:
-            self._say(f'{self.release.dataset_path}: {longer:,} captions of the split {self.split} have more words '
-                      f'than the {places - 1} that the model has room for, so there is no perplexity')
+        places = captioner.places
+        if places is not None and data.lengths.max() > places:
+            self._say(f'{self.release.dataset_path}: {np.count_nonzero(data.lengths > places):,} captions of the split '
+                      f'{self.split} have more words than the {places - 1} that the model has room for, so there is no '
+                      'perplexity')
             return None
         alone = len(captioner.bundles) == 1
-        per_picture = alone and captioner.bundle.model.per_picture
+        per_picture = alone and getattr(captioner.bundle.model, 'per_picture', False)
         batches = CaptionIterator(data, _BATCH, repeat=False, shuffle=False, per_picture=per_picture)
         converter = PackCaptions(self.release.features, per_picture)
         where = captioner.device if alone else None

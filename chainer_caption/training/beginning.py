@@ -56,7 +56,8 @@ def begin(release, settings, start_from, origin, resumed=None):
         if settings.objective == 'self-critical' and not resumed:
             raise InputError('--objective self-critical goes on from a model that has learned words: name it with -m')
         training.update(chosen_sizes(architecture, settings))
-        return Bundle(fresh_model(architecture, release, vocabulary, training), vocabulary, origin, training)
+        return Bundle(fresh_model(architecture, release, vocabulary, training), vocabulary, origin, training,
+                      unit=release.captions.unit)
     weights, known = weights_path(start_from), {}
     if os.path.isdir(start_from):
         given = Bundle.load(start_from)
@@ -64,6 +65,9 @@ def begin(release, settings, start_from, origin, resumed=None):
         if settings.architecture not in (None, architecture.architecture):
             raise InputError(f'{start_from}: a model of the architecture {architecture.architecture}; leave out '
                              f'--architecture {settings.architecture} to train it')
+        if given.unit != release.captions.unit:
+            raise InputError(f'{start_from}: speaks in {given.unit}, but {release.dataset_path} has captions in '
+                             f'{release.captions.unit}')
         if origin and given.origin and origin != given.origin:
             raise InputError(f'{start_from}: learned from features of {given.origin["network"]}/'
                              f'{given.origin["profile"]}, the release has {origin["network"]}/{origin["profile"]}')
@@ -78,7 +82,7 @@ def begin(release, settings, start_from, origin, resumed=None):
     training['start_from'] = arrays_digest(arrays)
     model = fresh_model(architecture, release, vocabulary, training, initialW=0)
     NpzDeserializer(arrays).load(model)
-    return Bundle(model, vocabulary, origin, training)
+    return Bundle(model, vocabulary, origin, training, unit=release.captions.unit)
 
 
 def chosen_sizes(architecture, settings, known=None):
