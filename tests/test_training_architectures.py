@@ -44,6 +44,8 @@ def test_stopped_after_any_update(trained, release, tmp_path, updates):
     bundle, folder = trained
     train(release, tmp_path / 'model', settings_of(bundle.model.architecture), stop=stop_after(updates))
     # What is not said again is what it was begun with.
+    with pytest.raises(InputError, match=f'was trained with --architecture {bundle.model.architecture}'):
+        train(release, tmp_path / 'model', Settings(epochs=3, batch_size=16, architecture='show_and_tell'), resume=True)
     train(release, tmp_path / 'model', Settings(epochs=3, batch_size=16), resume=True)
     assert left_by_training(tmp_path / 'model') == left_by_training(folder)
 

@@ -16,6 +16,7 @@ EXAMPLES = '''\
   mpiexec -n 4 .venv/bin/python scripts/train.py features/coco -o model -g 0      on four GPUs
   train.py features/coco -o model --keep-best cider --patience 5    stop when captions of val get no better
   train.py features/coco -o better -m model --objective self-critical --epochs 5     then captions that score well
+  train.py features/stair -o model --architecture encoder_decoder --places 60     a word for each place, at once
   train.py -s dataset.json -i vgg_feats.mat -o model
   train.py features/flickr8k -o model -m weights.npz --epochs 0     make a model directory of bare weights'''
 

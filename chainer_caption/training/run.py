@@ -100,7 +100,7 @@ def _naming(output):
 def _prepare(release, output, settings, start_from, origin, resume, say):
     """What to train, and whether there is a snapshot to go on from."""
     before = read_settings(output) if resume else None
-    if before is not None:
+    if before is not None and settings.architecture in (None, before['architecture']):
         # What is not said is what it was begun with.
         unsaid = [name for name in ('architecture', 'hidden', 'places') if getattr(settings, name) is None]
         settings = dataclasses.replace(settings, **{name: before[name] for name in unsaid})

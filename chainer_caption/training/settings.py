@@ -33,12 +33,8 @@ class Settings:
     Attributes:
         epochs (int): Passes over the training captions.
         batch_size (int): Captions an update, of all processes together.
-        architecture (str or None): One of `models.ARCHITECTURES`; None takes that of the model to start from, or
-            `'show_and_tell'`.
         hidden (int or None): Width of the embeddings and of the LSTM; None takes that of the weights to start from,
             or the architecture's own, 512 or for `'encoder_decoder'` 768.
-        places (int or None): Of the architecture `'encoder_decoder'`: the most tokens of a caption, `</S>` among them;
-            None takes those of the model to start from, or 50.
         dropout (float): See ShowAndTell.
         min_count (int): How often a word must stand in the training captions to be in the vocabulary.
         seed (int): Of the initial weights, the order of the captions and the dropout masks.
@@ -60,12 +56,14 @@ class Settings:
         clip (float or None): The greatest norm of an update's gradient; None for any.
         average (int or None): Validated, scored and kept is the mean of the weights over about so many updates (see
             `Adam`); None takes those of the last one.
+        architecture (str or None): One of `models.ARCHITECTURES`; None takes that of the model to start from, or
+            `'show_and_tell'`.
+        places (int or None): Of the architecture `'encoder_decoder'`: the most tokens of a caption, `</S>` among them;
+            None takes those of the model to start from, or 50.
     """
     epochs: int = 30
     batch_size: int = 128
-    architecture: str | None = None
     hidden: int | None = None
-    places: int | None = None
     dropout: float = 0.5
     min_count: int = 5
     seed: int = 0
@@ -83,6 +81,8 @@ class Settings:
     schedule: str = 'constant'
     clip: float | None = None
     average: int | None = None
+    architecture: str | None = None
+    places: int | None = None
 
     def __post_init__(self):
         least = {'epochs': 0, 'batch_size': 1, 'hidden': 1, 'places': 1, 'min_count': 1, 'seed': 0, 'patience': 1,
@@ -171,8 +171,8 @@ def check_same(folder, before, training, start_from):
     if 'start_from' in before and (
             start_from is None or before['start_from'] == sample_digest(weights_path(start_from))):
         training['start_from'] = before['start_from']
-    # The objective first: what other settings are where nothing was said depends on it.
-    names = sorted(training, key=lambda name: name != 'objective')
+    # These first: what other settings are where nothing was said depends on them.
+    names = sorted(training, key=lambda name: name not in ('objective', 'architecture'))
     journal.check_same(folder, *({_shown(name): settings.get(name) for name in names if _must_stay(name, training)}
                                  for settings in (before, training)),
                        'was trained with', 'resume with what it began with, or choose another folder')
