@@ -141,7 +141,7 @@ def test_hdf5_reads_no_other_file(tmp_path):
 
 class _Evaluation:
     name = label = f'model{HOSTILE}'
-    settings = {}                                       # noqa: RUF012
+    settings, unit = {}, 'words'
 
     def __init__(self, count):
         self.figures = dict.fromkeys(('CIDEr', 'BLEU-4', 'ROUGE-L'), 0.5)

@@ -84,13 +84,14 @@ def test_an_update_is_that_of_a_plain_chain(baseline, release, model_dir):
     reported, ours = losses(objective, model, update, pictures)
     rows = release.captions.image_ids[release.pictures(*release.training_splits)][pictures]
     features = np.asarray(release.features[rows], np.float32)
-    drawn = captions_of(model.sample(np.repeat(features, samples, axis=0), mask_key(4, update, _CAPTIONS), MAX_LENGTH))
+    drawn = captions_of(model.sample(np.repeat(features, samples, axis=0), mask_key(4, update, _CAPTIONS),
+                                     MAX_LENGTH['words']))
     said = [drawn[i * samples:(i + 1) * samples] for i in range(len(pictures))]
     each = [rewards_of(release, current.vocabulary, dict(zip(pictures, own, strict=True)))
             for own in zip(*said, strict=True)]
     rewards = np.array([[of[picture] for of in each] for picture in pictures])
     if baseline == 'greedy':
-        of = rewards_of(release, current.vocabulary, dict(zip(pictures, model.greedy(features, MAX_LENGTH),
+        of = rewards_of(release, current.vocabulary, dict(zip(pictures, model.greedy(features, MAX_LENGTH['words']),
                                                               strict=True)))
         baselines = np.array([[of[picture]] * samples for picture in pictures])
     else:

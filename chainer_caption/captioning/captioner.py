@@ -51,6 +51,7 @@ class Captioner:
         bundle (Bundle): The first of them. Vocabulary and features are the same in all; the search is what it says.
         names (list of str): What the models are called.
         stepper: What searches take of them all.
+        places (int or None): How many tokens captions have at most, `</S>` among them, by the models' architectures.
 
     Raises:
         InputError: The extractor's features are not those that the model learned from, or the models of an ensemble
@@ -62,6 +63,9 @@ class Captioner:
         self.bundle = self.bundles[0]
         self.names = names or [f'model {i}' for i in range(1, 1 + len(self.bundles))]
         check_ensemble(self.bundles, self.names)
+        # A model of one's own may have no such thing.
+        self.places = min(filter(None, (getattr(bundle.model, 'places', None) for bundle in self.bundles)),
+                          default=None)
         self.device = chainer.get_device(device)
         self.extractor = extractor
         with enough_memory(self.device), _overflowing():
@@ -141,9 +145,16 @@ class Captioner:
             InputError: An option is impossible.
         """
         if search is not None:
-            return dataclasses.replace(search, **options) if options else search
-        kind = DiverseBeamSearch if {'groups', 'diversity'} & options.keys() else BeamSearch
-        return kind(**{**self.bundle.search, **options})
+            search = dataclasses.replace(search, **options) if options else search
+        else:
+            kind = DiverseBeamSearch if {'groups', 'diversity'} & options.keys() else BeamSearch
+            search = kind(**{**self.bundle.search, **options})
+        # Anything that is called as a search is one, also what has no such option.
+        least = getattr(search, 'min_length', 0)
+        if self.places is not None and least >= self.places:
+            raise InputError(f'--min-length {least}: the model has {self.places} places, for {self.places - 1} words '
+                             'and </S>')
+        return search
 
     def caption(self, paths, search=None, **options):
         """Captions pictures.
@@ -259,8 +270,8 @@ class Captioner:
             # A network may hand over columns; the same numbers in the same order are captioned the same to the bit.
             features = self.device.xp.ascontiguousarray(features)
             found = search(self.stepper, features)
-        decode = self.bundle.vocabulary.decode
-        return [[Caption(decode(h.words), h.log_prob, h.log_prob_per_token, h.finished) for h in best]
+        decode, unit = self.bundle.vocabulary.decode, self.bundle.unit
+        return [[Caption(decode(h.words), h.log_prob, h.log_prob_per_token, h.finished, unit) for h in best]
                 for best in found]
 
 

@@ -1,6 +1,7 @@
 """What a captioner gives back: captions, and what became of each picture."""
 import dataclasses
 
+from chainer_caption.data.units import join
 from chainer_caption.report.notebook import result_html
 
 
@@ -13,15 +14,17 @@ class Caption:
         log_prob (float): The sum of the log-probabilities of its words and its `</S>`, nats.
         log_prob_per_token (float): That over the number of words plus `</S>`, nats.
         finished (bool): Whether it came to its end; otherwise it was cut at the greatest length.
+        unit (str): What the tokens are, one of `data.captions.UNITS`.
     """
     tokens: list
     log_prob: float
     log_prob_per_token: float
     finished: bool
+    unit: str = 'words'
 
     @property
     def text(self):
-        return ' '.join(self.tokens)
+        return join(self.tokens, self.unit)
 
 
 @dataclasses.dataclass(frozen=True)

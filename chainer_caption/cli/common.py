@@ -129,8 +129,8 @@ def model_facts(captioner, search):
     origin = captioner.bundle.origin or {'network': 'unknown', 'profile': 'unknown'}
     if captioner.extractor is not None:
         origin = {'network': captioner.extractor.network, 'profile': captioner.extractor.profile}
-    return {'Model': ' + '.join(map(name_of, captioner.names)), 'Network': origin['network'], 'Profile': origin['profile'],
-            'Search': str(search)}
+    return {'Model': ' + '.join(map(name_of, captioner.names)), 'Network': origin['network'],
+            'Profile': origin['profile'], 'Search': str(search)}
 
 
 def name_of(path):

@@ -4,6 +4,7 @@ import sys
 from tqdm import tqdm
 
 from chainer_caption.cli.common import add_device, device, failure, say
+from chainer_caption.data.captions import UNITS
 from chainer_caption.errors import InputError
 from chainer_caption.features.networks import NETWORKS
 from chainer_caption.features.pictures import MAX_PIXELS
@@ -16,6 +17,7 @@ EXAMPLES = '''\
   extract_features.py val2014/ -o features/coco --captions captions_val2014.json --dtype float16 -g 0
   extract_features.py coco/ -o features/coco --captions dataset_coco.json      Karpathy's splits of train2014, val2014
   extract_features.py holiday/ -o features/holiday --captions holiday/         holiday/dog.txt beside holiday/dog.jpg
+  extract_features.py val2014/ -o features/stair --captions stair_captions_v1.2_val.json --unit characters
   extract_features.py drawings/ -o features/drawings --network demo
 
 Stopped and started again with the same command it goes on where it was. Pictures that cannot be read are named and
@@ -35,6 +37,9 @@ def add_arguments(parser):
                         help="CSV with the columns filename, caption and perhaps split, COCO's annotations, Karpathy's "
                              "dataset_*.json, a metadata.jsonl, Flickr's *.token.txt, or a folder with a .txt for each "
                              'picture; may be added or changed when the features are there already')
+    parser.add_argument('--unit', choices=UNITS,
+                        help='what captions are cut into: words; characters, for languages without spaces; or '
+                             'katakana, the characters of a Japanese reading (words)')
     parser.add_argument('--split-seed', type=int, default=0, metavar='N',
                         help='of the split, where the captions give none (%(default)s)')
     parser.add_argument('--val', type=float, default=0.1, metavar='PART', help='part for validation (%(default)s)')
@@ -54,6 +59,8 @@ def run(args):
     splitting = Splitting(args.split_seed, args.val, args.test)
     if args.captions is None and splitting != Splitting():
         raise InputError('--split-seed, --val and --test belong to --captions')
+    if args.captions is None and args.unit is not None:
+        raise InputError('--unit belongs to --captions')
     extractor = Extractor.load(args.network, args.profile, args.image_weights, device(args.gpu), args.exif,
                                args.max_pixels)
     with tqdm(unit=' pictures', disable=None) as bar:
@@ -66,5 +73,5 @@ def run(args):
             tqdm.write(failure(filename, reason), file=sys.stderr)
 
         failed = extract_features(args.folder, args.output, extractor, args.captions, args.dtype, splitting,
-                                  progress, report, say)
+                                  progress, report, say, args.unit or 'words')
     return 1 if failed else 0

@@ -16,6 +16,7 @@ EXAMPLES = '''\
   mpiexec -n 4 .venv/bin/python scripts/train.py features/coco -o model -g 0      on four GPUs
   train.py features/coco -o model --keep-best cider --patience 5    stop when captions of val get no better
   train.py features/coco -o better -m model --objective self-critical --epochs 5     then captions that score well
+  train.py features/stair -o model --architecture encoder_decoder --places 60     a word for each place, at once
   train.py -s dataset.json -i vgg_feats.mat -o model
   train.py features/flickr8k -o model -m weights.npz --epochs 0     make a model directory of bare weights'''
 
@@ -29,7 +30,13 @@ def add_arguments(parser):
     add_device(parser)
     parser.add_argument('--epochs', '--iter', type=int, default=30, metavar='N', help='(default: %(default)s)')
     parser.add_argument('--batch-size', type=int, default=128, metavar='N', help='captions an update (%(default)s)')
-    parser.add_argument('--hidden', type=int, metavar='N', help='width of the LSTM and the embeddings (512)')
+    parser.add_argument('--architecture', metavar='NAME',
+                        help='show_and_tell; encoder_decoder, whose words have places of their own and know nothing of '
+                             'each other; or merge, whose LSTM reads words alone (show_and_tell)')
+    parser.add_argument('--hidden', type=int, metavar='N',
+                        help='width of the LSTM and the embeddings (512, of encoder_decoder 768)')
+    parser.add_argument('--places', type=int, metavar='T',
+                        help='of encoder_decoder: words in a caption at most, </S> among them (50)')
     parser.add_argument('--dropout', type=float, default=0.5, metavar='P', help='(%(default)s)')
     parser.add_argument('--min-count', type=int, default=5, metavar='N',
                         help='words seen at least so often are in the vocabulary (%(default)s)')

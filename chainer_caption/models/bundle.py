@@ -14,6 +14,7 @@ import chainer
 import numpy as np
 from chainer.serializers import NpzDeserializer
 
+from chainer_caption.data.captions import checked_unit
 from chainer_caption.data.vocabulary import Vocabulary
 from chainer_caption.errors import InputError
 from chainer_caption.models import ARCHITECTURES
@@ -39,14 +40,16 @@ class Bundle:
         training (dict): How it was trained; for the record, and to compare with when training is resumed.
         search (dict): What to caption with where nothing else is asked for, as far as the model says it: `width` and
             `length_normalization`, as `BeamSearch` takes them. Training writes none.
+        unit (str): What its words are, one of `data.captions.UNITS`.
     """
 
-    def __init__(self, model, vocabulary, origin=None, training=None, search=None):
+    def __init__(self, model, vocabulary, origin=None, training=None, search=None, unit='words'):
         self.model = model
         self.vocabulary = vocabulary
         self.origin = origin
         self.training = training or {}
         self.search = search or {}
+        self.unit = unit
 
     def save(self, folder, dtype=None):
         """Writes the model directory: configuration, vocabulary and weights.
@@ -70,8 +73,8 @@ class Bundle:
     def save_config(self, folder):
         search = {'search': self.search} if self.search else {}
         write_json(pathlib.Path(folder) / CONFIG, {
-            'format': FORMAT, 'model': self.model.architecture, **self.model.configuration, 'features': self.origin,
-            **search, 'training': self.training, 'versions': versions()})
+            'format': FORMAT, 'model': self.model.architecture, **self.model.configuration, 'unit': self.unit,
+            'features': self.origin, **search, 'training': self.training, 'versions': versions()})
 
     def save_weights(self, folder, dtype=None):
         write_npz(pathlib.Path(folder) / WEIGHTS, {name: array.astype(dtype or array.dtype, copy=False)
@@ -108,7 +111,8 @@ class Bundle:
         model = architecture(**configuration, initialW=0)
         NpzDeserializer(arrays).load(model)
         model.cleargrads()                              # Chainer makes them beforehand; training makes its own
-        return cls(model, vocabulary, _origin(config), config.get('training'), config.get('search'))
+        return cls(model, vocabulary, _origin(config), config.get('training'), config.get('search'),
+                   checked_unit(config, folder / CONFIG))
 
 
 def versions():

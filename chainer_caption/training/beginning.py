@@ -6,7 +6,7 @@ from chainer.serializers import NpzDeserializer
 
 from chainer_caption.data.vocabulary import Vocabulary
 from chainer_caption.errors import InputError
-from chainer_caption.models import ShowAndTell, bundle
+from chainer_caption.models import ARCHITECTURES, bundle
 from chainer_caption.models.bundle import Bundle
 from chainer_caption.storage.archives import npz_shapes
 from chainer_caption.storage.files import read_json
@@ -45,7 +45,7 @@ def begin(release, settings, start_from, origin, resumed=None):
         InputError: `start_from` is damaged, does not fit, or is missing where the objective wants it.
     """
     training = dataclasses.asdict(settings.resolved())
-    architecture = ShowAndTell
+    architecture = ARCHITECTURES[training['architecture']]
     training['release'] = release.digest
     if resumed and (resumed / bundle.VOCABULARY).exists():
         vocabulary = Vocabulary.from_json(read_json(resumed / bundle.VOCABULARY), resumed / bundle.VOCABULARY)
@@ -55,34 +55,68 @@ def begin(release, settings, start_from, origin, resumed=None):
     if start_from is None:
         if settings.objective == 'self-critical' and not resumed:
             raise InputError('--objective self-critical goes on from a model that has learned words: name it with -m')
-        training['hidden'] = settings.hidden or 512
-        return Bundle(_fresh_model(architecture, release, vocabulary, training), vocabulary, origin, training)
-    weights = weights_path(start_from)
+        training.update(chosen_sizes(architecture, settings))
+        return Bundle(fresh_model(architecture, release, vocabulary, training), vocabulary, origin, training,
+                      unit=release.captions.unit)
+    weights, known = weights_path(start_from), {}
     if os.path.isdir(start_from):
         given = Bundle.load(start_from)
-        vocabulary, architecture = given.vocabulary, type(given.model)
+        vocabulary, architecture, known = given.vocabulary, type(given.model), given.model.configuration
         if not architecture.trainable:
             raise InputError(f'{start_from}: is an imported model with a cell of its own ({given.model.cell}), which '
                              'captions but cannot be trained on; train one anew, without -m')
+        if settings.architecture not in (None, architecture.architecture):
+            raise InputError(f'{start_from}: a model of the architecture {architecture.architecture}; leave out '
+                             f'--architecture {settings.architecture} to train it')
+        if given.unit != release.captions.unit:
+            raise InputError(f'{start_from}: speaks in {given.unit}, but {release.dataset_path} has captions in '
+                             f'{release.captions.unit}')
         if origin and given.origin and origin != given.origin:
             raise InputError(f'{start_from}: learned from features of {given.origin["network"]}/'
                              f'{given.origin["profile"]}, the release has {origin["network"]}/{origin["profile"]}')
     there = {name: shape for name, (shape, _) in npz_shapes(weights).items()}
-    hidden = architecture.hidden_of(there) or settings.hidden or 512
+    chosen = chosen_sizes(architecture, settings, known)
+    hidden = architecture.hidden_of(there) or chosen['hidden']
     if settings.hidden not in (None, hidden):
         raise InputError(f'{weights}: has hidden size {hidden}; leave out --hidden {settings.hidden} to train it')
-    bundle.check_shapes(weights, architecture, feature_size=release.feature_size, vocabulary_size=len(vocabulary),
-                        hidden=hidden)
+    training.update(chosen, hidden=hidden, architecture=architecture.architecture)
+    bundle.check_shapes(weights, architecture, **_sizes(architecture, release, vocabulary, training))
     arrays = bundle.read_weights(weights)
-    training.update(hidden=hidden, start_from=arrays_digest(arrays))
-    model = _fresh_model(architecture, release, vocabulary, training, initialW=0)
+    training['start_from'] = arrays_digest(arrays)
+    model = fresh_model(architecture, release, vocabulary, training, initialW=0)
     NpzDeserializer(arrays).load(model)
-    return Bundle(model, vocabulary, origin, training)
+    return Bundle(model, vocabulary, origin, training, unit=release.captions.unit)
 
 
-def _fresh_model(architecture, release, vocabulary, training, **initial):
+def chosen_sizes(architecture, settings, known=None):
+    """The sizes that are a user's to choose, as the settings have them, a model that is `known`, or else the
+    architecture: a dict."""
+    if settings.places is not None and 'places' not in architecture.chosen:
+        raise InputError(f'--places {settings.places}: the architecture {architecture.architecture} has none')
+    known = {**architecture.chosen, **(known or {})}
+    return {name: getattr(settings, name) or known[name] for name in architecture.chosen}
+
+
+def _sizes(architecture, release, vocabulary, training):
+    sizes = {**training, 'feature_size': release.feature_size, 'vocabulary_size': len(vocabulary)}
+    return {name: sizes[name] for name in architecture.sizes}
+
+
+def fresh_model(architecture, release, vocabulary, training, **initial):
+    """A model whose weights follow from the seed.
+
+    Args:
+        architecture (type): One of `models.ARCHITECTURES`.
+        release (Release): What it is to be trained on.
+        vocabulary (Vocabulary): Its words.
+        training (dict): `Settings` as JSON values, with the sizes in place of None.
+        **initial: `initialW`, as for `Architecture`.
+
+    Raises:
+        InputError: It does not fit into memory.
+    """
     try:
-        return architecture(release.feature_size, len(vocabulary), training['hidden'], training['dropout'],
-                            vocabulary.log_frequencies(), training['seed'], **initial)
+        return architecture(**_sizes(architecture, release, vocabulary, training), dropout=training['dropout'],
+                            log_frequencies=vocabulary.log_frequencies(), seed=training['seed'], **initial)
     except MemoryError as e:
         raise InputError(f'--hidden {training["hidden"]}: such a model does not fit into memory ({e})') from e

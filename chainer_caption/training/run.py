@@ -15,7 +15,7 @@ from chainer_caption.training.beginning import begin, known_origin
 from chainer_caption.training.extensions import WATCHED
 from chainer_caption.training.settings import Settings, check_same, read_settings
 from chainer_caption.training.snapshots import Snapshots, sole_training
-from chainer_caption.training.trainer import check_possible, make_trainer
+from chainer_caption.training.trainer import check_model, check_possible, make_trainer
 
 
 def train(release, output, settings=None, device='@numpy', resume=False, overwrite=False, start_from=None, origin=None,
@@ -101,9 +101,12 @@ def _naming(output):
 def _prepare(release, output, settings, start_from, origin, resume, say):
     """What to train, and whether there is a snapshot to go on from."""
     before = read_settings(output) if resume else None
-    if before is not None and settings.hidden is None:
-        settings = dataclasses.replace(settings, hidden=before['hidden'])
+    if before is not None and settings.architecture in (None, before['architecture']):
+        # What is not said is what it was begun with.
+        unsaid = [name for name in ('architecture', 'hidden', 'places') if getattr(settings, name) is None]
+        settings = dataclasses.replace(settings, **{name: before[name] for name in unsaid})
     current = begin(release, settings, start_from, known_origin(release, origin), before and output)
+    check_model(release, current, settings)
     if before is None:
         # Not before everything that was asked for has been found possible; it may even start from what is replaced.
         bundle.clear(output, WATCHED, keep_model=_same(start_from, output))

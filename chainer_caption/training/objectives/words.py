@@ -22,7 +22,8 @@ class Words:
         data = CaptionDataset.from_release(release, current.vocabulary, *release.training_splits)
         if data.overlong:
             say(f'{data.overlong} captions are longer than {MAX_WORDS} words and are trained on without what is over')
-        self.iterator = CaptionIterator(data, settings.batch_size, seed=settings.seed)
+        self.iterator = CaptionIterator(data, settings.batch_size, seed=settings.seed,
+                                        per_picture=getattr(current.model, 'per_picture', False))
         self.converter = converter
         self.captions = len(data)
         self._model, self._seed, self._processes = current.model, settings.seed, processes
