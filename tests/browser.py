@@ -112,7 +112,8 @@ class Browser:
             self.do('Input.dispatchDragEvent', type=kind, x=x, y=y, data=data)
 
     def press(self, key, code, number, modifiers=0, **more):
-        """Presses a key."""
-        for kind in 'rawKeyDown', 'keyUp':
+        """Presses a key; one that types has its `text`."""
+        down = 'keyDown' if 'text' in more else 'rawKeyDown'
+        for kind in down, 'keyUp':
             self.do('Input.dispatchKeyEvent', type=kind, key=key, code=code, windowsVirtualKeyCode=number,
-                    modifiers=modifiers, **(more if kind == 'rawKeyDown' else {}))
+                    modifiers=modifiers, **(more if kind == down else {}))

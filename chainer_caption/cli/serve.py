@@ -9,7 +9,7 @@ from chainer_caption.storage.files import unreadable
 
 DESCRIPTION = 'Caption pictures over HTTP, for programs and by a page.'
 EXAMPLES = '''\
-  serve.py                                  then open http://127.0.0.1:8000
+  serve.py --port 8080                      then open http://127.0.0.1:8080
   serve.py -m model -i VGG_ILSVRC_19_layers.caffemodel --port 9000 -g 0
   curl --data-binary @dog.jpg http://127.0.0.1:8000/v1/captions
   curl -F p=@dog.jpg -F p=@cat.jpg 'http://127.0.0.1:8000/v1/captions?top=1&beam_width=5'

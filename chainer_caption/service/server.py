@@ -2,6 +2,7 @@
 import contextlib
 import io
 import ipaddress
+import logging
 import socket
 
 import uvicorn
@@ -73,6 +74,8 @@ def open_server(captioner, limits, facts, names=(), token=None):
     """
     with CaptionQueue(captioner, limits.waiting) as queue:
         _warm_up(queue, captioner)
+        # The parser of forms logs each one that is damaged; whoever sends them is told, and fills nobody's log.
+        logging.getLogger('python_multipart').setLevel(logging.CRITICAL)
         app = Guard(make_app(captioner, queue, limits, facts), names, token)
         yield uvicorn.Server(uvicorn.Config(
             app, http=connection_type(limits), ws='none', lifespan='off', loop='asyncio', backlog=128,
