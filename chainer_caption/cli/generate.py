@@ -139,16 +139,17 @@ def _paths(args):
         raise InputError('--split belongs to --release')
     if not named:
         raise InputError('nothing to caption: name pictures or folders, -l LIST, or --release RELEASE')
-    from chainer_caption.features.folders import find_pictures
-    listed = _read_list(args.list) if args.list is not None else []
-    paths = find_pictures(args.pictures) + listed
-    if not paths:
+    listed, sidecars = _read_list(args.list) if args.list is not None else [], None
+    if args.sidecar is not None:
+        from chainer_caption.captioning.sidecars import Sidecars
+        sidecars = Sidecars([*args.pictures, *listed], args.sidecar, args.into, args.overwrite)
+        paths = list(sidecars.missing)
+    else:
+        from chainer_caption.features.folders import find_pictures
+        paths = find_pictures(args.pictures) + listed
+    if not paths and not (sidecars and sidecars.kept):
         raise InputError(f'{args.list or ", ".join(args.pictures)}: no pictures in there')
-    if args.sidecar is None:
-        return paths, None
-    from chainer_caption.captioning.sidecars import Sidecars
-    sidecars = Sidecars([*args.pictures, *listed], args.sidecar, args.into, args.overwrite)
-    return list(sidecars.missing), sidecars
+    return paths, sidecars
 
 
 def _read_list(path):

@@ -32,8 +32,8 @@ class Architecture(chainer.Chain):
       (`data.batches.pack` makes the arguments), nats per token, which reports `loss` and `accuracy`; where it is
       `per_picture`, with `pictures=None` after `tokens`, see `data.batches.PackCaptions`;
     - `stepper()`, the trained model as searches take it: `start(features)`, `step(state, parents, words)`, `bias`;
-    - a property for each of its `sizes`; those that are here are read from the links `image_vec` (D to H) and
-      `out_word` (to V); and the property `word_vectors`, an array with a row for each word.
+    - a property for each of its `sizes`; and the property `word_vectors`, an array with a row for each
+      word. Those that are here are read from the links `image_vec` (D to H), `out_word` (to V) and `word_vec`.
 
     Args:
         feature_size (int): D, the length of an image's feature vector.
@@ -92,6 +92,10 @@ class Architecture(chainer.Chain):
     @property
     def hidden(self):
         return self.image_vec.W.shape[0]
+
+    @property
+    def word_vectors(self):
+        return self.word_vec.W.array
 
     @staticmethod
     def mask_keys(update_key, count):

@@ -104,24 +104,12 @@ class Imported(Architecture):
         return found
 
     @property
-    def feature_size(self):
-        return self.image_vec.W.shape[1]
-
-    @property
-    def vocabulary_size(self):
-        return self.out_word.W.shape[0]
-
-    @property
     def hidden(self):
         return self.out_word.W.shape[1]
 
     @property
     def embedding(self):
         return self.image_vec.W.shape[0]
-
-    @property
-    def word_vectors(self):
-        return self.word_vec.W.array
 
     def stepper(self):
         return ImportedStepper(self)

@@ -43,10 +43,6 @@ class Merge(Architecture):
                 'lstm/lateral/W': (4 * hidden, hidden), 'joint/W': (hidden, hidden), 'joint/b': (hidden,),
                 'out_word/W': (vocabulary_size, hidden), 'out_word/b': (vocabulary_size,)}
 
-    @property
-    def word_vectors(self):
-        return self.word_vec.W.array
-
     def stepper(self):
         return MergeStepper(self)
 

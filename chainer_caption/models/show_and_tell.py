@@ -53,10 +53,6 @@ class ShowAndTell(Architecture):
                 'lstm/lateral/W': (4 * hidden, hidden), 'out_word/W': (vocabulary_size, hidden),
                 'out_word/b': (vocabulary_size,)}
 
-    @property
-    def word_vectors(self):
-        return self.word_vec.W.array
-
     def stepper(self):
         """The model as it is now, one word at a time, for searching."""
         return Stepper(self)

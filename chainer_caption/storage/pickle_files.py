@@ -8,9 +8,8 @@ import types
 import numpy as np
 
 from chainer_caption.errors import InputError
-from chainer_caption.storage.archives import ARCHIVE_ERRORS
-from chainer_caption.storage.files import open_regular, unreadable
-from chainer_caption.storage.pickles import Built, ForbiddenCall, read_pickle
+from chainer_caption.storage.files import open_regular
+from chainer_caption.storage.pickles import Built, read_pickle, reading
 
 # The largest is read whole; protocol 0 takes three bytes for one of an array.
 _MOST = 2 ** 31
@@ -31,20 +30,11 @@ def read_pickle_file(path):
     Raises:
         InputError: The file cannot be read, is damaged or too large, or would call what no such value needs.
     """
-    try:
-        with open_regular(path) as f:
-            size = os.fstat(f.fileno()).st_size
-            if size > _MOST:
-                raise InputError(f'{path}: {size:,} bytes are too many for such a file (at most {_MOST:,})')
-            return read_pickle(f, _KNOWN, most=size)
-    except InputError:
-        raise
-    except OSError as e:
-        raise unreadable(path, e) from e
-    except ForbiddenCall as e:
-        raise InputError(f'{path}: loading it with Python would call {e}, and that could do anything; refused') from e
-    except ARCHIVE_ERRORS as e:
-        raise InputError(f'{path}: not a sound pickle ({e})') from e
+    with reading(path, 'Python', 'pickle'), open_regular(path) as f:
+        size = os.fstat(f.fileno()).st_size
+        if size > _MOST:
+            raise InputError(f'{path}: {size:,} bytes are too many for such a file (at most {_MOST:,})')
+        return read_pickle(f, _KNOWN, most=size)
 
 
 class PickledNamespace(Built):

@@ -8,9 +8,14 @@ A string of Python 2 is bytes that were mostly meant as text. It is text here wh
 not; so nothing of it is lost.
 """
 import codecs
+import contextlib
 import io
 import pickletools
 import types
+
+from chainer_caption.errors import InputError
+from chainer_caption.storage.archives import ARCHIVE_ERRORS
+from chainer_caption.storage.files import unreadable
 
 # A state dict takes some forty instructions for each of its arrays, and a few dozen bytes for its name.
 _INSTRUCTIONS = 500_000
@@ -29,6 +34,31 @@ _CODES = {opcode.code.encode('latin-1'): opcode for opcode in pickletools.opcode
 
 class ForbiddenCall(ValueError):
     """A pickle that would call what it must not; the message is the name."""
+
+
+@contextlib.contextmanager
+def reading(path, program, kind):
+    """Whatever goes wrong in reading a file with pickles in it becomes one line that names it.
+
+    Args:
+        path (str or os.PathLike): The file.
+        program (str): What else would load it.
+        kind (str): What it should be.
+
+    Raises:
+        InputError: The line.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except OSError as e:
+        raise unreadable(path, e) from e
+    except ForbiddenCall as e:
+        raise InputError(f'{path}: loading it with {program} would call {e}, and that could do anything; '
+                         'refused') from e
+    except ARCHIVE_ERRORS as e:
+        raise InputError(f'{path}: not a sound {kind} ({e})') from e
 
 
 class Built:
