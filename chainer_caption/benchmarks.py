@@ -18,8 +18,9 @@ from chainer_caption.data.vocabulary import Vocabulary
 from chainer_caption.features.extractor import Extractor
 from chainer_caption.features.networks import NETWORKS
 from chainer_caption.functions.memory import enough_memory
-from chainer_caption.models import ShowAndTell
+from chainer_caption.models import ARCHITECTURES
 from chainer_caption.training import make_converter, make_optimizer
+from chainer_caption.training.beginning import chosen_sizes, fresh_model
 
 _WARM_UP = 5
 
@@ -40,10 +41,12 @@ def benchmark_training(release, settings, device, updates, processes):
     splits = release.training_splits
     vocabulary = Vocabulary.from_counts(*release.word_counts(*splits), min_count=settings.min_count)
     data = CaptionDataset.from_release(release, vocabulary, *splits)
-    iterator = CaptionIterator(data, settings.batch_size, seed=settings.seed)
-    converter = make_converter(release.features, device, processes)
-    model = ShowAndTell(release.feature_size, len(vocabulary), settings.hidden or 512, settings.dropout,
-                        vocabulary.log_frequencies(), settings.seed)
+    settings = settings.resolved()
+    architecture = ARCHITECTURES[settings.architecture]
+    iterator = CaptionIterator(data, settings.batch_size, seed=settings.seed, per_picture=architecture.per_picture)
+    converter = make_converter(release.features, device, processes, architecture.per_picture)
+    model = fresh_model(architecture, release.feature_size, vocabulary,
+                        {**dataclasses.asdict(settings), **chosen_sizes(architecture, settings)})
     model.to_device(device)
     optimizer = make_optimizer(model, device, processes)
     captions = tokens = 0
@@ -60,8 +63,8 @@ def benchmark_training(release, settings, device, updates, processes):
         seconds = time.perf_counter() - start
     captions, tokens = processes.sum([captions, tokens])
     return {'captions_per_s': round(captions / seconds, 1), 'tokens_per_s': round(tokens / seconds, 1),
-            'peak_mib': _peak_mib(device), 'updates': updates, 'batch_size': settings.batch_size,
-            'vocabulary': len(vocabulary), 'processes': processes.size}
+            'peak_mib': _peak_mib(device), 'architecture': settings.architecture, 'updates': updates,
+            'batch_size': settings.batch_size, 'vocabulary': len(vocabulary), 'processes': processes.size}
 
 
 def benchmark_decoding(release, model, device, split, pictures, options):

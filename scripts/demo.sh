@@ -23,3 +23,4 @@ $python features/demo/draw.py demo/captions.jsonl
 $python scripts/generate.py -m demo/model features/demo/unseen -o demo/gallery.html "$@"
 echo 'The training: demo/model/run.html'
 echo 'The gallery: demo/gallery.html'
+echo 'Your own photographs, with a captioner that comes along: .venv/bin/chainer-caption generate ~/Pictures -o captions.html'

@@ -53,4 +53,7 @@ pip() { .venv/bin/python -m pip --quiet "$@"; }
 pip install --upgrade pip setuptools wheel
 pip install --no-build-isolation chainer
 pip install --no-build-isolation --editable ".[$extras]"
+# Numba compiles once: better now than while somebody waits for a first caption.
+.venv/bin/python -c 'from chainer_caption import Captioner
+for result in Captioner.load(say=lambda line: None).caption("features/demo/unseen"): pass'
 printf '%s\n' "$state" > "$stamp"

@@ -4,4 +4,5 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 scripts/setup.sh
 .venv/bin/ruff check .
-exec .venv/bin/python -m pytest "$@"
+# Two at once: most tests keep one core busy, or wait.
+exec .venv/bin/python -m pytest -n 2 --dist worksteal "$@"

@@ -2,6 +2,7 @@
 import json
 import os
 import pathlib
+import subprocess
 import sys
 import textwrap
 
@@ -11,7 +12,7 @@ import scipy.io
 from PIL import Image
 
 import chainer_caption
-from chainer_caption import Bundle, Release, Settings, Vocabulary, cli, train
+from chainer_caption import Bundle, Captioner, Release, Settings, Vocabulary, cli, train
 from chainer_caption.features.pictures import open_picture
 from chainer_caption.models import ShowAndTell
 from chainer_caption.storage.archives import read_npz
@@ -140,6 +141,19 @@ def demo_model(tmp_path_factory):
 
 
 @pytest.fixture(scope='session')
+def served_model(tmp_path_factory):
+    """A model directory, untrained, that says something else of each picture; not to be changed."""
+    import serving
+    return serving.make_model(tmp_path_factory.mktemp('served') / 'model')
+
+
+@pytest.fixture(scope='session')
+def served_captioner(served_model):
+    """It, loaded."""
+    return Captioner.load(served_model)
+
+
+@pytest.fixture(scope='session')
 def package_environment():
     """The environment for interpreters that the tests start: they import this package, from anywhere."""
     root = str(pathlib.Path(chainer_caption.__file__).parents[1])
@@ -232,6 +246,19 @@ def refused(call):
         assert err.count('\n') == 1 and err.startswith(f'{name}.py: ') and 'Traceback' not in err, err
         return err.removeprefix(f'{name}.py: ').rstrip('\n')
     return run
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """A file system of 128 KiB; skips the test where none can be mounted."""
+    folder = tmp_path / 'disk'
+    folder.mkdir()
+    try:
+        subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=128k', 'tmpfs', folder], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip('no file system can be mounted here')
+    yield folder
+    subprocess.run(['umount', folder], check=True)
 
 
 @pytest.fixture

@@ -63,7 +63,7 @@ class ForkedChild:
                 signal.setitimer(signal.ITIMER_PROF, 0)
                 matlab_child.limit(0, 0)
                 with open(theirs, 'rb') as stdin, open(out, 'wb') as stdout:
-                    matlab_child.main(*arguments, stdin, stdout)
+                    matlab_child.main(*arguments, stdin=stdin, stdout=stdout)
             os._exit(0)
         os.close(theirs)
         os.close(out)

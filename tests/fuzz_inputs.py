@@ -160,7 +160,8 @@ INSTRUCTIONS = (b'(', b't', b')', b'\x85', b'\x86', b'}', b']', b's', b'u', b'a'
                 b'G' + bytes(8), b'X\1\0\0\0a', b'I7\n', b'L' + b'9' * 5000 + b'L\n', b'U\3abc', b"S'a'\n",
                 b'V\\ud800\n', b'ccollections\nOrderedDict\n', b'ctorch\nFloatStorage\n',
                 b'ctorch._utils\n_rebuild_tensor_v2\n', b'ctorch\nLongStorage\n', b'cposix\nmkdir\n', b'c\\x\n\\d\n',
-                b'iposix\nmkdir\n')
+                b'iposix\nmkdir\n', b'cnumpy.core.multiarray\n_reconstruct\n', b'cnumpy\ndtype\n',
+                b'c_codecs\nencode\n', b'cargparse\nNamespace\n', b'ccopy_reg\n_reconstructor\n', b"S'\\xff\\'\n")
 
 
 def instructions(rng, data):
@@ -172,6 +173,11 @@ def instructions(rng, data):
         new = rng.choice(INSTRUCTIONS if rng.random() < 0.7 or not parts else parts)
         parts[at:at + rng.choice((0, 0, 1, 1, 3))] = [new] * rng.choice((0, 1, 1, 1, 2, 3, 1000))
     return b''.join(parts)
+
+
+def pickled(rng, seeds):
+    """One of the seeds, which are pickles, with other instructions."""
+    return instructions(rng, rng.choice(seeds))
 
 
 def torch_file(rng, seeds):

@@ -1,4 +1,5 @@
 """Everything that reads files of strangers, each with valid files made by code and with a use of what was read."""
+import contextlib
 import dataclasses
 import functools
 import io
@@ -7,11 +8,13 @@ import os
 import pathlib
 import shutil
 import struct
+import zipfile
 
 import fuzz_inputs as inputs
 import h5py
 import numpy as np
 import scipy.io
+from checkpoint_files import ChainOf2017, FullyConnected, NeuralTalk
 from conftest import read_picture, write_release
 from PIL import Image
 from torch_writer import WRITERS, write_state_dict
@@ -31,9 +34,11 @@ from chainer_caption.features.networks.vgg import VGG
 from chainer_caption.features.profiles import PROFILES
 from chainer_caption.features.weights import load_weights
 from chainer_caption.models import ShowAndTell
+from chainer_caption.models.checkpoints import read_checkpoint
 from chainer_caption.report.evaluation_page import score_tables, write_evaluation_page, write_picture_scores
 from chainer_caption.storage.archives import read_npz
 from chainer_caption.storage.torch_files import read_state_dict
+from chainer_caption.storage.unpack import unpack
 from chainer_caption.training.snapshots import restore
 from chainer_caption.training.trainer import make_trainer
 
@@ -69,7 +74,7 @@ def readers(folder):
     model = place / 'model'
     train(Release(release), model, dataclasses.replace(SETTINGS, epochs=1))
     return {**_of_releases(place, release), **_of_weights(place), **_of_models(place, release, model),
-            **_of_captions(place, release), **_pictures()}
+            **_of_checkpoints(place), **_of_captions(place, release), **_archives(place), **_pictures()}
 
 
 def _bytes(save):
@@ -232,6 +237,35 @@ def _of_models(place, release, model):
             'journal': _journal(place), 'extraction': _extraction(place)}
 
 
+def _of_checkpoints(place):
+    """Each file of each format, beside the others of its checkpoint."""
+    words = ['b', 'a', 'naïve']
+    originals = {'neuraltalk': NeuralTalk(words, 3, 2), 'fc': FullyConnected(words, 3, 2, 2),
+                 'chainer': ChainOf2017(words, 3, 2)}
+    found = {}
+    for name, original in originals.items():
+        folder = place / name
+        folder.mkdir()
+        for number, whole in enumerate(original.write(folder)):
+            seeds = []
+            for protocol in (0, 2):
+                original.write(folder, protocol)
+                seeds.append(whole.read_bytes())
+            make = {'.p': inputs.pickled, '.pkl': inputs.pickled, '.pth': inputs.torch_file}.get(whole.suffix)
+            found[f'{name} {whole.suffix}'] = Reader(seeds, functools.partial(
+                _use_checkpoint, original.write(folder), number), make, whole.suffix, 0.35 if make is None else 1)
+    return found
+
+
+def _use_checkpoint(files, number, path):
+    bundle = read_checkpoint([*files[:number], path, *files[number + 1:]])
+    _use_model(bundle)
+    stepper = bundle.model.stepper()
+    with np.errstate(all='ignore'):                     # weights may be of any size
+        state = stepper.start(np.ones((2, bundle.model.feature_size), np.float32))
+        stepper.step(state, np.arange(2), np.zeros(2, int))
+
+
 def _use_model(bundle):
     bundle.vocabulary.log_frequencies()
     bundle.vocabulary.decode(bundle.vocabulary.encode(['a', 'x']))
@@ -358,13 +392,52 @@ def _of_captions(place, release):
     coco = json.dumps({'images': [{'id': 7, 'file_name': 'a.png'}, {'id': 8, 'file_name': 'b/c.png'}],
                        'annotations': [{'image_id': 7, 'id': 1, 'caption': 'A dog.'}, {'image_id': 8, 'caption': 'x'}]})
 
+    karpathy = json.dumps({'images': [{
+        'filepath': 'val2014', 'filename': 'a.png', 'split': 'restval', 'cocoid': 7, 'imgid': 0, 'sentids': [0],
+        'sentences': [{'tokens': ['a', 'dog'], 'raw': 'A dog.', 'imgid': 0, 'sentid': 0}]}], 'dataset': 'coco'})
+    metadata = (b'{"file_name": "a.png", "text": "A dog.", "split": "val"}\n'
+                b'{"file_name": "b.png", "captions": ["x", "y"]}\n')
+    flickr = b'a.png#0\tA dog .\na.png#1\tTwo dogs .\nb.png#0\tx\n'
+
+    def use_sidecar(path):
+        shutil.copyfile(path, place / 'of text' / 'a.txt')
+        for described in read_caption_file(place / 'of text', ['a.png', 'b.png']).values():
+            json.dumps([tokenize(caption) for caption in described.captions])
+    (place / 'of text').mkdir()
+
     def make_candidates(rng, seeds):
         whole = rng.random() < 0.5
         return inputs.hostile_json(rng, seeds[1:]) if whole else _lines(inputs.hostile_json)(rng, seeds[:1])
 
     return {'candidates': Reader([lines, listed], score, make_candidates, share=1.2),
             'captions CSV': Reader([sheet], use, suffix='.csv', share=1.5),
-            'captions COCO': Reader([coco.encode()], use, inputs.hostile_json, '.json', 1.5)}
+            'captions COCO': Reader([coco.encode()], use, inputs.hostile_json, '.json', 1.5),
+            'captions Karpathy': Reader([karpathy.encode()], use, inputs.hostile_json, '.json'),
+            'captions metadata': Reader([metadata], use, _lines(inputs.hostile_json), '.jsonl'),
+            'captions Flickr': Reader([flickr], use, suffix='.txt', share=0.5),
+            'captions text': Reader([b'A dog.\nTwo dogs.\n'], use_sidecar, suffix='.txt', share=0.5)}
+
+
+def _archives(place):
+    names = {'flickr8k/dataset.json': b'{}', 'flickr8k/a/b.txt': b'x' * 99, '../outside': b'x', '/tmp/outside': b'x'}
+
+    def zipped(*chosen):
+        stream = io.BytesIO()
+        with zipfile.ZipFile(stream, 'w', zipfile.ZIP_DEFLATED) as archive:
+            for name in chosen:
+                archive.writestr(name, names[name])
+        return stream.getvalue()
+
+    def use(path):
+        folder = place / 'archive' / 'in'
+        shutil.rmtree(folder.parent, ignore_errors=True)
+        folder.parent.mkdir()
+        with contextlib.suppress(OSError):              # names that are too long, or of a file and of a folder
+            unpack(path, folder, strip=True)
+        assert os.listdir(folder.parent) in ([], ['in'])
+        assert not any(found.is_symlink() for found in folder.rglob('*'))
+    first, second, *_ = names
+    return {'archive': Reader([zipped(first, second), zipped(*names)], use, suffix='.zip', share=0.5)}
 
 
 def _pictures():

@@ -163,7 +163,7 @@ def kill(number, objective, layer, rng, folder):
         words = str(folder / 'words')
         with contextlib.redirect_stdout(io.StringIO()):
             cli.run('train', [str(release), '-o', words, '--epochs', '1', '--hidden', '24'])
-        options = [*OPTIONS, '-m', words, '--objective', objective, '--average', '5', '--schedule', 'cosine']
+        options = [*OPTIONS, '-m', words, '--objective', objective, '--average', '5']
     if layer:
         pictures = draw_pictures(folder / 'pictures', 48)
         options = [*options, '--finetune', layer, '--pictures', str(pictures), '--network', 'demo', '--profile', 'demo']

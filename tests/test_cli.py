@@ -452,7 +452,8 @@ def test_wrong_search_options(options, words, refused, model_dir, release_dir, t
     ['--min-count', '0'], ['--seed', '-1'], ['--patience', '0'], ['--epochs', 'many'], ['--network', 'vgg19'],
     ['--network', 'vgg20', '--profile', 'karpathy'], ['--resume', '--overwrite'], ['--keep-best', 'bleu'],
     ['--score-every', '-1'], ['--keep-best', 'cider', '--score-every', '0'], ['--seed', '4294967296'],
-    ['--hidden', '100000000'], ['--batch-size', '99999999999999999999']], ids=' '.join)
+    ['--hidden', '100000000'], ['--batch-size', '99999999999999999999'], ['--architecture', 'attention'],
+    ['--places', '20'], ['--places', '5000', '--architecture', 'encoder_decoder']], ids=' '.join)
 def test_wrong_training_options(options, refused, release_dir, tmp_path):
     assert options[0] in refused('train', release_dir, '-o', tmp_path / 'm', *options)
 
@@ -466,13 +467,14 @@ def test_numbers_with_commas(call, refused, release_dir, model_dir):
 
 
 @pytest.mark.parametrize(('where', 'line'), [
-    ('beginning.ShowAndTell', '--hidden 9: such a model does not fit into memory (Unable to allocate 2.0 TiB)'),
-    ('run.make_trainer', 'Unable to allocate 2.0 TiB; free some or lower --batch-size or --hidden')])
+    ('models.show_and_tell.L.EmbedID',
+     '--hidden 9: such a model does not fit into memory (Unable to allocate 2.0 TiB)'),
+    ('training.run.make_trainer', 'Unable to allocate 2.0 TiB; free some or lower --batch-size or --hidden')])
 def test_too_little_memory(where, line, refused, release_dir, tmp_path, monkeypatch):
     # Not really: some systems promise any amount, and end the process that takes it at its word.
     def fail(*args, **kwargs):
         raise MemoryError('Unable to allocate 2.0 TiB')
-    monkeypatch.setattr(f'chainer_caption.training.{where}', fail)
+    monkeypatch.setattr(f'chainer_caption.{where}', fail)
     assert refused('train', release_dir, '-o', tmp_path / 'm', '--hidden', 9) == line
 
 

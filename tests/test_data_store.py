@@ -358,7 +358,7 @@ def test_captions_in_cocos_json(folder, tmp_path):
 
 
 @pytest.mark.parametrize('name, content, reason', [
-    ('c.csv', '', 'has no filename'), ('c.csv', 'filename,text\na,b\n', 'has no caption'),
+    ('c.csv', '', 'no captions in a format known'), ('c.csv', 'filename,text\na,b\n', 'has no caption'),
     ('c.csv', 'filename,caption\n', 'no captions in it'), ('c.csv', 'filename,caption\na.png\n', 'line 2 has no cap'),
     ('c.csv', 'filename,caption\na.png,one, two\n', 'line 2 has more columns'),
     ('c.csv', 'filename,caption\n,one\n', 'line 2 has no filename'),

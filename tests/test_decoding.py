@@ -1,5 +1,6 @@
 """Beam search against exhaustive search, and against a beam written plainly."""
 import dataclasses
+import functools
 
 import chainer
 import chainer.functions as F
@@ -44,22 +45,23 @@ def repeats(words, n):
     return n > 0 and len(set(grams)) < len(grams)
 
 
-def all_captions(model, feature, max_length, allow_unk, normalization, min_length=0, no_repeat=0):
-    """Every caption that there is: `(score, words, finished)`, best first."""
+def all_captions(following, feature, max_length, allow_unk, normalization, min_length=0, no_repeat=0):
+    """Every caption that there is: `(score, words, finished)`, best first; `following(feature, words)` are the
+    log-probabilities of the word after some others."""
     captions = []
 
     def extend(words, log_prob):
-        following = next_log_probs(model, feature, words)
-        ended = log_prob + following[EOS]
-        allowed = [w for w in range(len(following)) if w != BOS and (allow_unk or w != UNK)
+        after = following(feature, words)
+        ended = log_prob + after[EOS]
+        allowed = [w for w in range(len(after)) if w != BOS and (allow_unk or w != UNK)
                    and (w == EOS or not repeats([*words, w], no_repeat))]
         if len(words) < max_length:
             if len(words) >= min_length:
                 captions.append((ended / (len(words) + 1) ** normalization, words, True))
             for word in allowed:
                 if word != EOS:
-                    extend([*words, word], log_prob + following[word])
-        elif max(allowed, key=lambda w: following[w]) == EOS:
+                    extend([*words, word], log_prob + after[word])
+        elif max(allowed, key=lambda w: after[w]) == EOS:
             captions.append((ended / (len(words) + 1) ** normalization, words, True))
         else:
             captions.append((log_prob / len(words) ** normalization, words, False))
@@ -80,7 +82,7 @@ def test_a_beam_as_wide_as_the_space_finds_what_exhaustive_search_finds(allow_un
     found = search(Stepper(model), x)
     kinds = set()
     for feature, hypotheses in zip(x, found, strict=True):
-        expected = all_captions(model, feature, 4, allow_unk, normalization)[:7]
+        expected = all_captions(functools.partial(next_log_probs, model), feature, 4, allow_unk, normalization)[:7]
         assert [h.words for h in hypotheses] == [words for _, words, _ in expected]
         assert [h.finished for h in hypotheses] == [finished for _, _, finished in expected]
         np.testing.assert_allclose([score_of(h, normalization) for h in hypotheses], [s for s, _, _ in expected],
@@ -97,7 +99,8 @@ def test_lengths_and_repetitions_as_exhaustive_search_has_them(min_length, no_re
     without = search(Stepper(model), x)
     found = dataclasses.replace(search, min_length=min_length, no_repeat_ngram=no_repeat)(Stepper(model), x)
     for feature, hypotheses in zip(x, found, strict=True):
-        expected = all_captions(model, feature, 5, False, normalization, min_length, no_repeat)[:99]
+        expected = all_captions(functools.partial(next_log_probs, model), feature, 5, False, normalization, min_length,
+                                no_repeat)[:99]
         assert [h.words for h in hypotheses] == [words for _, words, _ in expected]
         np.testing.assert_allclose([score_of(h, normalization) for h in hypotheses], [s for s, _, _ in expected],
                                    rtol=1e-5)

@@ -1,4 +1,5 @@
 """The embedded release: well-formed, true in all that it says, and made by the code that is beside it."""
+import itertools
 import json
 import pathlib
 import random
@@ -9,12 +10,15 @@ import pytest
 import scipy.io
 from PIL import Image
 
+from chainer_caption.data.annotations import read_caption_file
+from chainer_caption.data.units import cut
 from chainer_caption.features.extractor import Extractor
 from chainer_caption.features.networks import demo
 
 DEMO = pathlib.Path(__file__).resolve().parents[1] / 'features' / 'demo'
 sys.path.insert(0, str(DEMO))
 import draw  # noqa: E402
+import japanese  # noqa: E402
 import make  # noqa: E402
 
 
@@ -166,3 +170,79 @@ def test_no_word_of_a_caption_can_be_changed():
                     changed = [*caption[:i], other, *caption[i + 1:]]
                     assert not draw.is_true(changed, scene), (' '.join(changed), scene)
     assert tried >= {*draw.COLOURS, *draw.SHAPES, 'left', 'above', 'inside', 'top', 'row', 'column', 'big', 'two'}
+
+
+# In Japanese
+
+@pytest.mark.parametrize('scene, caption, verdict', [
+    (CORNER, '左上の隅に大きい黄色い星がある', True),
+    (CORNER, '暗い背景で左上の隅の黄色い星', True),
+    (CORNER, '右上の隅に大きい黄色い星がある', False),
+    (CORNER, '左に小さい黄色い星がある', False),
+    (PAIR, '青い四角の左に赤い丸がある', True),
+    (PAIR, '大きい赤い丸が小さい青い四角の左にある', True),
+    (PAIR, '赤い丸の左に青い四角がある', False),
+    (PAIR, '青い四角が赤い丸の左にある', False),
+    (PAIR, '暗い背景で青い四角の左に赤い丸がある', False),
+    (PAIR, '青い四角の上の赤い丸', False),
+    (NESTED, '大きいピンクの四角の中に小さい緑の丸がある', True),
+    (NESTED, '緑の丸の周りのピンクの四角', True),
+    (NESTED, '緑の丸の中にピンクの四角がある', False),
+    (ROW, '三個の小さい緑の三角が横に並んでいる', True),
+    (ROW, '横に並んだ三個の緑の三角', True),
+    (ROW, '三個の緑の三角が縦に並んでいる', False),
+    (ROW, '散らばった三個の緑の三角', False),
+    (ROW, '二個の緑の三角がある', False),
+    (ROW, '真ん中に緑の三角がある', False),
+    (PAIR, '', False), (PAIR, '赤い丸', False), (PAIR, '丸の左に四角がある', False),
+    (PAIR, '赤い丸赤い丸赤い丸がある', False), (PAIR, 'Aがある', False)])
+def test_japanese_is_judged_as_a_person_would(scene, caption, verdict):
+    assert japanese.is_true(list(caption), scene) is verdict
+
+
+def test_every_japanese_caption_is_true_and_no_two_words_can_be_confused():
+    rng = random.Random(7)
+    opposites = dict(pair for one, other in (
+        ('小さい', '大きい'), ('赤い', '青い'), ('丸', '星'), ('四角', '三角'), ('左', '右'), ('上', '下'),
+        ('縦', '横'), ('二個', '三個')) for pair in ((one, other), (other, one)))
+    tried = set()
+    for _ in range(200):
+        scene = draw.random_scene(rng)
+        assert len(set(japanese.wordings(scene))) >= 5
+        for caption in japanese.wordings(scene):
+            words = caption.split()
+            for script in (japanese.written, japanese.reading):
+                assert japanese.is_true(script(caption), scene), caption
+                for i in [i for i, word in enumerate(words) if word in opposites]:
+                    changed = ' '.join([*words[:i], opposites[words[i]], *words[i + 1:]])
+                    assert not japanese.is_true(script(changed), scene), (changed, scene)
+                    tried.add(words[i])
+    assert tried == {*opposites}
+
+
+def test_a_dictionary_reads_japanese_as_it_is_read_here():
+    pytest.importorskip('sudachidict_core', reason='needs readings: scripts/setup.sh japanese')
+    rng = random.Random(8)
+    for caption in itertools.chain.from_iterable(japanese.wordings(draw.random_scene(rng)) for _ in range(200)):
+        assert ''.join(cut(japanese.written(caption), 'katakana')) == japanese.reading(caption)
+
+
+@pytest.mark.parametrize('language', ['en', 'ja'])
+def test_drawings_with_captions(language, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(sys, 'argv', ['draw.py', '-o', str(tmp_path), '--language', language, '--pictures', '12',
+                                      '--wordings', '3'])
+    draw.main()
+    scenes = json.loads((tmp_path / 'scenes.json').read_text(encoding='utf-8'))
+    described = read_caption_file(tmp_path / 'captions.csv')
+    assert sorted(scenes) == sorted(described) == sorted(path.name for path in tmp_path.glob('*.png'))
+    assert {of.split for of in described.values()} == {'train', 'val', 'test'}
+    lines = []
+    for name, of in described.items():
+        assert len(set(of.captions)) == 3
+        wrong = len(lines) % 4 == 0
+        tokens = cut('x' if wrong else of.captions[0], 'words' if language == 'en' else 'characters')
+        lines.append(json.dumps({'filename': f'{tmp_path}/{name}', 'captions': [{'caption': '', 'tokens': tokens}]}))
+    (tmp_path / 'captions.jsonl').write_text('\n'.join(lines))
+    monkeypatch.setattr(sys, 'argv', ['draw.py', str(tmp_path / 'captions.jsonl'), '--language', language])
+    draw.main()
+    assert capsys.readouterr().out.endswith('9 of the 12 best captions are true of their picture (75%)\n')

@@ -60,9 +60,11 @@ def ok(call):
 
 # ---- Commands
 
-def test_training_and_its_validation(release_dir, ok, gpu, tmp_path):
+@pytest.mark.parametrize('architecture', [(), ('--architecture', 'merge'),
+                                          ('--architecture', 'encoder_decoder', '--places', '9')], ids=str)
+def test_training_and_its_validation(architecture, release_dir, ok, gpu, tmp_path):
     for name, where in (('cpu', -1), ('gpu', gpu)):
-        ok('train', release_dir, '-o', tmp_path / name, '-g', where, *SMALL)
+        ok('train', release_dir, '-o', tmp_path / name, '-g', where, *SMALL, *architecture)
     on_cpu, on_gpu = figures(tmp_path / 'cpu'), figures(tmp_path / 'gpu')
     assert len(on_gpu) == 3
     for wanted, got in zip(on_cpu, on_gpu, strict=True):
@@ -70,6 +72,8 @@ def test_training_and_its_validation(release_dir, ok, gpu, tmp_path):
     weights = read_npz(tmp_path / 'cpu' / 'weights.npz')
     for name, array in read_npz(tmp_path / 'gpu' / 'weights.npz').items():
         np.testing.assert_allclose(array, weights[name], rtol=1e-4, atol=1e-4, err_msg=name)
+    argv = '-m', tmp_path / 'cpu', '--release', release_dir, '--split', 'test', '--beam-width', '9'
+    assert ok('generate', *argv, '-g', gpu) == ok('generate', *argv)
 
 
 @pytest.mark.parametrize(('first', 'then'), [(0, 0), (0, -1), (-1, 0)])

@@ -12,8 +12,8 @@ import chainer_caption
 ROOT = pathlib.Path(chainer_caption.__file__).parent
 
 # From the top floor to the cellar: a room imports from those below it, and from itself.
-ROOMS = ['__main__', 'cli', 'benchmarks', 'training', 'evaluation', 'captioning', 'report', 'decoding', 'models',
-         'data', 'features', 'functions', 'storage', 'parallel', 'errors', 'compat']
+ROOMS = ['__main__', 'cli', 'service', 'benchmarks', 'training', 'evaluation', 'captioning', 'report', 'decoding',
+         'models', 'data', 'features', 'functions', 'storage', 'parallel', 'errors', 'compat']
 
 
 def room_of(path):
@@ -87,8 +87,8 @@ def test_the_package_is_imported_in_a_blink(package_environment):
                package_environment) == '[]\n'
 
 
-@pytest.mark.parametrize('name', ['train', 'generate', 'evaluate', 'describe', 'neighbours', 'extract_features',
-                                  'check_features', 'benchmark', ''])
+@pytest.mark.parametrize('name', ['train', 'generate', 'evaluate', 'describe', 'neighbours', 'import_model',
+                                  'extract_features', 'check_features', 'serve', 'benchmark', 'download', ''])
 def test_help_waits_for_nothing(name, package_environment):
     program = f'''if True:
         import sys

@@ -59,11 +59,11 @@ def model():
     return model
 
 
-def seed_chain_of(model):
-    """The chain of 2017 with the model's weights, by way of the serialized names."""
+def seed_chain_of(model, chain=None):
+    """The chain of 2017, or another plain one, with the model's weights, by way of the serialized names."""
     serializer = chainer.serializers.DictionarySerializer()
     serializer.save(model)
-    chain = ChainOf2017()
+    chain = chain or ChainOf2017()
     chainer.serializers.NpzDeserializer(serializer.target).load(chain)
     return chain
 

@@ -15,7 +15,7 @@ from conftest import left_by_training
 
 from chainer_caption import InputError, Release, Vocabulary
 from chainer_caption.data.batches import CaptionDataset, PackCaptions, PackShare
-from chainer_caption.models import ShowAndTell
+from chainer_caption.models import EncoderDecoder, ShowAndTell
 from chainer_caption.parallel import Processes, told_rank
 from chainer_caption.storage.archives import read_npz
 from chainer_caption.storage.files import read_json
@@ -73,12 +73,13 @@ def figures(folder):
 # ---- Shares
 
 @pytest.mark.parametrize(('size', 'captions'), [(2, 24), (3, 24), (4, 3)])
-def test_the_mean_of_the_shares_gradients_is_that_of_the_whole_minibatch(release_dir, size, captions):
+@pytest.mark.parametrize('architecture', [ShowAndTell, EncoderDecoder])
+def test_the_mean_of_the_shares_gradients_is_that_of_the_whole_minibatch(release_dir, size, captions, architecture):
     release = Release(release_dir)
     vocabulary = Vocabulary.from_counts(*release.word_counts('train'), min_count=1)
     data = CaptionDataset.from_release(release, vocabulary, 'train')
     batch = [data[i] for i in range(captions)]
-    model = ShowAndTell(release.feature_size, len(vocabulary), 12, dropout=0, seed=0)
+    model = architecture(release.feature_size, len(vocabulary), 12, dropout=0, seed=0)
 
     def gradients(converter):
         model.cleargrads()
@@ -87,7 +88,7 @@ def test_the_mean_of_the_shares_gradients_is_that_of_the_whole_minibatch(release
         return [loss.array, *(param.grad for param in model.params())]
 
     whole = gradients(PackCaptions(release.features))
-    shares = [gradients(PackShare(release.features, rank, size)) for rank in range(size)]
+    shares = [gradients(PackShare(release.features, rank, size, model.per_picture)) for rank in range(size)]
     for expected, *parts in zip(whole, *shares, strict=True):
         np.testing.assert_allclose(np.mean(parts, axis=0), expected, rtol=1e-5, atol=1e-7)
 

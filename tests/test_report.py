@@ -4,12 +4,16 @@ import io
 import json
 import os
 import types
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from chainer_caption.captioning.results import Caption, Result
 from chainer_caption.errors import InputError
 from chainer_caption.report import WRITERS, open_writer
+from chainer_caption.report.sidecars import sidecar
 
 HOSTILE_NAMES = ['a b.jpg', 'quote"\'.jpg', 'line\nbreak\r.jpg', '<script>alert(1)</script>.jpg',
                  '\u2028\x85\x1b[31m.jpg', 'chó 狗 🐕.jpg', 'back\\nslash.jpg', '=cmd|calc.jpg',
@@ -131,3 +135,53 @@ def test_a_lent_stream_stays_open_and_a_path_that_cannot_be_written_is_named(for
     assert not stream.closed
     with pytest.raises(InputError, match='missing'):
         open_writer(format, tmp_path / 'missing' / 'captions')
+
+
+# Hugging Face's ImageFolder
+
+def test_metadata_names_pictures_from_its_own_folder():
+    results = [captioned('x/a.jpg', caption('a dog'), caption('a'), path='x/a.jpg'), failed('x/b.jpg'),
+               captioned('x/day 1/ch\xf3.jpg', caption('ch\xf3 "\u2028\ud800"'), path='./x/day 1/ch\xf3.jpg')]
+    assert [json.loads(line) for line in written('metadata', results, folder='x').splitlines()] == [
+        {'file_name': 'a.jpg', 'text': 'a dog'}, {'file_name': 'day 1/ch\xf3.jpg', 'text': 'ch\xf3 "\u2028\ufffd"'}]
+
+
+@pytest.mark.parametrize('path', ['a.jpg', 'x/../a.jpg', '/a.jpg', os.fsdecode(b'x/latin-\xe9.jpg')])
+def test_metadata_names_nothing_elsewhere_and_nothing_that_is_no_text(path):
+    with pytest.raises(InputError, match=r'not below x|not UTF-8'):
+        written('metadata', [captioned(path, caption('a dog'), path=path)], folder='x')
+
+
+# Sidecars
+
+@pytest.mark.parametrize(('text', 'read'), [
+    ('a dog', 'a dog'), ('<b>"R&D\'s" ]]>', '<b>"R&D\'s" ]]>'),
+    ('ch\xf3 \u72d7 \U0001f415', 'ch\xf3 \u72d7 \U0001f415'),
+    ('a\0b\x1b\r\x85\ud800\ufffe\uffff', 'a' + '\ufffd' + 'b' + '\ufffd' * 2 + '\x85' + '\ufffd' * 3)])
+def test_xmp_holds_any_caption(text, read):
+    packet = ElementTree.fromstring(sidecar('xmp', text).encode())
+    assert [''.join(element.itertext()).strip() for element in packet] == [read]
+
+
+def test_a_sidecar_of_text_is_a_line():
+    assert sidecar('txt', 'a dog') == 'a dog\n'
+    assert sidecar('caption', 'a\n\x1b\ud800').encode().count(b'\n') == 1
+
+
+# Notebooks
+
+def test_a_notebook_shows_picture_captions_and_how_probable_they_are(tmp_path):
+    path = str(tmp_path / '<script>.png')
+    Image.new('RGB', (900, 300), 'red').save(path)
+    shown = Result(path, path, captions=[Caption(['a', '<b>dog'], -1.0, -0.5, True), Caption(['a'], -2.0, -1.0, True)])
+    figure = ElementTree.fromstring(shown._repr_html_())
+    assert figure.find('img').attrib['alt'] == 'a <b>dog' and figure.find('img').attrib['width'] == '320'
+    assert [li.text.strip() for li in figure.iter('li')] == ['a <b>dog', 'a']
+    assert [div.attrib['style'].split(';')[1] for div in figure.iter('div')] == ['width:100.0%', 'width:36.8%']
+    assert figure.find('.//code').text == path and not list(figure.iter('script'))
+
+
+def test_a_notebook_shows_why_there_are_no_captions():
+    assert 'No captions: cut &lt;short' in Result('a.jpg', 'a.jpg', error='cut <short')._repr_html_()
+    stored = Result(None, 'a.jpg', 7, [Caption(['a'], -float('inf'), -float('inf'), True)])._repr_html_()
+    assert '<img' not in stored and '<code>a.jpg</code>' in stored

@@ -19,19 +19,6 @@ def remount(folder, options):
     subprocess.run(['mount', '-o', f'remount,{options}', folder], check=True, capture_output=True)
 
 
-@pytest.fixture
-def disk(tmp_path):
-    """A file system of 128 KiB; skips the test where none can be mounted."""
-    folder = tmp_path / 'disk'
-    folder.mkdir()
-    try:
-        subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=128k', 'tmpfs', folder], check=True, capture_output=True)
-    except (OSError, subprocess.CalledProcessError):
-        pytest.skip('no file system can be mounted here')
-    yield folder
-    subprocess.run(['umount', folder], check=True)
-
-
 def fill(folder, leave=0):
     """Takes all the room that is there, but for some bytes."""
     with open(folder / 'filler', 'wb', buffering=0) as f:

@@ -16,6 +16,7 @@ from chainer_caption import Bundle, InputError, Release, Settings, train
 from chainer_caption.captioning.results import Caption, Result
 from chainer_caption.cli.common import failure, say
 from chainer_caption.data import matlab
+from chainer_caption.data.matlab import read_hdf5
 from chainer_caption.data.matrix import open_matrix
 from chainer_caption.evaluation.candidates import Candidate
 from chainer_caption.features.pictures import PictureError
@@ -131,11 +132,16 @@ def test_hdf5_reads_no_other_file(tmp_path):
         with h5py.File(path, 'w') as f:
             make(f)
         assert 'holds no array "feats"' in refusal(open_matrix, path)
+    with h5py.File(path, 'w') as f:
+        f['a/ours'] = np.ones(3)
+        f['b'] = h5py.ExternalLink('other.h5', '/')
+    assert read_hdf5(path, ['a/ours'])['a/ours'].tolist() == [1, 1, 1]
+    assert 'holds no array "b/feats"' in refusal(lambda path: read_hdf5(path, ['a/ours', 'b/feats']), path)
 
 
 class _Evaluation:
     name = label = f'model{HOSTILE}'
-    settings = {}                                       # noqa: RUF012
+    settings, unit = {}, 'words'
 
     def __init__(self, count):
         self.figures = dict.fromkeys(('CIDEr', 'BLEU-4', 'ROUGE-L'), 0.5)

@@ -85,13 +85,14 @@ def test_an_update_is_that_of_a_plain_chain(baseline, release, model_dir):
     reported, ours = losses(objective, model, update, pictures)
     rows = release.captions.image_ids[release.pictures(*release.training_splits)][pictures]
     features = np.asarray(release.features[rows], np.float32)
-    drawn = captions_of(model.sample(np.repeat(features, samples, axis=0), mask_key(4, update, _CAPTIONS), MAX_LENGTH))
+    drawn = captions_of(model.sample(np.repeat(features, samples, axis=0), mask_key(4, update, _CAPTIONS),
+                                     MAX_LENGTH['words']))
     said = [drawn[i * samples:(i + 1) * samples] for i in range(len(pictures))]
     each = [rewards_of(release, current.vocabulary, dict(zip(pictures, own, strict=True)))
             for own in zip(*said, strict=True)]
     rewards = np.array([[of[picture] for of in each] for picture in pictures])
     if baseline == 'greedy':
-        of = rewards_of(release, current.vocabulary, dict(zip(pictures, model.greedy(features, MAX_LENGTH),
+        of = rewards_of(release, current.vocabulary, dict(zip(pictures, model.greedy(features, MAX_LENGTH['words']),
                                                               strict=True)))
         baselines = np.array([[of[picture]] * samples for picture in pictures])
     else:
@@ -154,7 +155,7 @@ def test_the_mean_of_the_shares_is_what_one_process_finds(size, count, options, 
 def test_two_processes_train_as_one_does(together, release_dir, model_dir, tmp_path):  # noqa: F811
     for size in (1, 2):
         done = together(size, SCRIPTS / 'train.py', release_dir, '-m', model_dir, '-o', tmp_path / str(size), *OPTIONS,
-                        '--epochs', '2', '--clip', '0.1', '--average', '5')
+                        '--epochs', '2', '--average', '5')
         assert (done.returncode, done.stderr) == (0, '')
     for got, expected in zip(figures(tmp_path / '2'), figures(tmp_path / '1'), strict=True):
         assert got == pytest.approx(expected, rel=1e-4, abs=1e-5)
@@ -171,7 +172,8 @@ def test_captions_of_val_get_better(tmp_path):
     before = log(tmp_path / 'words')[-1]['validation/main/cider']
     settings = Settings(epochs=8, batch_size=40, objective='self-critical', learning_rate=2e-3)
     train(release, tmp_path / 'better', settings, start_from=tmp_path / 'words')
-    entries = log(tmp_path / 'better')
+    start, *entries = log(tmp_path / 'better')
+    assert (start['epoch'], start['validation/main/cider']) == (0, before)
     assert max(entry['validation/main/cider'] for entry in entries) > 1.2 * before
     assert entries[-1]['main/reward'] > 1.2 * entries[0]['main/reward']
     # The best epoch by CIDEr is kept.
@@ -181,9 +183,24 @@ def test_captions_of_val_get_better(tmp_path):
     np.testing.assert_array_equal(alone.model.out_word.W.array, weights(tmp_path / 'better')['out_word/W'])
 
 
+def test_what_no_epoch_betters_is_kept(tmp_path):
+    release = Release(write_release(tmp_path / 'release', pictures=96))
+    train(release, tmp_path / 'words', Settings(epochs=12, hidden=32, batch_size=16, dropout=0.2, keep_best='cider'))
+    # With such steps it unlearns all that it could say.
+    train(release, tmp_path / 'worse', Settings(**{**vars(SETTINGS), 'learning_rate': 1.0}),
+          start_from=tmp_path / 'words')
+    start, *entries = [entry['validation/main/cider'] for entry in log(tmp_path / 'worse')]
+    assert start > 0.5 > max(entries)
+    words, kept = weights(tmp_path / 'words'), weights(tmp_path / 'worse')
+    for name in words:
+        np.testing.assert_array_equal(kept[name], words[name], err_msg=name)
+    page = Elements((tmp_path / 'worse' / 'run.html').read_text('utf-8'))
+    assert f'0, CIDEr {start:.3f}' in page.of('dd')
+
+
 @pytest.mark.parametrize('update', [3, 8, 13])
 def test_stopped_in_the_midst_of_an_epoch_it_goes_on_to_the_same_end(update, release, model_dir, tmp_path):
-    settings = Settings(**{**vars(SETTINGS), 'average': 6, 'schedule': 'cosine', 'clip': 0.05, 'word_weight': 0.1})
+    settings = Settings(**{**vars(SETTINGS), 'average': 6, 'word_weight': 0.1})
     train(release, tmp_path / 'whole', settings, start_from=model_dir)
     train(release, tmp_path / 'parts', settings, start_from=model_dir, stop=stop_after(update))
     train(release, tmp_path / 'parts', settings, resume=True)
@@ -204,7 +221,7 @@ def test_it_replaces_the_model_that_it_starts_from(release, release_dir, model_d
 
 def test_what_is_looked_at_knows_rewards_and_no_perplexity(release, model_dir, tmp_path):
     train(release, tmp_path / 'model', SETTINGS, start_from=model_dir)
-    for entry in log(tmp_path / 'model'):
+    for entry in log(tmp_path / 'model')[1:]:
         assert {'main/loss', 'main/reward', 'main/length', 'validation/main/perplexity'} <= entry.keys()
         assert not {'main/accuracy', 'main/perplexity'} & entry.keys()
     page = (tmp_path / 'model' / 'run.html').read_text('utf-8')
@@ -246,13 +263,13 @@ def test_a_single_picture_teaches_nothing(make_release, model_dir, tmp_path):
 def test_one_sample_will_do_against_the_greedy_caption(release, model_dir, tmp_path):
     settings = Settings(**{**vars(SETTINGS), 'baseline': 'greedy', 'samples': 1, 'epochs': 1})
     train(release, tmp_path / 'model', settings, start_from=model_dir)
-    assert len(log(tmp_path / 'model')) == 1
+    assert [entry['epoch'] for entry in log(tmp_path / 'model')] == [0, 1]
 
 
 def test_it_goes_on_as_it_was_begun(release, model_dir, tmp_path):
-    train(release, tmp_path / 'model', Settings(**{**vars(SETTINGS), 'schedule': 'cosine'}), start_from=model_dir)
-    for name, value in ('baseline', 'greedy'), ('clip', 1.0), ('average', 5), ('epochs', 3), ('schedule', 'constant'):
-        settings = Settings(**{**vars(SETTINGS), 'schedule': 'cosine', name: value})
+    train(release, tmp_path / 'model', SETTINGS, start_from=model_dir)
+    for name, value in ('baseline', 'greedy'), ('average', 5), ('samples', 3):
+        settings = Settings(**{**vars(SETTINGS), name: value})
         with pytest.raises(InputError, match=f'--{name}.*resume with what it began with'):
             train(release, tmp_path / 'model', settings, resume=True)
     with pytest.raises(InputError, match='--objective self-critical, not words'):
@@ -262,7 +279,7 @@ def test_it_goes_on_as_it_was_begun(release, model_dir, tmp_path):
 @pytest.mark.gpu
 @pytest.mark.parametrize('baseline', ['others', 'greedy'])
 def test_the_gpu_learns_what_the_cpu_learns(baseline, release, model_dir, tmp_path):
-    settings = Settings(**{**vars(SETTINGS), 'baseline': baseline, 'average': 5, 'clip': 0.1, 'word_weight': 0.1})
+    settings = Settings(**{**vars(SETTINGS), 'baseline': baseline, 'average': 5, 'word_weight': 0.1})
     for name, device in ('cpu', '@numpy'), ('gpu', '@cupy:0'):
         train(release, tmp_path / name, settings, start_from=model_dir, device=device)
     for got, expected in zip(figures(tmp_path / 'gpu'), figures(tmp_path / 'cpu'), strict=True):

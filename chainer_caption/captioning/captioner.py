@@ -1,6 +1,8 @@
 """Captioner: pictures or features in, captions out. The API that most users need."""
 import dataclasses
 import os
+import pathlib
+import sys
 
 import chainer
 import numpy as np
@@ -12,7 +14,9 @@ from chainer_caption.errors import InputError
 from chainer_caption.features.ahead import prepared_batches
 from chainer_caption.features.extractor import Extractor
 from chainer_caption.features.folders import find_pictures
+from chainer_caption.features.networks import NETWORKS, base_of
 from chainer_caption.features.pictures import MAX_PIXELS
+from chainer_caption.features.profiles import PROFILES
 from chainer_caption.functions.memory import enough_memory
 from chainer_caption.functions.products import one_blas_thread
 from chainer_caption.models.bundle import Bundle
@@ -22,6 +26,9 @@ from chainer_caption.models.origins import may_be, origin_text
 # What is assumed of a model that does not know where its features came from: dsanno/chainer-image-caption made them of
 # new pictures with VGG-19, and Karpathy's preprocessing made the published matrices.
 ASSUMED = {'network': 'vgg19', 'profile': 'karpathy'}
+
+#: The model directory that comes with the package; its README.md says what it knows, and how it was made.
+SHIPPED = pathlib.Path(__file__).parent / 'flickr8k'
 
 # Why a picture has no captions: sums that are infinite, or no numbers at all, compare with nothing.
 _OVERFLOW = 'no caption is found, because the scores overflow; the model has diverged, or the features are too large'
@@ -43,7 +50,9 @@ class Captioner:
     Attributes:
         bundles (list of Bundle): The models.
         bundle (Bundle): The first of them. Vocabulary and features are the same in all; the search is what it says.
+        names (list of str): What the models are called.
         stepper: What searches take of them all.
+        places (int or None): How many tokens captions have at most, `</S>` among them, by the models' architectures.
 
     Raises:
         InputError: The extractor's features are not those that the model learned from, or the models of an ensemble
@@ -53,7 +62,11 @@ class Captioner:
     def __init__(self, bundles, device='@numpy', extractor=None, names=None):
         self.bundles = [bundles] if isinstance(bundles, Bundle) else list(bundles)
         self.bundle = self.bundles[0]
-        check_ensemble(self.bundles, names or [f'model {i}' for i in range(1, 1 + len(self.bundles))])
+        self.names = names or [f'model {i}' for i in range(1, 1 + len(self.bundles))]
+        check_ensemble(self.bundles, self.names)
+        # A model of one's own may have no such thing.
+        self.places = min(filter(None, (getattr(bundle.model, 'places', None) for bundle in self.bundles)),
+                          default=None)
         self.device = chainer.get_device(device)
         self.extractor = extractor
         with enough_memory(self.device), _overflowing():
@@ -66,12 +79,13 @@ class Captioner:
             self._check_size(extractor.dim, f'the network {extractor.network}')
 
     @classmethod
-    def load(cls, folders, device='@numpy', image_weights=None, network=None, profile=None, pictures=True,
-             honour_exif=True, max_pixels=MAX_PIXELS, say=lambda line: None):
+    def load(cls, folders=None, device='@numpy', image_weights=None, network=None, profile=None, pictures=True,
+             honour_exif=True, max_pixels=MAX_PIXELS, say=None):
         """Loads a model directory, and the network that makes the features it wants.
 
         Args:
-            folders (str, os.PathLike, or list of them): The model directory; several are an ensemble.
+            folders (str, os.PathLike, or list of them): The model directory; several are an ensemble. None takes the
+                one that comes with the package, which has learned from Flickr8k.
             device (str or chainer.backend.Device): As `chainer.get_device` takes it: `'@numpy'`, `'@cupy:0'`.
             image_weights (str or os.PathLike or None): The network's weights; by default those of the model directory,
                 or if it has none, they are looked for where Chainer keeps its models.
@@ -80,11 +94,16 @@ class Captioner:
             pictures (bool): False loads no network, which is enough for stored features.
             honour_exif (bool): Turn pictures as their EXIF orientation says.
             max_pixels (int): Refuse pictures of more.
-            say (callable): Takes a notice, one line, about what had to be assumed.
+            say (callable or None): Takes a notice, one line, about what had to be assumed; None prints it on stderr.
 
         Raises:
             InputError: A file is missing or damaged, or the network is not the one that the model learned from.
         """
+        say = say or _tell
+        if folders is None:
+            say('no model is named: this one comes along; it has learned from Flickr8k, which shows people, dogs and '
+                'sport')
+            folders = SHIPPED
         folders = [folders] if isinstance(folders, str | os.PathLike) else list(folders)
         bundles, names = [Bundle.load(folder) for folder in folders], [str(folder) for folder in folders]
         if not pictures:
@@ -99,6 +118,9 @@ class Captioner:
             if known and given not in (None, origin[key]):
                 raise InputError(f'{folder}: learned from features of the {key} {origin[key]}; captions of '
                                  f'{given} features would mean nothing, leave out --{key}')
+        if known and (base_of(known['network']) not in NETWORKS or known['profile'] not in PROFILES):
+            raise InputError(f'{folder}: learned from features of {known["network"]} under the profile '
+                             f'{known["profile"]}, which are not made here; caption stored ones (--release)')
         if known is None and None in (network, profile):
             say(f'{folder}: does not record what made its features; assuming the network {origin["network"]} and the '
                 f'profile {origin["profile"] or "that its weights want"} (--network, --profile)')
@@ -124,9 +146,16 @@ class Captioner:
             InputError: An option is impossible.
         """
         if search is not None:
-            return dataclasses.replace(search, **options) if options else search
-        kind = DiverseBeamSearch if {'groups', 'diversity'} & options.keys() else BeamSearch
-        return kind(**{**self.bundle.search, **options})
+            search = dataclasses.replace(search, **options) if options else search
+        else:
+            kind = DiverseBeamSearch if {'groups', 'diversity'} & options.keys() else BeamSearch
+            search = kind(**{**self.bundle.search, **options})
+        # Anything that is called as a search is one, also what has no such option.
+        least = getattr(search, 'min_length', 0)
+        if self.places is not None and least >= self.places:
+            raise InputError(f'--min-length {least}: the model has {self.places} places, for {self.places - 1} words '
+                             'and </S>')
+        return search
 
     def caption(self, paths, search=None, **options):
         """Captions pictures.
@@ -150,13 +179,25 @@ class Captioner:
 
     def _caption_files(self, paths, search):
         for batch in prepared_batches(self.extractor, paths):
-            good = [picture for _, picture in batch if isinstance(picture, np.ndarray)]
-            found = iter(self._captions(self.extractor(np.stack(good)), search) if good else ())
-            for path, picture in batch:
-                if isinstance(picture, np.ndarray):
-                    yield _result(path, path, None, next(found), search)
-                else:
-                    yield Result(path, path, error=str(picture))
+            yield from self.caption_prepared(batch, search)
+
+    def caption_prepared(self, batch, search):
+        """Captions pictures that are computed together.
+
+        Args:
+            batch (list of tuple): Pairs of a path and its picture, as `prepared_batches` has them.
+            search (BeamSearch, DiverseBeamSearch or Sampling): What to caption with.
+
+        Yields:
+            Result: One a picture, in their order.
+        """
+        good = [picture for _, picture in batch if isinstance(picture, np.ndarray)]
+        found = iter(self._captions(self.extractor(np.stack(good)), search) if good else ())
+        for path, picture in batch:
+            if isinstance(picture, np.ndarray):
+                yield _result(path, path, None, next(found), search)
+            else:
+                yield Result(path, path, error=str(picture))
 
     def caption_features(self, features, search=None, **options):
         """Captions pictures by their features.
@@ -229,9 +270,13 @@ class Captioner:
             # A network may hand over columns; the same numbers in the same order are captioned the same to the bit.
             features = self.device.xp.ascontiguousarray(features)
             found = search(self.stepper, features)
-        decode = self.bundle.vocabulary.decode
-        return [[Caption(decode(h.words), h.log_prob, h.log_prob_per_token, h.finished) for h in best]
+        decode, unit = self.bundle.vocabulary.decode, self.bundle.unit
+        return [[Caption(decode(h.words), h.log_prob, h.log_prob_per_token, h.finished, unit) for h in best]
                 for best in found]
+
+
+def _tell(line):
+    print(line, file=sys.stderr)
 
 
 def _overflowing():

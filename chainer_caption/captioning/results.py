@@ -1,6 +1,9 @@
 """What a captioner gives back: captions, and what became of each picture."""
 import dataclasses
 
+from chainer_caption.data.units import join
+from chainer_caption.report.notebook import result_html
+
 
 @dataclasses.dataclass(frozen=True)
 class Caption:
@@ -11,15 +14,17 @@ class Caption:
         log_prob (float): The sum of the log-probabilities of its words and its `</S>`, nats.
         log_prob_per_token (float): That over the number of words plus `</S>`, nats.
         finished (bool): Whether it came to its end; otherwise it was cut at the greatest length.
+        unit (str): What the tokens are, one of `data.captions.UNITS`.
     """
     tokens: list
     log_prob: float
     log_prob_per_token: float
     finished: bool
+    unit: str = 'words'
 
     @property
     def text(self):
-        return ' '.join(self.tokens)
+        return join(self.tokens, self.unit)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,3 +43,7 @@ class Result:
     image_id: int | None = None
     captions: list = dataclasses.field(default_factory=list)
     error: str | None = None
+
+    def _repr_html_(self):
+        """What a notebook shows."""
+        return result_html(self)

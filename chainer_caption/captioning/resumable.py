@@ -12,6 +12,7 @@ import numpy as np
 
 from chainer_caption.captioning.captioner import ROWS
 from chainer_caption.captioning.results import Caption, Result
+from chainer_caption.data.captions import UNITS
 from chainer_caption.errors import InputError
 from chainer_caption.features.ahead import BATCH
 from chainer_caption.parallel import Processes
@@ -206,7 +207,7 @@ def _is_caption(caption):
     return (isinstance(caption, dict) and caption.keys() == {field.name for field in dataclasses.fields(Caption)}
             and isinstance(caption['tokens'], list) and all(isinstance(token, str) for token in caption['tokens'])
             and isinstance(caption['log_prob'], float) and isinstance(caption['log_prob_per_token'], float)
-            and isinstance(caption['finished'], bool))
+            and isinstance(caption['finished'], bool) and caption['unit'] in UNITS)
 
 
 def _digest(bundles):

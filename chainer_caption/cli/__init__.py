@@ -10,8 +10,8 @@ import signal
 import sys
 import traceback
 
-COMMANDS = ('train', 'generate', 'evaluate', 'describe', 'neighbours', 'extract_features', 'check_features',
-            'benchmark')
+COMMANDS = ('train', 'generate', 'evaluate', 'describe', 'neighbours', 'import_model', 'extract_features',
+            'check_features', 'serve', 'benchmark', 'download')
 
 # Those that several processes, started by mpiexec, can share the work of.
 TOGETHER = ('train', 'generate', 'benchmark')

@@ -20,7 +20,9 @@ def add_arguments(parser):
     train.add_argument('release', metavar='RELEASE')
     train.add_argument('--updates', type=int, default=100, metavar='N', help='how many to time (%(default)s)')
     train.add_argument('--batch-size', type=int, default=128, metavar='N', help='(%(default)s)')
-    train.add_argument('--hidden', type=int, default=512, metavar='N', help='(%(default)s)')
+    train.add_argument('--architecture', metavar='NAME', help='as for train.py (show_and_tell)')
+    train.add_argument('--hidden', type=int, metavar='N', help="(the architecture's own)")
+    train.add_argument('--places', type=int, metavar='T', help='of encoder_decoder (50)')
     train.add_argument('--min-count', type=int, default=5, metavar='N', help='(%(default)s)')
     decode = kinds.add_parser('decode', help='pictures a second')
     decode.add_argument('release', metavar='RELEASE')
@@ -46,7 +48,8 @@ def run(args):
     if processes.size > 1 and args.kind != 'train':
         raise InputError(f'{args.kind} is measured in one process; start it without mpiexec')
     if args.kind == 'train':
-        settings = Settings(batch_size=args.batch_size, hidden=args.hidden, min_count=args.min_count)
+        settings = Settings(batch_size=args.batch_size, architecture=args.architecture, hidden=args.hidden,
+                            places=args.places, min_count=args.min_count)
         release = processes.one_after_another(lambda: Release(args.release))
         figures = benchmarks.benchmark_training(release, settings, where, args.updates, processes)
     elif args.kind == 'decode':

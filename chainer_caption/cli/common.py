@@ -1,5 +1,6 @@
 """What several commands share."""
 import argparse
+import os
 import sys
 
 from chainer_caption.errors import InputError, printable
@@ -36,6 +37,13 @@ def device(gpu, processes=None):
         raise
     except Exception as e:
         raise InputError(f'-g {gpu}: no such device ({e})') from e
+
+
+def add_models(parser):
+    """`-m` of commands that caption pictures: a list of folders, or None for the captioner that comes along."""
+    parser.add_argument('-m', '--model', action='append', metavar='MODEL',
+                        help='model directory that train.py wrote; several, each with -m, caption as one (default: '
+                             'the one that comes along, which has learned from Flickr8k)')
 
 
 def add_origin(parser, of):
@@ -109,6 +117,25 @@ def options(args, *names):
 def beam_options(args):
     """What `add_beam` has of `BeamSearch` besides `LIMITS`."""
     return given(width=args.beam_width, length_normalization=args.length_normalization)
+
+
+def model_facts(captioner, search):
+    """What captions, in the words that pages show.
+
+    Args:
+        captioner (Captioner): The model, or several.
+        search (BeamSearch, DiverseBeamSearch or Sampling): What it captions with.
+    """
+    origin = captioner.bundle.origin or {'network': 'unknown', 'profile': 'unknown'}
+    if captioner.extractor is not None:
+        origin = {'network': captioner.extractor.network, 'profile': captioner.extractor.profile}
+    return {'Model': ' + '.join(map(name_of, captioner.names)), 'Network': origin['network'],
+            'Profile': origin['profile'], 'Search': str(search)}
+
+
+def name_of(path):
+    """The last part of a path, which has one even if it is `.`."""
+    return os.path.basename(os.path.abspath(path))
 
 
 def whole_numbers(text):

@@ -4,6 +4,7 @@ import sys
 from tqdm import tqdm
 
 from chainer_caption.cli.common import add_device, device, failure, say
+from chainer_caption.data.captions import UNITS
 from chainer_caption.errors import InputError
 from chainer_caption.features.networks import NETWORKS
 from chainer_caption.features.pictures import MAX_PIXELS
@@ -14,6 +15,9 @@ EXAMPLES = '''\
   extract_features.py holiday/ -i VGG_ILSVRC_19_layers.caffemodel -o features/holiday
   extract_features.py pictures/ -o features/mine --captions captions.csv       columns: filename,caption[,split]
   extract_features.py val2014/ -o features/coco --captions captions_val2014.json --dtype float16 -g 0
+  extract_features.py coco/ -o features/coco --captions dataset_coco.json      Karpathy's splits of train2014, val2014
+  extract_features.py holiday/ -o features/holiday --captions holiday/         holiday/dog.txt beside holiday/dog.jpg
+  extract_features.py val2014/ -o features/stair --captions stair_captions_v1.2_val.json --unit characters
   extract_features.py drawings/ -o features/drawings --network demo
   extract_features.py pictures/ -o features/finer -m finer       by the network that was fine-tuned with that model
 
@@ -32,11 +36,15 @@ def add_arguments(parser):
     parser.add_argument('--network', choices=sorted(NETWORKS), help='(vgg19)')
     parser.add_argument('--profile', choices=sorted(PROFILES),
                         help="how pictures are prepared (what the weights want; the network's own)")
-    parser.add_argument('--captions', metavar='FILE',
-                        help="CSV with the columns filename, caption and perhaps split, or COCO's annotations (.json); "
-                             'may be added or changed when the features are there already')
+    parser.add_argument('--captions', metavar='FILE|FOLDER',
+                        help="CSV with the columns filename, caption and perhaps split, COCO's annotations, Karpathy's "
+                             "dataset_*.json, a metadata.jsonl, Flickr's *.token.txt, or a folder with a .txt for each "
+                             'picture; may be added or changed when the features are there already')
+    parser.add_argument('--unit', choices=UNITS,
+                        help='what captions are cut into: words; characters, for languages without spaces; or '
+                             'katakana, the characters of a Japanese reading (words)')
     parser.add_argument('--split-seed', type=int, default=0, metavar='N',
-                        help='of the split, where FILE gives none (%(default)s)')
+                        help='of the split, where the captions give none (%(default)s)')
     parser.add_argument('--val', type=float, default=0.1, metavar='PART', help='part for validation (%(default)s)')
     parser.add_argument('--test', type=float, default=0.1, metavar='PART', help='part for testing (%(default)s)')
     parser.add_argument('--dtype', choices=('float32', 'float16'), default='float32',
@@ -54,6 +62,8 @@ def run(args):
     splitting = Splitting(args.split_seed, args.val, args.test)
     if args.captions is None and splitting != Splitting():
         raise InputError('--split-seed, --val and --test belong to --captions')
+    if args.captions is None and args.unit is not None:
+        raise InputError('--unit belongs to --captions')
     extractor = Extractor.load(*_network(args), device(args.gpu), args.exif, args.max_pixels)
     with tqdm(unit=' pictures', disable=None) as bar:
         def progress(done, total):
@@ -65,7 +75,7 @@ def run(args):
             tqdm.write(failure(filename, reason), file=sys.stderr)
 
         failed = extract_features(args.folder, args.output, extractor, args.captions, args.dtype, splitting,
-                                  progress, report, say)
+                                  progress, report, say, args.unit or 'words')
     return 1 if failed else 0
 
 

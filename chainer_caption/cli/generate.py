@@ -10,12 +10,15 @@ from chainer_caption.cli.common import (
     add_beam,
     add_device,
     add_limits,
+    add_models,
     add_origin,
     add_ways,
     beam_options,
     check_ways,
     device,
     failure,
+    model_facts,
+    name_of,
     say,
     search_of,
 )
@@ -26,13 +29,16 @@ from chainer_caption.storage.files import is_stream, naming, unreadable
 
 DESCRIPTION = 'Caption pictures, folders of pictures, or the stored features of a release.'
 EXAMPLES = '''\
+  generate.py holiday/ -o captions.html                     what comes along, a gallery
   generate.py -m model -i VGG_ILSVRC_19_layers.caffemodel holiday/ dog.jpg
   generate.py -m model -l pictures.txt --top 1 -g 0
   generate.py -m model holiday/ -o captions.jsonl           or .csv, or .html: a gallery
   generate.py -m model --release features/coco --split test -o captions.jsonl
   generate.py -m model holiday/ --sample --top-p 0.9 --seed 1       captions drawn from the model
   generate.py -m model holiday/ --groups 5 --diversity 0.5          captions that differ
-  generate.py -m model -m model2 holiday/                           two models as one'''
+  generate.py -m model -m model2 holiday/                           two models as one
+  generate.py -m model holiday/ --sidecar txt               holiday/dog.txt beside holiday/dog.jpg; xmp: dog.jpg.xmp
+  generate.py -m model holiday/ --format metadata -o holiday/metadata.jsonl'''
 
 FORMATS = {'.txt': 'text', '.jsonl': 'jsonl', '.csv': 'csv', '.html': 'html', '.htm': 'html'}
 
@@ -40,8 +46,7 @@ FORMATS = {'.txt': 'text', '.jsonl': 'jsonl', '.csv': 'csv', '.html': 'html', '.
 def add_arguments(parser):
     from chainer_caption.features.pictures import MAX_PIXELS
     parser.add_argument('pictures', nargs='*', metavar='PICTURE|FOLDER', help='folders are walked, in sorted order')
-    parser.add_argument('-m', '--model', required=True, action='append', metavar='MODEL',
-                        help='model directory that train.py wrote; several, each with -m, caption as one')
+    add_models(parser)
     parser.add_argument('-i', '--image-weights', metavar='WEIGHTS',
                         help="the image network's weights (.caffemodel, .npz, .pth, .safetensors)")
     parser.add_argument('-l', '--list', metavar='LIST', help='file with a picture path on each line')
@@ -57,21 +62,32 @@ def add_arguments(parser):
                         help='take pictures as they are stored, whatever their EXIF orientation says')
     parser.add_argument('--max-pixels', type=int, default=MAX_PIXELS, metavar='N',
                         help='refuse pictures of more (%(default)s)')
-    parser.add_argument('--format', choices=('text', 'jsonl', 'csv', 'html'),
-                        help='(default: by the name of OUT, else text)')
+    parser.add_argument('--format', choices=('text', 'jsonl', 'csv', 'html', 'metadata'),
+                        help='(default: by the name of OUT, else text); metadata is the metadata.jsonl of Hugging '
+                             "Face's ImageFolder, to be written to the folder of the pictures")
     parser.add_argument('--scores', action='store_true', help='in text, say how probable each caption is')
     parser.add_argument('-o', '--output', metavar='OUT',
                         help='file to write (default: standard output); until all is done, what is done stands in '
                              'OUT.part, and the same command goes on from there if it was stopped')
+    parser.add_argument('--sidecar', metavar='SUFFIX',
+                        help="in place of OUT: write each picture's best caption beside it, as photo.txt for txt or "
+                             'any other suffix, as photo.jpg.xmp for xmp; those that are there stay, so that the same '
+                             'command goes on if it was stopped')
+    parser.add_argument('--into', metavar='FOLDER', help='write the sidecars there, in folders as the pictures are in')
+    parser.add_argument('--overwrite', action='store_true', help='replace sidecars that are there, whoever wrote them')
 
 
 def run(args):
     check_ways(args)
+    _check_sidecar(args)
     if args.scores and _kind(args) != 'text':
-        raise InputError(f'--scores is for text; {_kind(args)} has the scores already')
+        raise InputError('--scores is for text; jsonl, csv and html have the scores already')
     processes = Processes.started()
     tell = say if processes.first else lambda line: None
-    paths = processes.broadcast(_paths(args) if processes.first else None)
+    paths, sidecars = processes.broadcast(_paths(args) if processes.first else None)
+    if sidecars is not None and not paths:
+        tell(f'all {sidecars.kept:,} pictures have a sidecar; --overwrite replaces them')
+        return 0
     from chainer_caption.captioning.captioner import Captioner
     from chainer_caption.captioning.resumable import Pictures, StoredFeatures, caption_together
     if args.sentences is not None:
@@ -79,11 +95,14 @@ def run(args):
     where = device(args.gpu, processes)
     if args.release is not None:
         release = processes.one_after_another(lambda: Release(args.release))
-        work = StoredFeatures(Captioner.load(args.model, where, pictures=False), release, args.split or 'test')
+        captioner = Captioner.load(args.model, where, pictures=False, say=tell)
+        work = StoredFeatures(captioner, release, args.split or 'test')
     else:
         work = Pictures(Captioner.load(args.model, where, args.image_weights, args.network, args.profile,
                                        honour_exif=args.exif, max_pixels=args.max_pixels, say=tell), paths)
     search = search_of(args, work.captioner, **beam_options(args))
+    if processes.first and sidecars is not None:
+        return _write_sidecars(args, sidecars, work, caption_together(work, search, processes))
     # A pipe or a device takes what comes; only with a file can a run that was stopped go on.
     if processes.first and args.output is not None and not is_stream(args.output):
         return _write_resumably(args, work, search, processes)
@@ -97,8 +116,17 @@ def _exhaust(results):
     return 0
 
 
+def _check_sidecar(args):
+    for name in ('output', 'format', 'release', 'scores') if args.sidecar is not None else ():
+        if getattr(args, name):
+            raise InputError(f'--sidecar writes a caption beside each picture, without --{name}')
+    for name in ('into', 'overwrite') if args.sidecar is None else ():
+        if getattr(args, name):
+            raise InputError(f'--{name} belongs to --sidecar')
+
+
 def _paths(args):
-    """The pictures to caption; None where a release is to be captioned instead."""
+    """The pictures to caption, None where a release is to be captioned instead; and their `Sidecars`, or None."""
     named = bool(args.pictures) or args.list is not None
     if args.release is not None:
         if named:
@@ -106,18 +134,22 @@ def _paths(args):
         for name in ('image_weights', 'network', 'profile'):
             if getattr(args, name) is not None:
                 raise InputError(f'--{name.replace("_", "-")} is for pictures; a --release has its features already')
-        return None
+        return None, None
     if args.split is not None:
         raise InputError('--split belongs to --release')
     if not named:
         raise InputError('nothing to caption: name pictures or folders, -l LIST, or --release RELEASE')
-    from chainer_caption.features.folders import find_pictures
-    paths = find_pictures(args.pictures)
-    if args.list is not None:
-        paths += _read_list(args.list)
-    if not paths:
+    listed, sidecars = _read_list(args.list) if args.list is not None else [], None
+    if args.sidecar is not None:
+        from chainer_caption.captioning.sidecars import Sidecars
+        sidecars = Sidecars([*args.pictures, *listed], args.sidecar, args.into, args.overwrite)
+        paths = list(sidecars.missing)
+    else:
+        from chainer_caption.features.folders import find_pictures
+        paths = find_pictures(args.pictures) + listed
+    if not paths and not (sidecars and sidecars.kept):
         raise InputError(f'{args.list or ", ".join(args.pictures)}: no pictures in there')
-    return paths
+    return paths, sidecars
 
 
 def _read_list(path):
@@ -131,7 +163,7 @@ def _read_list(path):
 
 def _write(args, work, search, results):
     from chainer_caption.report import open_writer
-    kind, settings = _format(args, work.captioner, search)
+    kind, settings = _format(args, work, search)
     failed = 0
     # A file that cannot be written should be found out before the first picture is captioned, hence the order.
     with naming(args.output or 'standard output'), _progress(args, len(work.items)) as bar, \
@@ -143,9 +175,21 @@ def _write(args, work, search, results):
     return 1 if failed else 0
 
 
+def _write_sidecars(args, sidecars, work, results):
+    failed = 0
+    sidecars.prepare()
+    with _progress(args, sidecars.kept + len(work.items), sidecars.kept) as bar:
+        for result in results:
+            failed += _tell_failure(result)
+            if result.error is None:
+                sidecars.write(result)
+            bar.update()
+    return 1 if failed else 0
+
+
 def _write_resumably(args, work, search, processes):
     from chainer_caption.captioning.resumable import CaptionFile
-    kind, settings = _format(args, work.captioner, search)
+    kind, settings = _format(args, work, search)
     failed = 0
     with CaptionFile(work, args.output, search, processes) as captions:
         with _progress(args, len(work.items), captions.done) as bar:
@@ -159,7 +203,7 @@ def _write_resumably(args, work, search, processes):
 
 def _progress(args, total, done=0):
     # disable=None: a bar on a terminal only; and none where the captions themselves go there.
-    hidden = True if args.output is None and sys.stdout.isatty() else None
+    hidden = True if args.output is None and args.sidecar is None and sys.stdout.isatty() else None
     return tqdm(total=total, initial=done, unit=' pictures', disable=hidden)
 
 
@@ -173,23 +217,29 @@ def _kind(args):
     return args.format or FORMATS.get(os.path.splitext(args.output or '')[1].lower(), 'text')
 
 
-def _format(args, captioner, search):
+def _format(args, work, search):
     """The format and the settings of its writer."""
     kind = _kind(args)
-    settings = {'scores': True} if args.scores else {}
-    return kind, _gallery_settings(args, captioner, search) if kind == 'html' else settings
+    if kind == 'html':
+        return kind, _gallery_settings(args, work.captioner, search)
+    if kind == 'metadata':
+        return kind, _metadata_settings(args, work.items)
+    return kind, {'scores': True} if args.scores else {}
+
+
+def _metadata_settings(args, paths):
+    from chainer_caption.report.rows import metadata_name
+    if args.release is not None:
+        raise InputError('--format metadata names pictures from where its file lies; a --release has none')
+    folder = os.path.dirname(args.output or '') or os.curdir
+    for path in paths:                                  # what cannot be named is found out before it is captioned
+        metadata_name(path, folder)
+    return {'folder': folder}
 
 
 def _gallery_settings(args, captioner, search):
     import datetime
 
-    def name(path):
-        return os.path.basename(os.path.abspath(path))
     inputs = [*args.pictures, *filter(None, [args.list, args.release])]
-    origin = captioner.bundle.origin or {'network': 'unknown', 'profile': 'unknown'}
-    if captioner.extractor is not None:
-        origin = {'network': captioner.extractor.network, 'profile': captioner.extractor.profile}
-    return {'title': f'Captions of {name(inputs[0])}' if len(inputs) == 1 else 'Captions',
-            'date': datetime.date.today().isoformat(),
-            'settings': {'Model': ' + '.join(map(name, args.model)), 'Network': origin['network'],
-                         'Profile': origin['profile'], 'Search': str(search)}}
+    return {'title': f'Captions of {name_of(inputs[0])}' if len(inputs) == 1 else 'Captions',
+            'date': datetime.date.today().isoformat(), 'settings': model_facts(captioner, search)}

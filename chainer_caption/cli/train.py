@@ -17,6 +17,7 @@ EXAMPLES = '''\
   train.py features/coco -o model --keep-best cider --patience 5    stop when captions of val get no better
   train.py features/coco -o better -m model --objective self-critical --epochs 5     then captions that score well
   train.py features/coco -o finer -m model --finetune conv5_1 --pictures train2014/    and the network learns, too
+  train.py features/stair -o model --architecture encoder_decoder --places 60     a word for each place, at once
   train.py -s dataset.json -i vgg_feats.mat -o model
   train.py features/flickr8k -o model -m weights.npz --epochs 0     make a model directory of bare weights'''
 
@@ -30,7 +31,13 @@ def add_arguments(parser):
     add_device(parser)
     parser.add_argument('--epochs', '--iter', type=int, default=30, metavar='N', help='(default: %(default)s)')
     parser.add_argument('--batch-size', type=int, default=128, metavar='N', help='captions an update (%(default)s)')
-    parser.add_argument('--hidden', type=int, metavar='N', help='width of the LSTM and the embeddings (512)')
+    parser.add_argument('--architecture', metavar='NAME',
+                        help='show_and_tell; encoder_decoder, whose words have places of their own and know nothing of '
+                             'each other; or merge, whose LSTM reads words alone (show_and_tell)')
+    parser.add_argument('--hidden', type=int, metavar='N',
+                        help='width of the LSTM and the embeddings (512, of encoder_decoder 768)')
+    parser.add_argument('--places', type=int, metavar='T',
+                        help='of encoder_decoder: words in a caption at most, </S> among them (50)')
     parser.add_argument('--dropout', type=float, default=0.5, metavar='P', help='(%(default)s)')
     parser.add_argument('--min-count', type=int, default=5, metavar='N',
                         help='words seen at least so often are in the vocabulary (%(default)s)')
@@ -57,10 +64,6 @@ def add_arguments(parser):
                            help="adds W times the words' loss, for captions that vary more (0)")
     learning = parser.add_argument_group('how it learns')
     learning.add_argument('--learning-rate', type=float, metavar='R', help='(0.001 for words, 5e-5 for self-critical)')
-    learning.add_argument('--schedule', default='constant', metavar='NAME',
-                          help='of the learning rate: constant, or cosine, which falls to 0 over the epochs '
-                               '(%(default)s)')
-    learning.add_argument('--clip', type=float, metavar='C', help='scales longer gradients down to this norm')
     learning.add_argument('--average', type=int, metavar='K',
                           help='validate, score and keep the mean of the weights over about K updates')
     seeing = parser.add_argument_group('fine-tuning of the image network')

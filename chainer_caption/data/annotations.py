@@ -1,113 +1,90 @@
-"""Reads the captions of one's own pictures, from CSV or COCO's JSON, and cuts them into words."""
-import csv
+"""Reads the captions of one's own pictures, in the formats in which people keep them, and cuts them into words."""
 import dataclasses
 import functools
-import io
 import os
+import re
 import sys
 import unicodedata
+from collections.abc import Callable
 
-from chainer_caption.data.captions import SPLITS
+from chainer_caption.data.caption_files import read_csv, read_flickr, read_json_file, read_metadata, read_sidecars
 from chainer_caption.errors import InputError
-from chainer_caption.storage.files import open_regular, read_json, unreadable
+from chainer_caption.storage.files import open_regular, parse_json, unreadable
 
-# Bytes of a file, and letters of a caption, at most: putting accents in order takes the square of their number.
-_LARGEST, _LETTERS = 2 ** 30, 10_000
+# Of a file, in bytes: what is looked at to tell its format.
+_HEAD = 2 ** 16
 
 
-@dataclasses.dataclass
-class Described:
-    """What a file says of one picture.
+@dataclasses.dataclass(frozen=True)
+class Format:
+    """A format of captions.
 
     Attributes:
-        captions (list of str): Its captions as they were written.
-        split (str or None): One of `SPLITS`, where the file gives it.
-        coco_id (int or None): Its id in COCO.
+        name (str): What to call it before a user.
+        is_it (callable): Takes the beginning of a file, bytes, and says whether it is of this format.
+        read (callable): Takes a path and gives what `read_caption_file` gives.
     """
-    captions: list = dataclasses.field(default_factory=list)
-    split: str | None = None
-    coco_id: int | None = None
+    name: str
+    is_it: Callable
+    read: Callable
 
 
-def read_caption_file(path):
-    """Reads a file of captions.
+def _is_metadata(head):
+    try:
+        row = parse_json(head.lstrip().partition(b'\n')[0])
+    except (ValueError, MemoryError):
+        return False
+    return isinstance(row, dict) and 'file_name' in row
+
+
+#: The formats of files. A file is of the first one that it looks like, whatever its name.
+FORMATS = (
+    Format('metadata.jsonl with file_name and text', _is_metadata, read_metadata),
+    Format("COCO's annotations or Karpathy's dataset_*.json",
+           re.compile(rb'(\xef\xbb\xbf)?\s*[{\[]').match, read_json_file),
+    Format("Flickr's *.token.txt (name.jpg#0, a tab, the caption)",
+           re.compile(rb'[^\t\r\n]+#\d+\t').match, read_flickr),
+    Format('CSV whose first line names the columns filename and caption',
+           re.compile(rb'[^\r\n]*\b(filename|caption)\b').match, read_csv))
+
+
+def read_caption_file(path, pictures=()):
+    """Reads captions.
 
     Args:
-        path (str or os.PathLike): Either a `.json` of COCO's caption annotations (`images` with `id` and `file_name`,
-            `annotations` with `image_id` and `caption`), or CSV in UTF-8 whose first line names the columns
-            `filename` and `caption`, perhaps `split` (train, restval, val or test), and any others, which are
-            ignored; a row for each caption.
+        path (str or os.PathLike): A file in one of these formats, which it is known by (not by its name), all in UTF-8:
+
+            - CSV whose first line names the columns `filename` and `caption`, perhaps `split` (train, restval, val or
+              test), and any others, which are ignored; a row for each caption;
+            - COCO's caption annotations (JSON: `images` with `id` and `file_name`, `annotations` with `image_id` and
+              `caption`);
+            - Karpathy's splits (JSON: `images` with `filename`, perhaps `filepath`, its folder, and `cocoid`, with
+              `split` and `sentences`, whose `tokens` are taken as they are);
+            - the `metadata.jsonl` of Hugging Face's ImageFolder, a JSON object a line with `file_name`, captions
+              (`text`, `caption`, `captions`, or several: `caption_0` ...), and perhaps `split`;
+            - Flickr's `*.token.txt`, lines of the picture's name, `#`, a number, a tab and the caption;
+
+            or a folder with a `.txt` for each picture, under its name and at its place, with a caption a line.
+        pictures (iterable of str): The pictures of which a folder may hold the captions, as paths in theirs.
 
     Returns:
         dict: File name, as it is written there, to `Described`.
 
     Raises:
-        InputError: The file cannot be read or does not hold that; the line says where.
+        InputError: The file cannot be read or is of none of these formats; the line says where.
     """
-    return _read_coco(path) if os.fspath(path).lower().endswith('.json') else _read_csv(path)
-
-
-def _read_csv(path):
-    found = {}
+    if os.path.isdir(path):
+        return read_sidecars(path, pictures)
     try:
-        with io.TextIOWrapper(open_regular(path), 'utf-8-sig', newline='') as f:
-            rows = csv.DictReader(f, strict=True)
-            for name in ('filename', 'caption'):
-                if name not in (rows.fieldnames or ()):
-                    raise InputError(f'{path}: its first line should name the columns filename, caption and perhaps '
-                                     f'split, and has no {name}')
-            for row in rows:
-                where = f'{path}: line {rows.line_num}'
-                if not row['filename'] or row['caption'] is None:
-                    raise InputError(f'{where} has no {"caption" if row["filename"] else "filename"}')
-                if None in row:
-                    raise InputError(f'{where} has more columns than the first; put quotes around a caption with '
-                                     'commas')
-                described = found.setdefault(row['filename'], Described(split=row.get('split')))
-                if 'split' in row and row['split'] not in SPLITS:
-                    raise InputError(f'{where}: the split "{row["split"]}" is none of {", ".join(SPLITS)}')
-                if described.split != row.get('split'):
-                    raise InputError(f'{where}: {row["filename"]} is of the split {described.split} and of '
-                                     f'{row["split"]}')
-                described.captions.append(_checked(row['caption'], where))
+        with open_regular(path) as f:
+            head = f.read(_HEAD)
     except OSError as e:
         raise unreadable(path, e) from e
-    except UnicodeDecodeError as e:
-        raise InputError(f'{path}: not UTF-8; save it as UTF-8') from e
-    except csv.Error as e:
-        raise InputError(f'{path}: line {rows.line_num}: not sound CSV ({e})') from e
-    if not found:
-        raise InputError(f'{path}: no captions in it')
-    return found
-
-
-def _read_coco(path):
-    data = read_json(path, _LARGEST)
-    pictures, found = {}, {}
-    for image in _records(path, data, 'images', id=int, file_name=str):
-        found[image['file_name']] = pictures[image['id']] = Described(coco_id=image['id'])
-    for i, annotation in enumerate(_records(path, data, 'annotations', image_id=int, caption=str)):
-        if annotation['image_id'] not in pictures:
-            raise InputError(f'{path}: annotations[{i}] is of the image {annotation["image_id"]}, which is not there')
-        pictures[annotation['image_id']].captions.append(_checked(annotation['caption'], f'{path}: annotations[{i}]'))
-    return found
-
-
-def _records(path, data, key, **kinds):
-    records = data.get(key) if isinstance(data, dict) else None
-    if not isinstance(records, list) or not records:
-        raise InputError(f'{path}: no list "{key}"; COCO\'s caption annotations have "images" and "annotations"')
-    for i, record in enumerate(records):
-        for name, kind in kinds.items():
-            if not isinstance(record, dict) or not isinstance(record.get(name), kind):
-                raise InputError(f'{path}: {key}[{i}] has no {"number" if kind is int else "string"} "{name}"')
-        yield record
-
-
-def _checked(caption, where):
-    if len(caption) > _LETTERS:
-        raise InputError(f'{where}: a caption of {len(caption):,} letters; at most {_LETTERS:,} are taken')
-    return caption
+    for known in FORMATS:
+        if known.is_it(head):
+            return known.read(path)
+    raise InputError(f'{path}: no captions in a format known here: {"; ".join(known.name for known in FORMATS)}; or a '
+                     'folder with a .txt for each picture')
 
 
 def tokenize(caption):

@@ -2,7 +2,7 @@
 import chainer
 import numpy as np
 
-from chainer_caption.data.vocabulary import BOS, EOS
+from chainer_caption.data.vocabulary import BOS, EOS, UNK
 
 # Longer captions are cut to this many words, and their cut end is not taught as an end. It bounds the memory of an
 # update; in the public releases, whose longest captions have some fifty words, it cuts nothing.
@@ -31,10 +31,15 @@ class CaptionDataset(chainer.dataset.DatasetMixin):
         self.lengths = np.where(lengths > MAX_WORDS, MAX_WORDS, lengths + 1)
 
     @classmethod
-    def from_release(cls, release, vocabulary, *splits):
-        """The captions of some splits of a release, in the ids of a vocabulary."""
+    def from_release(cls, release, vocabulary, *splits, unknown=True):
+        """The captions of some splits of a release, in the ids of a vocabulary; words that are not in it are `<UNK>`,
+        or with `unknown=False` left out."""
         rows, tokens, bounds = release.sentences(*splits)
-        return cls(rows, vocabulary.encode(release.captions.words)[tokens], bounds)
+        words = vocabulary.encode(release.captions.words)[tokens]
+        if not unknown:
+            known = words != UNK
+            words, bounds = words[known], np.concatenate([[0], np.cumsum(known)])[bounds]
+        return cls(rows, words, bounds)
 
     def __len__(self):
         return len(self.rows)
@@ -61,11 +66,15 @@ class CaptionIterator(chainer.dataset.Iterator):
         shuffle (bool): With False, all captions in the order of their length: for validation, where order changes
             nothing, that is the fastest.
         seed (int): The run's seed.
+        per_picture (bool): Whether to keep the captions of a picture together, for models whose work they share; those
+            of a picture that comes last in a minibatch may go on in the next.
     """
 
-    def __init__(self, dataset, batch_size, repeat=True, shuffle=True, seed=0):
+    def __init__(self, dataset, batch_size, repeat=True, shuffle=True, seed=0, per_picture=False):
         self.dataset = dataset
         self.batch_size = batch_size
+        # The number of each caption's picture.
+        self._pictures = np.unique(dataset.rows, return_inverse=True)[1] if per_picture else None
         self._repeat = repeat
         self._shuffle = shuffle
         self._seed = seed
@@ -96,12 +105,13 @@ class CaptionIterator(chainer.dataset.Iterator):
         return None if self._previous_epoch_detail < 0 else self._previous_epoch_detail
 
     def _make_order(self):
-        lengths = self.dataset.lengths
+        lengths, pictures = self.dataset.lengths, self._pictures
         if not self._shuffle:
-            order = np.argsort(-lengths, kind='stable')
+            order = np.argsort(-lengths if pictures is None else pictures, kind='stable')
             return [order[i:i + self.batch_size] for i in range(0, len(order), self.batch_size)]
         rng = np.random.default_rng((self._seed, self.epoch))
-        order = rng.permutation(len(lengths))
+        order = rng.permutation(len(lengths)) if pictures is None else \
+            np.argsort(rng.permutation(pictures.max() + 1)[pictures], kind='stable')
         batches = [order[i:i + self.batch_size] for i in range(0, len(order), self.batch_size)]
         # The second shuffle puts the smaller minibatch anywhere.
         return [batches[i][np.argsort(-lengths[batches[i]], kind='stable')] for i in rng.permutation(len(batches))]
@@ -138,10 +148,13 @@ class PackCaptions(chainer.dataset.Converter):
     Args:
         features (array): The feature matrix, (N, D) float32 or float16; a memory map does. Where it is already on the
             device, rows are taken there.
+        per_picture (bool): Whether the model is one that is `per_picture`, which is given the features of each picture
+            once and told whose each caption is.
     """
 
-    def __init__(self, features):
+    def __init__(self, features, per_picture=False):
         self.features = features
+        self.per_picture = per_picture
 
     def __call__(self, batch, device):
         """Packs a minibatch.
@@ -152,14 +165,19 @@ class PackCaptions(chainer.dataset.Converter):
 
         Returns:
             tuple: `(features (B, D) float32, words (N,) int32, targets (N,) int32, sizes list of int)`; captions are
-            in order of length, longest first, and N is the sum of their lengths.
+            in order of length, longest first, and N is the sum of their lengths. With `per_picture` the features are
+            (P, D), of the distinct pictures, and there are two more: None, and the row of each caption's picture in
+            them, (B,) int64, on the host.
         """
         batch = sorted(batch, key=lambda example: -len(example[1]))
         rows = np.array([row for row, _ in batch])
         words, targets, sizes = pack([example[1] for example in batch])
         if device is not None:
             words, targets = device.send(words), device.send(targets)
-        return take_rows(self.features, rows, device), words, targets, sizes
+        if not self.per_picture:
+            return take_rows(self.features, rows, device), words, targets, sizes
+        rows, pictures = np.unique(rows, return_inverse=True)
+        return take_rows(self.features, rows, device), words, targets, sizes, None, pictures
 
     def expect(self, rows, update):
         """Told which rows `see` will be asked for at the next update; they are there."""
@@ -173,17 +191,17 @@ class PackShare(PackCaptions):
     """One process's share of minibatches that several processes work on.
 
     Every process is given the whole minibatch, which costs nothing before the features are read, and takes each
-    `size`-th caption by length; so the shares take equally long, and how many tokens all of them have together is
-    known without asking.
+    `size`-th caption by length, or with `per_picture` the captions of each `size`-th picture; so the shares take
+    equally long, and how many tokens all of them have together is known without asking.
 
     Args:
-        features (array): As for `PackCaptions`.
+        features, per_picture: As for `PackCaptions`.
         rank (int): Which of the processes this is, from 0.
         size (int): How many there are.
     """
 
-    def __init__(self, features, rank, size):
-        super().__init__(features)
+    def __init__(self, features, rank, size, per_picture=False):
+        super().__init__(features, per_picture)
         self.rank = rank
         self.size = size
 
@@ -191,16 +209,20 @@ class PackShare(PackCaptions):
         """Packs a share.
 
         Returns:
-            tuple: What `PackCaptions` returns and then, as a float, the tokens of the whole minibatch over `size`: with
-            losses divided by that, the mean over processes of the losses, and of their gradients, is that of the whole
-            minibatch, every token weighing the same.
+            tuple: What `PackCaptions` returns and as the fifth, a float, the tokens of the whole minibatch over `size`:
+            with losses divided by that, the mean over processes of the losses, and of their gradients, is that of the
+            whole minibatch, every token weighing the same.
         """
         tokens = sum(len(targets) for _, targets in batch) / self.size
         by_length = sorted(batch, key=lambda example: -len(example[1]))
         # The last minibatch of an epoch may have fewer captions than there are processes: what is left over is read
         # for nothing.
         share = by_length[self.rank::self.size]
-        return *super().__call__(share or by_length[-1:], device), tokens if share else float('inf')
+        if self.per_picture:
+            mine = set(sorted({row for row, _ in batch})[self.rank::self.size])
+            share = [example for example in by_length if example[0] in mine]
+        packed = super().__call__(share or by_length[-1:], device)
+        return *packed[:4], tokens if share else float('inf'), *packed[5:]
 
 
 def pack(captions):
@@ -227,6 +249,11 @@ def pack(captions):
     words = np.empty(len(flat), np.int32)
     words[place] = np.where(step == 0, BOS, np.concatenate([[BOS], flat[:-1]]))
     return words, targets, sizes.tolist()
+
+
+def captions_of_rows(sizes):
+    """Which of the captions each row of a packed minibatch is of, (N,) int64; `sizes` as `pack` gives them."""
+    return np.concatenate([np.arange(size) for size in sizes])
 
 
 def take_rows(features, rows, device=None):

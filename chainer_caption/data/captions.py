@@ -16,6 +16,9 @@ from chainer_caption.storage.files import read_json, unreadable, write_npz
 
 SPLITS = ('train', 'restval', 'val', 'test')
 
+#: What captions can be cut into, by the names that `dataset.json` and `config.json` have for it; see `data.units`.
+UNITS = 'words', 'characters', 'katakana'
+
 # Bytes of a dataset.json at most; MS COCO's has a seventh of it.
 _LARGEST = 2 ** 30
 
@@ -34,6 +37,7 @@ class Captions:
         tokens (numpy.ndarray): Places in `words`, int32.
         words (list of str): Every distinct token.
         digest (str): SHA-256 of the file.
+        unit (str): What the tokens are, one of UNITS.
     """
     filenames: list
     image_ids: np.ndarray
@@ -44,6 +48,7 @@ class Captions:
     tokens: np.ndarray
     words: list
     digest: str
+    unit: str = 'words'
 
     def sentence(self, j):
         """The tokens of sentence j, a list of str."""
@@ -130,7 +135,19 @@ def _parse(path):
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     return Captions(filenames, image_ids, np.array(coco_ids, np.int64), np.array(splits, np.int8),
                     np.array(sentences, np.int64), np.cumsum([0, *lengths], dtype=np.int64),
-                    np.array(tokens, np.int32), list(words), digest)
+                    np.array(tokens, np.int32), list(words), digest, checked_unit(data, path))
+
+
+def checked_unit(record, path):
+    """The unit that a JSON object records under `unit`, words where it does not.
+
+    Raises:
+        InputError: It is none of UNITS; the line names the file at `path`.
+    """
+    unit = record.get('unit', 'words')
+    if unit not in UNITS:
+        raise InputError(f'{path}: "unit" should be {" or ".join(UNITS)}, not {unit!r}')
+    return unit
 
 
 class _Numbers(dict):
@@ -185,13 +202,16 @@ def _to_arrays(captions):
     arrays = {name: getattr(captions, name) for name in _ARRAYS}
     for name in _STRINGS:
         arrays[name], arrays[name + '_bounds'] = _from_strings(getattr(captions, name))
-    arrays['digest'] = np.array(captions.digest)
+    arrays['digest'], arrays['unit'] = np.array(captions.digest), np.array(captions.unit)
     return arrays
 
 
 def _from_arrays(arrays):
     strings = {name: _to_strings(arrays[name], arrays[name + '_bounds']) for name in _STRINGS}
-    captions = Captions(digest=str(arrays['digest']), **strings, **{name: arrays[name] for name in _ARRAYS})
+    captions = Captions(digest=str(arrays['digest']), unit=str(arrays['unit']), **strings,
+                        **{name: arrays[name] for name in _ARRAYS})
+    if captions.unit not in UNITS:
+        raise ValueError('the unit is damaged')
     pictures, sentences = len(captions.filenames), len(captions.bounds) - 1
     for name, length, least, limit in (
             ('image_ids', pictures, 0, 2 ** 62), ('coco_ids', pictures, -1, 2 ** 62),

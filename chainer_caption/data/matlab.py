@@ -2,6 +2,7 @@
 import contextlib
 import fcntl
 import json
+import math
 import os
 import pathlib
 import signal
@@ -12,6 +13,7 @@ import sys
 import numpy as np
 
 from chainer_caption.errors import InputError
+from chainer_caption.storage.archives import plausible
 
 _CHILD = pathlib.Path(__file__).with_name('matlab_child.py')
 
@@ -37,11 +39,6 @@ def open_matlab(path, key):
     Raises:
         InputError: The file is damaged, or does not hold that.
     """
-    # HDF5 would load filters of the user's from there, whatever the file asks for.
-    environment = {**os.environ, 'OPENBLAS_NUM_THREADS': '1', 'OMP_NUM_THREADS': '1', 'HDF5_PLUGIN_PRELOAD': '::'}
-    child = start([os.path.abspath(path), key], environment)
-    unread = [child]
-
     def begin():
         with contextlib.suppress(BrokenPipeError):      # why it has gone is found out by who reads from it
             if not child.stdin.closed:
@@ -56,10 +53,47 @@ def open_matlab(path, key):
         with open_matlab(path, key) as (_, _, again, _):        # a child goes through its file once
             yield from again()
 
-    try:
-        described = json.loads(_frame(child, path))
-        shape, dtype = tuple(described['shape']), described.get('kind') or np.dtype(described['dtype'])
+    with _reading(path, key) as child:
+        unread = [child]
+        shape, dtype = _described(child, path)
         yield shape, dtype, blocks, begin
+
+
+def read_hdf5(path, keys):
+    """Arrays in an HDF5 file.
+
+    Args:
+        path (str or os.PathLike): The file.
+        keys (sequence of str): Their names with those of their groups, `'group/array'`.
+
+    Returns:
+        dict: By these names numpy.ndarray, of one or two dimensions.
+
+    Raises:
+        InputError: The file is damaged, or does not hold them.
+    """
+    arrays = {}
+    with _reading(path, *keys) as child:
+        for key in keys:
+            shape, dtype = _described(child, path)
+            if isinstance(dtype, str) or not plausible(math.prod(shape) * dtype.itemsize, os.path.getsize(path)):
+                raise InputError(f'{path}: "{key}" is no array of numbers that can be in this file, but {dtype} of '
+                                 f'shape {shape}')
+            with contextlib.suppress(BrokenPipeError):  # as in `open_matlab`
+                child.stdin.write(b'\n')
+                child.stdin.flush()
+            arrays[key] = np.concatenate([np.empty((0, *shape[1:]), dtype), *_rows(child, path, shape, dtype)])
+    return arrays
+
+
+@contextlib.contextmanager
+def _reading(path, *keys):
+    """A child that reads these arrays; it is gone afterwards."""
+    # HDF5 would load filters of the user's from there, whatever the file asks for.
+    environment = {**os.environ, 'OPENBLAS_NUM_THREADS': '1', 'OMP_NUM_THREADS': '1', 'HDF5_PLUGIN_PRELOAD': '::'}
+    child = start([os.path.abspath(path), *keys], environment)
+    try:
+        yield child
     finally:
         child.kill()
         child.wait()
@@ -76,10 +110,15 @@ def start(arguments, environment):
     return child
 
 
+def _described(child, path):
+    described = json.loads(_frame(child, path))
+    return tuple(described['shape']), described.get('kind') or np.dtype(described['dtype'])
+
+
 def _rows(child, path, shape, dtype):
     at = 0
     while at < shape[0]:
-        block = np.frombuffer(_frame(child, path), dtype).reshape(-1, shape[1])
+        block = np.frombuffer(_frame(child, path), dtype).reshape(-1, *shape[1:])
         yield block
         at += len(block)
 
@@ -93,5 +132,5 @@ def _frame(child, path):
     if not length or len(data) < length:
         status = child.wait()
         reason = 'takes too long to read' if -status == signal.SIGXCPU else f'makes its reader fail ({status})'
-        raise InputError(f'{path}: not a sound MATLAB file: {reason}')
+        raise InputError(f'{path}: not a sound MATLAB file nor HDF5: {reason}')
     return data

@@ -1,14 +1,15 @@
-"""Reads a matrix of a MATLAB file, as a program of its own that `matlab.py` starts: python matlab_child.py PATH KEY.
+"""Reads an array of a MATLAB or HDF5 file, as a program of its own that `matlab.py` starts: matlab_child.py PATH KEY …
 
 SciPy's and HDF5's readers are C code that believes what a file says of itself: damaged bytes can crash them, and a few
 claims in a header make them take any amount of time and memory. Here that is this process's own affair, and it has
 limits. It imports nothing of the package, whose start takes longer than its work.
 
 It writes frames: a length as eight bytes, then so many bytes; a negative length is that of an error's text. The first
-frame is JSON, `{"shape", "dtype"}` or `{"shape", "kind"}` of what is no matrix of numbers; the others, once a byte has
-come in on standard input, are rows of the matrix as they lie in memory.
+frame is JSON, `{"shape", "dtype"}` or `{"shape", "kind"}` of what is no array of numbers; the others, once a byte has
+come in on standard input, are rows of the array as they lie in memory. So it goes for each KEY.
 """
 import json
+import math
 import os
 import resource
 import struct
@@ -21,7 +22,7 @@ _MEMORY, _SECONDS, _BYTES_A_SECOND = 2 ** 30, 60, 2 ** 23
 _BLOCK = 2 ** 24                # bytes that are read at a time
 
 
-def main(path, key, stdin, stdout):
+def main(path, *keys, stdin, stdout):
     def send(data, sign=1):
         view = memoryview(data).cast('B')
         stdout.write(struct.pack('<q', sign * len(view)))
@@ -33,17 +34,18 @@ def main(path, key, stdin, stdout):
             head = f.read(1024)
         # A 7.3 file begins with 512 bytes of MATLAB's own before HDF5's signature.
         open_matrix = _hdf5 if b'\x89HDF\r\n\x1a\n' in (head[:8], head[512:520]) else _mat
-        described, read = open_matrix(path, key)
-        send(json.dumps(described).encode())
-        if stdin.read(1):
-            for block in read():
-                send(block)
+        for key in keys:
+            described, read = open_matrix(path, key)
+            send(json.dumps(described).encode())
+            if stdin.read(1):
+                for block in read():
+                    send(block)
     except MemoryError:
         send(b'it takes more memory than its size can justify', -1)
     except Exception as e:
         # The readers raise what the damage happens to make them raise: ValueError, TypeError, zlib.error, OSError ...
         reason = str(e) if isinstance(e, _Refusal) else \
-            f'not a sound MATLAB file, or one cut short ({type(e).__name__}: {e})'
+            f'not a sound MATLAB file nor HDF5, or one cut short ({type(e).__name__}: {e})'
         send(reason[:1000].encode('utf-8', 'replace'), -1)
 
 
@@ -79,18 +81,20 @@ def _mat(path, key):
 def _hdf5(path, key):
     import h5py
     import numpy as np
-    f = h5py.File(path)
-    # A link, and an array's storage, may be in another file: any that the user can read.
-    feats = f[key] if isinstance(f.get(key, getlink=True), h5py.HardLink) else None
+    f = feats = h5py.File(path)
+    for part in key.split('/'):
+        # A link, and an array's storage, may be in another file: any that the user can read.
+        linked = isinstance(feats, h5py.Group) and isinstance(feats.get(part, getlink=True), h5py.HardLink)
+        feats = feats[part] if linked else None
     if not isinstance(feats, h5py.Dataset) or feats.external or feats.is_virtual:
         raise _Refusal(f'holds no array "{key}" (found: {", ".join(list(f)[:10]) or "none"})')
     # An array that HDF5 calls empty has no shape at all.
     shape = feats.shape or ()
-    if feats.dtype.kind not in 'fiu' or len(shape) != 2:
+    if feats.dtype.kind not in 'fiu' or len(shape) not in (1, 2):
         return {'shape': shape, 'kind': str(feats.dtype)}, None
 
     def read():
-        limit(0, feats.dtype.itemsize * shape[0] * shape[1])
+        limit(0, feats.dtype.itemsize * math.prod(shape))
         for start, stop in _blocks(shape, feats.dtype.itemsize):
             try:
                 yield np.ascontiguousarray(feats[start:stop])
@@ -101,7 +105,7 @@ def _hdf5(path, key):
 
 
 def _blocks(shape, itemsize):
-    rows = max(1, _BLOCK // max(1, itemsize * shape[1]))
+    rows = max(1, _BLOCK // max(1, itemsize * math.prod(shape[1:])))
     return ((start, start + rows) for start in range(0, shape[0], rows))
 
 
@@ -121,4 +125,4 @@ if __name__ == '__main__':
     sys.path[:] = [folder for folder in sys.path if folder != os.path.dirname(os.path.abspath(__file__))]
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     limit(0, 0)
-    main(*sys.argv[1:], sys.stdin.buffer, sys.stdout.buffer)
+    main(*sys.argv[1:], stdin=sys.stdin.buffer, stdout=sys.stdout.buffer)

@@ -15,7 +15,8 @@ import shutil
 import chainer
 import numpy as np
 
-from chainer_caption.data.annotations import read_caption_file, tokenize
+from chainer_caption.data.annotations import read_caption_file
+from chainer_caption.data.units import cut
 from chainer_caption.errors import InputError
 from chainer_caption.features.ahead import BATCH, prepared_batches
 from chainer_caption.features.folders import find_by_name, find_pictures
@@ -55,7 +56,8 @@ class Splitting:
 
 
 def extract_features(folder, output, extractor, captions=None, dtype='float32', splitting=None,
-                     progress=lambda done, total: None, report=lambda filename, reason: None, say=lambda line: None):
+                     progress=lambda done, total: None, report=lambda filename, reason: None, say=lambda line: None,
+                     unit='words'):
     """Makes a release of a folder of pictures.
 
     A run that was stopped is taken up where it was by the same call. A finished one is not repeated, but its captions
@@ -76,6 +78,7 @@ def extract_features(folder, output, extractor, captions=None, dtype='float32', 
             beginning and after each batch.
         report (callable): Takes the name of each picture that cannot be read, and why.
         say (callable): Takes notices, a line each.
+        unit (str): What to cut captions into, see `data.units.cut`; `dataset.json` records it.
 
     Returns:
         dict: File name to reason, for each picture that cannot be read.
@@ -91,7 +94,7 @@ def extract_features(folder, output, extractor, captions=None, dtype='float32', 
     if not paths:
         raise InputError(f'{folder}: no pictures in there')
     names = [os.path.relpath(path, folder) for path in paths]
-    images = _described(names, captions, splitting or Splitting(), say)
+    images = _described(names, captions, splitting or Splitting(), unit, say)
     settings = {**extractor.identity, 'dtype': np.dtype(dtype).name, 'list of pictures': _digest(names)}
     # Before any is read: one that changes meanwhile is another picture to the next call.
     stamps = [_digest(list(map(stamp, paths[i:i + BATCH])))[:16] for i in range(0, len(paths), BATCH)]
@@ -104,7 +107,7 @@ def extract_features(folder, output, extractor, captions=None, dtype='float32', 
             for name, reason in failed.items():
                 report(name, reason)
         images = [image for image in images if image['filename'] not in failed]
-        write_json(output / DATASET, {'dataset': output.resolve().name, 'images': images}, indent=None)
+        write_json(output / DATASET, {'dataset': output.resolve().name, 'unit': unit, 'images': images}, indent=None)
     except OSError as e:
         raise unwritable(e.filename or output, e) from e
     return failed
@@ -227,12 +230,12 @@ def _features(extractor, batch):
     return rows
 
 
-def _described(names, captions, splitting, say):
+def _described(names, captions, splitting, unit, say):
     """The entries of `dataset.json`, as if every picture could be read."""
     if captions is None:
         return [{'filename': name, 'imgid': row, 'split': 'test', 'sentids': [], 'sentences': []}
                 for row, name in enumerate(names)]
-    described = read_caption_file(captions)
+    described = read_caption_file(captions, names)
     found = find_by_name(described, names)
     if not found:
         raise InputError(f'{captions}: describes no picture of the folder; the first it names is '
@@ -248,8 +251,9 @@ def _described(names, captions, splitting, say):
     images, count = [], 0
     for row, split in zip(rows, splitting.split(len(rows)), strict=True):
         name, of = names[row], of_name[names[row]]
-        sentences = [{'tokens': tokenize(raw), 'raw': raw, 'imgid': row, 'sentid': count + i}
-                     for i, raw in enumerate(of.captions)]
+        spoken = zip(of.captions, of.tokens or (cut(raw, unit) for raw in of.captions), strict=True)
+        sentences = [{'tokens': tokens, 'raw': raw, 'imgid': row, 'sentid': count + i}
+                     for i, (raw, tokens) in enumerate(spoken)]
         count += len(sentences)
         images.append({'filename': name, 'imgid': row, 'split': of.split or split,
                        'sentids': [sentence['sentid'] for sentence in sentences], 'sentences': sentences,

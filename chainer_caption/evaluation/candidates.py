@@ -16,6 +16,7 @@ import io
 import json
 import os
 
+from chainer_caption.data.units import join, split
 from chainer_caption.errors import InputError
 from chainer_caption.storage.files import decode_json, parse_json, unreadable
 
@@ -64,7 +65,7 @@ def read_candidates(path, release, pictures, say=lambda line: None):
         InputError: The file cannot be read; a row has no caption, names a picture that the release does not have, or
             a picture that has had a row; or a picture has no row.
     """
-    rows, is_list = _read_rows(path)
+    rows, is_list = _read_rows(path, release.captions.unit)
     found = _match(rows, release, pictures, is_list, path)
     captions = release.captions
     missing = [int(picture) for picture in pictures if picture not in found]
@@ -92,13 +93,13 @@ def write_coco_results(f, release, pictures, candidates):
     ids = release.captions.coco_ids[pictures]
     if (ids < 0).any():
         ids = release.captions.image_ids[pictures]
-    json.dump([{'image_id': int(i), 'caption': ' '.join(candidate.tokens)}
+    json.dump([{'image_id': int(i), 'caption': join(candidate.tokens, release.captions.unit)}
                for i, candidate in zip(ids, candidates, strict=True)], f, ensure_ascii=False)
     f.write('\n')
 
 
-def _read_rows(path):
-    """The rows of a file, and whether they are one JSON list."""
+def _read_rows(path, unit):
+    """The rows of a file, whose captions are cut into the unit, and whether they are one JSON list."""
     try:
         with open(path, 'rb') as f:
             if os.fstat(f.fileno()).st_size > _LARGEST:
@@ -108,9 +109,9 @@ def _read_rows(path):
         raise unreadable(path, e) from e
     is_list = data.removeprefix(b'\xef\xbb\xbf').lstrip()[:1] == b'['
     if is_list:
-        rows = [_row(row, f'{path}: [{i}]') for i, row in enumerate(decode_json(data, path))]
+        rows = [_row(row, f'{path}: [{i}]', unit) for i, row in enumerate(decode_json(data, path))]
     else:
-        rows = [_row(_parse_line(line, path, i), f'{path}: line {i}')
+        rows = [_row(_parse_line(line, path, i), f'{path}: line {i}', unit)
                 for i, line in enumerate(io.BytesIO(data), 1) if line.strip()]
     if not rows:
         raise InputError(f'{path}: holds no captions')
@@ -125,7 +126,7 @@ def _parse_line(line, path, number):
                          '{"image_id", "caption"}') from e
 
 
-def _row(row, where):
+def _row(row, where, unit):
     if not isinstance(row, dict):
         raise InputError(f'{where}: no object with "image_id" or "filename" and "caption"')
     image_id, filename = row.get('image_id'), row.get('filename')
@@ -137,17 +138,17 @@ def _row(row, where):
     if not isinstance(captions, list) or not captions:
         reason = f' ({row["error"]})' if isinstance(row.get('error'), str) else ''
         raise InputError(f'{where}: has no caption of {filename or image_id}{reason}')
-    return _Row(where, image_id, filename, _candidate(captions[0], where))
+    return _Row(where, image_id, filename, _candidate(captions[0], where, unit))
 
 
-def _candidate(caption, where):
+def _candidate(caption, where, unit):
     caption = caption if isinstance(caption, dict) else {'caption': caption}
     tokens, finished = caption.get('tokens'), caption.get('finished')
     if not (isinstance(tokens, list) and all(isinstance(token, str) for token in tokens)):
         text = caption.get('caption')
         if not isinstance(text, str):
             raise InputError(f'{where}: the caption is no text but {text!r}')
-        tokens = text.split()
+        tokens = split(text, unit)
     if len(tokens) > _WORDS:
         raise InputError(f'{where}: a caption of {len(tokens):,} words; at most {_WORDS:,} are scored')
     return Candidate(tokens, finished if isinstance(finished, bool) else None)

@@ -12,6 +12,7 @@ import chainer
 import numpy as np
 
 from chainer_caption.data.batches import CaptionDataset, CaptionIterator, PackCaptions
+from chainer_caption.data.vocabulary import SPECIAL, UNK
 from chainer_caption.errors import InputError
 from chainer_caption.evaluation import metrics
 from chainer_caption.evaluation.candidates import Candidate, read_candidates
@@ -36,12 +37,14 @@ class Evaluation:
             pass 1); `perplexity` of a model; what `metrics.diversity` says; and where each picture has several captions
             `distinct-1` and `distinct-2` (`metrics.distinct_ngrams`) and `best-CIDEr`, that of the best of them.
         each (dict): The scores of each picture by itself, arrays (pictures,); a corpus's BLEU is not their mean.
+        unit (str): What the captions are cut into, one of `data.captions.UNITS`.
     """
     name: str
     search: object
     candidates: list
     figures: dict
     each: dict
+    unit: str = 'words'
 
     @property
     def label(self):
@@ -113,7 +116,7 @@ class Evaluator:
         figures.update(metrics.diversity(tokens, self._training, None if None in finished else finished))
         if more is not None:
             figures.update(self._spread(more))
-        return Evaluation(name, search, candidates, figures, each)
+        return Evaluation(name, search, candidates, figures, each, self.release.captions.unit)
 
     def _spread(self, captions):
         """By how much the captions of the same picture differ, and how good the best of them is."""
@@ -140,12 +143,17 @@ class Evaluator:
 
         Returns:
             list of Evaluation: One for each search. Their `perplexity` is of the split's own captions,
-            every token weighing the same, `</S>` among them; a word that the model does not know is `<UNK>`, so that
-            models with other vocabularies do not compare.
+            every token weighing the same, `</S>` among them; a word that the model does not know is `<UNK>`, or left
+            out where the model cannot say that, so that models with other vocabularies do not compare.
 
         Raises:
-            InputError: The features are not those that the model learned from, or it finds no caption of a picture.
+            InputError: The features are not those that the model learned from, it speaks in another unit than the
+                release's captions, or it finds no caption of a picture.
         """
+        spoken, written = captioner.bundle.unit, self.release.captions.unit
+        if spoken != written:
+            raise InputError(f'{name}: speaks in {spoken}, but {self.release.dataset_path} has captions in {written}; '
+                             'their scores would mean nothing')
         # Each search is only begun when its results are asked for, but what is wrong with any is found here.
         searches = [captioner.search(search, top=top) for search in searches]
         found = [captioner.caption_release(self.release, self.split, search) for search in searches]
@@ -169,15 +177,24 @@ class Evaluator:
         return captions
 
     def _perplexity(self, captioner):
-        data = CaptionDataset.from_release(self.release, captioner.bundle.vocabulary, self.split)
-        batches = CaptionIterator(data, _BATCH, repeat=False, shuffle=False)
-        converter = PackCaptions(self.release.features)
-        alone = len(captioner.bundles) == 1
+        models = [bundle.model for bundle in captioner.bundles]
+        unsaid = any(SPECIAL[UNK] in getattr(model, 'unsaid', ()) for model in models)
+        data = CaptionDataset.from_release(self.release, captioner.bundle.vocabulary, self.split, unknown=not unsaid)
+        places = captioner.places
+        if places is not None and data.lengths.max() > places:
+            self._say(f'{self.release.dataset_path}: {np.count_nonzero(data.lengths > places):,} captions of the split '
+                      f'{self.split} have more words than the {places - 1} that the model has room for, so there is no '
+                      'perplexity')
+            return None
+        alone = len(models) == 1 and getattr(models[0], 'trainable', True)
+        per_picture = alone and getattr(models[0], 'per_picture', False)
+        batches = CaptionIterator(data, _BATCH, repeat=False, shuffle=False, per_picture=per_picture)
+        converter = PackCaptions(self.release.features, per_picture)
         where = captioner.device if alone else None
         with chainer.using_device(captioner.device), enough_memory(captioner.device):
             packed = (converter(batch, where) for batch in batches)
             if alone:
-                return token_means(captioner.bundle.model, packed)['perplexity']
+                return token_means(models[0], packed)['perplexity']
             return stepped_perplexity(captioner.stepper, packed)
 
 

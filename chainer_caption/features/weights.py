@@ -30,8 +30,8 @@ def find_weights(network, path=None):
         InputError: There is none; the message says where to get it, its size and where to put it. Or the package's is
             not the one that it should be.
     """
-    folder = chainer.dataset.get_dataset_directory('pfnet/chainer/models', create_directory=False)
-    candidates = [os.fspath(path)] if path else [os.path.join(folder, name) for name in network.weights]
+    folder = weights_folder()
+    candidates = [os.fspath(path)] if path else [os.path.join(folder or os.devnull, name) for name in network.weights]
     for candidate in candidates:
         if os.path.exists(candidate):
             return candidate
@@ -39,9 +39,14 @@ def find_weights(network, path=None):
     if packaged:
         return packaged
     missing = f'{path}: no such file' if path else f'no weights for {network.name}'
-    # Somebody without a home (see `cli`) has no such folder, either.
-    where = '' if folder.startswith(('~', os.devnull)) else f'put the file into {folder}, or '
+    where = '' if folder is None else f'put the file into {folder}, or '
     raise InputError(f'{missing}; they come from {network.source}: {where}name it with -i{network.instead}')
+
+
+def weights_folder():
+    """Where Chainer keeps its models; None for somebody without a home (see `cli`), who has no such folder, either."""
+    folder = chainer.dataset.get_dataset_directory('pfnet/chainer/models', create_directory=False)
+    return None if folder.startswith(('~', os.devnull)) else folder
 
 
 def _packaged(package, name):

@@ -25,7 +25,8 @@ def lstm_sequence(x, W_x, b, W_h, sizes, computed=None):
         c[t] = tanh(a) * sigmoid(i) + c[t - 1] * sigmoid(f),    h[t] = tanh(c[t]) * sigmoid(o)
 
     Args:
-        x (chainer.Variable or array): The inputs of all steps, packed: (N, I) float32, N = sum(sizes).
+        x (chainer.Variable or array): The inputs of all steps, packed: (N, I) float32, N = sum(sizes). Or those of one
+            step, (sizes[0], I), which every step reads again: then they are multiplied once.
         W_x (chainer.Variable or array): Input weights (`lstm/upward/W`), (4H, I) float32.
         b (chainer.Variable or array): Biases (`lstm/upward/b`), (4H,) float32.
         W_h (chainer.Variable or array): Recurrent weights (`lstm/lateral/W`), (4H, H) float32.
@@ -34,7 +35,7 @@ def lstm_sequence(x, W_x, b, W_h, sizes, computed=None):
             have been computed before (`functions.sampling`); only the gradients are left to be made then.
 
     Returns:
-        chainer.Variable: h of all steps, packed as `x` is: (N, H) float32.
+        chainer.Variable: h of all steps, packed: (N, H) float32.
     """
     return _LSTMSequence(sizes, computed).apply((x, W_x, b, W_h))[0]
 
@@ -52,17 +53,19 @@ class _LSTMSequence(chainer.FunctionNode):
             return self._remember(inputs[0]),
         x, W_x, b, W_h = inputs
         xp = chainer.backend.get_array_module(x)
-        units, first = W_h.shape[1], self.steps[0][1]
-        gates = take(xp, (len(x), len(b)))
-        h = xp.empty((len(x), units), x.dtype)
+        units, first, rows = W_h.shape[1], self.steps[0][1], self.steps[-1][1]
+        gates = take(xp, (rows, len(b)))
+        h = xp.empty((rows, units), x.dtype)
         c = xp.empty_like(h)
         # The state that each row starts from, packed like the rows of the steps after the first, which starts from 0.
-        h_before = xp.empty((len(x) - first, units), x.dtype)
+        h_before = xp.empty((rows - first, units), x.dtype)
         c_before = xp.empty_like(h_before)
         recurrent = xp.zeros((first, len(b)), x.dtype)
         c0 = xp.zeros((first, units), x.dtype)
         with one_blas_thread():
-            product(x, W_x.T, out=gates)
+            product(x, W_x.T, out=gates[:len(x)])
+            for start, stop in self.steps[1:] if len(x) < rows else ():
+                gates[start:stop] = gates[:stop - start]
             for t, (start, stop) in enumerate(self.steps):
                 if t:
                     before = slice(start - first, stop - first)
@@ -106,8 +109,11 @@ class _LSTMSequence(chainer.FunctionNode):
                                gc[:rows], ggates[start:stop])
                 if t:
                     product(ggates[start:stop], W_h, out=gh_carried[:rows])
-            gradients = (product(ggates, W_x) if 0 in indexes else None, product(ggates.T, x), column_sums(ggates),
-                         product(ggates[first:].T, self.h_before))
+            gb, gW_h = column_sums(ggates), product(ggates[first:].T, self.h_before)
+            for start, stop in self.steps[1:] if len(x) < len(ggates) else ():
+                ggates[:stop - start] += ggates[start:stop]
+            gread = ggates[:len(x)]
+            gradients = product(gread, W_x) if 0 in indexes else None, product(gread.T, x), gb, gW_h
         give(ggates)
         return tuple(chainer.as_variable(gradients[i]) for i in indexes)
 

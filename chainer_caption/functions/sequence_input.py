@@ -13,7 +13,7 @@ def sequence_input(image, W, words, ratio, key):
     Equal to `concat([image, dropout(embed_id(words, W), ratio)], axis=0)`, with one copy instead of four.
 
     Args:
-        image (chainer.Variable or array): The embedded images, (B, H) float32.
+        image (chainer.Variable, array or None): The embedded images, (B, H) float32; None for words alone.
         W (chainer.Variable or array): The word embeddings, (V, H) float32.
         words (array): Word ids, (N,) int32, each in [0, V).
         ratio (float): Dropout of the embedded words; none outside training.
@@ -22,6 +22,8 @@ def sequence_input(image, W, words, ratio, key):
     Returns:
         chainer.Variable: (B + N, H) float32.
     """
+    if image is None:
+        image = chainer.backend.get_array_module(W).empty((0, W.shape[1]), W.dtype)
     return _SequenceInput(words, ratio if chainer.config.train else 0, key).apply((image, W))[0]
 
 

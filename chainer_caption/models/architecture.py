@@ -1,19 +1,39 @@
 """What a captioning model is to those who know none in particular: training, searches, the model directory."""
+import contextlib
+
 import chainer
+import numpy as np
 
 from chainer_caption.errors import InputError
+from chainer_caption.functions import mask_key
 
 # More than any model has, and little enough to be multiplied and printed.
 _MAX_SIZE = 2 ** 31
+
+
+@contextlib.contextmanager
+def initializers_from(seed):
+    """Within it Chainer's initializers follow from a seed; None leaves them as they are."""
+    # They draw from NumPy's global generator: with a seed it is borrowed, and given back as it was.
+    state = np.random.get_state()                       # noqa: NPY002
+    try:
+        if seed is not None:
+            np.random.seed(seed)                        # noqa: NPY002
+        yield
+    finally:
+        if seed is not None:
+            np.random.set_state(state)                  # noqa: NPY002
 
 
 class Architecture(chainer.Chain):
     """A captioning model. A subclass is an entry of `models.ARCHITECTURES` and has, besides its links,
 
     - `__call__(features, words, targets, sizes, tokens=None, update_key=None)`, the loss of a packed minibatch
-      (`data.batches.pack` makes the arguments), nats per token, which reports `loss` and `accuracy`;
+      (`data.batches.pack` makes the arguments), nats per token, which reports `loss` and `accuracy`; where it is
+      `per_picture`, with `pictures=None` after `tokens`, see `data.batches.PackCaptions`;
     - `stepper()`, the trained model as searches take it: `start(features)`, `step(state, parents, words)`, `bias`;
-    - a property for each of its `sizes`, and the property `word_vectors`, (V, H), an array.
+    - a property for each of its `sizes`; and the property `word_vectors`, an array with a row for each
+      word. Those that are here are read from the links `image_vec` (D to H), `out_word` (to V) and `word_vec`.
 
     Args:
         feature_size (int): D, the length of an image's feature vector.
@@ -30,6 +50,16 @@ class Architecture(chainer.Chain):
     architecture = None
     #: The arguments that are whole numbers from 1, which `config.json` has under their names.
     sizes = 'feature_size', 'vocabulary_size', 'hidden'
+    #: Those of them that a user may choose, and what they are where nobody does.
+    chosen = {'hidden': 512}  # noqa: RUF012 (read only)
+    #: Whether it has a loss; one that has none needs no more than `stepper()`.
+    trainable = True
+    #: The special words that it has no score for.
+    unsaid = ()
+    #: Whether all captions of a picture share most of the work, so that they had best be in the same minibatch.
+    per_picture = False
+    #: How many tokens its captions have at most, `</S>` among them; None for any.
+    places = None
 
     def __init__(self, dropout):
         super().__init__()
@@ -41,9 +71,47 @@ class Architecture(chainer.Chain):
         raise NotImplementedError
 
     @classmethod
+    def shaping(cls, configuration):
+        """The part of a `configuration` that the shapes of the weights follow from: arguments of `weight_shapes`."""
+        return {name: configuration[name] for name in cls.sizes}
+
+    @classmethod
     def hidden_of(cls, shapes):
         """H of a model whose weights have these names and shapes (a dict), or None where they do not tell."""
-        raise NotImplementedError
+        shape = shapes.get('image_vec/W')
+        return shape[0] if shape else None
+
+    @property
+    def feature_size(self):
+        return self.image_vec.W.shape[1]
+
+    @property
+    def vocabulary_size(self):
+        return self.out_word.W.shape[0]
+
+    @property
+    def hidden(self):
+        return self.image_vec.W.shape[0]
+
+    @property
+    def word_vectors(self):
+        return self.word_vec.W.array
+
+    @staticmethod
+    def mask_keys(update_key, count):
+        """The keys of the dropout masks of an update.
+
+        Args:
+            update_key (tuple of int or None): (seed, number of the update). None draws a key from NumPy's global
+                generator, as Chainer's own dropout would.
+            count (int): How many dropouts the model has.
+
+        Returns:
+            list: A key for each of them, from `mask_key`.
+        """
+        if update_key is None:
+            update_key = np.random.randint(0, 2 ** 31, 2).tolist() if chainer.config.train else (0, 0)  # noqa: NPY002
+        return [mask_key(*update_key, site) for site in range(count)]
 
     @property
     def configuration(self):

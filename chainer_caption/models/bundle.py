@@ -16,6 +16,7 @@ import chainer
 import numpy as np
 from chainer.serializers import NpzDeserializer
 
+from chainer_caption.data.captions import checked_unit
 from chainer_caption.data.vocabulary import Vocabulary
 from chainer_caption.errors import InputError
 from chainer_caption.features.networks import fine_tuned, is_fine_tuned
@@ -50,21 +51,28 @@ class Bundle:
         training (dict): How it was trained; for the record, and to compare with when training is resumed.
         search (dict): What to caption with where nothing else is asked for, as far as the model says it: `width` and
             `length_normalization`, as `BeamSearch` takes them. Training writes none.
+        unit (str): What its words are, one of `data.captions.UNITS`.
         network (chainer.Chain or None): The image network that learns together with the model, which is saved with it.
         network_path (pathlib.Path or None): The weights of the image network that was trained with a loaded model.
     """
 
-    def __init__(self, model, vocabulary, origin=None, training=None, search=None, network=None, network_path=None):
+    def __init__(self, model, vocabulary, origin=None, training=None, search=None, unit='words', network=None,
+                 network_path=None):
         self.model = model
         self.vocabulary = vocabulary
         self.origin = origin
         self.training = training or {}
         self.search = search or {}
+        self.unit = unit
         self.network = network
         self.network_path = network_path
 
-    def save(self, folder):
+    def save(self, folder, dtype=None):
         """Writes the model directory: configuration, vocabulary and weights.
+
+        Args:
+            folder (str or os.PathLike): Is made where it is not there.
+            dtype (numpy.dtype or None): Of the weights in the file; None writes them as they are. float16 halves it.
 
         Raises:
             InputError: It cannot be written.
@@ -74,23 +82,25 @@ class Bundle:
             folder.mkdir(parents=True, exist_ok=True)
             self.save_config(folder)
             write_json(folder / VOCABULARY, self.vocabulary.to_json(), indent=None)
-            self.save_weights(folder)
+            self.save_weights(folder, dtype)
         except OSError as e:
             raise unwritable(e.filename or folder, e) from e
 
     def save_config(self, folder):
         search = {'search': self.search} if self.search else {}
         write_json(pathlib.Path(folder) / CONFIG, {
-            'format': FORMAT, 'model': self.model.architecture, **self.model.configuration, 'features': self.origin,
-            **search, 'training': self.training, 'versions': versions()})
+            'format': FORMAT, 'model': self.model.architecture, **self.model.configuration, 'unit': self.unit,
+            'features': self.origin, **search, 'training': self.training, 'versions': versions()})
 
     def params(self):
         """Everything that may have learned: the parameters of the model, and those of a network of its own."""
         return itertools.chain(self.model.params(), self.network.params() if self.network is not None else ())
 
-    def save_weights(self, folder):
+    def save_weights(self, folder, dtype=None):
         """Writes the weights, and with them a network of the model's own."""
-        path, arrays = pathlib.Path(folder) / WEIGHTS, to_arrays(self.model)
+        path = pathlib.Path(folder) / WEIGHTS
+        arrays = {name: array.astype(dtype or array.dtype, copy=False)
+                  for name, array in to_arrays(self.model).items()}
         if self.network is None:
             write_npz(path, arrays)
         else:
@@ -126,7 +136,7 @@ class Bundle:
                              f'{configuration["vocabulary_size"]}; the files are of different models')
         # The weights' own shapes are looked at first: no configuration makes more memory be taken than there are
         # weights in the file.
-        check_shapes(folder / WEIGHTS, architecture, **{name: configuration[name] for name in architecture.sizes})
+        check_shapes(folder / WEIGHTS, architecture, **architecture.shaping(configuration))
         arrays = read_weights(folder / WEIGHTS)
         model = architecture(**configuration, initialW=0)
         NpzDeserializer(arrays).load(model)
@@ -136,7 +146,8 @@ class Bundle:
             path = own_network.find(folder / WEIGHTS, arrays.get(own_network.DIGEST))
             if path is not None:
                 origin['network'] = fine_tuned(origin['network'], sample_digest(path))
-        return cls(model, vocabulary, origin, config.get('training'), config.get('search'), network_path=path)
+        return cls(model, vocabulary, origin, config.get('training'), config.get('search'),
+                   checked_unit(config, folder / CONFIG), network_path=path)
 
 
 def read_origin(folder):

@@ -78,7 +78,7 @@ def check_ensemble(bundles, names):
     """
     first = bundles[0]
     for bundle, name in zip(bundles[1:], names[1:], strict=True):
-        if bundle.vocabulary.words != first.vocabulary.words:
+        if (bundle.vocabulary.words, bundle.unit) != (first.vocabulary.words, first.unit):
             raise InputError(f'{name}: has another vocabulary than {names[0]}; only models with the same words can '
                              'caption together, as models trained on the same release with other seeds have')
         if bundle.model.feature_size != first.model.feature_size:

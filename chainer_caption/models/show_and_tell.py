@@ -1,33 +1,17 @@
 """Show and Tell: an LSTM that reads an image, then says it word by word."""
-import contextlib
-
 import chainer
 import chainer.functions as F
 import chainer.links as L
-import numpy as np
 
-from chainer_caption.data.batches import pack
+from chainer_caption.data.batches import captions_of_rows, pack
 from chainer_caption.data.vocabulary import BOS, EOS, UNK
-from chainer_caption.functions import dropout, linear, lstm_sequence, mask_key, sequence_input, word_loss
+from chainer_caption.functions import dropout, linear, lstm_sequence, sequence_input, word_loss
 from chainer_caption.functions.sampling import greedy, sample, sampled_loss
-from chainer_caption.models.architecture import Architecture
+from chainer_caption.models.architecture import Architecture, initializers_from
 from chainer_caption.models.stepper import Stepper
 
 # One mask a dropout, told apart by their place in the model.
 _FEATURE, _IMAGE, _WORDS, _OUTPUT = range(4)
-
-
-@contextlib.contextmanager
-def _generator(seed):
-    # Chainer's initializers draw from NumPy's global generator: with a seed it is borrowed, and given back as it was.
-    state = np.random.get_state()                       # noqa: NPY002
-    try:
-        if seed is not None:
-            np.random.seed(seed)                        # noqa: NPY002
-        yield
-    finally:
-        if seed is not None:
-            np.random.set_state(state)                  # noqa: NPY002
 
 
 class ShowAndTell(Architecture):
@@ -56,7 +40,7 @@ class ShowAndTell(Architecture):
     def __init__(self, feature_size, vocabulary_size, hidden=512, dropout=0.5, log_frequencies=None, seed=None,
                  initialW=None):
         super().__init__(dropout)
-        with self.init_scope(), _generator(seed):
+        with self.init_scope(), initializers_from(seed):
             self.word_vec = L.EmbedID(vocabulary_size, hidden, initialW)
             self.image_vec = L.Linear(feature_size, hidden, initialW=initialW)
             self.lstm = L.LSTM(hidden, hidden, lateral_init=initialW, upward_init=initialW)
@@ -68,27 +52,6 @@ class ShowAndTell(Architecture):
                 'image_vec/b': (hidden,), 'lstm/upward/W': (4 * hidden, hidden), 'lstm/upward/b': (4 * hidden,),
                 'lstm/lateral/W': (4 * hidden, hidden), 'out_word/W': (vocabulary_size, hidden),
                 'out_word/b': (vocabulary_size,)}
-
-    @classmethod
-    def hidden_of(cls, shapes):
-        shape = shapes.get('image_vec/W')
-        return shape[0] if shape else None
-
-    @property
-    def feature_size(self):
-        return self.image_vec.W.shape[1]
-
-    @property
-    def vocabulary_size(self):
-        return self.out_word.W.shape[0]
-
-    @property
-    def hidden(self):
-        return self.image_vec.W.shape[0]
-
-    @property
-    def word_vectors(self):
-        return self.word_vec.W.array
 
     def stepper(self):
         """The model as it is now, one word at a time, for searching."""
@@ -111,8 +74,6 @@ class ShowAndTell(Architecture):
         Returns:
             chainer.Variable: The loss, () float32.
         """
-        if update_key is None:
-            update_key = np.random.randint(0, 2 ** 31, 2).tolist() if chainer.config.train else (0, 0)  # noqa: NPY002
         h = self._outputs(features, words, sizes, update_key)
         loss, accuracy = word_loss(h, self.out_word.W, self.out_word.b, targets, tokens)
         chainer.report({'loss': loss, 'accuracy': accuracy}, self)
@@ -121,7 +82,7 @@ class ShowAndTell(Architecture):
     def _outputs(self, features, words, sizes, update_key, computed=None):
         # The LSTM's outputs at each word, (N, H).
         ratio = self.dropout
-        masks = [mask_key(*update_key, site) for site in range(4)]
+        masks = self.mask_keys(update_key, 4)
         image = linear(dropout(features, ratio, masks[_FEATURE]), self.image_vec.W, self.image_vec.b)
         image = dropout(image, ratio, masks[_IMAGE])
         x = sequence_input(image, self.word_vec.W, words, ratio, masks[_WORDS])
@@ -175,7 +136,7 @@ class ShowAndTell(Architecture):
             chainer.Variable: The sum, nats, () float32.
         """
         words, targets, sizes = pack(sampled.captions)
-        weights = weights[sampled.order][np.concatenate([np.arange(size) for size in sizes])]
+        weights = weights[sampled.order][captions_of_rows(sizes)]
         words, targets, weights, order = (self.device.send(array) for array in (words, targets, weights, sampled.order))
         with chainer.using_config('train', False):
             h = self._outputs(F.permutate(features, order), words, sizes, (0, 0), (sampled.gates, sampled.c, sampled.h))

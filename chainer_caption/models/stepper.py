@@ -59,6 +59,11 @@ class Stepper:
             tuple: `(state, scores)`: the state of the new hypotheses, and the scores of their next words, without
             the biases: (n, V) float32.
         """
+        h, c = self._read(state, parents, words)
+        return (h, c), product(h, self._W_out.T)
+
+    def _read(self, state, parents, words):
+        # The LSTM's h and c behind the words.
         h0, c0 = state
         xp = self.device.xp
         h = xp.empty((len(parents), h0.shape[1]), np.float32)
@@ -72,7 +77,7 @@ class Stepper:
             # Nor is anything put in order before it: the kernel finds the rows.
             parents, words = self.device.send(np.array([parents, words], np.int32))[:, :, None]
             _step_kernel()(self._word_gates, words, product(h0, self._W_h.T), parents, self._b, c0, h.shape[1], c, h)
-        return (h, c), product(h, self._W_out.T)
+        return h, c
 
 
 @compiled

@@ -1,4 +1,4 @@
-"""What people look at: captions as text, JSON lines, CSV, or an HTML gallery.
+"""What people look at: captions as text, JSON lines, CSV, an HTML gallery, or beside their pictures.
 
 A writer takes one result at a time and puts it on the disk before the next one comes, so that a folder of any size is
 reported in little memory and a run that is stopped leaves what it had done (of the gallery, which replaces its file
@@ -22,18 +22,19 @@ and a caption has ``text`` (str), ``tokens`` (list of str), ``log_prob`` and ``l
 ``finished`` (bool: it ended by itself and not at the length limit).
 """
 from chainer_caption.report.gallery import GalleryWriter
-from chainer_caption.report.rows import CsvWriter, JsonLinesWriter, TextWriter
+from chainer_caption.report.rows import CsvWriter, JsonLinesWriter, MetadataWriter, TextWriter
 
-__all__ = ['WRITERS', 'CsvWriter', 'GalleryWriter', 'JsonLinesWriter', 'TextWriter', 'open_writer']
+__all__ = ['WRITERS', 'CsvWriter', 'GalleryWriter', 'JsonLinesWriter', 'MetadataWriter', 'TextWriter', 'open_writer']
 
-WRITERS = {'text': TextWriter, 'jsonl': JsonLinesWriter, 'csv': CsvWriter, 'html': GalleryWriter}
+WRITERS = {'text': TextWriter, 'jsonl': JsonLinesWriter, 'csv': CsvWriter, 'html': GalleryWriter,
+           'metadata': MetadataWriter}
 
 
 def open_writer(format, target, **settings):
     """A writer of results in one of the formats of `WRITERS`.
 
     Args:
-        format (str): `'text'`, `'jsonl'`, `'csv'` or `'html'`.
+        format (str): `'text'`, `'jsonl'`, `'csv'`, `'html'` or `'metadata'`.
         target (str, os.PathLike or text file): Where to write. A path is created or replaced; an open file, which must
             take UTF-8, is written where it stands and left open.
         **settings: Those of the format's class.

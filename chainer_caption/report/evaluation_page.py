@@ -10,6 +10,7 @@ import string
 
 import numpy as np
 
+from chainer_caption.data.units import join
 from chainer_caption.report.gallery import thumbnail
 from chainer_caption.report.html import csp_hash, escape, fact_items, resource
 from chainer_caption.report.rows import json_line
@@ -58,7 +59,7 @@ def write_picture_scores(f, evaluations, filenames, image_ids):
     for evaluation in evaluations:
         for i, candidate in enumerate(evaluation.candidates):
             f.write(json_line({'name': evaluation.name, **evaluation.settings, 'filename': filenames[i],
-                               'image_id': int(image_ids[i]), 'caption': ' '.join(candidate.tokens),
+                               'image_id': int(image_ids[i]), 'caption': join(candidate.tokens, evaluation.unit),
                                **{name: float(own[i]) for name, own in evaluation.each.items()}}))
 
 
@@ -125,9 +126,9 @@ def _histogram(figures):
 def _card(evaluation, i, filename, references, pictures):
     scores = ' · '.join(f'{name} {evaluation.each[name][i]:.2f}' for name in ('CIDEr', 'BLEU-4', 'ROUGE-L'))
     candidate = evaluation.candidates[i]
-    text = escape(' '.join(candidate.tokens)) or '<span class="cut">nothing said</span>'
+    text = escape(join(candidate.tokens, evaluation.unit)) or '<span class="cut">nothing said</span>'
     cut = ' <span class="cut">cut</span>' if candidate.finished is False else ''
-    listed = ''.join(f'<li><span>{escape(" ".join(reference))}</span></li>' for reference in references)
+    listed = ''.join(f'<li><span>{escape(join(reference, evaluation.unit))}</span></li>' for reference in references)
     return (f'<article>{_picture(filename, pictures)}<div class="text"><p class="best">{text}{cut}</p>'
             f'<p class="scores">{scores}</p><ol>{listed}</ol><p class="name"><span>{escape(filename)}</span></p></div>'
             '</article>\n')

@@ -1,5 +1,4 @@
-'use strict';
-// Makes the cards. Data become text nodes and properties, never markup.
+// Shows the rows, of which cards.js makes cards.
 {
   // Cards come in blocks, and a block is in the document only while it is near the window. Sixty fill whole rows of
   // one to six columns, so that no gap shows where one block ends.
@@ -162,35 +161,11 @@
 
   // ---- Cards
 
-  function make(tag, properties = {}, ...children) {
-    const element = Object.assign(document.createElement(tag), properties);
-    element.append(...children);
-    return element;
-  }
-
   const said = (tag, properties, text) =>
     make(tag, {lang: gallery.dataset.lang, dir: 'auto', ...properties}, ...marked(text));
-  const nats = score => score === null ? '−∞' : score.toFixed(2).replace('-', '−');
-  const ending = caption => caption.finished ? [] :
-    [' ', make('span', {className: 'cut', title: 'Cut at the length limit'}, '… unfinished')];
 
   function card(row) {
-    const [best, ...others] = row.captions || [];
-    const text = make('div', {className: 'text'});
-    const article = make('article');
-    if (row.picture) article.append(picture(row, best));
-    article.append(text);
-    if (best) {
-      const p = said('p', {className: 'best'}, best.caption);
-      p.append(...ending(best));
-      text.append(p, make('p', {className: 'scores'},
-        `${nats(best.log_prob)} nats, ${nats(best.log_prob_per_token)} a token`));
-    }
-    if (others.length) text.append(make('ol', {start: 2}, ...others.map(other => alternative(other, best))));
-    if (row.error !== undefined) text.append(make('p', {className: 'problem'}, 'No captions: ', ...marked(row.error)));
-    const id = row.image_id === undefined ? '' : `#${row.image_id} `;
-    text.append(make('p', {className: 'name', translate: false}, id, said('span', {lang: ''}, row.filename)));
-    return article;
+    return make('article', {}, ...row.picture ? [picture(row, row.captions[0])] : [], cardText(row, said));
   }
 
   function picture({picture: {width, height, tint}, data}, best) {
@@ -200,15 +175,5 @@
     });
     img.style.setProperty('--tint', tint);
     return img;
-  }
-
-  function alternative(caption, best) {
-    const share = Math.min(1, Math.exp(caption.log_prob - best.log_prob));
-    const bar = make('i', {title: `${(100 * share).toFixed()} % of the first caption’s probability`});
-    bar.style.setProperty('--share', 100 * share + '%');
-    const text = said('span', {}, caption.caption);
-    text.append(...ending(caption));
-    return make('li', {}, text, make('span', {className: 'scores'},
-      `${nats(caption.log_prob)} / ${nats(caption.log_prob_per_token)}`, bar));
   }
 }

@@ -1,8 +1,9 @@
 """Results as an HTML gallery: one page that needs nothing but itself, for a few pictures or ten thousand.
 
 The page is written in the order in which it is read. Its head (`gallery.html`) holds the style (`gallery.css`) and the
-script (`gallery.js`); each result follows as two `script` elements that are data and never run: a row of JSON as in
-the JSON lines, without tokens, and its thumbnail in base64. The script makes cards of the rows near the window only.
+scripts (`cards.js`, `gallery.js`); each result follows as two `script` elements that are data and never run: a row of
+JSON as in the JSON lines, without tokens, and its thumbnail in base64. The script makes cards of the rows near the
+window only.
 
 File names and captions come from strangers. They reach the page as JSON in which no markup can begin, and the script
 gives them to the document as text; should either fail, the page's Content-Security-Policy lets no other script run
@@ -110,7 +111,7 @@ def _is_ready(waiting):
 
 
 def _head(title, settings, date, lang):
-    style, script = resource('gallery.css'), resource('gallery.js')
+    style, script = resource('gallery.css'), resource('cards.js') + resource('gallery.js')
     facts = {**settings, 'Date': date} if date is not None else settings
     return string.Template(resource('gallery.html')).substitute(
         title=escape(title), lang=escape(lang or ''), style=style, script=script,

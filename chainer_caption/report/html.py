@@ -5,9 +5,9 @@ import html
 import importlib.resources
 
 
-def resource(name):
-    """The text of a file beside this module."""
-    return importlib.resources.files(__package__).joinpath(name).read_text('utf-8')
+def resource(name, package=__package__):
+    """The text of a file of a package, by default of this one."""
+    return importlib.resources.files(package).joinpath(name).read_text('utf-8')
 
 
 def csp_hash(source):

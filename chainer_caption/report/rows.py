@@ -3,8 +3,11 @@ import contextlib
 import csv
 import json
 import math
+import os
 import re
 
+from chainer_caption.errors import InputError
+from chainer_caption.report.html import well_formed
 from chainer_caption.storage import files
 
 # What would break a line or its encoding: control characters (a terminal obeys some of them), Unicode's own line ends,
@@ -113,6 +116,45 @@ class JsonLinesWriter(Writer):
 
     def write(self, result):
         self._put(json_line(row_of(result)))
+
+
+class MetadataWriter(Writer):
+    """One JSON object a line, `{"file_name", "text"}` with the best caption: the `metadata.jsonl` of Hugging Face's
+    ImageFolder. Pictures without captions are left out.
+
+    Args:
+        target: See `Writer`.
+        folder (str): Where the file lies or will lie; pictures are named from there.
+    """
+
+    def __init__(self, target, folder='.'):
+        super().__init__(target)
+        self._folder = folder
+
+    def write(self, result):
+        """Writes one result.
+
+        Raises:
+            InputError: As `metadata_name`.
+        """
+        if result.error is None:
+            self._put(json_line({'file_name': metadata_name(result.path or result.filename, self._folder),
+                                 'text': well_formed(result.captions[0].text)}))
+
+
+def metadata_name(path, folder):
+    """What a `metadata.jsonl` in a folder calls a picture.
+
+    Raises:
+        InputError: It cannot, because the picture is not below that folder, or its name is no text.
+    """
+    name = os.path.relpath(path, folder)
+    if name.split(os.sep)[0] == os.pardir:
+        raise InputError(f'{path}: not below {folder}, and a metadata.jsonl names pictures below its own folder; write '
+                         'it to the folder of the pictures with -o FOLDER/metadata.jsonl')
+    if well_formed(name) != name:
+        raise InputError(f'{path}: a name that is not UTF-8, which a metadata.jsonl cannot hold; rename the picture')
+    return name
 
 
 class CsvWriter(Writer):

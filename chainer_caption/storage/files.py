@@ -23,7 +23,7 @@ _DEPTH = 32
 
 
 @contextlib.contextmanager
-def replacing(path, mode='wb', durable=True, **kwargs):
+def replacing(path, mode='wb', durable=True, tidy=True, **kwargs):
     """Opens a temporary file that takes the place of `path` when the block ends well, and vanishes when it does not.
 
     The content is on the disk (fsync) before the name points to it, so that a crash leaves the old file or the new
@@ -37,6 +37,8 @@ def replacing(path, mode='wb', durable=True, **kwargs):
         path (str or os.PathLike): The file to write. Its folder must exist.
         mode (str): `'wb'` or `'w'`; text is UTF-8 with plain newlines.
         durable (bool): Whether to wait until the content is on the disk.
+        tidy (bool): Whether to look for what an earlier attempt left. In a folder of many files whoever writes most of
+            them does that once, by `remove_temporaries`.
         **kwargs: Passed on to `open`.
 
     Yields:
@@ -52,7 +54,8 @@ def replacing(path, mode='wb', durable=True, **kwargs):
     with naming(path):
         target = os.path.realpath(path)
         folder, name = os.path.split(target)
-        remove_temporaries(folder, name)
+        if tidy:
+            remove_temporaries(folder, name)
         handle, temporary = _locked_temporary(folder, name, _permissions(target))
         try:
             with open(handle, mode, **kwargs) as f:
@@ -72,6 +75,12 @@ def replacing(path, mode='wb', durable=True, **kwargs):
 def is_stream(path):
     """Whether a path is that of a pipe or a device, which takes what comes and keeps nothing."""
     return os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path)
+
+
+def leads_out(path, folder):
+    """Whether a path leads out of a folder, by `..` or by a link."""
+    root = os.path.realpath(folder)
+    return os.path.commonpath([os.path.realpath(path), root]) != root
 
 
 @contextlib.contextmanager

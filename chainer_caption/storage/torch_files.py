@@ -11,10 +11,9 @@ import zipfile
 
 import numpy as np
 
-from chainer_caption.errors import InputError
-from chainer_caption.storage.archives import ARCHIVE_ERRORS, sound_members
-from chainer_caption.storage.files import open_regular, unreadable
-from chainer_caption.storage.pickles import ForbiddenCall, read_pickle
+from chainer_caption.storage.archives import sound_members
+from chainer_caption.storage.files import open_regular
+from chainer_caption.storage.pickles import read_pickle, reading
 
 # What begins the old format: a pickled number, its version, and facts of the machine that wrote it.
 _MAGIC, _VERSION = 0x1950a86a20f9469cfc6c, 1001
@@ -24,6 +23,11 @@ _DIMENSIONS = 32
 _DTYPES = {'Float': '<f4', 'Double': '<f8', 'Half': '<f2', 'Long': '<i8', 'Int': '<i4', 'Short': '<i2', 'Char': '|i1',
            'Byte': '|u1', 'Bool': '|b1'}
 _FOREIGN = 'BFloat16'                                   # which NumPy does not have
+
+
+def is_torch_file(head):
+    """Whether a file that begins with these bytes, 16 or more, is one of PyTorch's, in either format."""
+    return head[:2] == b'PK' or _MAGIC.to_bytes(10, 'little') in head[:16]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,18 +93,12 @@ def read_state_dict(path):
         InputError: The file cannot be read, is none of PyTorch's or damaged, claims more than it can hold, or is a
             pickle that would call what no state dict needs.
     """
-    try:
+    with reading(path, 'PyTorch', "file of PyTorch's"):
         with open_regular(path) as f:
             size = os.fstat(f.fileno()).st_size
             value, places = (_zipped if f.read(2) == b'PK' else _in_a_row)(f, size)
         return {name: _stored(path, view, places) for name, view in _state_dict(value).items()
                 if isinstance(name, str) and isinstance(view, _View)}
-    except OSError as e:
-        raise unreadable(path, e) from e
-    except ForbiddenCall as e:
-        raise InputError(f'{path}: loading it with PyTorch would call {e}, and that could do anything; refused') from e
-    except ARCHIVE_ERRORS as e:
-        raise InputError(f"{path}: not a sound file of PyTorch's ({e})") from e
 
 
 def _state_dict(value):

@@ -8,7 +8,7 @@ from chainer_caption.data.vocabulary import Vocabulary
 from chainer_caption.errors import InputError
 from chainer_caption.features.networks import described
 from chainer_caption.features.networks.stages import split
-from chainer_caption.models import ShowAndTell, bundle
+from chainer_caption.models import ARCHITECTURES, bundle
 from chainer_caption.models.bundle import Bundle
 from chainer_caption.models.origins import may_be, origin_text
 from chainer_caption.storage.archives import npz_shapes
@@ -52,7 +52,7 @@ def begin(release, settings, start_from, origin, resumed=None, pictures=None, im
         InputError: `start_from` is damaged, does not fit, or is missing where the objective wants it.
     """
     training = dataclasses.asdict(settings.resolved())
-    architecture = ShowAndTell
+    architecture = ARCHITECTURES[training['architecture']]
     training['release'] = release.digest
     if resumed and (resumed / bundle.VOCABULARY).exists():
         vocabulary = Vocabulary.from_json(read_json(resumed / bundle.VOCABULARY), resumed / bundle.VOCABULARY)
@@ -63,28 +63,39 @@ def begin(release, settings, start_from, origin, resumed=None, pictures=None, im
         if not resumed and (settings.objective == 'self-critical' or settings.finetune is not None):
             option = f'--finetune {settings.finetune}' if settings.finetune else '--objective self-critical'
             raise InputError(f'{option} goes on from a model that has learned words: name it with -m')
-        training['hidden'] = settings.hidden or 512
+        training.update(chosen_sizes(architecture, settings))
         network, origin, size = _seeing(release, settings, training, None, origin, resumed, pictures, image_weights)
-        return Bundle(_fresh_model(architecture, size, vocabulary, training), vocabulary, origin, training,
-                      network=network)
-    weights, given = weights_path(start_from), None
+        return Bundle(fresh_model(architecture, size, vocabulary, training), vocabulary, origin, training,
+                      unit=release.captions.unit, network=network)
+    weights, given, known = weights_path(start_from), None, {}
     if os.path.isdir(start_from):
         given = Bundle.load(start_from)
-        vocabulary, architecture = given.vocabulary, type(given.model)
+        vocabulary, architecture, known = given.vocabulary, type(given.model), given.model.configuration
+        if not architecture.trainable:
+            raise InputError(f'{start_from}: is an imported model with a cell of its own ({given.model.cell}), which '
+                             'captions but cannot be trained on; train one anew, without -m')
+        if settings.architecture not in (None, architecture.architecture):
+            raise InputError(f'{start_from}: a model of the architecture {architecture.architecture}; leave out '
+                             f'--architecture {settings.architecture} to train it')
+        if given.unit != release.captions.unit:
+            raise InputError(f'{start_from}: speaks in {given.unit}, but {release.dataset_path} has captions in '
+                             f'{release.captions.unit}')
         if settings.finetune is None and not may_be(origin, given.origin):
             raise InputError(f'{start_from}: learned from features of {origin_text(given.origin)}, the release has '
                              f'{origin_text(origin)}')
     there = {name: shape for name, (shape, _) in npz_shapes(weights).items()}
-    hidden = architecture.hidden_of(there) or settings.hidden or 512
+    chosen = chosen_sizes(architecture, settings, known)
+    hidden = architecture.hidden_of(there) or chosen['hidden']
     if settings.hidden not in (None, hidden):
         raise InputError(f'{weights}: has hidden size {hidden}; leave out --hidden {settings.hidden} to train it')
     network, origin, size = _seeing(release, settings, training, given, origin, resumed, pictures, image_weights)
-    bundle.check_shapes(weights, architecture, feature_size=size, vocabulary_size=len(vocabulary), hidden=hidden)
+    training.update(chosen, hidden=hidden, architecture=architecture.architecture)
+    bundle.check_shapes(weights, architecture, **_sizes(architecture, size, vocabulary, training))
     arrays = bundle.read_weights(weights)
-    training.update(hidden=hidden, start_from=arrays_digest(arrays))
-    model = _fresh_model(architecture, size, vocabulary, training, initialW=0)
+    training['start_from'] = arrays_digest(arrays)
+    model = fresh_model(architecture, size, vocabulary, training, initialW=0)
     NpzDeserializer(arrays).load(model)
-    return Bundle(model, vocabulary, origin, training, network=network)
+    return Bundle(model, vocabulary, origin, training, unit=release.captions.unit, network=network)
 
 
 def _seeing(release, settings, training, given, origin, resumed, pictures, image_weights):
@@ -97,9 +108,35 @@ def _seeing(release, settings, training, given, origin, resumed, pictures, image
     return network, origin, described(origin['network']).dim
 
 
-def _fresh_model(architecture, feature_size, vocabulary, training, **initial):
+def chosen_sizes(architecture, settings, known=None):
+    """The sizes that are a user's to choose, as the settings have them, a model that is `known`, or else the
+    architecture: a dict."""
+    if settings.places is not None and 'places' not in architecture.chosen:
+        raise InputError(f'--places {settings.places}: the architecture {architecture.architecture} has none')
+    known = {**architecture.chosen, **(known or {})}
+    return {name: getattr(settings, name) or known[name] for name in architecture.chosen}
+
+
+def _sizes(architecture, feature_size, vocabulary, training):
+    sizes = {**training, 'feature_size': feature_size, 'vocabulary_size': len(vocabulary)}
+    return {name: sizes[name] for name in architecture.sizes}
+
+
+def fresh_model(architecture, feature_size, vocabulary, training, **initial):
+    """A model whose weights follow from the seed.
+
+    Args:
+        architecture (type): One of `models.ARCHITECTURES`.
+        feature_size (int): D, the length of the feature vectors that it is to be trained on.
+        vocabulary (Vocabulary): Its words.
+        training (dict): `Settings` as JSON values, with the sizes in place of None.
+        **initial: `initialW`, as for `Architecture`.
+
+    Raises:
+        InputError: It does not fit into memory.
+    """
     try:
-        return architecture(feature_size, len(vocabulary), training['hidden'], training['dropout'],
-                            vocabulary.log_frequencies(), training['seed'], **initial)
+        return architecture(**_sizes(architecture, feature_size, vocabulary, training), dropout=training['dropout'],
+                            log_frequencies=vocabulary.log_frequencies(), seed=training['seed'], **initial)
     except MemoryError as e:
         raise InputError(f'--hidden {training["hidden"]}: such a model does not fit into memory ({e})') from e

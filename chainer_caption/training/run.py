@@ -16,7 +16,7 @@ from chainer_caption.training.extensions import WATCHED
 from chainer_caption.training.settings import Settings, check_same, read_settings
 from chainer_caption.training.sight import Sight, find_training_pictures
 from chainer_caption.training.snapshots import Snapshots, sole_training
-from chainer_caption.training.trainer import check_possible, make_trainer
+from chainer_caption.training.trainer import check_model, check_possible, make_trainer
 
 
 def train(release, output, settings=None, device='@numpy', resume=False, overwrite=False, start_from=None, origin=None,
@@ -95,12 +95,13 @@ def train(release, output, settings=None, device='@numpy', resume=False, overwri
             trainer.run(show_loop_exception_msg=False)
         best = None
         if processes.first:
-            if trainer.updater.epoch == 0 or not (output / bundle.WEIGHTS).exists():
+            measured = trainer.get_extension('LogReport').log
+            if not measured or not (output / bundle.WEIGHTS).exists():
                 with trainer.updater.get_optimizer('main').averaged():
-                    current.save_weights(output)        # no epoch has ended, so none is the best
+                    current.save_weights(output)        # there is none yet that could be the best
             if taking.stopped:
                 say(f'stopped at update {trainer.updater.iteration}' + (
-                    '' if trainer.updater.epoch else ', before the end of an epoch; the model is that of this update')
+                    '' if measured else ', before the end of an epoch; the model is that of this update')
                     + '; --resume goes on')
             best = Bundle.load(output)
         return processes.broadcast(best)
@@ -120,9 +121,12 @@ def _naming(output):
 def _prepare(release, output, settings, start_from, origin, resume, say, seen):
     """What to train, and whether there is a snapshot to go on from."""
     before = read_settings(output) if resume else None
-    if before is not None and settings.hidden is None:
-        settings = dataclasses.replace(settings, hidden=before['hidden'])
+    if before is not None and settings.architecture in (None, before['architecture']):
+        # What is not said is what it was begun with.
+        unsaid = [name for name in ('architecture', 'hidden', 'places') if getattr(settings, name) is None]
+        settings = dataclasses.replace(settings, **{name: before[name] for name in unsaid})
     current = begin(release, settings, start_from, known_origin(release, origin), before and output, **seen)
+    check_model(release, current, settings)
     if before is None:
         # Not before everything that was asked for has been found possible; it may even start from what is replaced.
         bundle.clear(output, WATCHED, keep_model=_same(start_from, output))

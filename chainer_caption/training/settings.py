@@ -4,7 +4,9 @@ import math
 import pathlib
 
 from chainer_caption.errors import InputError
+from chainer_caption.models import ARCHITECTURES
 from chainer_caption.models.bundle import CONFIG, WEIGHTS
+from chainer_caption.models.encoder_decoder import MOST_PLACES
 from chainer_caption.storage import journal
 from chainer_caption.storage.files import read_json, sample_digest
 from chainer_caption.training.extensions import FIGURES
@@ -13,8 +15,8 @@ from chainer_caption.training.extensions import FIGURES
 _MAY_CHANGE = ('epochs', 'patience', 'tensorboard', 'snapshot_every', 'keep_snapshots')
 
 # What there is to choose from; None is the objective's own.
-_KNOWN = {'objective': ('words', 'self-critical'), 'baseline': ('others', 'greedy'), 'keep_best': (None, *FIGURES),
-          'schedule': ('constant', 'cosine')}
+_KNOWN = {'architecture': (None, *(name for name, model in ARCHITECTURES.items() if model.trainable)),
+          'objective': ('words', 'self-critical'), 'baseline': ('others', 'greedy'), 'keep_best': (None, *FIGURES)}
 
 # What only self-critical training has.
 _SELF_CRITICAL = 'baseline', 'samples', 'word_weight'
@@ -23,7 +25,8 @@ _SELF_CRITICAL = 'baseline', 'samples', 'word_weight'
 _FINE_TUNING = 'network_learning_rate', 'augment'
 
 # What NumPy's generators take, and what can be multiplied; long before that the memory is too small.
-_MOST = {'seed': 2 ** 32 - 1, 'hidden': 2 ** 20, 'batch_size': 2 ** 31, 'samples': 2 ** 16, 'average': 2 ** 53}
+_MOST = {'seed': 2 ** 32 - 1, 'hidden': 2 ** 20, 'places': MOST_PLACES, 'batch_size': 2 ** 31, 'samples': 2 ** 16,
+         'average': 2 ** 53}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +37,7 @@ class Settings:
         epochs (int): Passes over the training captions.
         batch_size (int): Captions an update, of all processes together.
         hidden (int or None): Width of the embeddings and of the LSTM; None takes that of the weights to start from,
-            or 512.
+            or the architecture's own, 512 or for `'encoder_decoder'` 768.
         dropout (float): See ShowAndTell.
         min_count (int): How often a word must stand in the training captions to be in the vocabulary.
         seed (int): Of the initial weights, the order of the captions and the dropout masks.
@@ -52,8 +55,6 @@ class Settings:
         samples (int): Of self-critical training: captions drawn for a picture.
         word_weight (float): Of self-critical training: the share of the words' loss beside the reward.
         learning_rate (float or None): Adam's; None takes 0.001 for words and 5e-5 for self-critical training.
-        schedule (str): `'constant'`, or `'cosine'`: the learning rate falls to 0 over the epochs.
-        clip (float or None): The greatest norm of an update's gradient; None for any.
         average (int or None): Validated, scored and kept is the mean of the weights over about so many updates (see
             `Adam`); None takes those of the last one.
         finetune (str or None): The layer of the image network from which on that learns, too, or `'all'` (see
@@ -61,6 +62,10 @@ class Settings:
         network_learning_rate (float or None): Of fine-tuning: that of the image network; None takes a tenth of
             `learning_rate`.
         augment (bool): Of fine-tuning: each time it is learned from, a picture is cut and perhaps mirrored at random.
+        architecture (str or None): One of `models.ARCHITECTURES`; None takes that of the model to start from, or
+            `'show_and_tell'`.
+        places (int or None): Of the architecture `'encoder_decoder'`: the most tokens of a caption, `</S>` among them;
+            None takes those of the model to start from, or 50.
     """
     epochs: int = 30
     batch_size: int = 128
@@ -79,15 +84,15 @@ class Settings:
     samples: int = 5
     word_weight: float = 0.0
     learning_rate: float | None = None
-    schedule: str = 'constant'
-    clip: float | None = None
     average: int | None = None
     finetune: str | None = None
     network_learning_rate: float | None = None
     augment: bool = False
+    architecture: str | None = None
+    places: int | None = None
 
     def __post_init__(self):
-        least = {'epochs': 0, 'batch_size': 1, 'hidden': 1, 'min_count': 1, 'seed': 0, 'patience': 1,
+        least = {'epochs': 0, 'batch_size': 1, 'hidden': 1, 'places': 1, 'min_count': 1, 'seed': 0, 'patience': 1,
                  'score_every': 0, 'snapshot_every': 1, 'keep_snapshots': 1, 'samples': 1, 'average': 1}
         for name, bound in least.items():
             value = getattr(self, name)
@@ -104,7 +109,7 @@ class Settings:
                                  f'{" or ".join(filter(None, known))}')
         if self.keep_best == 'cider' and not self.score_every:
             raise InputError('--keep-best cider needs captions that are scored: leave out --score-every 0')
-        for name in ('learning_rate', 'clip', 'network_learning_rate'):
+        for name in ('learning_rate', 'network_learning_rate'):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise InputError(f'--{name.replace("_", "-")} {value}: must be above 0')
@@ -131,7 +136,8 @@ class Settings:
         words = self.objective == 'words'
         learning_rate = self.learning_rate or (0.001 if words else 5e-5)
         return dataclasses.replace(
-            self, keep_best=self.keep_best or ('loss' if words or not self.score_every else 'cider'),
+            self, architecture=self.architecture or 'show_and_tell',
+            keep_best=self.keep_best or ('loss' if words or not self.score_every else 'cider'),
             learning_rate=learning_rate,
             network_learning_rate=self.network_learning_rate or (learning_rate / 10 if self.finetune else None))
 
@@ -177,8 +183,8 @@ def check_same(folder, before, training, start_from):
     if 'start_from' in before and (
             start_from is None or before['start_from'] == sample_digest(weights_path(start_from))):
         training['start_from'] = before['start_from']
-    # The objective first: what other settings are where nothing was said depends on it.
-    names = sorted(training, key=lambda name: name != 'objective')
+    # These first: what other settings are where nothing was said depends on them.
+    names = sorted(training, key=lambda name: name not in ('objective', 'architecture'))
     check_these(folder, before, training, [name for name in names if _must_stay(name, training)])
 
 
@@ -192,8 +198,7 @@ def check_these(folder, before, training, names):
 def _must_stay(name, training):
     if name == 'score_every':                           # what is kept may not depend on it
         return training['keep_best'] != 'loss'
-    # Over which epochs the rate falls is how it was trained.
-    return name not in _MAY_CHANGE or (name, training['schedule']) == ('epochs', 'cosine')
+    return name not in _MAY_CHANGE
 
 
 def _shown(name):

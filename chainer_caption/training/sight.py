@@ -170,6 +170,10 @@ class Look(chainer.training.Extension):
     def __init__(self, sight, weights):
         self._sight, self._weights = sight, weights
 
+    def initialize(self, trainer):
+        if trainer.updater.iteration == 0:              # what is started from may be scored, too
+            self(trainer)
+
     def __call__(self, trainer):
         with self._weights():
             self._sight.look()

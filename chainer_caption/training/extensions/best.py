@@ -22,8 +22,9 @@ def best_entry(log, by):
 
 class KeepBest(chainer.training.Extension):
     """Keeps the weights of the epoch with the best figure in the model directory; of the last epoch as long as the
-    figure has not been measured, which without validation pictures is always. Weights that are not finite are nobody's
-    model and never take the place of others.
+    figure has not been measured, which without validation pictures is always. Where the log has an entry of epoch 0,
+    what training starts from is kept until an epoch is better. Weights that are not finite are nobody's model and never
+    take the place of others.
 
     Args:
         current (Bundle): What is trained.
@@ -48,8 +49,15 @@ class KeepBest(chainer.training.Extension):
         self._best = math.inf
         self.epochs_since = 0
 
+    def initialize(self, trainer):
+        start = trainer.get_extension('LogReport').log[:1]
+        if trainer.updater.iteration == 0 and start:
+            self._compare(start[0].get(self._key))
+
     def __call__(self, trainer):
-        figure = trainer.observation.get(self._key)
+        self._compare(trainer.observation.get(self._key))
+
+    def _compare(self, figure):
         if figure is None:
             if self._best == math.inf:
                 self._keep()

@@ -7,6 +7,7 @@ import chainer
 import numpy as np
 
 from chainer_caption.data import SPLITS
+from chainer_caption.data.units import join
 from chainer_caption.models.bundle import versions
 from chainer_caption.report.run_page import write_run_page
 from chainer_caption.storage.files import replacing
@@ -49,9 +50,9 @@ class RunPage(chainer.training.Extension):
     def _references(self, log):
         """What the release says of the sampled pictures: `imgid` to text."""
         samples = next((entry['samples'] for entry in log if 'samples' in entry), ())
-        ids = self._release.captions.image_ids
-        return {sample['image_id']: ' '.join(
-            self._release.references(np.flatnonzero(ids == sample['image_id'])[0])[0]) for sample in samples}
+        ids, unit = self._release.captions.image_ids, self._release.captions.unit
+        return {sample['image_id']: join(
+            self._release.references(np.flatnonzero(ids == sample['image_id'])[0])[0], unit) for sample in samples}
 
 
 def _settings_facts(training):

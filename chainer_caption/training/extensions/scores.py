@@ -44,6 +44,8 @@ class CaptionScores(chainer.training.Extension):
     gives them, and `samples`, the captions of the same few pictures each time, for the log. Nothing in it is
     random, and it changes nothing that training goes on with.
 
+    With `start`, what training starts from is scored as well, and is the log's entry of epoch 0.
+
     Args:
         current (Bundle): What is trained.
         release (Release): Whose `val` is captioned, by its stored features.
@@ -51,6 +53,7 @@ class CaptionScores(chainer.training.Extension):
         every (int): Epochs from one scoring to the next.
         processes (Processes or None): Those that share the pictures; process 0 scores for all. None: this one alone.
         weights (callable): Gives a context manager within which the model has the weights that are scored.
+        start (bool): Whether to score before the first update, too.
 
     Raises:
         InputError: The model is none that a Captioner can caption with.
@@ -59,8 +62,9 @@ class CaptionScores(chainer.training.Extension):
     priority = chainer.training.PRIORITY_WRITER
     keys = tuple(_REPORTED)
 
-    def __init__(self, current, release, device, every=1, processes=None, weights=contextlib.nullcontext):
+    def __init__(self, current, release, device, every=1, processes=None, weights=contextlib.nullcontext, start=False):
         self.trigger = EveryEpochs(every)
+        self._start = start
         self._bundle, self._release, self._device = current, release, device
         try:
             Captioner(current, device)
@@ -75,14 +79,22 @@ class CaptionScores(chainer.training.Extension):
         count = len(self._pictures)
         self._sampled = np.linspace(0, count - 1, min(_SAMPLED, count)).round().astype(int)
 
+    def initialize(self, trainer):
+        log = trainer.get_extension('LogReport').log
+        if self._start and not log and trainer.updater.iteration == 0:
+            log.append({**self._scores(), 'epoch': 0, 'iteration': 0, 'elapsed_time': 0.0})
+
     def __call__(self, trainer):
+        chainer.report(self._scores())
+
+    def _scores(self):
         # A captioner computes much from the weights once, so that each scoring wants its own.
         with self._weights():
             captioner = Captioner(self._bundle, self._device)
             mine = captioner.caption_pictures(self._release, self._processes.share(self._pictures), SEARCH)
             said = [_with_caption(result) for result in mine]
         shares = self._processes.gather(said)
-        chainer.report(self._processes.broadcast(shares and self._score(shares)))
+        return self._processes.broadcast(shares and self._score(shares))
 
     def _score(self, shares):
         results = [None] * len(self._pictures)

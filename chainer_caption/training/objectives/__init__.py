@@ -8,7 +8,8 @@ place), the processes, and a callable that takes notices. Its attributes:
 - `loss(update, *batch)`, which gives the variable to be minimised, for the update of that number, and reports;
 - `captions`, how many are learned from in an epoch;
 - `reports`, the names under which the log has what `loss` reports, and `columns`, which of them are printed;
-- `per_token`, whether `main/loss` is in nats per token.
+- `per_token`, whether `main/loss` is in nats per token;
+- `goes_on`, whether what it starts from is a captioner already, whose captions are worth scoring.
 """
 from chainer_caption.training.objectives.self_critical import SelfCritical
 from chainer_caption.training.objectives.words import Words, WordsByPicture

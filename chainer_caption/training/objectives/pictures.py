@@ -106,5 +106,7 @@ def word_loss(model, features, places, captions, tokens=None, update_key=None):
     order = sorted(range(len(captions)), key=lambda i: -len(captions[i]))
     words, targets, sizes = pack([captions[i] for i in order])
     words, targets = model.device.send(words), model.device.send(targets)
-    features = repeated(features, np.asarray(places)[order], model.device)
-    return model(features, words, targets, sizes, *(() if tokens is None else (tokens,)), update_key=update_key)
+    places, more = np.asarray(places)[order], () if tokens is None else (tokens,)
+    if getattr(model, 'per_picture', False):
+        return model(features, words, targets, sizes, tokens, places, update_key=update_key)
+    return model(repeated(features, places, model.device), words, targets, sizes, *more, update_key=update_key)

@@ -12,8 +12,8 @@ from chainer_caption.evaluation.metrics.reward import CiderReward
 from chainer_caption.functions import mask_key
 from chainer_caption.training.objectives.pictures import Pictures, repeated, word_loss
 
-#: Drawn captions are cut to so many words, `</S>` among them; people write a dozen.
-MAX_LENGTH = 30
+#: Drawn captions are cut to so many tokens, `</S>` among them; people write a dozen words, of some characters each.
+MAX_LENGTH = {'words': 30, 'characters': 90, 'katakana': 90}
 
 # What is drawn from the seed and the number of the update, told apart from the masks of a model's dropouts.
 _CAPTIONS, _REFERENCES = 1001, 1002
@@ -29,7 +29,7 @@ class SelfCritical:
     divided by words, it would pay for long captions. The baseline is the mean reward of the picture's other samples, or
     the reward of its greedy caption.
 
-    A caption is cut at MAX_LENGTH words. `</S>` is a word of the reward, so that a caption pays for not ending, and
+    A caption is cut at MAX_LENGTH. `</S>` is a word of the reward, so that a caption pays for not ending, and
     document frequencies are those of the training captions. Without dropout: what speaks is what learns. `word_weight`
     adds so many times the loss of `Words` of one of each picture's references, drawn anew for each update.
 
@@ -39,16 +39,16 @@ class SelfCritical:
     Args: as for `Words`; the model draws captions, too, as `ShowAndTell` does, and the converter may be a `Sight`.
 
     Raises:
-        InputError: It does not, or there is a single picture.
+        InputError: There is a single picture.
     """
     reports = 'main/loss', 'main/reward', 'main/length'
     columns = reports
     per_token = False
+    goes_on = True
 
     def __init__(self, release, current, settings, converter, processes, say):
+        self._longest = MAX_LENGTH[current.unit]
         self._model, self._settings, self._processes = current.model, settings, processes
-        if not hasattr(self._model, 'sampled_loss'):
-            raise InputError(f'a {type(self._model).__name__} draws no captions; train it with the objective words')
         self._pictures = Pictures(release, current, converter, processes)
         if len(self._pictures) == 1:
             raise InputError(f'{release.dataset_path}: {SINGLE}; self-critical training needs two or more')
@@ -67,12 +67,12 @@ class SelfCritical:
         each = repeated(features, np.repeat(np.arange(len(places)), samples), model.device)
         numbers = (places[:, None] * samples + np.arange(samples)).reshape(-1)
         key = mask_key(self._settings.seed, update, _CAPTIONS)
-        sampled = model.sample(as_array(each), key, MAX_LENGTH, numbers)
+        sampled = model.sample(as_array(each), key, self._longest, numbers)
         rewards = np.empty(len(numbers))
         rewards[sampled.order] = self._reward(sampled.captions, pictures[numbers[sampled.order] // samples])
         rewards = rewards.reshape(-1, samples)
         if self._settings.baseline == 'greedy':
-            baseline = self._reward(model.greedy(as_array(features), MAX_LENGTH), pictures[places])[:, None]
+            baseline = self._reward(model.greedy(as_array(features), self._longest), pictures[places])[:, None]
         else:
             baseline = mean_of_others(rewards)
         weights = ((rewards - baseline) / captions).reshape(-1).astype(np.float32)

@@ -19,11 +19,13 @@ class Words:
     reports = 'main/loss', 'main/accuracy'
     columns = 'main/loss',
     per_token = True
+    goes_on = False
 
     def __init__(self, release, current, settings, converter, processes, say):
         data = CaptionDataset.from_release(release, current.vocabulary, *release.training_splits)
         _tell_overlong(data, say)
-        self.iterator = CaptionIterator(data, settings.batch_size, seed=settings.seed)
+        self.iterator = CaptionIterator(data, settings.batch_size, seed=settings.seed,
+                                        per_picture=getattr(current.model, 'per_picture', False))
         self.converter = converter
         self.captions = len(data)
         self._model, self._seed, self._processes = current.model, settings.seed, processes
@@ -39,6 +41,7 @@ class WordsByPicture:
     Args: as for `Words`; the converter may be a `Sight`.
     """
     reports, columns, per_token = Words.reports, Words.columns, Words.per_token
+    goes_on = True
 
     def __init__(self, release, current, settings, converter, processes, say):
         self._pictures = Pictures(release, current, converter, processes)

@@ -1,0 +1,110 @@
+"""Kills the captioning of a folder into sidecars at random moments, starts it again, and looks at what is there.
+
+    python tests/kills_sidecars.py --pictures 1000 --kills 3 [--suffix xmp]
+
+After each SIGKILL every sidecar must be one that an undisturbed run wrote, byte for byte, and none may have been
+written a second time, by its inode and its time; in the end all must be there and nothing else, and the pictures
+untouched. Writing is slowed down, so that most kills fall into it.
+"""
+import argparse
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+import numpy as np
+from PIL import Image
+
+from chainer_caption import Bundle, Vocabulary
+from chainer_caption.models import ShowAndTell
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+SLOWLY = '''
+import os, sys, time
+from chainer_caption import cli
+from chainer_caption.storage import files
+
+def fsync(handle, fsync=os.fsync):
+    time.sleep(0.005)
+    fsync(handle)
+
+files.os.fsync = fsync
+sys.exit(cli.run('generate', sys.argv[1:], 'generate.py'))
+'''
+
+
+def contents(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob('*') if path.is_file()}
+
+
+def marks(folder):
+    """What tells whether a file has been written again."""
+    return {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in folder.rglob('[!.]*') if path.is_file()}
+
+
+def make(folder, number, rng):
+    """Pictures in folders of a hundred, and an untrained model."""
+    for i in range(number):
+        path = folder / 'pictures' / f'{i // 100:03}' / f'{i:05}.png'
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(256, size=(16, 16, 3), dtype=np.uint8)).save(path)
+    vocabulary = Vocabulary.from_counts({f'word{i}': 9 for i in range(50)}, 9)
+    model = Bundle(ShowAndTell(4096, len(vocabulary), 8), vocabulary, {'network': 'demo', 'profile': 'demo'})
+    model.save(folder / 'model')
+    return folder / 'pictures', folder / 'model'
+
+
+def main():
+    parser = argparse.ArgumentParser(description='Kill the writing of sidecars, have it go on, look at what is there.')
+    parser.add_argument('--pictures', type=int, default=100, metavar='N', help='(%(default)s)')
+    parser.add_argument('--kills', type=int, default=3, metavar='N', help='(%(default)s)')
+    parser.add_argument('--suffix', default='txt', help='(%(default)s)')
+    parser.add_argument('--seed', type=int, default=0, metavar='N', help='of the moments (%(default)s)')
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        kill(args, np.random.default_rng(args.seed), pathlib.Path(folder))
+
+
+def kill(args, rng, folder):
+    pictures, model = make(folder, args.pictures, rng)
+    untouched, made = (contents(pictures), marks(pictures)), folder / 'made'
+
+    def start(into):
+        path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get('PYTHONPATH')]))
+        return subprocess.Popen(
+            [sys.executable, '-c', SLOWLY, pictures, '-m', model, '--beam-width', '2', '--sidecar', args.suffix,
+             '--into', into], env={**os.environ, 'PYTHONPATH': path})
+
+    def wait_for_first(process, into, before):
+        while len(marks(into)) <= before and process.poll() is None:
+            time.sleep(0.01)
+        return time.monotonic()
+
+    process = start(folder / 'expected')
+    began = wait_for_first(process, folder / 'expected', 0)
+    assert process.wait() == 0
+    duration, expected, written = time.monotonic() - began, contents(folder / 'expected'), {}
+    assert len(expected) == args.pictures
+    for number in range(args.kills):
+        process = start(made)
+        wait_for_first(process, made, len(written))
+        time.sleep(rng.uniform(0, duration / args.kills))
+        process.kill()
+        assert process.wait() == -signal.SIGKILL, 'it had ended before it was killed'
+        there, halves = marks(made), [path for path in made.rglob('.*') if path.is_file()]
+        assert written.items() <= there.items(), 'one was written twice'
+        assert all(path.read_bytes() == expected[path.relative_to(made)] for path in there), 'one is not whole'
+        written = there
+        print(f'kill {number + 1}: {len(there)} of {args.pictures} sidecars, {len(halves)} begun', flush=True)
+    assert start(made).wait() == 0
+    assert contents(made) == expected and written.items() <= marks(made).items()
+    assert (contents(pictures), marks(pictures)) == untouched, 'a picture was touched'
+    print(f'{args.pictures} sidecars after {args.kills} kills: complete, none half-written, none written twice')
+
+
+if __name__ == '__main__':
+    main()
