@@ -10,13 +10,14 @@ from chainer_caption.errors import InputError
 from chainer_caption.evaluation.metrics.cider import SINGLE
 from chainer_caption.evaluation.metrics.reward import CiderReward
 from chainer_caption.functions import mask_key
+from chainer_caption.functions.dropout import apply_mask
 from chainer_caption.training.objectives.pictures import Pictures, repeated, word_loss
 
 #: Drawn captions are cut to so many tokens, `</S>` among them; people write a dozen words, of some characters each.
 MAX_LENGTH = {'words': 30, 'characters': 90, 'katakana': 90}
 
 # What is drawn from the seed and the number of the update, told apart from the masks of a model's dropouts.
-_CAPTIONS, _REFERENCES = 1001, 1002
+_CAPTIONS, _REFERENCES, _FEATURES = 1001, 1002, 1004
 
 
 class SelfCritical:
@@ -30,8 +31,12 @@ class SelfCritical:
     the reward of its greedy caption.
 
     A caption is cut at MAX_LENGTH. `</S>` is a word of the reward, so that a caption pays for not ending, and
-    document frequencies are those of the training captions. Without dropout: what speaks is what learns. `word_weight`
-    adds so many times the loss of `Words` of one of each picture's references, drawn anew for each update.
+    document frequencies are those of the training captions. `word_weight` adds so many times the loss of `Words` of one
+    of each picture's references, drawn anew for each update.
+
+    What speaks is what learns: there is dropout of the pictures' features alone, by the model's ratio and with the same
+    mask for all captions of a picture, drawn and learned from. Without it the model learns its few training pictures by
+    heart, and what the reward gains there is lost on others.
 
     Reports `loss`, `reward` (the mean CIDEr-D of the drawn captions, from 0 to 10) and `length` (the mean of their
     words, without `</S>`).
@@ -64,7 +69,8 @@ class SelfCritical:
         places, features, own = self._pictures.see(update, pictures)
         # The losses of all processes' shares have the mean that a single process would find.
         captions = len(pictures) * samples / self._processes.size if own else math.inf
-        each = repeated(features, np.repeat(np.arange(len(places)), samples), model.device)
+        seen = self._with_dropout(update, features, places, len(pictures))
+        each = repeated(seen, np.repeat(np.arange(len(places)), samples), model.device)
         numbers = (places[:, None] * samples + np.arange(samples)).reshape(-1)
         key = mask_key(self._settings.seed, update, _CAPTIONS)
         sampled = model.sample(as_array(each), key, self._longest, numbers)
@@ -72,7 +78,7 @@ class SelfCritical:
         rewards[sampled.order] = self._reward(sampled.captions, pictures[numbers[sampled.order] // samples])
         rewards = rewards.reshape(-1, samples)
         if self._settings.baseline == 'greedy':
-            baseline = self._reward(model.greedy(as_array(features), self._longest), pictures[places])[:, None]
+            baseline = self._reward(model.greedy(as_array(seen), self._longest), pictures[places])[:, None]
         else:
             baseline = mean_of_others(rewards)
         weights = ((rewards - baseline) / captions).reshape(-1).astype(np.float32)
@@ -82,6 +88,15 @@ class SelfCritical:
         length = sum(len(caption) - (caption[-1] == EOS) for caption in sampled.captions)
         chainer.report({'loss': loss, 'reward': rewards.sum() / captions, 'length': length / captions}, model)
         return loss
+
+    def _with_dropout(self, update, features, places, count):
+        """The features of some of a minibatch's pictures; the mask is made for all, as each process has to."""
+        ratio = self._settings.dropout
+        if not ratio:
+            return features
+        key = mask_key(self._settings.seed, update, _FEATURES)
+        mask = apply_mask(np.ones((count, features.shape[1]), np.float32), ratio, key)
+        return features * self._model.device.send(mask[places])
 
     def _word_loss(self, update, pictures, places, features, own):
         """The loss of one reference of each picture."""
