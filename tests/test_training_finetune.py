@@ -140,7 +140,7 @@ def test_the_mean_of_the_shares_is_what_one_process_finds(objective, size, count
     def share_of(rank):
         return SimpleNamespace(rank=rank, size=size, share=lambda items: items[rank::size], number=int)
 
-    options = {'objective': objective, 'word_weight': 0.5 if objective == 'self-critical' else 0.0}
+    options = {'objective': objective, 'word_weight': 0.5 if objective == 'self-critical' else 1.0}
     numbers = np.array([3, 0, 7, 11])[:count]
     found = []
     for processes in (None, *map(share_of, range(size))):

@@ -60,10 +60,10 @@ def add_arguments(parser):
                            help="what a drawn caption is compared with: others, the picture's other samples, or greedy "
                                 '(%(default)s)')
     objective.add_argument('--samples', type=int, default=5, metavar='N', help='drawn for a picture (%(default)s)')
-    objective.add_argument('--word-weight', type=float, default=0.0, metavar='W',
-                           help="adds W times the words' loss, for captions that vary more (0)")
+    objective.add_argument('--word-weight', type=float, default=1.0, metavar='W',
+                           help="adds W times the words' loss, for captions that vary more (%(default)s)")
     learning = parser.add_argument_group('how it learns')
-    learning.add_argument('--learning-rate', type=float, metavar='R', help='(0.001 for words, 5e-5 for self-critical)')
+    learning.add_argument('--learning-rate', type=float, metavar='R', help='(0.001 for words, 2e-4 for self-critical)')
     learning.add_argument('--average', type=int, metavar='K',
                           help='validate, score and keep the mean of the weights over about K updates')
     seeing = parser.add_argument_group('fine-tuning of the image network')

@@ -54,7 +54,7 @@ class Settings:
         baseline (str): Of self-critical training: `'others'` or `'greedy'`.
         samples (int): Of self-critical training: captions drawn for a picture.
         word_weight (float): Of self-critical training: the share of the words' loss beside the reward.
-        learning_rate (float or None): Adam's; None takes 0.001 for words and 5e-5 for self-critical training.
+        learning_rate (float or None): Adam's; None takes 0.001 for words and 2e-4 for self-critical training.
         average (int or None): Validated, scored and kept is the mean of the weights over about so many updates (see
             `Adam`); None takes those of the last one.
         finetune (str or None): The layer of the image network from which on that learns, too, or `'all'` (see
@@ -82,7 +82,7 @@ class Settings:
     objective: str = 'words'
     baseline: str = 'others'
     samples: int = 5
-    word_weight: float = 0.0
+    word_weight: float = 1.0
     learning_rate: float | None = None
     average: int | None = None
     finetune: str | None = None
@@ -134,7 +134,7 @@ class Settings:
     def resolved(self):
         """These settings with the objective's own values in place of None; a Settings."""
         words = self.objective == 'words'
-        learning_rate = self.learning_rate or (0.001 if words else 5e-5)
+        learning_rate = self.learning_rate or (0.001 if words else 2e-4)
         return dataclasses.replace(
             self, architecture=self.architecture or 'show_and_tell',
             keep_best=self.keep_best or ('loss' if words or not self.score_every else 'cider'),
@@ -198,6 +198,8 @@ def check_these(folder, before, training, names):
 def _must_stay(name, training):
     if name == 'score_every':                           # what is kept may not depend on it
         return training['keep_best'] != 'loss'
+    if name in _SELF_CRITICAL and training['objective'] == 'words':
+        return False                                    # nothing follows from it
     return name not in _MAY_CHANGE
 
 
