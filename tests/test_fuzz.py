@@ -250,13 +250,13 @@ def safetensors_of(header, length=None, body=bytes(16)):
     ids=range(5))
 def test_safetensors_that_lie(content, tmp_path):
     (tmp_path / 'a.safetensors').write_bytes(content)
-    refusal(TorchWeights, tmp_path / 'a.safetensors', LINK)
+    refusal(TorchWeights, tmp_path / 'a.safetensors', LINK, {})
 
 
 def test_safetensors_with_a_layer_of_a_number_too_long(tmp_path):
     entry = {'dtype': 'F32', 'shape': [4], 'data_offsets': [0, 16]}
     (tmp_path / 'a.safetensors').write_bytes(safetensors_of({f'features.{"9" * 5000}.weight': entry}))
-    assert TorchWeights(tmp_path / 'a.safetensors', LINK).shapes == {}
+    assert TorchWeights(tmp_path / 'a.safetensors', LINK, {}).shapes == {}
 
 
 def test_captions_that_take_the_square_of_their_length(tmp_path, release_dir):
@@ -273,7 +273,7 @@ def test_pipes_are_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / 'pipe')
     for read in (open_matrix, read_npz, read_caffemodel, read_picture, read_caption_file, read_state_dict):
         assert 'not a regular file' in refusal(read, tmp_path / 'pipe')
-    assert 'not a regular file' in refusal(TorchWeights, tmp_path / 'pipe', LINK)
+    assert 'not a regular file' in refusal(TorchWeights, tmp_path / 'pipe', LINK, {})
     os.mkfifo(tmp_path / 'dataset.json')
     with pytest.raises(InputError, match='not a regular file'):
         Release(None, tmp_path / 'dataset.json', tmp_path / 'pipe')

@@ -149,9 +149,11 @@ def test_whose_features_it_learned_from(tmp_path):
 
 
 def test_pictures_whose_features_are_not_made_here(refused, call, tmp_path):
-    read_checkpoint(FullyConnected(WORDS, features=2048).write(tmp_path)).save(tmp_path / 'model')
+    bundle = read_checkpoint(FullyConnected(WORDS, features=2048).write(tmp_path))
+    bundle.origin = {'network': 'bottom_up', 'profile': 'regions'}
+    bundle.save(tmp_path / 'model')
     message = refused('generate', '-m', tmp_path / 'model', UNSEEN / '01.png')
-    assert 'learned from features of resnet101 under the profile whole, which are not made here' in message
+    assert 'learned from features of bottom_up under the profile regions, which are not made here' in message
     np.save(tmp_path / 'feats.npy', features(1, 2048))
     (tmp_path / 'dataset.json').write_text('{"images": [{"filename": "1.png", "imgid": 0, "split": "test", '
                                            '"sentences": [{"tokens": ["a"]}]}]}')

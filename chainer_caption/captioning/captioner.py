@@ -192,7 +192,7 @@ class Captioner:
             Result: One a picture, in their order.
         """
         good = [picture for _, picture in batch if isinstance(picture, np.ndarray)]
-        found = iter(self._captions(self.extractor(np.stack(good)), search) if good else ())
+        found = iter(self._captions(self.extractor(good), search) if good else ())
         for path, picture in batch:
             if isinstance(picture, np.ndarray):
                 yield _result(path, path, None, next(found), search)

@@ -226,7 +226,7 @@ def _features(extractor, batch):
     rows = np.zeros((len(batch), extractor.dim), np.float32)
     good = [i for i, (_, picture) in enumerate(batch) if isinstance(picture, np.ndarray)]
     if good:
-        rows[good] = chainer.get_device('@numpy').send(extractor(np.stack([batch[i][1] for i in good])))
+        rows[good] = chainer.get_device('@numpy').send(extractor([batch[i][1] for i in good]))
     return rows
 
 

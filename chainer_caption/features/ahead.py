@@ -18,7 +18,7 @@ def prepared_batches(extractor, paths):
         paths (iterable of str): The pictures.
 
     Yields:
-        list of tuple: Up to `BATCH` pairs of a path and its picture, (3, S, S) float32, or the `PictureError` that
+        list of tuple: Up to `BATCH` pairs of a path and its picture, as `prepare` has it, or the `PictureError` that
         says why there is none.
     """
     def prepare(path):

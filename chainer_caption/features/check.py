@@ -1,6 +1,7 @@
 """Which network and profile made a given feature matrix? A few of its pictures are enough to tell."""
 import dataclasses
 import itertools
+import os
 
 import chainer
 import numpy as np
@@ -72,7 +73,7 @@ def check_features(features, paths, extractors, profiles=None):
 
 def _usual_profiles(network):
     return [name for name, profile in PROFILES.items()
-            if profile.size == network.size and (not profile.networks or network.name in profile.networks)]
+            if profile.size in (network.size, None) and (not profile.networks or network.name in profile.networks)]
 
 
 def sample_pictures(filenames, folder, limit=16, seed=0):
@@ -136,9 +137,10 @@ def find_extractors(weights=(), networks=(), device='@numpy', honour_exif=True, 
 
 
 def _extractor(path, networks, device, honour_exif):
-    # A larger network's file may hold all that a smaller one wants, so the larger one is tried first.
-    reasons = []
-    for network in networks:
+    # A larger network's file may hold all that a smaller one wants, so the larger one is tried first. Those of the two
+    # ResNets differ in nothing but their names.
+    reasons, name = [], os.path.basename(path)
+    for network in sorted(networks, key=lambda network: name not in NETWORKS[network].weights):
         try:
             return Extractor.load(network, weights=path, device=device, honour_exif=honour_exif)
         except InputError as e:
@@ -155,7 +157,7 @@ def _extract(extractor, paths):
         except PictureError:
             pass
         if batch and (len(batch) == _BATCH or row == len(paths) - 1):
-            made.append(chainer.get_device('@numpy').send(extractor(np.stack(batch))))
+            made.append(chainer.get_device('@numpy').send(extractor(batch)))
             batch = []
     if not rows:
         raise InputError('none of the pictures can be read, so there is nothing to compare')

@@ -22,7 +22,7 @@ class Extractor:
     `prepare` reads one picture and may run in several threads; calling the extractor runs the network on a batch::
 
         extractor = Extractor.load('vgg19', weights='VGG_ILSVRC_19_layers.caffemodel')
-        features = extractor(np.stack([extractor.prepare(path) for path in paths]))
+        features = extractor([extractor.prepare(path) for path in paths])
 
     Attributes:
         network (str): Name of the network.
@@ -67,13 +67,14 @@ class Extractor:
 
         Raises:
             InputError: Unknown network or profile, a profile of another size than the network's, or weights that
-                are missing, damaged or another network's.
+                are missing, damaged or another network's, or want their pictures otherwise.
         """
         return_large_blocks()
         link, digest, wanted = load_network(network, weights)
         with enough_memory(chainer.get_device(device)):
             link.to_device(device)
         extractor = cls(network, profile or wanted, link, honour_exif, max_pixels)
+        _check_colours(extractor, wanted)
         extractor._weights = digest
         return extractor
 
@@ -99,18 +100,18 @@ class Extractor:
             path (str, os.PathLike or binary file): The picture.
 
         Returns:
-            numpy.ndarray: Shape (3, S, S), float32.
+            numpy.ndarray: Shape (3, S, S), float32; (3, H, W) by a profile without a size.
 
         Raises:
-            PictureError: As `open_picture`.
+            PictureError: As `open_picture`, or it is too small.
         """
         return prepare(path, PROFILES[self.profile], self._honour_exif, self._max_pixels)
 
-    def __call__(self, batch):
-        """Computes the features of prepared pictures.
+    def __call__(self, pictures):
+        """Computes the features of prepared pictures; those of a profile without a size one by one.
 
         Args:
-            batch (numpy.ndarray): Shape (N, 3, S, S), float32.
+            pictures (numpy.ndarray or list of numpy.ndarray): N pictures as `prepare` gives them, one at least.
 
         Returns:
             numpy.ndarray or cupy.ndarray: Shape (N, D), float32, on the extractor's device.
@@ -120,7 +121,9 @@ class Extractor:
                 they are computed one after another.
         """
         with chainer.using_device(self.device), chainer.using_config('train', False), chainer.no_backprop_mode():
-            return self._compute(np.asarray(batch, np.float32))
+            if PROFILES[self.profile].size is not None:
+                return self._compute(np.asarray(pictures, np.float32))
+            return self.device.xp.concatenate([self._compute(picture[None]) for picture in pictures])
 
 
 def load_network(network, weights=None):
@@ -150,19 +153,33 @@ def prepare(path, profile, honour_exif=True, max_pixels=MAX_PIXELS):
     """Reads a picture and prepares it for a network; arguments as for `open_picture`, and a Profile.
 
     Returns:
-        numpy.ndarray: Shape (3, S, S), float32.
+        numpy.ndarray: As of `Profile.prepare`.
 
     Raises:
-        PictureError: As `open_picture`.
+        PictureError: As `open_picture`, and as `Profile.prepare`.
     """
     with open_picture(path, honour_exif, max_pixels, profile.least) as picture:
         return profile.prepare(picture)
 
 
+def _check_colours(extractor, wanted):
+    # The one network with weights of both kinds; of those that have no other, everybody knows what they want.
+    taken, given = PROFILES[wanted].channels, PROFILES[extractor.profile].channels
+    if extractor.network == 'resnet101' and taken != given:
+        raise InputError(f'profile {extractor.profile} gives {given}, and these weights of resnet101 want {taken}, as '
+                         f'by the profile {wanted}; -i names others: resnet101.pth is of RGB, ResNet-101-model.npz of '
+                         'BGR')
+
+
 def _fitting(profile, network):
     if profile not in PROFILES:
         raise InputError(f'unknown profile {profile!r}: it is one of {", ".join(PROFILES)}')
-    size, wanted = PROFILES[profile].size, described(network).size
-    if size != wanted:
+    size, networks, known = PROFILES[profile].size, PROFILES[profile].networks, described(network)
+    wanted = known.size
+    if size is None:
+        if known.name not in networks:
+            raise InputError(f'profile {profile} leaves pictures at their own size, which only {", ".join(networks)} '
+                             f'takes; {network} takes {wanted} x {wanted} pixels')
+    elif size != wanted:
         raise InputError(f'profile {profile} gives {size} x {size} pixels, and {network} takes {wanted} x {wanted}')
     return profile

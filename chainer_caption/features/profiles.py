@@ -5,8 +5,11 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image
 
-from chainer_caption.features.pictures import Picture
+from chainer_caption.features.pictures import Picture, PictureError
 from chainer_caption.features.resize import imresize
+
+# The sides that Caffe's ResNet-101 needs: its pooling has no borders, and of less it would leave nothing.
+_LEAST = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,17 +18,18 @@ class Profile:
 
     Attributes:
         name (str): Its name, as recorded with features and models.
-        size (int): Side S of the square that comes out, in pixels.
+        size (int or None): Side S of the square that comes out, in pixels; None for pictures at their own size.
         fit (callable): Takes RGB uint8 (H, W, 3) and `size`; returns RGB (S, S, 3), any dtype, in grey levels 0-255.
         channels (str): `'RGB'` or `'BGR'`, the order of the channels that come out.
         mean (tuple of float): Subtracted from each channel, in grey levels, in the order of `channels`.
         scale (tuple of float): What each channel is divided by after that.
         least (int or None): What `open_picture` may leave of a picture's sides, where that is good enough.
-        networks (tuple of str): The networks that have been used with it; empty for any of its size.
+        networks (tuple of str): The networks that have been used with it; empty for any of its size. Without a size
+            they are those that take pictures of any.
     """
 
     name: str
-    size: int
+    size: int | None
     fit: Callable
     channels: str
     mean: tuple
@@ -40,7 +44,10 @@ class Profile:
             rgb (Picture or numpy.ndarray): RGB, shape (H, W, 3), uint8, of any size.
 
         Returns:
-            numpy.ndarray: Shape (3, S, S), float32, contiguous.
+            numpy.ndarray: Shape (3, S, S), or (3, H, W) without a size; float32, contiguous.
+
+        Raises:
+            PictureError: It is too small to be taken at its own size.
         """
         pixels = np.asarray(self.fit(rgb, self.size), np.float32)
         if self.channels == 'BGR':
@@ -72,6 +79,12 @@ def _crop_bilinear(rgb, size):
     return _cut(rgb, (height, width), corner, size, Image.Resampling.BILINEAR)
 
 
+def _whole(rgb, size):
+    if min(rgb.shape[:2]) < _LEAST:
+        raise PictureError(None, f'{rgb.shape[1]} x {rgb.shape[0]} pixels are too few for features of its own size')
+    return rgb
+
+
 def _with_short_side(rgb, side):
     height, width = rgb.shape[:2]
     short = min(height, width)
@@ -90,6 +103,9 @@ def _image(rgb):
     return rgb.to_image() if isinstance(rgb, Picture) else Image.fromarray(rgb)
 
 
+# Mean and deviation of ImageNet's red, green and blue, in grey levels.
+_IMAGENET = (255 * 0.485, 255 * 0.456, 255 * 0.406), (255 * 0.229, 255 * 0.224, 255 * 0.225)
+
 #: The profiles by name.
 #:
 #: - `karpathy`: the whole picture squashed as MATLAB does it; the features of the *deepimagesent* releases
@@ -103,14 +119,16 @@ def _image(rgb):
 #:   them by less than 0.5 grey levels in the mean, and left their features a cosine of 0.9992 at least.
 #: - `inception`: torchvision's way with Inception v3, the short side to 342 and the centre of 299 cut out, RGB in
 #:   [-1, 1]; its network takes ImageNet's mean and deviation off again, which here nobody has put on.
+#: - `whole`: the picture at its own size, normalised as by `torchvision`; ruotianluo/ImageCaptioning.pytorch
+#:   (`scripts/prepro_feats.py`), whose features are the mean over all places of a picture.
 #: - `demo`: the whole picture squashed by antialiased bilinear interpolation, RGB in [-1, 1]; the embedded release.
 PROFILES = {profile.name: profile for profile in (
     Profile('karpathy', 224, _squash_matlab, 'BGR', (103.939, 116.779, 123.68)),
     Profile('seed', 224, _crop_nearest, 'BGR', (104.0, 117.0, 124.0)),
-    Profile('torchvision', 224, _crop_bilinear, 'RGB', (255 * 0.485, 255 * 0.456, 255 * 0.406),
-            (255 * 0.229, 255 * 0.224, 255 * 0.225)),
+    Profile('torchvision', 224, _crop_bilinear, 'RGB', *_IMAGENET),
     Profile('lite', 224, _squash_bicubic, 'RGB', (127.0, 127.0, 127.0), (128.0, 128.0, 128.0),
             3 * 224, ('efficientnet_lite0',)),
     Profile('inception', 299, _crop_bilinear, 'RGB', (127.5, 127.5, 127.5), (127.5, 127.5, 127.5)),
+    Profile('whole', None, _whole, 'RGB', *_IMAGENET, networks=('resnet101',)),
     Profile('demo', 96, _squash_bilinear, 'RGB', (127.5, 127.5, 127.5), (127.5, 127.5, 127.5)),
 )}

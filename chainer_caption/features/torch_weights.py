@@ -26,7 +26,7 @@ class TorchWeights:
     """The arrays of a `.pth` or `.safetensors` file, by Chainer's names.
 
     Links that are `networks.folded.Folded` say which layer is which, and get each convolution with its batch
-    normalisation folded into it.
+    normalisation folded into it. `networks.others.ResNet101` says which array is which.
 
     Of VGG, both libraries number the entries of their `features`, activations included; what counts is their order,
     which is that of the convolutions' names.
@@ -34,6 +34,7 @@ class TorchWeights:
     Args:
         path (str or os.PathLike): The file.
         link (chainer.Chain): Whose names they get.
+        wanted (dict): Name to shape of all that the link has.
 
     Attributes:
         shapes (dict): Name (`conv1_1/W` ...) to shape.
@@ -42,31 +43,46 @@ class TorchWeights:
         InputError: The file cannot be read or is not sound.
     """
 
-    def __init__(self, path, link):
+    def __init__(self, path, link, wanted):
         self._tensors = _open_safetensors(path) if _suffix(path) == '.safetensors' else read_state_dict(path)
-        self._epsilon = getattr(link, 'epsilon', None)
-        self._layers = getattr(link, 'torch_layers', None) or _vgg_layers(self._tensors, link)
+        self._link = link
+        self._layers = getattr(link, 'torch_layers', {})
+        self._keys = self._keys_of(wanted)
         self.shapes = {}
-        for layer, (theirs, norm) in self._layers.items():
-            biases = [f'{norm}.{part}' for part in _NORM] if norm else [f'{theirs}.bias']
-            for part, wanted in (('W', [f'{theirs}.weight']), ('b', biases)):
-                found = [self._tensors[key] for key in wanted if key in self._tensors]
-                for key, tensor in zip(wanted, found, strict=False):
-                    if str(tensor.dtype) not in _DTYPES:
-                        raise InputError(f'{path}: {key} is stored as {tensor.dtype}; save it as float32')
-                # Arrays of one normalisation that differ in shape are as good as none.
-                if len(found) == len(wanted) and len({tensor.shape for tensor in found}) == 1:
-                    self.shapes[f'{layer}/{part}'] = found[0].shape
+        for name, keys in self._keys.items():
+            found = [self._tensors[key] for key in keys if key in self._tensors]
+            for key, tensor in zip(keys, found, strict=False):
+                if str(tensor.dtype) not in _DTYPES:
+                    raise InputError(f'{path}: {key} is stored as {tensor.dtype}; save it as float32')
+            # Arrays of one normalisation that differ in shape are as good as none.
+            if len(found) == len(keys) and len({tensor.shape for tensor in found}) <= 1:
+                self.shapes[name] = found[0].shape if found else wanted[name]
+
+    def _keys_of(self, wanted):
+        """What each of the link's arrays is made of; nothing makes zeros."""
+        if self._layers:
+            return {f'{layer}/{part}': keys for layer, (theirs, norm) in self._layers.items() for part, keys in (
+                ('W', [f'{theirs}.weight']), ('b', [f'{norm}.{part}' for part in _NORM]))}
+        if hasattr(self._link, 'torch_name'):
+            return {name: [key for key in [self._link.torch_name(name)] if key] for name in wanted}
+        return {f'{ours}/{part}': [f'{theirs}.{of_torch}'] for ours, theirs in _vgg_layers(
+            self._tensors, self._link).items() for part, of_torch in (('W', 'weight'), ('b', 'bias'))}
 
     def read(self, name):
         """Reads one array, as a numpy.ndarray."""
-        layer, part = name.split('/')
+        layer, part = name.rsplit('/', 1)
+        if layer not in self._layers:
+            if not self._keys[name]:
+                return np.zeros(self.shapes[name], np.int8)
+            array = self._tensors[self._keys[name][0]].read()
+            if part != 'avg_var':
+                return array
+            # Chainer's link will add more to it than what it was trained with.
+            return array.astype(np.float64) - (self._link.bn1.eps - self._link.epsilon)
         theirs, norm = self._layers[layer]
-        if norm is None:
-            return self._tensors[f'{theirs}.{"weight" if part == "W" else "bias"}'].read()
         gamma, beta, mean, variance = (self._tensors[f'{norm}.{part}'].read().astype(np.float64) for part in _NORM)
         with np.errstate(all='raise'):                  # a variance can only be damaged where this fails
-            scale = gamma / np.sqrt(variance + self._epsilon)
+            scale = gamma / np.sqrt(variance + self._link.epsilon)
         if part == 'b':
             return beta - mean * scale
         return self._tensors[f'{theirs}.weight'].read() * scale[:, None, None, None]
@@ -81,7 +97,7 @@ def _vgg_layers(keys, link):
     convolutions = sorted(child.name for child in link.children() if child.name.startswith('conv'))
     layers = {ours: f'features.{n}' for n, ours in zip(numbers, convolutions, strict=False)}
     layers.update((ours, theirs) for theirs, ours in _FULLY_CONNECTED.items() if f'{theirs}.weight' in keys)
-    return {ours: (theirs, None) for ours, theirs in layers.items()}
+    return layers
 
 
 def _open_safetensors(path):

@@ -76,12 +76,12 @@ def load_weights(link, path):
     Args:
         link (chainer.Link): Where to; its parameters keep their dtype.
         path (str or os.PathLike): `.npz` in the layout of Chainer's `save_npz` (`conv1_1/W`), `.caffemodel` whose
-            layers are named as the link's, or, for VGG networks and those that are `Folded`, PyTorch's `.pth` or
-            `.safetensors` with the names of torchvision or timm.
+            layers are named as the link's, or, for VGG networks, Caffe's ResNet-101 and those that are `Folded`,
+            PyTorch's `.pth` or `.safetensors` with the names of torchvision or timm.
 
     Returns:
-        str or None: The profile that such weights were trained with, where their format tells: a VGG network's from
-        torchvision and timm want `'torchvision'`.
+        str or None: The profile that such weights were trained with, where their format tells: those of a VGG network
+        or of Caffe's ResNet-101 want `'torchvision'` in PyTorch's.
 
     Raises:
         InputError: The file is missing, damaged, of no known format, or does not fit the link.
@@ -95,7 +95,7 @@ def load_weights(link, path):
     elif suffix == '.caffemodel':
         arrays = _CaffeWeights(path)
     elif suffix in SUFFIXES:
-        arrays = TorchWeights(path, link)
+        arrays = TorchWeights(path, link, shapes)
     else:
         raise InputError(f'{path}: weights are .npz, .caffemodel, .pth or .safetensors files')
     for name, shape in shapes.items():

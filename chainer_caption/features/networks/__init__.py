@@ -32,7 +32,7 @@ class Network:
         name (str): Its name, as recorded with features and models.
         link (callable): Called without arguments it makes a `chainer.Chain` to load weights into.
         dim (int): Dimension D of the features.
-        size (int): Side S of the pictures it takes, in pixels.
+        size (int): Side S of the pictures it takes, in pixels, other than by profiles without a size.
         profile (str): The profile its own weights want, where they do not say otherwise.
         weights (tuple of str): Names of files that hold its weights, the preferred one first: looked for where
             Chainer keeps its models, unless the path is absolute.
@@ -82,10 +82,11 @@ NETWORKS = {network.name: network for network in (
                             '579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db')),
     Network('demo', _link('demo', 'DemoNet'), 4096, 96, 'demo', (os.path.join(os.path.dirname(__file__), 'demo.npz'),),
             'this package'),
-    Network('resnet101', _link('others', 'ResNet101'), 2048, 224, 'karpathy', ('ResNet-101-model.npz',),
-            'https://github.com/KaimingHe/deep-residual-networks (179 MB), ' + _CONVERTED.format('ResNet101Layers')),
     Network('resnet101_torchvision', _link('resnet', 'TorchResNet101'), 2048, 224, 'torchvision',
             ('resnet101-63fe2227.pth',), _TORCHVISION + 'resnet101-63fe2227.pth (179 MB)'),
+    Network('resnet101', _link('others', 'ResNet101'), 2048, 224, 'karpathy', ('ResNet-101-model.npz', 'resnet101.pth'),
+            'https://github.com/KaimingHe/deep-residual-networks (179 MB), ' + _CONVERTED.format('ResNet101Layers') +
+            ', or resnet101.pth of https://github.com/ruotianluo/pytorch-resnet'),
     Network('inception_v3', _link('inception', 'InceptionV3'), 2048, 299, 'inception',
             ('inception_v3_google-0cc3c7bd.pth',), _TORCHVISION + 'inception_v3_google-0cc3c7bd.pth (109 MB)'),
     Network('googlenet', _link('others', 'GoogLeNet'), 1024, 224, 'karpathy', ('bvlc_googlenet.npz',),
