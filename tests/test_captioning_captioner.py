@@ -30,7 +30,7 @@ class FakeExtractor:
 
     def __call__(self, batch):
         self.batches.append(len(batch))
-        return np.tile(batch.reshape(len(batch), 12), (1, 2))[:, :16]
+        return np.tile(np.stack(batch).reshape(len(batch), 12), (1, 2))[:, :16]
 
 
 @pytest.fixture

@@ -62,7 +62,7 @@ class FakeExtractor:
         return np.full((3, 2, 2), float(pathlib.Path(path).stem), np.float32)
 
     def __call__(self, batch):
-        return np.repeat(batch[:, 0, 0, :1], self.dim, axis=1) + np.float32(len(batch) / 64)
+        return np.repeat(np.stack(batch)[:, 0, 0, :1], self.dim, axis=1) + np.float32(len(batch) / 64)
 
 
 @pytest.fixture
