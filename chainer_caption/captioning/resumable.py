@@ -15,6 +15,7 @@ from chainer_caption.captioning.results import Caption, Result
 from chainer_caption.data.captions import UNITS
 from chainer_caption.errors import InputError
 from chainer_caption.features.ahead import BATCH
+from chainer_caption.functions.products import arithmetic
 from chainer_caption.parallel import Processes
 from chainer_caption.report import open_writer
 from chainer_caption.storage.files import replacing, unwritable
@@ -74,7 +75,7 @@ class StoredFeatures:
         self.captioner, self._release = captioner, release
         self.items = release.pictures(split).tolist()
         self.settings = {'split': split, 'feature matrix': release.digest['features'],
-                         'device': captioner.device.xp.__name__}
+                         'device': arithmetic(captioner.device)}
 
     def caption(self, items, search):
         return self.captioner.caption_pictures(self._release, np.array(items, int), search)

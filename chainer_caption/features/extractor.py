@@ -13,6 +13,7 @@ from chainer_caption.features.profiles import PROFILES
 from chainer_caption.features.slices import InSlices
 from chainer_caption.features.weights import find_weights, load_weights
 from chainer_caption.functions.memory import enough_memory
+from chainer_caption.functions.products import arithmetic
 from chainer_caption.storage.files import sample_digest
 
 
@@ -80,7 +81,7 @@ class Extractor:
     @property
     def identity(self):
         return {'network': self.network, 'profile': self.profile, 'weights': self._weights,
-                'EXIF': self._honour_exif, 'max-pixels': self._max_pixels, 'device': self.device.xp.__name__}
+                'EXIF': self._honour_exif, 'max-pixels': self._max_pixels, 'device': arithmetic(self.device)}
 
     def with_profile(self, profile):
         """The same network, its weights shared, with pictures prepared by another profile.
