@@ -6,7 +6,7 @@ import pytest
 from chainer_caption import InputError
 from chainer_caption.functions import products
 from chainer_caption.functions.bfloat16 import available, bfloat16_product
-from chainer_caption.functions.products import product, using_precision
+from chainer_caption.functions.products import product, right_factor, using_precision
 
 needs_bfloat16 = pytest.mark.skipif(not available(), reason='needs a CPU with AVX512_BF16')
 CPU = chainer.get_device('@numpy')
@@ -51,6 +51,7 @@ def test_a_number_is_the_same_in_any_company_and_on_any_number_of_threads(monkey
         with chainer.using_config('precision', 'bf16'):
             found.append(product(a, b))
             np.testing.assert_array_equal(found[-1][5:6, 40:51], product(a[5:6], b[:, 40:51]))
+            np.testing.assert_array_equal(found[-1][7:99], product(a[7:99], right_factor(b)))
     np.testing.assert_array_equal(*found)
 
 

@@ -15,6 +15,7 @@ A number of the result is summed in an order that follows from k alone: it is th
 threads, and whatever rows and columns are beside it.
 """
 import functools
+import weakref
 
 import numpy as np
 from llvmlite import ir
@@ -33,6 +34,9 @@ _BLOCK = 32
 _TALL = 8
 _WIDE = 2
 
+# Below this many numbers a factor is packed before a second thread has woken up.
+_LARGE = 2 ** 19
+
 # Words of the left factor that tiles take in turn: 512 KiB, half of a core's cache.
 _CACHED = 2 ** 17
 
@@ -47,6 +51,24 @@ def available():
     return '+avx512bf16' in features.split(',')
 
 
+class RightFactor:
+    """The right factor of several products, rounded and packed once.
+
+    Args:
+        b (numpy.ndarray): (k, m) float32.
+        share (callable): As for `bfloat16_product`.
+
+    Attributes:
+        shape (tuple of int): (k, m).
+        packed (numpy.ndarray): What it has become.
+    """
+
+    def __init__(self, b, share=in_threads):
+        self.shape = b.shape
+        self.packed = _packed(b.T, _WIDE, share)
+        weakref.finalize(self, give, self.packed)
+
+
 def bfloat16_product(a, b, out, share=in_threads):
     """The matrix product a b of factors that are rounded to bfloat16, to the nearest, ties to even; sums in float32.
 
@@ -54,7 +76,7 @@ def bfloat16_product(a, b, out, share=in_threads):
 
     Args:
         a (numpy.ndarray): (n, k) float32.
-        b (numpy.ndarray): (k, m) float32.
+        b (numpy.ndarray or RightFactor): (k, m) float32.
         out (numpy.ndarray): Where to, (n, m) float32, C-contiguous.
         share (callable): What shares the work among threads: `in_threads`, or `alone`.
     """
@@ -62,12 +84,11 @@ def bfloat16_product(a, b, out, share=in_threads):
     if not k:
         out[:] = 0
         return
-    panel = -(-k // _BLOCK) * _BLOCK // 2 * _ROWS       # its words
+    panel = _panel(k)
     piece = max(1, _CACHED // panel) * _ROWS            # the rows of the left factor that tiles take in turn
-    left, right = _packed(a, 1, panel, share), _packed(b.T, _WIDE, panel, share)
-    share(_multiply, -(-n // piece) * -(-m // (_WIDE * _ROWS)), left, right, k, panel, piece, out)
+    left, right = _packed(a, 1, share), b if isinstance(b, RightFactor) else RightFactor(b, share)
+    share(_multiply, -(-n // piece) * -(-m // (_WIDE * _ROWS)), left, right.packed, k, panel, piece, out)
     give(left)
-    give(right)
 
 
 def alone(loop, rows, *args):
@@ -75,15 +96,20 @@ def alone(loop, rows, *args):
     loop(*args, 0, rows)
 
 
-def _packed(x, multiple, panel, share):
+def _panel(k):
+    # The words of a panel.
+    return -(-k // _BLOCK) * _BLOCK // 2 * _ROWS
+
+
+def _packed(x, multiple, share):
     # The factor (rows, k) in panels, of which there are a multiple of so many.
     if not (x.flags.c_contiguous or x.flags.f_contiguous):
         x = np.ascontiguousarray(x)
-    panels = -(-len(x) // (multiple * _ROWS)) * multiple
+    panels, panel = -(-len(x) // (multiple * _ROWS)) * multiple, _panel(x.shape[1])
     words = take(np, (panels * panel + _ROWS,)).view(np.uint32)
     # A vector that begins with a line of the cache is loaded in half the time.
     packed = words[-words.ctypes.data % 64 // words.itemsize:]
-    share(_pack, panels, x, panel, packed)
+    (share if x.size >= _LARGE else alone)(_pack, panels, x, panel, packed)
     return packed
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import threadpoolctl
 
 from chainer_caption.errors import InputError
-from chainer_caption.functions.bfloat16 import alone, available, bfloat16_product
+from chainer_caption.functions.bfloat16 import RightFactor, alone, available, bfloat16_product
 from chainer_caption.functions.compiled import in_threads
 from chainer_caption.functions.cores import thread_count
 from chainer_caption.parallel import SharedContext
@@ -68,6 +68,15 @@ def _blas():
     return threadpoolctl.ThreadpoolController()
 
 
+def right_factor(b):
+    """The right factor of several products, for `product`: what can be done once for all of them has been done."""
+    return RightFactor(b) if isinstance(b, np.ndarray) and _rounds(b) else b
+
+
+def _rounds(x):
+    return chainer.config.precision == 'bf16' and x.dtype == np.float32 and available()
+
+
 def product(a, b, out=None):
     """The matrix product a b; on the CPU, within `one_blas_thread`, each core computes a part of it.
 
@@ -75,7 +84,7 @@ def product(a, b, out=None):
 
     Args:
         a (array): (n, k), NumPy or CuPy; transposed views are as good.
-        b (array): (k, m).
+        b (array or RightFactor): (k, m); see `right_factor`.
         out (array or None): Where to, (n, m), C-contiguous.
 
     Returns:
@@ -88,7 +97,7 @@ def product(a, b, out=None):
     if out is None:
         out = np.empty((n, m), a.dtype)
     small = n * m * a.shape[1] < _SMALL
-    if chainer.config.precision == 'bf16' and available() and a.dtype == b.dtype == np.float32:
+    if isinstance(b, RightFactor) or (_rounds(a) and _rounds(b)):
         bfloat16_product(a, b, out, alone if small else in_threads)
         return out
     if not _one_blas_thread.inside or small or thread_count() == 1:

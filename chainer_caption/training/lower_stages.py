@@ -13,7 +13,6 @@ from chainer_caption.features.ahead import prepared_batches
 from chainer_caption.features.extractor import prepare
 from chainer_caption.features.networks.stages import through
 from chainer_caption.features.slices import InSlices
-from chainer_caption.functions.products import arithmetic
 from chainer_caption.storage.archives import ARCHIVE_ERRORS
 from chainer_caption.storage.cache import entry_folder, prepare_entry
 from chainer_caption.storage.files import read_json, replacing, unwritable, write_json
@@ -38,7 +37,7 @@ class LowerStages:
         self._compute = InSlices(self._through, self._device) if self._device.xp is cuda.cupy else self._through
         self._identity = {'network': type(network).__name__, 'stages': [stage.name for stage in stages],
                           'weights': arrays_digest(weights), 'profile': profile.name,
-                          'device': arithmetic(self._device)}
+                          'device': self._device.xp.__name__}
         self._shape = self(np.zeros((1, 3, profile.size, profile.size), np.float32)).shape[1:]
 
     def prepare(self, path):
