@@ -43,7 +43,7 @@ class Pictures:
     @property
     def settings(self):
         """What the captions depend on besides the model, the search and the pictures; as `Journal` takes it."""
-        return self.captioner.extractor.identity
+        return {**self.captioner.extractor.identity, 'device': arithmetic(self.captioner.device)}
 
     def caption(self, items, search):
         """Checks at once whether the captioner can do it, and gives an iterator of a `Result` for each of the items."""

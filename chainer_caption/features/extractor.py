@@ -13,7 +13,6 @@ from chainer_caption.features.profiles import PROFILES
 from chainer_caption.features.slices import InSlices
 from chainer_caption.features.weights import find_weights, load_weights
 from chainer_caption.functions.memory import enough_memory
-from chainer_caption.functions.products import arithmetic
 from chainer_caption.storage.files import sample_digest
 
 
@@ -81,7 +80,7 @@ class Extractor:
     @property
     def identity(self):
         return {'network': self.network, 'profile': self.profile, 'weights': self._weights,
-                'EXIF': self._honour_exif, 'max-pixels': self._max_pixels, 'device': arithmetic(self.device)}
+                'EXIF': self._honour_exif, 'max-pixels': self._max_pixels, 'device': self.device.xp.__name__}
 
     def with_profile(self, profile):
         """The same network, its weights shared, with pictures prepared by another profile.
@@ -120,7 +119,9 @@ class Extractor:
             InputError: On a GPU there is no room for a single picture. Where there is none for all of them at once,
                 they are computed one after another.
         """
-        with chainer.using_device(self.device), chainer.using_config('train', False), chainer.no_backprop_mode():
+        # Features are those of float32, whatever they are captioned with.
+        with chainer.using_device(self.device), chainer.using_config('train', False), chainer.no_backprop_mode(), \
+                chainer.using_config('precision', 'float32'):
             return self._compute(np.asarray(batch, np.float32))
 
 
