@@ -64,7 +64,8 @@ def benchmark_training(release, settings, device, updates, processes):
     captions, tokens = processes.sum([captions, tokens])
     return {'captions_per_s': round(captions / seconds, 1), 'tokens_per_s': round(tokens / seconds, 1),
             'peak_mib': _peak_mib(device), 'architecture': settings.architecture, 'updates': updates,
-            'batch_size': settings.batch_size, 'vocabulary': len(vocabulary), 'processes': processes.size}
+            'batch_size': settings.batch_size, 'vocabulary': len(vocabulary), 'processes': processes.size,
+            'precision': chainer.config.precision}
 
 
 def benchmark_decoding(release, model, device, split, pictures, options):
@@ -92,7 +93,7 @@ def benchmark_decoding(release, model, device, split, pictures, options):
     _wait(device)
     seconds = time.perf_counter() - start
     return {'pictures_per_s': round(count / seconds, 2), 'peak_mib': _peak_mib(device), 'pictures': count,
-            **dataclasses.asdict(search)}
+            'precision': chainer.config.precision, **dataclasses.asdict(search)}
 
 
 def benchmark_extraction(network, device, batch_size, repeats):

@@ -13,6 +13,7 @@ import scipy.io
 from chainer_caption import Bundle, Captioner, Release
 from chainer_caption.captioning.resumable import CaptionFile, StoredFeatures
 from chainer_caption.features.extractor import Extractor
+from chainer_caption.functions.bfloat16 import available
 from chainer_caption.storage.journal import Journal
 
 UNSEEN = pathlib.Path(__file__).resolve().parents[1] / 'features' / 'demo' / 'unseen'
@@ -163,7 +164,8 @@ def test_other_settings_are_refused(generate, demo_model, tmp_path):
     before = (tmp_path / 'c.jsonl.part').read_bytes()
     for options, what in ((['--top', 3], 'top 4, not 3'), (['--allow-unk'], 'allow-unk False, not True'),
                           (['--no-exif'], 'EXIF True, not False'),
-                          (['--max-pixels', 9], 'max-pixels 120000000, not 9')):
+                          (['--max-pixels', 9], 'max-pixels 120000000, not 9'),
+                          *([(['--precision', 'bf16'], 'device numpy, not numpy, bf16')] if available() else [])):
         status, out, err = generate('c.jsonl', *options)
         assert (status, out) == (2, '') and err.count('\n') == 1
         assert err.startswith(f'generate.py: {tmp_path}/c.jsonl.part: begun with {what}; ') and 'delete it' in err

@@ -23,6 +23,7 @@ from conftest import gpu_is_there
 
 from chainer_caption import Bundle, Captioner, Release, cli
 from chainer_caption.decoding import Sampling
+from chainer_caption.functions import products
 from chainer_caption.storage.files import sample_digest
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -153,6 +154,16 @@ def test_nothing_left_to_say(call, model_dir, release_dir):
     status, out, err = call('generate', '-m', model_dir, '--release', release_dir, '--min-length', 50,
                             '--no-repeat-ngram', 1)
     assert status == 1 and out.count('(or --no-repeat-ngram left nothing to say)') == err.count('\n') == 8
+
+
+def test_captions_in_bfloat16_where_the_cpu_has_none(call, refused, model_dir, release_dir, monkeypatch):
+    monkeypatch.setattr(products, 'available', lambda: False)
+    argv = '-m', model_dir, '--release', release_dir, '--top', 1
+    status, out, err = call('generate', *argv, '--precision', 'bf16')
+    assert status == 0 and err.count('\n') == 1 and 'computing in float32' in err
+    assert out == call('generate', *argv)[1]
+    assert '--precision fp8' in refused('generate', *argv, '--precision', 'fp8')
+    assert '--precision' in refused('evaluate', release_dir, '--captions', 'captions.json', '--precision', 'bf16')
 
 
 def test_several_models_caption_as_one(call, refused, model_dir, demo_model, release_dir, model):

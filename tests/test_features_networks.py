@@ -19,6 +19,8 @@ from chainer_caption.features.networks import NETWORKS, Package
 from chainer_caption.features.networks.efficientnet import EfficientNetLite0
 from chainer_caption.features.weights import find_weights, load_weights
 from chainer_caption.functions import inverted_residual
+from chainer_caption.functions.bfloat16 import available
+from chainer_caption.functions.products import product
 
 EPSILON = {'efficientnet_lite0': 1e-3, 'resnet101_torchvision': 1e-5, 'inception_v3': 1e-3}
 SIZES = {'efficientnet_lite0': 97, 'resnet101_torchvision': 65, 'inception_v3': 107}
@@ -155,3 +157,16 @@ def test_weights_of_a_package(package, tmp_path, call):
 def test_vggs_weights_are_not_the_only_ones():
     with pytest.raises(InputError, match=r'575 MB.* or name it with -i; new features .* --network efficientnet_lite0'):
         find_weights(NETWORKS['vgg19'], 'nowhere.npz')
+
+
+@pytest.mark.skipif(not available(), reason='needs a CPU with AVX512_BF16')
+def test_features_are_of_float32_whatever_the_precision():
+    class Products(chainer.Chain):
+        def inference(self):
+            return lambda x: product(x.reshape(len(x), -1), W)
+
+    rng = np.random.default_rng(0)
+    batch, W = rng.standard_normal((2, 3, 4, 4), np.float32), rng.standard_normal((48, 5), np.float32)
+    extractor = Extractor('demo', 'demo', Products())
+    with chainer.using_config('precision', 'bf16'):
+        np.testing.assert_array_equal(extractor(batch), np.dot(batch.reshape(2, -1), W))

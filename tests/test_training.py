@@ -7,6 +7,8 @@ import pytest
 
 from chainer_caption import Bundle, Captioner, InputError, Release, Settings, train
 from chainer_caption.data.batches import CaptionDataset, PackCaptions
+from chainer_caption.functions import products
+from chainer_caption.functions.bfloat16 import available
 from chainer_caption.storage.archives import read_npz
 
 SMALL = {'hidden': 16, 'batch_size': 16}
@@ -80,6 +82,32 @@ def test_resumed_is_equal_to_never_stopped(release, tmp_path):
     assert log(tmp_path / 'whole') == log(tmp_path / 'parts')
 
 
+@pytest.mark.skipif(not available(), reason='needs a CPU with AVX512_BF16')
+def test_in_bfloat16_it_is_recorded_and_resumed_to_the_last_bit(release, tmp_path, monkeypatch):
+    settings = {**SMALL, 'precision': 'bf16'}
+    train(release, tmp_path / 'whole', Settings(epochs=2, **settings))
+    monkeypatch.setenv('OMP_NUM_THREADS', '1')
+    train(release, tmp_path / 'parts', Settings(epochs=1, **settings))
+    monkeypatch.setenv('OMP_NUM_THREADS', '3')
+    train(release, tmp_path / 'parts', Settings(epochs=2, **settings), resume=True)
+    assert_equal_weights(tmp_path / 'whole', tmp_path / 'parts')
+    assert log(tmp_path / 'whole') == log(tmp_path / 'parts')
+    assert Bundle.load(tmp_path / 'parts').training['precision'] == 'bf16'
+    train(release, tmp_path / 'float32', Settings(epochs=2, **SMALL))
+    loss, other = (log(tmp_path / name)[-1]['validation/main/loss'] for name in ('whole', 'float32'))
+    assert 0 < abs(loss - other) < 0.01
+    assert weights(tmp_path / 'whole')['lstm/upward/W'].dtype == np.float32
+
+
+def test_bfloat16_where_the_cpu_has_none_is_a_line_and_float32(release, tmp_path, monkeypatch):
+    monkeypatch.setattr(products, 'available', lambda: False)
+    said = []
+    train(release, tmp_path / 'model', Settings(epochs=1, precision='bf16', **SMALL), say=said.append)
+    assert len(said) == 1 and 'float32' in said[0]
+    train(release, tmp_path / 'float32', Settings(epochs=1, **SMALL))
+    assert_equal_weights(tmp_path / 'model', tmp_path / 'float32')
+
+
 def test_resuming_what_is_complete_changes_nothing(release, tmp_path):
     train(release, tmp_path / 'model', Settings(epochs=2, **SMALL))
     before, entries = weights(tmp_path / 'model'), log(tmp_path / 'model')
@@ -95,7 +123,7 @@ def test_resume_where_there_is_nothing_starts(release, tmp_path):
 
 
 @pytest.mark.parametrize(('name', 'value'), [('hidden', 8), ('batch_size', 8), ('dropout', 0.1), ('min_count', 1),
-                                             ('seed', 1)])
+                                             ('seed', 1), ('precision', 'bf16')])
 def test_resuming_with_another_setting_is_refused_by_its_name(release, tmp_path, name, value):
     train(release, tmp_path / 'model', Settings(epochs=1, **SMALL))
     with pytest.raises(InputError, match=f'--{name.replace("_", "-")}'):

@@ -15,6 +15,7 @@ from chainer_caption.captioning.results import Caption, Result
 from chainer_caption.data.captions import UNITS
 from chainer_caption.errors import InputError
 from chainer_caption.features.ahead import BATCH
+from chainer_caption.functions.products import arithmetic
 from chainer_caption.parallel import Processes
 from chainer_caption.report import open_writer
 from chainer_caption.storage.files import replacing, unwritable
@@ -42,7 +43,7 @@ class Pictures:
     @property
     def settings(self):
         """What the captions depend on besides the model, the search and the pictures; as `Journal` takes it."""
-        return self.captioner.extractor.identity
+        return {**self.captioner.extractor.identity, 'device': arithmetic(self.captioner.device)}
 
     def caption(self, items, search):
         """Checks at once whether the captioner can do it, and gives an iterator of a `Result` for each of the items."""
@@ -74,7 +75,7 @@ class StoredFeatures:
         self.captioner, self._release = captioner, release
         self.items = release.pictures(split).tolist()
         self.settings = {'split': split, 'feature matrix': release.digest['features'],
-                         'device': captioner.device.xp.__name__}
+                         'device': arithmetic(captioner.device)}
 
     def caption(self, items, search):
         return self.captioner.caption_pictures(self._release, np.array(items, int), search)

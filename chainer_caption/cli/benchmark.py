@@ -1,7 +1,17 @@
 """benchmark: how fast this machine trains, decodes and extracts."""
 import json
 
-from chainer_caption.cli.common import LIMITS, add_beam, add_device, add_limits, beam_options, device, options
+from chainer_caption.cli.common import (
+    LIMITS,
+    add_beam,
+    add_device,
+    add_limits,
+    add_precision,
+    beam_options,
+    device,
+    options,
+    say,
+)
 from chainer_caption.data import Release
 from chainer_caption.errors import InputError
 from chainer_caption.parallel import Processes
@@ -31,6 +41,8 @@ def add_arguments(parser):
     decode.add_argument('--pictures', type=int, metavar='N', help='how many of them (all)')
     add_beam(decode)
     add_limits(decode)
+    for kind in (train, decode):
+        add_precision(kind)
     extract = kinds.add_parser('extract', help='pictures a second through the image network')
     extract.add_argument('--network', default='vgg19', metavar='NETWORK', help='(%(default)s)')
     extract.add_argument('--batch-size', type=int, default=8, metavar='N', help='(%(default)s)')
@@ -42,19 +54,23 @@ def add_arguments(parser):
 
 def run(args):
     from chainer_caption import benchmarks
+    from chainer_caption.functions.products import using_precision
     from chainer_caption.training.settings import Settings
     processes = Processes.started()
     where = device(args.gpu, processes)
+    tell = say if processes.first else lambda line: None
     if processes.size > 1 and args.kind != 'train':
         raise InputError(f'{args.kind} is measured in one process; start it without mpiexec')
     if args.kind == 'train':
         settings = Settings(batch_size=args.batch_size, architecture=args.architecture, hidden=args.hidden,
-                            places=args.places, min_count=args.min_count)
+                            places=args.places, min_count=args.min_count, precision=args.precision)
         release = processes.one_after_another(lambda: Release(args.release))
-        figures = benchmarks.benchmark_training(release, settings, where, args.updates, processes)
+        with using_precision(settings.precision, where, tell):
+            figures = benchmarks.benchmark_training(release, settings, where, args.updates, processes)
     elif args.kind == 'decode':
-        figures = benchmarks.benchmark_decoding(Release(args.release), args.model, where, args.split, args.pictures,
-                                                {**beam_options(args), **options(args, *LIMITS)})
+        with using_precision(args.precision, where, tell):
+            figures = benchmarks.benchmark_decoding(Release(args.release), args.model, where, args.split,
+                                                    args.pictures, {**beam_options(args), **options(args, *LIMITS)})
     else:
         figures = benchmarks.benchmark_extraction(args.network, where, args.batch_size, args.repeats)
     if processes.first:

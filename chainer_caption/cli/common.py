@@ -39,6 +39,12 @@ def device(gpu, processes=None):
         raise InputError(f'-g {gpu}: no such device ({e})') from e
 
 
+def add_precision(parser):
+    parser.add_argument('--precision', default='float32', metavar='P',
+                        help='float32, or bf16: matrix products of factors rounded to bfloat16, which is faster on '
+                             'CPUs that have AVX512_BF16 (%(default)s)')
+
+
 def add_models(parser):
     """`-m` of commands that caption pictures: a list of folders, or None for the captioner that comes along."""
     parser.add_argument('-m', '--model', action='append', metavar='MODEL',

@@ -9,6 +9,7 @@ from chainer_caption.cli.common import (
     OF_SAMPLES,
     add_device,
     add_limits,
+    add_precision,
     add_ways,
     check_ways,
     device,
@@ -50,6 +51,7 @@ def add_arguments(parser):
     what.add_argument('--captions', nargs='+', metavar='FILE', help='captions made before, by any system')
     parser.add_argument('--split', default='test', choices=SPLITS, metavar='SPLIT', help='(%(default)s)')
     add_device(parser)
+    add_precision(parser)
     parser.add_argument('--beam-widths', type=whole_numbers, metavar='N,N',
                         help='a search for each, 1 is greedy (default: what the model directory says, else 20)')
     parser.add_argument('--length-normalization', type=float, nargs='+', metavar='A',
@@ -112,6 +114,8 @@ def _check(args):
     if args.captions:
         if args.gpu != '-1':
             raise InputError('-g is for a model; scores are computed on the CPU')
+        if args.precision != 'float32':
+            raise InputError('--precision is for a model; --captions are as they are')
         for name in ('sample', *LIMITS, *OF_SAMPLES, *OF_BEAMS):
             if getattr(args, name, None) is not None:
                 raise InputError(f'--{name.replace("_", "-")} is for a model; --captions are as they are')
@@ -138,14 +142,17 @@ def _evaluate_model(args, evaluator):
     from tqdm import tqdm
 
     from chainer_caption.captioning.captioner import Captioner
-    captioner = Captioner.load(args.model, device(args.gpu), pictures=False)
-    searches = [search_of(args, captioner, **given(width=width, length_normalization=normalization))
-                for width in args.beam_widths or [None] for normalization in args.length_normalization or [None]]
-    # disable=None: a bar on a terminal only.
-    evaluations = evaluator.evaluate_model(
-        ' + '.join(os.path.basename(os.path.normpath(model)) for model in args.model), captioner, searches,
-        1 if args.top is None else args.top,
-        watch=lambda results: tqdm(results, total=len(evaluator.pictures), unit=' pictures', disable=None))
+    from chainer_caption.functions.products import using_precision
+    where = device(args.gpu)
+    with using_precision(args.precision, where, say):
+        captioner = Captioner.load(args.model, where, pictures=False)
+        searches = [search_of(args, captioner, **given(width=width, length_normalization=normalization))
+                    for width in args.beam_widths or [None] for normalization in args.length_normalization or [None]]
+        # disable=None: a bar on a terminal only.
+        evaluations = evaluator.evaluate_model(
+            ' + '.join(os.path.basename(os.path.normpath(model)) for model in args.model), captioner, searches,
+            1 if args.top is None else args.top,
+            watch=lambda results: tqdm(results, total=len(evaluator.pictures), unit=' pictures', disable=None))
     origin = captioner.bundle.origin or {}
     return evaluations, {'model': evaluations[0].name, 'network': origin.get('network', 'unknown'),
                          'profile': origin.get('profile', 'unknown'),

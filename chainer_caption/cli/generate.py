@@ -12,6 +12,7 @@ from chainer_caption.cli.common import (
     add_limits,
     add_models,
     add_origin,
+    add_precision,
     add_ways,
     beam_options,
     check_ways,
@@ -54,6 +55,7 @@ def add_arguments(parser):
     parser.add_argument('--release', metavar='RELEASE', help="caption a release's pictures by its stored features")
     parser.add_argument('--split', metavar='SPLIT', choices=SPLITS, help='which of them (default: test)')
     add_device(parser)
+    add_precision(parser)
     add_beam(parser)
     add_limits(parser)
     add_ways(parser)
@@ -88,11 +90,17 @@ def run(args):
     if sidecars is not None and not paths:
         tell(f'all {sidecars.kept:,} pictures have a sidecar; --overwrite replaces them')
         return 0
-    from chainer_caption.captioning.captioner import Captioner
-    from chainer_caption.captioning.resumable import Pictures, StoredFeatures, caption_together
+    from chainer_caption.functions.products import using_precision
     if args.sentences is not None:
         tell('-s is not needed: the model carries its vocabulary')
     where = device(args.gpu, processes)
+    with using_precision(args.precision, where, tell):
+        return _caption(args, paths, sidecars, where, processes, tell)
+
+
+def _caption(args, paths, sidecars, where, processes, tell):
+    from chainer_caption.captioning.captioner import Captioner
+    from chainer_caption.captioning.resumable import Pictures, StoredFeatures, caption_together
     if args.release is not None:
         release = processes.one_after_another(lambda: Release(args.release))
         captioner = Captioner.load(args.model, where, pictures=False, say=tell)

@@ -2,7 +2,7 @@
 import dataclasses
 import sys
 
-from chainer_caption.cli.common import add_device, add_origin, device, say
+from chainer_caption.cli.common import add_device, add_origin, add_precision, device, say
 from chainer_caption.cli.stopping import Stopping
 from chainer_caption.data import Release
 from chainer_caption.errors import InputError
@@ -29,6 +29,7 @@ def add_arguments(parser):
     parser.add_argument('-o', '--output', required=True, metavar='MODEL', help='model directory to write')
     parser.add_argument('-m', '--model', metavar='MODEL', help='model directory or weights.npz to start from')
     add_device(parser)
+    add_precision(parser)
     parser.add_argument('--epochs', '--iter', type=int, default=30, metavar='N', help='(default: %(default)s)')
     parser.add_argument('--batch-size', type=int, default=128, metavar='N', help='captions an update (%(default)s)')
     parser.add_argument('--architecture', metavar='NAME',

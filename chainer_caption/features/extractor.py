@@ -120,7 +120,9 @@ class Extractor:
             InputError: On a GPU there is no room for a single picture. Where there is none for all of them at once,
                 they are computed one after another.
         """
-        with chainer.using_device(self.device), chainer.using_config('train', False), chainer.no_backprop_mode():
+        # Features are those of float32, whatever they are captioned with.
+        with chainer.using_device(self.device), chainer.using_config('train', False), chainer.no_backprop_mode(), \
+                chainer.using_config('precision', 'float32'):
             if PROFILES[self.profile].size is not None:
                 return self._compute(np.asarray(pictures, np.float32))
             return self.device.xp.concatenate([self._compute(picture[None]) for picture in pictures])

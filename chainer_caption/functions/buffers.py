@@ -12,7 +12,7 @@ import numpy as np
 # Free arrays, flat, of float32, the smallest first. More than these few are not kept.
 _free = []
 _lock = threading.Lock()
-_KEPT = 4
+_KEPT = 6
 
 # Those that were given back since the last `take`. The garbage collector may call `give` in the midst of `take`, so
 # `give` must neither wait for the lock nor touch the list; a deque can be added to at any moment.

@@ -13,7 +13,7 @@ from chainer.backends import cuda
 
 from chainer_caption.functions.buffers import column_sums, give, take
 from chainer_caption.functions.compiled import compiled, inlined, sigmoid, tanh
-from chainer_caption.functions.products import one_blas_thread, product
+from chainer_caption.functions.products import one_blas_thread, product, right_factor
 
 
 def lstm_sequence(x, W_x, b, W_h, sizes, computed=None):
@@ -64,13 +64,14 @@ class _LSTMSequence(chainer.FunctionNode):
         c0 = xp.zeros((first, units), x.dtype)
         with one_blas_thread():
             product(x, W_x.T, out=gates[:len(x)])
+            recurring = right_factor(W_h.T)
             for start, stop in self.steps[1:] if len(x) < rows else ():
                 gates[start:stop] = gates[:stop - start]
             for t, (start, stop) in enumerate(self.steps):
                 if t:
                     before = slice(start - first, stop - first)
                     c0 = c_before[before]
-                    product(h_before[before], W_h.T, out=recurrent[:stop - start])
+                    product(h_before[before], recurring, out=recurrent[:stop - start])
                 lstm_cell(gates[start:stop], recurrent[:stop - start], b, c0, c[start:stop], h[start:stop])
                 if t + 1 < len(self.steps):
                     after = slice(stop - first, self.steps[t + 1][1] - first)
@@ -101,6 +102,7 @@ class _LSTMSequence(chainer.FunctionNode):
         gh_carried = xp.zeros((first, W_h.shape[1]), x.dtype)
         gc = xp.zeros_like(gh_carried)
         with one_blas_thread():
+            recurring = right_factor(W_h)
             for t in range(len(self.steps) - 1, -1, -1):
                 start, stop = self.steps[t]
                 rows = stop - start
@@ -108,7 +110,7 @@ class _LSTMSequence(chainer.FunctionNode):
                 _cell_backward(self.gates[start:stop], self.c[start:stop], c0, gh[start:stop], gh_carried[:rows],
                                gc[:rows], ggates[start:stop])
                 if t:
-                    product(ggates[start:stop], W_h, out=gh_carried[:rows])
+                    product(ggates[start:stop], recurring, out=gh_carried[:rows])
             gb, gW_h = column_sums(ggates), product(ggates[first:].T, self.h_before)
             for start, stop in self.steps[1:] if len(x) < len(ggates) else ():
                 ggates[:stop - start] += ggates[start:stop]

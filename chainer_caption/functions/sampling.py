@@ -15,7 +15,7 @@ from chainer_caption.functions.buffers import column_sums
 from chainer_caption.functions.compiled import compiled, in_threads
 from chainer_caption.functions.drawing import draw
 from chainer_caption.functions.lstm import lstm_cell
-from chainer_caption.functions.products import one_blas_thread, product
+from chainer_caption.functions.products import one_blas_thread, product, right_factor
 from chainer_caption.functions.word_loss import gradient_kernel, scaled
 
 # Places of a caption that the numbers which are drawn tell apart.
@@ -112,13 +112,13 @@ def _speak(image, W, lstm, W_out, start, ends, length, choose):
     W_x, W_h, W_out = W_x.T, W_h.T, W_out.T
     if xp is np:
         # BLAS would lay them out anew for each product, which takes longer than a product with a dozen rows.
-        W_x, W_h, W_out = map(np.ascontiguousarray, (W_x, W_h, W_out))
+        W_x, W_h, W_out = (right_factor(np.ascontiguousarray(W)) for W in (W_x, W_h, W_out))
     rows, words = np.arange(len(image)), np.full(len(image), start, np.int32)
     # A word's share of the gates is the same wherever it stands: it is computed when the word first comes up.
     word_gates, known = xp.empty((len(W), len(b)), np.float32), np.zeros(len(W), bool)
     with one_blas_thread():
         gates = product(image, W_x)
-        c, h = _step(gates, xp.zeros_like(gates), xp.zeros((len(image), len(W_h)), np.float32), b)
+        c, h = _step(gates, xp.zeros_like(gates), xp.zeros((len(image), W_h.shape[0]), np.float32), b)
         steps = [(rows, gates, c, h)]
         for place in range(length):
             new = np.unique(words[~known[words]])

@@ -7,6 +7,7 @@ import chainer
 
 from chainer_caption.errors import InputError
 from chainer_caption.functions.memory import enough_memory
+from chainer_caption.functions.products import using_precision
 from chainer_caption.models import bundle
 from chainer_caption.models.bundle import Bundle
 from chainer_caption.parallel import Processes
@@ -69,6 +70,7 @@ def train(release, output, settings=None, device='@numpy', resume=False, overwri
     with contextlib.ExitStack() as stack:
         stack.enter_context(_naming(output))
         stack.enter_context(enough_memory(device, 'lower --batch-size or --hidden'))
+        stack.enter_context(using_precision(settings.precision, device, say))
         current, going_on = None, False
         if processes.first:
             bundle.check_new(output, resume, overwrite)

@@ -4,6 +4,7 @@ import math
 import pathlib
 
 from chainer_caption.errors import InputError
+from chainer_caption.functions.products import PRECISIONS
 from chainer_caption.models import ARCHITECTURES
 from chainer_caption.models.bundle import CONFIG, WEIGHTS
 from chainer_caption.models.encoder_decoder import MOST_PLACES
@@ -16,7 +17,8 @@ _MAY_CHANGE = ('epochs', 'patience', 'tensorboard', 'snapshot_every', 'keep_snap
 
 # What there is to choose from; None is the objective's own.
 _KNOWN = {'architecture': (None, *(name for name, model in ARCHITECTURES.items() if model.trainable)),
-          'objective': ('words', 'self-critical'), 'baseline': ('others', 'greedy'), 'keep_best': (None, *FIGURES)}
+          'objective': ('words', 'self-critical'), 'baseline': ('others', 'greedy'), 'keep_best': (None, *FIGURES),
+          'precision': PRECISIONS}
 
 # What only self-critical training has.
 _SELF_CRITICAL = 'baseline', 'samples', 'word_weight'
@@ -66,6 +68,8 @@ class Settings:
             `'show_and_tell'`.
         places (int or None): Of the architecture `'encoder_decoder'`: the most tokens of a caption, `</S>` among them;
             None takes those of the model to start from, or 50.
+        precision (str): Of the factors of matrix products on the CPU, `'float32'` or `'bf16'` (see
+            `functions.products`); weights, sums and all else are float32.
     """
     epochs: int = 30
     batch_size: int = 128
@@ -90,6 +94,7 @@ class Settings:
     augment: bool = False
     architecture: str | None = None
     places: int | None = None
+    precision: str = 'float32'
 
     def __post_init__(self):
         least = {'epochs': 0, 'batch_size': 1, 'hidden': 1, 'places': 1, 'min_count': 1, 'seed': 0, 'patience': 1,

@@ -1,0 +1,95 @@
+"""Products of bfloat16: right to the last bit of float32 sums, in whatever company, and only where the CPU can."""
+import chainer
+import numpy as np
+import pytest
+
+from chainer_caption import InputError
+from chainer_caption.functions import products
+from chainer_caption.functions.bfloat16 import available, bfloat16_product
+from chainer_caption.functions.products import product, right_factor, using_precision
+
+needs_bfloat16 = pytest.mark.skipif(not available(), reason='needs a CPU with AVX512_BF16')
+CPU = chainer.get_device('@numpy')
+
+
+def rounded(x):
+    """The nearest numbers of 8 bits, ties to even, by arithmetic alone; float64."""
+    fraction, exponent = np.frexp(x.astype(np.float64))
+    return np.ldexp(np.rint(fraction * 256) / 256, exponent)
+
+
+def factors(n, k, m):
+    """The same two factors in every order in which they may lie in memory."""
+    rng = np.random.default_rng(n + k + m)
+    a, b = rng.standard_normal((n, k), np.float32), rng.standard_normal((k, m), np.float32)
+    a[:, ::5], b[::7] = 1 + 3 / 256, -1 - 5 / 256        # halfway between two: the one is rounded up, the other down
+    for left in a, np.asfortranarray(a), np.repeat(a, 2, axis=1)[:, ::2]:
+        for right in b, np.asfortranarray(b), np.repeat(b, 2, axis=0)[::2]:
+            yield left, right
+
+
+@needs_bfloat16
+@pytest.mark.parametrize(('n', 'k', 'm'), [(1, 1, 1), (3, 0, 4), (0, 5, 4), (7, 3, 33), (16, 32, 32), (17, 33, 31),
+                                           (40, 1501, 70), (130, 64, 512), (300, 700, 130)])
+def test_sums_the_products_of_rounded_factors(n, k, m):
+    for a, b in factors(n, k, m):
+        expected = rounded(a) @ rounded(b)
+        largest = np.abs(rounded(a)) @ np.abs(rounded(b))
+        around = np.full((n + 2, m), 7, np.float32)
+        bfloat16_product(a, b, around[1:-1])
+        assert (np.abs(around[1:-1] - expected) <= 2e-6 * largest).all()
+        assert (around[[0, -1]] == 7).all()
+
+
+@needs_bfloat16
+def test_a_number_is_the_same_in_any_company_and_on_any_number_of_threads(monkeypatch):
+    rng = np.random.default_rng(0)
+    a, b = rng.standard_normal((900, 600), np.float32), rng.standard_normal((600, 700), np.float32)
+    found = []
+    for threads in '1', '3':
+        monkeypatch.setenv('OMP_NUM_THREADS', threads)
+        with chainer.using_config('precision', 'bf16'):
+            found.append(product(a, b))
+            np.testing.assert_array_equal(found[-1][5:6, 40:51], product(a[5:6], b[:, 40:51]))
+            np.testing.assert_array_equal(found[-1][7:99], product(a[7:99], right_factor(b)))
+    np.testing.assert_array_equal(*found)
+
+
+@needs_bfloat16
+def test_what_is_no_number_stays_where_it_belongs():
+    a, b = np.ones((9, 5), np.float32), np.ones((5, 35), np.float32)
+    # The second NaN has only bits that rounding drops.
+    a[2, 4], a[3, 1], a[4, 0] = np.inf, np.nan, np.array(0x7f800001, np.uint32).view(np.float32)
+    b[0, 34] = -np.inf
+    with chainer.using_config('precision', 'bf16'):
+        y = product(a, b)
+    expected = np.full((9, 35), 5, np.float32)
+    expected[2], expected[:, 34], expected[3:5], expected[2, 34] = np.inf, -np.inf, np.nan, np.nan
+    np.testing.assert_array_equal(y, expected)
+
+
+def test_a_cpu_that_cannot_is_told_in_one_line_and_computes_in_float32(monkeypatch):
+    monkeypatch.setattr(products, 'available', lambda: False)
+    a, said = np.random.default_rng(0).standard_normal((70, 70), np.float32), []
+    with using_precision('bf16', CPU, said.append):
+        np.testing.assert_array_equal(product(a, a), np.dot(a, a))
+    line, = said
+    assert 'AVX512_BF16' in line and 'float32' in line
+    # Nor does a setting that nobody has checked end the process.
+    with chainer.using_config('precision', 'bf16'):
+        np.testing.assert_array_equal(product(a, a), np.dot(a, a))
+
+
+def test_an_unknown_precision_is_refused():
+    with pytest.raises(InputError, match='--precision fp8: must be float32 or bf16'):
+        using_precision('fp8', CPU, None)
+
+
+@needs_bfloat16
+def test_only_who_asks_for_it_gets_it():
+    a = np.random.default_rng(0).standard_normal((70, 70), np.float32)
+    with using_precision('bf16', CPU, None):
+        assert np.abs(product(a, a) - np.dot(a, a)).max() > 1e-3
+        double = a.astype(np.float64)
+        np.testing.assert_array_equal(product(double, double), np.dot(double, double))
+    np.testing.assert_array_equal(product(a, a), np.dot(a, a))
