@@ -10,6 +10,7 @@ import shutil
 import struct
 import zipfile
 
+import chainer
 import fuzz_inputs as inputs
 import h5py
 import numpy as np
@@ -274,6 +275,7 @@ def _use_model(bundle):
 class _StandIn:
     """Stands where a captioner stands, and where an extractor does."""
     network = profile = 'demo'
+    device = chainer.get_device('@numpy')
     dim = 3
 
     def __init__(self):
