@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from conftest import draw_pictures, left_by_training, write_release
 from test_parallel import SCRIPTS, figures, together  # noqa: F401 (a fixture)
+from test_training_objectives import share_of
 from test_training_snapshots import stop_after
 
 from chainer_caption import Bundle, Captioner, InputError, Release, Settings, train
@@ -137,13 +138,10 @@ def test_what_lies_below_stays_as_it_is_and_the_rest_learns(undisturbed):
 @pytest.mark.parametrize('objective', ['words', 'self-critical'])
 @pytest.mark.parametrize(('size', 'count'), [(2, 4), (3, 2)])
 def test_the_mean_of_the_shares_is_what_one_process_finds(objective, size, count, home):
-    def share_of(rank):
-        return SimpleNamespace(rank=rank, size=size, share=lambda items: items[rank::size], number=int)
-
     options = {'objective': objective, 'word_weight': 0.5 if objective == 'self-critical' else 1.0}
     numbers = np.array([3, 0, 7, 11])[:count]
     found = []
-    for processes in (None, *map(share_of, range(size))):
+    for processes in (None, *(share_of(rank, size) for rank in range(size))):
         work = begun(home, processes, **options)
         work.current.model.dropout = 0.0
         found.append(gradients(work, 2, numbers))

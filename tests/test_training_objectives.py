@@ -36,7 +36,7 @@ def release(release_dir):
 
 def share_of(rank, size):
     """What an objective asks of the processes, of one of several that are not there."""
-    return SimpleNamespace(rank=rank, size=size, share=lambda items: items[rank::size])
+    return SimpleNamespace(rank=rank, size=size, share=lambda items: items[rank::size], number=int)
 
 
 def made(release, model_dir, processes=None, **settings):

@@ -12,13 +12,12 @@ import os
 import pathlib
 import shutil
 
-import chainer
 import numpy as np
 
 from chainer_caption.data.annotations import read_caption_file
 from chainer_caption.data.units import cut
 from chainer_caption.errors import InputError
-from chainer_caption.features.ahead import BATCH, prepared_batches
+from chainer_caption.features.ahead import BATCH, computed, prepared_batches
 from chainer_caption.features.folders import find_by_name, find_pictures
 from chainer_caption.features.pictures import PictureError
 from chainer_caption.storage.files import naming, read_json, unwritable, write_json
@@ -189,7 +188,7 @@ def _extract(paths, names, output, extractor, settings, stamps, progress, report
                 for i, batch in zip(left, prepared_batches(extractor, paths_left), strict=True):
                     # The rows have to be on the disk before the journal says that they are.
                     f.seek(start + i * BATCH * size)
-                    f.write(_features(extractor, batch).astype(dtype).tobytes())
+                    f.write(computed(extractor, batch, (extractor.dim,)).astype(dtype).tobytes())
                     f.flush()
                     os.fdatasync(f.fileno())
                     bad = {names[i * BATCH + j]: str(picture) for j, (_, picture) in enumerate(batch)
@@ -220,14 +219,6 @@ def _create(path, shape, dtype):
             f, {'shape': shape, 'fortran_order': False, 'descr': np.lib.format.dtype_to_descr(dtype)})
         # A disk that is too small says so now and not hours later.
         os.posix_fallocate(f.fileno(), 0, f.tell() + math.prod(shape) * dtype.itemsize)
-
-
-def _features(extractor, batch):
-    rows = np.zeros((len(batch), extractor.dim), np.float32)
-    good = [i for i, (_, picture) in enumerate(batch) if isinstance(picture, np.ndarray)]
-    if good:
-        rows[good] = chainer.get_device('@numpy').send(extractor([batch[i][1] for i in good]))
-    return rows
 
 
 def _described(names, captions, splitting, unit, say):

@@ -3,6 +3,9 @@ import collections
 import concurrent.futures
 import itertools
 
+import chainer
+import numpy as np
+
 from chainer_caption.features.pictures import PictureError
 
 #: Pictures that go through the network together. Batches begin at fixed places, so that a picture is always computed
@@ -30,6 +33,24 @@ def prepared_batches(extractor, paths):
     prepared = _ahead(prepare, paths, BATCH)
     while batch := list(itertools.islice(prepared, BATCH)):
         yield batch
+
+
+def computed(compute, batch, shape):
+    """What comes of the pictures of a batch, on the CPU.
+
+    Args:
+        compute (callable): Takes a list of prepared pictures and gives an array of what comes of them, on any device.
+        batch (list of tuple): From `prepared_batches`.
+        shape (tuple of int): Of what comes of one.
+
+    Returns:
+        numpy.ndarray: (len(batch), *shape), float32; zero where there is no picture.
+    """
+    rows = np.zeros((len(batch), *shape), np.float32)
+    good = [i for i, (_, picture) in enumerate(batch) if isinstance(picture, np.ndarray)]
+    if good:
+        rows[good] = chainer.get_device('@numpy').send(compute([batch[i][1] for i in good]))
+    return rows
 
 
 def _ahead(function, items, window):

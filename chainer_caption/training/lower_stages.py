@@ -9,9 +9,10 @@ from chainer.backends import cuda
 from tqdm import tqdm
 
 from chainer_caption.errors import InputError
-from chainer_caption.features.ahead import prepared_batches
+from chainer_caption.features.ahead import computed, prepared_batches
 from chainer_caption.features.extractor import prepare
 from chainer_caption.features.networks.stages import through
+from chainer_caption.features.pictures import PictureError
 from chainer_caption.features.slices import InSlices
 from chainer_caption.storage.archives import ARCHIVE_ERRORS
 from chainer_caption.storage.cache import entry_folder, prepare_entry
@@ -104,11 +105,9 @@ class LowerStages:
         """What comes of each batch, with zeros for those that are put into `failed`: place and reason."""
         done = 0
         for batch in prepared_batches(self, paths):
-            rows = np.zeros((len(batch), *self._shape), np.float32)
-            good = [i for i, (_, picture) in enumerate(batch) if isinstance(picture, np.ndarray)]
-            if good:
-                rows[good] = chainer.get_device('@numpy').send(self(np.stack([batch[i][1] for i in good])))
-            failed.update((done + i, str(picture)) for i, (_, picture) in enumerate(batch) if i not in good)
+            rows = computed(lambda pictures: self(np.stack(pictures)), batch, self._shape)
+            failed.update((done + i, str(picture)) for i, (_, picture) in enumerate(batch)
+                          if isinstance(picture, PictureError))
             done += len(batch)
             bar.update(len(batch))
             yield rows

@@ -90,7 +90,7 @@ def repeated(features, places, device):
     return F.matmul(device.send(np.eye(len(features), dtype=np.float32)[places]), features)
 
 
-def word_loss(model, features, places, captions, tokens=None, update_key=None):
+def word_loss(model, features, places, captions, tokens, update_key=None):
     """The loss of captions, nats per token.
 
     Args:
@@ -106,7 +106,7 @@ def word_loss(model, features, places, captions, tokens=None, update_key=None):
     order = sorted(range(len(captions)), key=lambda i: -len(captions[i]))
     words, targets, sizes = pack([captions[i] for i in order])
     words, targets = model.device.send(words), model.device.send(targets)
-    places, more = np.asarray(places)[order], () if tokens is None else (tokens,)
+    places = np.asarray(places)[order]
     if getattr(model, 'per_picture', False):
         return model(features, words, targets, sizes, tokens, places, update_key=update_key)
-    return model(repeated(features, places, model.device), words, targets, sizes, *more, update_key=update_key)
+    return model(repeated(features, places, model.device), words, targets, sizes, tokens, update_key=update_key)
