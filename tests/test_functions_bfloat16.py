@@ -1,11 +1,13 @@
 """Products of bfloat16: right to the last bit of float32 sums, in whatever company, and only where the CPU can."""
 import chainer
+import chainer.functions as F
 import numpy as np
 import pytest
 
 from chainer_caption import InputError
 from chainer_caption.functions import products
 from chainer_caption.functions.bfloat16 import available, bfloat16_product
+from chainer_caption.functions.lstm import lstm_sequence
 from chainer_caption.functions.products import product, right_factor, using_precision
 
 needs_bfloat16 = pytest.mark.skipif(not available(), reason='needs a CPU with AVX512_BF16')
@@ -93,3 +95,32 @@ def test_only_who_asks_for_it_gets_it():
         double = a.astype(np.float64)
         np.testing.assert_array_equal(product(double, double), np.dot(double, double))
     np.testing.assert_array_equal(product(a, a), np.dot(a, a))
+
+
+@needs_bfloat16
+@pytest.mark.parametrize('sizes', [[5], [6, 6, 6], [9, 8, 8, 3, 1, 1], [1, 1]])
+def test_threads_share_the_captions_of_an_lstm_and_change_nothing(sizes, monkeypatch):
+    rng = np.random.default_rng(sum(sizes))
+    shapes = (sum(sizes), 20), (4 * 24, 20), (4 * 24,), (4 * 24, 24)
+    arrays = [rng.standard_normal(shape, np.float32) for shape in shapes]
+    weights = rng.standard_normal((sum(sizes), 24), np.float32)
+    starts = np.cumsum([0, *sizes])[:-1]
+
+    def computed():
+        inputs = [chainer.Variable(array) for array in arrays]
+        h = lstm_sequence(*inputs, sizes)
+        F.sum(h * weights).backward()
+        return [h.array, *(v.grad for v in inputs)]
+
+    with chainer.using_config('precision', 'bf16'):
+        found = []
+        for threads in '1', '2', '3', '16':
+            monkeypatch.setenv('OMP_NUM_THREADS', threads)
+            found.append(computed())
+        for caption in range(sizes[0]):
+            rows = starts[:sum(size > caption for size in sizes)] + caption
+            alone = lstm_sequence(arrays[0][rows], *arrays[1:], [1] * len(rows)).array
+            np.testing.assert_array_equal(found[0][0][rows], alone)
+    for others in found[1:]:
+        for x, y in zip(others, found[0], strict=True):
+            np.testing.assert_array_equal(x, y)

@@ -4,6 +4,7 @@ Chainer's `L.LSTM` makes a dozen function nodes a step. Here the input projectio
 each step costs one product and one compiled pass, and the gradients of both weight matrices are one product each over
 all steps (Appleyard et al., "Optimizing performance of recurrent neural networks on GPUs", 2016).
 """
+import functools
 import itertools
 import weakref
 
@@ -11,8 +12,10 @@ import chainer
 import numpy as np
 from chainer.backends import cuda
 
+from chainer_caption.functions.bfloat16 import RightFactor, alone, bfloat16_product
 from chainer_caption.functions.buffers import column_sums, give, take
-from chainer_caption.functions.compiled import compiled, inlined, sigmoid, tanh
+from chainer_caption.functions.compiled import compiled, in_threads, inlined, sigmoid, tanh
+from chainer_caption.functions.cores import thread_count
 from chainer_caption.functions.products import one_blas_thread, product, right_factor
 
 
@@ -61,23 +64,26 @@ class _LSTMSequence(chainer.FunctionNode):
         h_before = xp.empty((rows - first, units), x.dtype)
         c_before = xp.empty_like(h_before)
         recurrent = xp.zeros((first, len(b)), x.dtype)
-        c0 = xp.zeros((first, units), x.dtype)
+        zero = xp.zeros((first, units), x.dtype)
         with one_blas_thread():
             product(x, W_x.T, out=gates[:len(x)])
             recurring = right_factor(W_h.T)
             for start, stop in self.steps[1:] if len(x) < rows else ():
                 gates[start:stop] = gates[:stop - start]
-            for t, (start, stop) in enumerate(self.steps):
-                if t:
-                    before = slice(start - first, stop - first)
-                    c0 = c_before[before]
-                    product(h_before[before], recurring, out=recurrent[:stop - start])
-                lstm_cell(gates[start:stop], recurrent[:stop - start], b, c0, c[start:stop], h[start:stop])
-                if t + 1 < len(self.steps):
-                    after = slice(stop - first, self.steps[t + 1][1] - first)
-                    going_on = slice(start, start + after.stop - after.start)
-                    h_before[after] = h[going_on]
-                    c_before[after] = c[going_on]
+
+            def run(low, high, multiply):
+                done = None
+                for rows, before, captions in self._rows_of(low, high):
+                    c0 = zero[captions]
+                    if done is not None:
+                        going_on = slice(done.start, done.start + captions.stop - captions.start)
+                        c0 = c_before[before]
+                        h_before[before], c0[:] = h[going_on], c[going_on]
+                        multiply(h_before[before], recurring, out=recurrent[captions])
+                    lstm_cell(gates[rows], recurrent[captions], b, c0, c[rows], h[rows])
+                    done = rows
+
+            self._in_shares(run, recurring)
         if chainer.config.enable_backprop:
             self.gates, self.c, self.h_before, self.c_before = gates, c, h_before, c_before
             weakref.finalize(self, give, gates)         # with the graph, whether it is gone backward through or not
@@ -100,17 +106,18 @@ class _LSTMSequence(chainer.FunctionNode):
         ggates = take(xp, self.gates.shape)
         # What a step hands to the one before it. A caption that ends before the others has handed nothing: zero.
         gh_carried = xp.zeros((first, W_h.shape[1]), x.dtype)
-        gc = xp.zeros_like(gh_carried)
+        gc, zero = xp.zeros_like(gh_carried), xp.zeros_like(gh_carried)
         with one_blas_thread():
             recurring = right_factor(W_h)
-            for t in range(len(self.steps) - 1, -1, -1):
-                start, stop = self.steps[t]
-                rows = stop - start
-                c0 = self.c_before[start - first:stop - first] if t else xp.zeros_like(gc)
-                _cell_backward(self.gates[start:stop], self.c[start:stop], c0, gh[start:stop], gh_carried[:rows],
-                               gc[:rows], ggates[start:stop])
-                if t:
-                    product(ggates[start:stop], recurring, out=gh_carried[:rows])
+
+            def run(low, high, multiply):
+                for rows, before, captions in reversed(list(self._rows_of(low, high))):
+                    _cell_backward(self.gates[rows], self.c[rows], zero[captions] if before is None else
+                                   self.c_before[before], gh[rows], gh_carried[captions], gc[captions], ggates[rows])
+                    if before is not None:
+                        multiply(ggates[rows], recurring, out=gh_carried[captions])
+
+            self._in_shares(run, recurring)
             gb, gW_h = column_sums(ggates), product(ggates[first:].T, self.h_before)
             for start, stop in self.steps[1:] if len(x) < len(ggates) else ():
                 ggates[:stop - start] += ggates[start:stop]
@@ -118,6 +125,40 @@ class _LSTMSequence(chainer.FunctionNode):
             gradients = product(gread, W_x) if 0 in indexes else None, product(gread.T, x), gb, gW_h
         give(ggates)
         return tuple(chainer.as_variable(gradients[i]) for i in indexes)
+
+    def _rows_of(self, low, high):
+        """Of the captions from `low` to `high`, for each step: where its rows lie, where the states lie that they start
+        from (None for the first), and which captions go on so far."""
+        first = self.steps[0][1]
+        for start, stop in self.steps:
+            count = min(high, stop - start) - low
+            if count <= 0:
+                return
+            rows = slice(start + low, start + low + count)
+            yield rows, slice(rows.start - first, rows.stop - first) if start else None, slice(low, low + count)
+
+    def _in_shares(self, run, recurring):
+        """Calls `run(low, high, multiply)` so that it has seen all captions.
+
+        Threads that find the recurrent weights packed take captions of their own through all steps and wait for each
+        other once. BLAS would pack the whole of the weights for each of them, at each step; it is given all captions,
+        and the threads share each product.
+        """
+        first = self.steps[0][1]
+        if not isinstance(recurring, RightFactor):
+            run(0, first, product)
+            return
+        sizes = np.array([stop - start for start, stop in self.steps])
+        lengths = (sizes[:, None] > np.arange(first)).sum(axis=0)
+        threads = min(thread_count(), first)
+        ends = np.searchsorted(np.cumsum(lengths), sizes.sum() * np.arange(1, threads) / threads) + 1
+        bounds = [0, *ends.tolist(), first]
+
+        def compute(start, stop):
+            for low, high in itertools.pairwise(bounds[start:stop + 1]):
+                run(low, high, functools.partial(bfloat16_product, share=alone))
+
+        in_threads(compute, threads)
 
 
 def lstm_cell(gates, recurrent, b, c0, c, h):

@@ -9,7 +9,7 @@ from chainer_caption.data.vocabulary import EOS
 from chainer_caption.errors import InputError
 from chainer_caption.functions import dropout, linear, lstm_sequence, sequence_input, word_loss
 from chainer_caption.functions.lstm import lstm_cell
-from chainer_caption.functions.products import product
+from chainer_caption.functions.products import product, right_factor
 from chainer_caption.models.architecture import Architecture, initializers_from
 
 # One mask a dropout, told apart by their place in the model.
@@ -124,9 +124,9 @@ class PlaceStepper:
         self.device, self._places = model.device, model.places
         self._image = model.image_vec.W.array, model.image_vec.b.array
         self._encoder, self._forwards, self._backwards = (
-            (link.upward.W.array, link.upward.b.array, link.lateral.W.array)
+            (link.upward.W.array.T, link.upward.b.array, right_factor(link.lateral.W.array.T))
             for link in (model.encoder, model.forwards, model.backwards))
-        self._W_out = model.out_word.W.array
+        self._W_out = right_factor(model.out_word.W.array.T)
         #: The biases of the words' scores, (V,); `step` leaves them to be added by whoever reads the scores next.
         self.bias = model.out_word.b.array
 
@@ -153,10 +153,10 @@ class PlaceStepper:
     def _outputs(self, lstm, x):
         """What an LSTM says when it reads the same T times: (n, H), step after step."""
         xp, (W_x, b, W_h) = self.device.xp, lstm
-        read = product(x, W_x.T)
-        h, c = (xp.zeros((len(x), W_h.shape[1]), np.float32) for _ in range(2))
+        read = product(x, W_x)
+        h, c = (xp.zeros((len(x), W_h.shape[0]), np.float32) for _ in range(2))
         for _ in range(self._places):
-            gates, recurrent, h0, c0 = read.copy(), product(h, W_h.T), h, c
+            gates, recurrent, h0, c0 = read.copy(), product(h, W_h), h, c
             h, c = xp.empty_like(h0), xp.empty_like(c0)
             lstm_cell(gates, recurrent, b, c0, c, h)
             yield h
@@ -181,5 +181,5 @@ class PlaceStepper:
             return (h, place, pictures), scores
         # Hypotheses of the same picture share its scores.
         distinct, of = np.unique(pictures, return_inverse=True)
-        scores = product(h[place][self.device.send(distinct)], self._W_out.T)
+        scores = product(h[place][self.device.send(distinct)], self._W_out)
         return (h, place + 1, pictures), scores[self.device.send(of)]

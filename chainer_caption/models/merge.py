@@ -6,7 +6,7 @@ import numpy as np
 
 from chainer_caption.data.batches import captions_of_rows
 from chainer_caption.functions import dropout, linear, lstm_sequence, sequence_input, word_loss
-from chainer_caption.functions.products import product
+from chainer_caption.functions.products import product, right_factor
 from chainer_caption.models.architecture import Architecture, initializers_from
 from chainer_caption.models.stepper import Stepper
 
@@ -72,7 +72,7 @@ class MergeStepper(Stepper):
 
     def __init__(self, model):
         super().__init__(model)
-        self._joint = model.joint.W.array, model.joint.b.array
+        self._joint = right_factor(model.joint.W.array.T), model.joint.b.array
 
     def start(self, features):
         """Embeds the images.
@@ -88,13 +88,13 @@ class MergeStepper(Stepper):
         (W, b), (W_joint, b_joint) = self._image, self._joint
         image = xp.maximum(product(features, W.T) + b, 0)
         h = xp.zeros((len(features), len(b)), np.float32)
-        return h, xp.zeros_like(h), product(image, W_joint.T) + b_joint, np.arange(len(features))
+        return h, xp.zeros_like(h), product(image, W_joint) + b_joint, np.arange(len(features))
 
     def step(self, state, parents, words):
         """As `Stepper.step`, with the states of `start`."""
         h, c, joint, pictures = state
         pictures = pictures[parents]
         h, c = self._read((h, c), parents, words)
-        joined = product(h, self._joint[0].T)
+        joined = product(h, self._joint[0])
         joined += joint[self.device.send(pictures)]
-        return (h, c, joint, pictures), product(self.device.xp.maximum(joined, 0, out=joined), self._W_out.T)
+        return (h, c, joint, pictures), product(self.device.xp.maximum(joined, 0, out=joined), self._W_out)
