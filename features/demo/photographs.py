@@ -25,16 +25,16 @@ SOURCES = {
     'grass.png': 'linolafett, CC0', 'brick.png': 'CC0Textures, CC0', 'gravel.png': 'CC0Textures, CC0',
     'hubble_deep_field.jpg': 'NASA, public domain'}
 VERDICTS = {
-    ('astronaut.png', 'a man in a red uniform is holding a football'): 'partly',
-    ('camera.png', 'a woman in a black shirt is sitting on a bench'): 'wrong',
-    ('chelsea.png', 'a little boy is playing with a toy'): 'wrong',
-    ('coffee.png', 'a brown dog is running through the grass'): 'wrong',
-    ('rocket.jpg', 'a group of people are walking through the snow'): 'wrong',
-    ('clock_motion.png', 'a little boy is playing with a ball'): 'wrong',
-    ('grass.png', 'a little girl is running through the grass'): 'partly',
-    ('brick.png', 'a skateboarder is doing a trick on a skateboard'): 'wrong',
-    ('gravel.png', 'a little girl in a yellow dress is standing on a sidewalk'): 'wrong',
-    ('hubble_deep_field.jpg', 'a man in a red jacket is standing in front of a large building'): 'wrong'}
+    ('astronaut.png', 'a man in a red shirt and blue jeans is standing next to a man in a blue shirt'): 'wrong',
+    ('camera.png', 'a woman in a red jacket is standing in front of a brick wall'): 'wrong',
+    ('chelsea.png', 'a little boy in a blue shirt is standing in front of a yellow building'): 'wrong',
+    ('coffee.png', 'a brown and white dog is running through the grass'): 'wrong',
+    ('rocket.jpg', 'a group of people stand in the snow'): 'wrong',
+    ('clock_motion.png', 'a boy in a blue shirt is playing with a ball'): 'wrong',
+    ('grass.png', 'a little girl in a pink shirt is running through the grass'): 'partly',
+    ('brick.png', 'a man in a blue shirt is standing in front of a large crowd of people'): 'wrong',
+    ('gravel.png', 'a child in a red shirt is standing in front of a white building'): 'wrong',
+    ('hubble_deep_field.jpg', 'a man in a red shirt is standing in front of a crowd of people'): 'wrong'}
 COLOURS = {'right': '#1a7f37', 'partly': '#9a6700', 'wrong': '#b3261e'}
 
 
