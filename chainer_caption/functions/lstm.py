@@ -72,16 +72,15 @@ class _LSTMSequence(chainer.FunctionNode):
                 gates[start:stop] = gates[:stop - start]
 
             def run(low, high, multiply):
-                done = None
+                done = 0                                # where the rows of the step before begin
                 for rows, before, captions in self._rows_of(low, high):
-                    c0 = zero[captions]
-                    if done is not None:
-                        going_on = slice(done.start, done.start + captions.stop - captions.start)
-                        c0 = c_before[before]
-                        h_before[before], c0[:] = h[going_on], c[going_on]
+                    if before is not None:
+                        going_on = slice(done, done + rows.stop - rows.start)
+                        h_before[before], c_before[before] = h[going_on], c[going_on]
                         multiply(h_before[before], recurring, out=recurrent[captions])
-                    lstm_cell(gates[rows], recurrent[captions], b, c0, c[rows], h[rows])
-                    done = rows
+                    lstm_cell(gates[rows], recurrent[captions], b,
+                              zero[captions] if before is None else c_before[before], c[rows], h[rows])
+                    done = rows.start
 
             self._in_shares(run, recurring)
         if chainer.config.enable_backprop:
@@ -154,11 +153,8 @@ class _LSTMSequence(chainer.FunctionNode):
         ends = np.searchsorted(np.cumsum(lengths), sizes.sum() * np.arange(1, threads) / threads) + 1
         bounds = [0, *ends.tolist(), first]
 
-        def compute(start, stop):
-            for low, high in itertools.pairwise(bounds[start:stop + 1]):
-                run(low, high, functools.partial(bfloat16_product, share=alone))
-
-        in_threads(compute, threads)
+        multiply = functools.partial(bfloat16_product, share=alone)
+        in_threads(lambda start, stop: run(bounds[start], bounds[stop], multiply), threads)
 
 
 def lstm_cell(gates, recurrent, b, c0, c, h):

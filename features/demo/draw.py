@@ -412,12 +412,12 @@ def main():
     args = parser.parse_args()
     if (args.captions is None) == (args.output is None):
         parser.error('name a file of captions, or a folder to draw into with -o')
-    if args.captions is not None and not args.captions.is_file():
-        parser.error(f'{args.captions}: no such file')
     if args.output is not None:
         write_drawings(args.output, args.language, args.pictures, args.wordings, args.seed)
-    else:
+    elif args.captions.is_file():
         print_truth(args.captions, args.language)
+    else:
+        parser.error(f'{args.captions}: no such file')
 
 
 if __name__ == '__main__':
