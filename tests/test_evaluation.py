@@ -170,6 +170,13 @@ def test_perplexity_is_that_of_one_caption_at_a_time(figures, release_dir, model
     assert found['perplexity'] == pytest.approx(math.exp(nats / tokens), rel=1e-5)
 
 
+def test_an_infinite_perplexity_is_null(figures, release_dir, model_dir, tmp_path):
+    bundle = Bundle.load(model_dir)
+    bundle.model.out_word.b.array[3:] = -1e6            # more nats than a float's exponent has room for
+    bundle.save(tmp_path / 'model')
+    assert figures(release_dir, '-m', tmp_path / 'model', '--split', 'val')['perplexity'] is None
+
+
 def test_perplexity_of_several_models_is_that_of_their_mean_probabilities(figures, release_dir, model_dir, tmp_path):
     bundle, release = Bundle.load(model_dir), Release(release_dir)
     second = Bundle.load(model_dir)

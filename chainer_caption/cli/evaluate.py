@@ -36,10 +36,10 @@ captions files, one row a picture; text is split on white space:
   writes them (the first caption counts), or the COCO results format [{"image_id" (the cocoid, or the imgid where the
   release has no cocoids), "caption"}, ...]
 
---json prints {"BLEU-1", ..., "BLEU-4", "ROUGE-L", "CIDEr", "METEOR" (with WordNet's data), "perplexity" (of a model),
-"distinct", "vocabulary", "mean_length", "novel", "unfinished" (where it is known), "name", "pictures", "split"}, a
-model's also with "beam_width", "length_normalization" and whatever else the search was made of, and with --top above 1
-with "distinct-1", "distinct-2", "best-CIDEr"; for several files, widths or normalizations
+--json prints {"BLEU-1", ..., "BLEU-4", "ROUGE-L", "CIDEr", "METEOR" (with WordNet's data), "perplexity" (of a model;
+null where it is infinite), "distinct", "vocabulary", "mean_length", "novel", "unfinished" (where it is known), "name",
+"pictures", "split"}, a model's also with "beam_width", "length_normalization" and whatever else the search was made of,
+and with --top above 1 with "distinct-1", "distinct-2", "best-CIDEr"; for several files, widths or normalizations
 {"results": [such an object for each]}'''
 
 

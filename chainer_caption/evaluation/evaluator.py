@@ -7,6 +7,7 @@
 """
 import dataclasses
 import itertools
+import math
 
 import chainer
 import numpy as np
@@ -58,7 +59,9 @@ class Evaluation:
         return {'beam_width' if name == 'width' else name: value for name, value in settings.items()}
 
     def to_json(self):
-        return {**self.figures, 'name': self.name, **self.settings, 'pictures': len(self.candidates)}
+        """The figures and what they are of as JSON values: a dict. JSON has no infinity; such a perplexity is None."""
+        figures = {name: figure if math.isfinite(figure) else None for name, figure in self.figures.items()}
+        return {**figures, 'name': self.name, **self.settings, 'pictures': len(self.candidates)}
 
 
 class Evaluator:
