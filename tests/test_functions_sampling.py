@@ -10,14 +10,16 @@ import scipy.stats
 from chainer_caption.data.vocabulary import BOS, EOS, UNK
 from chainer_caption.functions import mask_key
 from chainer_caption.functions.drawing import draw
-from chainer_caption.models import ShowAndTell
+from chainer_caption.models import Merge, ShowAndTell
 
 D = 5
 
+both = pytest.mark.parametrize('kind', [ShowAndTell, Merge])
 
-def random_model(words, hidden=6, seed=0, scale=0.7):
+
+def random_model(words, hidden=6, seed=0, scale=0.7, kind=ShowAndTell):
     rng = np.random.default_rng(seed)
-    model = ShowAndTell(D, words, hidden)
+    model = kind(D, words, hidden)
     for param in model.params():
         param.array[...] = scale * rng.standard_normal(param.shape)
     return model
@@ -30,10 +32,14 @@ def features(count, seed=1):
 def log_prob(model, feature, caption):
     """Of a caption among those without `<S>` and `<UNK>`, by Chainer's links, a word at a time: a Variable."""
     model.lstm.reset_state()
-    model.lstm(model.image_vec(feature[None]))
+    image = model.image_vec(feature[None])
+    merges = isinstance(model, Merge)
+    if not merges:
+        model.lstm(image)
     total, read = 0, BOS
     for word in caption:
-        scores = model.out_word(model.lstm(model.word_vec(np.array([read], np.int32))))
+        h = model.lstm(model.word_vec(np.array([read], np.int32)))
+        scores = model.out_word(F.relu(model.joint(h + F.relu(image))) if merges else h)
         kept = F.concat([scores[:, w:w + 1] for w in range(scores.shape[1]) if w not in (BOS, UNK)], axis=1)
         total += F.log_softmax(kept)[0, [w for w in range(scores.shape[1]) if w not in (BOS, UNK)].index(word)]
         read = word
@@ -80,8 +86,9 @@ def test_every_word_can_be_drawn(words):
     np.testing.assert_allclose(log_probs, -np.log(words - 1), rtol=1e-5)
 
 
-def test_captions_are_drawn_as_the_model_would_say_them():
-    model, x, length, count = random_model(6), features(1), 3, 20_000
+@both
+def test_captions_are_drawn_as_the_model_would_say_them(kind):
+    model, x, length, count = random_model(6, scale=0.4, kind=kind), features(1), 3, 20_000
     said = captions_of(model.sample(np.repeat(x, count, axis=0), mask_key(0, 0, 0), length))
     space = list(all_captions(6, length))
     expected = np.exp([float(log_prob(model, x[0], caption).array) for caption in space])
@@ -105,8 +112,9 @@ def test_rows_may_be_numbered():
     assert captions_of(model.sample(x[own], mask_key(0, 0, 0), 9, own)) == [together[i] for i in own]
 
 
-def test_a_greedy_caption_has_the_likeliest_word_at_each_place():
-    model, x = random_model(9), features(12)
+@both
+def test_a_greedy_caption_has_the_likeliest_word_at_each_place(kind):
+    model, x = random_model(9, kind=kind), features(12)
     model.out_word.b.array[[BOS, UNK]] += 9             # what would be likeliest, were it said
     model.out_word.b.array[EOS] -= 0.5
     found = model.greedy(x, 6)
@@ -119,8 +127,9 @@ def test_a_greedy_caption_has_the_likeliest_word_at_each_place():
         assert caption.tolist() == said
 
 
-def test_the_loss_and_its_gradients_are_those_of_a_plain_chain():
-    model, x = random_model(15), features(24)
+@both
+def test_the_loss_and_its_gradients_are_those_of_a_plain_chain(kind):
+    model, x = random_model(15, kind=kind), features(24)
     model.out_word.b.array[EOS] += 1.5                  # captions of several lengths
     sampled = model.sample(x, mask_key(0, 0, 0), 6)
     captions = captions_of(sampled)
@@ -160,9 +169,10 @@ def test_the_mean_gradient_is_that_of_the_expected_reward():
     assert np.abs(exact).max() > 0.02
 
 
+@both
 @pytest.mark.gpu
-def test_the_gpu_draws_what_the_cpu_draws():
-    model, x = random_model(40, hidden=16), features(12)
+def test_the_gpu_draws_what_the_cpu_draws(kind):
+    model, x = random_model(40, hidden=16, kind=kind), features(12)
     expected, spoken = model.sample(x, mask_key(0, 0, 0), 9), model.greedy(x, 9)
     weights = np.random.default_rng(2).standard_normal(12).astype(np.float32)
     model.cleargrads()

@@ -3,7 +3,7 @@ import json
 
 import pytest
 from conftest import left_by_training, write_release
-from test_training import validation_loss
+from test_training import log, validation_loss, weights
 from test_training_snapshots import stop_after
 
 from chainer_caption import Captioner, InputError, Release, Settings, train
@@ -59,12 +59,26 @@ def test_perplexity_is_that_of_each_caption_alone(trained, release):
     assert two == pytest.approx(one, rel=1e-4)         # the same model twice, by way of the searches' steppers
 
 
+@pytest.mark.parametrize('trained', ['encoder_decoder'], indirect=True)
 def test_learning_from_the_score_is_refused_and_nothing_lost(trained, release_dir, refused):
-    bundle, folder = trained
+    _, folder = trained
     before = left_by_training(folder)
     line = refused('train', release_dir, '-m', folder, '-o', folder, '--overwrite', '--objective', 'self-critical')
-    assert line.startswith(f'--objective self-critical: a {type(bundle.model).__name__} draws no captions')
+    assert line.startswith('--objective self-critical: a EncoderDecoder draws no captions')
     assert left_by_training(folder) == before
+
+
+@pytest.mark.parametrize('trained', ['merge'], indirect=True)
+def test_learning_from_the_score(trained, release, tmp_path):
+    _, folder = trained
+    settings = settings_of('merge', objective='self-critical', epochs=2, samples=4, keep_best='loss')
+    better = train(release, tmp_path / 'better', settings, start_from=folder)
+    assert better.model.architecture == 'merge'
+    assert [row['main/reward'] > 0 for row in log(tmp_path / 'better') if row['epoch']] == [True, True]
+    assert (weights(tmp_path / 'better')['joint/W'] != weights(folder)['joint/W']).any()
+    train(release, tmp_path / 'stopped', settings, start_from=folder, stop=stop_after(3))
+    train(release, tmp_path / 'stopped', settings, start_from=folder, resume=True)
+    assert left_by_training(tmp_path / 'stopped') == left_by_training(tmp_path / 'better')
 
 
 def test_a_model_goes_on_as_what_it_is(trained, release, release_dir, refused, tmp_path):

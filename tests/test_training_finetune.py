@@ -46,6 +46,7 @@ def home(tmp_path_factory):
     (home / 'release' / 'vgg_feats.mat.json').write_text(json.dumps(ORIGIN))
     draw_pictures(home / 'pictures' / 'in', 24)
     train(Release(home / 'release'), home / 'words', WORDS)
+    train(Release(home / 'release'), home / 'merge', dataclasses.replace(WORDS, architecture='merge'))
     return home
 
 
@@ -61,10 +62,10 @@ def undisturbed(home):
     return home / 'fine'
 
 
-def begun(home, processes=None, say=print, **settings):
+def begun(home, processes=None, say=print, model='words', **settings):
     """What a fine-tuning works with, before its first update."""
     release, paths, _ = find_training_pictures(Release(home / 'release'), home / 'pictures', say)
-    current = Bundle.load(home / 'words')
+    current = Bundle.load(home / model)
     current.network, current.origin = load_network('demo')[0], ORIGIN
     settings = dataclasses.replace(SETTINGS, **settings).resolved()
     sight = Sight(release, current, settings, paths, chainer.get_device('@numpy'), Processes(), say=say)
@@ -108,7 +109,7 @@ def test_an_update_is_that_of_a_plain_chain(layer, home):
     words, targets, sizes = pack([caption for _, caption in captions])
     with chainer.using_config('train', False):
         rows = [network(x[row:row + 1]) for row, _ in captions]
-        h = model._outputs(F.concat(rows, axis=0), words, sizes, (0, 0))
+        h = model.outputs(F.concat(rows, axis=0), words, sizes, (0, 0))
         loss, _ = word_loss(h, model.out_word.W, model.out_word.b, targets)
     model.cleargrads()
     network.cleargrads()
@@ -135,10 +136,11 @@ def test_what_lies_below_stays_as_it_is_and_the_rest_learns(undisturbed):
     np.testing.assert_array_equal(after['norm6/avg_mean'], load_network('demo')[0].norm6.avg_mean)
 
 
-@pytest.mark.parametrize('objective', ['words', 'self-critical'])
+@pytest.mark.parametrize(('model', 'objective'), [('words', 'words'), ('words', 'self-critical'),
+                                                  ('merge', 'self-critical')])
 @pytest.mark.parametrize(('size', 'count'), [(2, 4), (3, 2)])
-def test_the_mean_of_the_shares_is_what_one_process_finds(objective, size, count, home):
-    options = {'objective': objective, 'word_weight': 0.5 if objective == 'self-critical' else 1.0}
+def test_the_mean_of_the_shares_is_what_one_process_finds(model, objective, size, count, home):
+    options = {'model': model, 'objective': objective, 'word_weight': 0.5 if objective == 'self-critical' else 1.0}
     numbers = np.array([3, 0, 7, 11])[:count]
     found = []
     for processes in (None, *(share_of(rank, size) for rank in range(size))):

@@ -78,9 +78,19 @@ def rewards_of(release, vocabulary, captions):
     return dict(zip(range(len(pictures)), coco_scores(references, said)[1]['CIDEr'], strict=True))
 
 
-@pytest.mark.parametrize(('baseline', 'dropout'), [('others', 0.0), ('others', 0.5), ('greedy', 0.5)])
-def test_an_update_is_that_of_a_plain_chain(baseline, dropout, release, model_dir):
-    samples, pictures, update = 3, np.array([5, 0, 17, 30]), 7
+@pytest.fixture(scope='module')
+def merge_dir(release, tmp_path_factory):
+    """A model of the architecture `merge`."""
+    folder = tmp_path_factory.mktemp('merge') / 'model'
+    train(release, folder, Settings(epochs=2, batch_size=16, hidden=12, architecture='merge', score_every=0))
+    return folder
+
+
+@pytest.mark.parametrize(('folder', 'baseline', 'dropout'), [
+    ('model_dir', 'others', 0.0), ('model_dir', 'others', 0.5), ('model_dir', 'greedy', 0.5),
+    ('merge_dir', 'others', 0.5), ('merge_dir', 'greedy', 0.0)])
+def test_an_update_is_that_of_a_plain_chain(folder, baseline, dropout, release, request):
+    samples, pictures, update, model_dir = 3, np.array([5, 0, 17, 30]), 7, request.getfixturevalue(folder)
     objective, current = made(release, model_dir, baseline=baseline, samples=samples, seed=4, dropout=dropout)
     model = current.model
     reported, ours = losses(objective, model, update, pictures)

@@ -23,6 +23,27 @@ _PLACES = 4096
 
 
 @dataclasses.dataclass(frozen=True)
+class Voice:
+    """What an LSTM says captions of some images with.
+
+    Attributes:
+        count (int): n, the images.
+        image (array or None): What it reads before any word, (n, H) float32; None for nothing.
+        W (array): The word embeddings, (V, H) float32.
+        lstm (tuple of array): W_x (4H, H), b (4H,) and W_h (4H, H), as `lstm_sequence` takes them.
+        out (tuple of array): The output layer's W (V, H) and b (V,).
+        joined (callable or None): Takes the LSTM's outputs (m, H) and the images that they are of, (m,) int on the
+            host; gives what the output layer reads, (m, H). None where that is the LSTM's outputs.
+    """
+    count: int
+    image: object
+    W: object
+    lstm: tuple
+    out: tuple
+    joined: object = None
+
+
+@dataclasses.dataclass(frozen=True)
 class Sampled:
     """Captions as they were drawn, and what the drawing computed.
 
@@ -30,7 +51,8 @@ class Sampled:
         order (numpy.ndarray): Which image each caption is of, longest caption first, (B,) int64.
         captions (list of numpy.ndarray): The words of each, `</S>` last unless it was cut, int32; in the same order.
         log_probs (array): Of each word, packed, nats, (N,) float32.
-        gates, c, h (array): The LSTM's, packed, the images' step first: (B + N, 4H), (B + N, H), (B + N, H) float32.
+        gates, c, h (array): The LSTM's, packed, (N, 4H), (N, H), (N, H) float32; where it has read the images, B rows
+            of theirs come first.
         scores (array): exp(score - highest) of each word at each place, zero for what is never said: (N, V) float32.
         totals (array): Their sums, (N,) float32.
     """
@@ -44,14 +66,11 @@ class Sampled:
     totals: object
 
 
-def sample(image, W, lstm, out, key, start, ends, banned, length, numbers=None):
+def sample(voice, key, start, ends, banned, length, numbers=None):
     """Draws a caption for each image, word by word, from the softmax of the model's scores.
 
     Args:
-        image (array): The embedded images, (n, H) float32.
-        W (array): The word embeddings, (V, H) float32.
-        lstm (tuple of array): W_x (4H, H), b (4H,) and W_h (4H, H), as `lstm_sequence` takes them.
-        out (tuple of array): The output layer's W (V, H) and b (V,).
+        voice (Voice): Of n images.
         key: Two uint32 words, from `mask_key`; all that is drawn follows from them, on the CPU and on a GPU.
         start (int): The word that is read first.
         ends (int): The word that ends a caption.
@@ -68,35 +87,35 @@ def sample(image, W, lstm, out, key, start, ends, banned, length, numbers=None):
     """
     if not 1 <= length <= _PLACES:
         raise ValueError(f'captions of {length} words; 1 to {_PLACES} can be drawn')
-    numbers = np.arange(len(image)) if numbers is None else numbers
+    numbers = np.arange(voice.count) if numbers is None else numbers
 
     def choose(scores, rows, place):
-        words, log_probs, totals = draw(scores, out[1], numbers[rows] * _PLACES + place, key, banned)
+        words, log_probs, totals = draw(scores, voice.out[1], numbers[rows] * _PLACES + place, key, banned)
         return cuda.to_cpu(words), log_probs, totals
-    return _packed(_speak(image, W, lstm, out[0], start, ends, length, choose))
+    return _packed(voice.count, *_speak(voice, start, ends, length, choose))
 
 
-def greedy(image, W, lstm, out, start, ends, banned, length):
+def greedy(voice, start, ends, banned, length):
     """The caption of each image that has the likeliest word at each place; arguments as for `sample`.
 
     Returns:
         list of numpy.ndarray: The words of each image's caption, `ends` last unless it was cut, int32.
     """
-    xp = chainer.backend.get_array_module(image)
+    xp = chainer.backend.get_array_module(voice.W)
 
     def choose(scores, rows, place):
-        scores += out[1]
+        scores += voice.out[1]
         scores[:, list(banned)] = -np.inf
         return cuda.to_cpu(xp.argmax(scores, axis=1).astype(np.int32)),
 
-    captions = [[] for _ in range(len(image))]
-    for rows, *_, words in _speak(image, W, lstm, out[0], start, ends, length, choose)[1:]:
+    captions = [[] for _ in range(voice.count)]
+    for rows, *_, words in _speak(voice, start, ends, length, choose)[1]:
         for row, word in zip(rows, words, strict=True):
             captions[row].append(word)
     return [np.array(caption, np.int32) for caption in captions]
 
 
-def _speak(image, W, lstm, W_out, start, ends, length, choose):
+def _speak(voice, start, ends, length, choose):
     """Reads the images and says words until all captions have ended.
 
     Args:
@@ -104,38 +123,41 @@ def _speak(image, W, lstm, W_out, start, ends, length, choose):
             gives the words, a numpy.ndarray, and perhaps more.
 
     Returns:
-        list of tuple: For each step the rows that were still speaking, (gates, c, h), and after the images' step the
-        scores and what `choose` gave.
+        tuple of list: The step that reads the images, if there is one, then those of the words. A step is a tuple: the
+        rows that were still speaking, gates, c, h, and for words also the scores and what `choose` gave.
     """
-    xp = chainer.backend.get_array_module(image)
-    W_x, b, W_h = lstm
-    W_x, W_h, W_out = W_x.T, W_h.T, W_out.T
+    xp = chainer.backend.get_array_module(voice.W)
+    W_x, b, W_h = voice.lstm
+    W_x, W_h, W_out = W_x.T, W_h.T, voice.out[0].T
     if xp is np:
         # BLAS would lay them out anew for each product, which takes longer than a product with a dozen rows.
         W_x, W_h, W_out = (right_factor(np.ascontiguousarray(W)) for W in (W_x, W_h, W_out))
-    rows, words = np.arange(len(image)), np.full(len(image), start, np.int32)
+    rows, words = np.arange(voice.count), np.full(voice.count, start, np.int32)
     # A word's share of the gates is the same wherever it stands: it is computed when the word first comes up.
-    word_gates, known = xp.empty((len(W), len(b)), np.float32), np.zeros(len(W), bool)
+    word_gates, known = xp.empty((len(voice.W), len(b)), np.float32), np.zeros(len(voice.W), bool)
+    c = h = xp.zeros((voice.count, W_h.shape[0]), np.float32)
+    read, said = [], []
     with one_blas_thread():
-        gates = product(image, W_x)
-        c, h = _step(gates, xp.zeros_like(gates), xp.zeros((len(image), W_h.shape[0]), np.float32), b)
-        steps = [(rows, gates, c, h)]
+        if voice.image is not None:
+            gates = product(voice.image, W_x)
+            c, h = _step(gates, xp.zeros_like(gates), c, b)
+            read = [(rows, gates, c, h)]
         for place in range(length):
             new = np.unique(words[~known[words]])
             if len(new):
                 known[new], new = True, xp.asarray(new)
-                word_gates[new] = product(W[new], W_x)
+                word_gates[new] = product(voice.W[new], W_x)
             gates = word_gates[xp.asarray(words)]
             c, h = _step(gates, product(h, W_h), c, b)
-            scores = product(h, W_out)
+            scores = product(voice.joined(h, rows) if voice.joined else h, W_out)
             words, *more = choose(scores, rows, place)
-            steps.append((rows, gates, c, h, scores, *more, words))
+            said.append((rows, gates, c, h, scores, *more, words))
             alive = np.flatnonzero(words != ends)
             if not len(alive):
                 break
             rows, words = rows[alive], words[alive]
             c, h = c[xp.asarray(alive)], h[xp.asarray(alive)]
-    return steps
+    return read, said
 
 
 def _step(gates, recurrent, c0, b):
@@ -144,28 +166,29 @@ def _step(gates, recurrent, c0, b):
     return c, h
 
 
-def _packed(steps):
+def _packed(count, read, said):
     """What the steps have computed, in the order of a packed minibatch of the same captions."""
-    lengths = np.zeros(len(steps[0][0]), np.int64)
-    for rows, *_ in steps[1:]:
+    lengths = np.zeros(count, np.int64)
+    for rows, *_ in said:
         lengths[rows] += 1
     order = np.argsort(-lengths, kind='stable')
     rank = np.argsort(order)
-    bounds = np.cumsum([0, *(len(rows) for rows, *_ in steps)])
 
-    def packed(field, first=1):
+    def packed(field, steps):
         # No caption that is alive at a step is shorter than one that is not: they are the first of the order.
-        parts = [step[field] for step in steps[first:]]
-        library = chainer.backend.get_array_module(parts[0])
-        array = library.empty((int(bounds[-1] - bounds[first]), *parts[0].shape[1:]), parts[0].dtype)
-        for at, (rows, *_), part in zip(bounds[first:] - bounds[first], steps[first:], parts, strict=False):
-            array[library.asarray(at + rank[rows])] = part
+        bounds = np.cumsum([0, *(len(rows) for rows, *_ in steps)])
+        part = steps[0][field]
+        library = chainer.backend.get_array_module(part)
+        array = library.empty((int(bounds[-1]), *part.shape[1:]), part.dtype)
+        for at, step in zip(bounds, steps, strict=False):
+            array[library.asarray(at + rank[step[0]])] = step[field]
         return array
 
-    words = packed(7)
-    at = bounds[1:-1] - bounds[1]
+    words = packed(7, said)
+    at = np.cumsum([0, *(len(rows) for rows, *_ in said)])
     captions = [words[at[:lengths[row]] + i] for i, row in enumerate(order)]
-    return Sampled(order, captions, packed(5), packed(1, 0), packed(2, 0), packed(3, 0), packed(4), packed(6))
+    gates, c, h = (packed(field, read + said) for field in (1, 2, 3))
+    return Sampled(order, captions, packed(5, said), gates, c, h, packed(4, said), packed(6, said))
 
 
 def sampled_loss(h, W, b, sampled, targets, weights):

@@ -1,20 +1,20 @@
 """Merge: an LSTM that reads words alone; the image joins what it has read before the next word is chosen."""
-import chainer
 import chainer.functions as F
 import chainer.links as L
 import numpy as np
 
 from chainer_caption.data.batches import captions_of_rows
-from chainer_caption.functions import dropout, linear, lstm_sequence, sequence_input, word_loss
-from chainer_caption.functions.products import product, right_factor
-from chainer_caption.models.architecture import Architecture, initializers_from
+from chainer_caption.functions import dropout, linear, lstm_sequence, sequence_input
+from chainer_caption.functions.products import one_blas_thread, product, right_factor
+from chainer_caption.models.architecture import initializers_from
+from chainer_caption.models.speaker import Speaker
 from chainer_caption.models.stepper import Stepper
 
 # One mask a dropout, told apart by their place in the model.
 _FEATURE, _WORDS = range(2)
 
 
-class Merge(Architecture):
+class Merge(Speaker):
     """The merge architecture of Tanti, Gatt and Camilleri, "What is the role of recurrent neural networks (RNNs) in an
     image caption generator?" (INLG 2017), with the layers that the well-known Keras tutorials give it.
 
@@ -46,25 +46,46 @@ class Merge(Architecture):
     def stepper(self):
         return MergeStepper(self)
 
-    def __call__(self, features, words, targets, sizes, tokens=None, update_key=None):
-        """The loss of a packed minibatch of captions; as `ShowAndTell` has it."""
+    def outputs(self, features, words, sizes, update_key, computed=None):
+        """What the LSTM has read joined with the images; as `Speaker` has it."""
         masks = self.mask_keys(update_key, 2)
         image = F.relu(linear(dropout(features, self.dropout, masks[_FEATURE]), self.image_vec.W, self.image_vec.b))
         x = sequence_input(None, self.word_vec.W, words, self.dropout, masks[_WORDS])
-        h = lstm_sequence(x, self.lstm.upward.W, self.lstm.upward.b, self.lstm.lateral.W, sizes)
+        h = lstm_sequence(x, self.lstm.upward.W, self.lstm.upward.b, self.lstm.lateral.W, sizes, computed)
         rows = self.device.send(captions_of_rows(sizes).astype(np.int32))
         joined = h + sequence_input(None, image, rows, 0, masks[_FEATURE])
-        h = F.relu(linear(joined, self.joint.W, self.joint.b))
-        loss, accuracy = word_loss(h, self.out_word.W, self.out_word.b, targets, tokens)
-        chainer.report({'loss': loss, 'accuracy': accuracy}, self)
-        return loss
+        return F.relu(linear(joined, self.joint.W, self.joint.b))
+
+    def voice(self, features):
+        with one_blas_thread():
+            joint = _Joint(self)
+            images = joint.read(features)
+        return self._voice(len(features), joined=lambda h, rows: joint.join(h, images[self.device.send(rows)]))
+
+
+class _Joint:
+    # A trained Merge's layer in which words and image join. It is linear before its ReLU, so that the image's share of
+    # it is computed once for each picture.
+
+    def __init__(self, model):
+        self._image = model.image_vec.W.array, model.image_vec.b.array
+        self._joint = right_factor(model.joint.W.array.T), model.joint.b.array
+        self._xp = model.xp
+
+    def read(self, features):
+        """The images' shares of the layer, (n, H)."""
+        (W, b), (W_joint, b_joint) = self._image, self._joint
+        return product(self._xp.maximum(product(features, W.T) + b, 0), W_joint) + b_joint
+
+    def join(self, h, images):
+        """What the output layer reads, from the LSTM's outputs and the shares of their images, (n, H)."""
+        joined = product(h, self._joint[0])
+        joined += images
+        return self._xp.maximum(joined, 0, out=joined)
 
 
 class MergeStepper(Stepper):
     """A trained Merge as a recurrence over arrays; otherwise as `Stepper`.
-
-    The layer in which words and image join is linear before its ReLU, so that the image's share of it is computed once
-    for each picture.
 
     Args:
         model (Merge): The model, on the device where the search is to run.
@@ -72,7 +93,7 @@ class MergeStepper(Stepper):
 
     def __init__(self, model):
         super().__init__(model)
-        self._joint = right_factor(model.joint.W.array.T), model.joint.b.array
+        self._joint = _Joint(model)
 
     def start(self, features):
         """Embeds the images.
@@ -81,20 +102,16 @@ class MergeStepper(Stepper):
             features (array): (n, D) float32, on the device.
 
         Returns:
-            tuple: The state `(h, c, joint, pictures)`: the LSTM's before any word, (n, H) float32; the images' share of
-            the joint layer, (n, H) float32; and whose each row is, (n,) int, on the host.
+            tuple: The state `(h, c, images, pictures)`: the LSTM's before any word, (n, H) float32; the images' share
+            of the joint layer, (n, H) float32; and whose each row is, (n,) int, on the host.
         """
-        xp = self.device.xp
-        (W, b), (W_joint, b_joint) = self._image, self._joint
-        image = xp.maximum(product(features, W.T) + b, 0)
-        h = xp.zeros((len(features), len(b)), np.float32)
-        return h, xp.zeros_like(h), product(image, W_joint) + b_joint, np.arange(len(features))
+        images = self._joint.read(features)
+        h = self.device.xp.zeros_like(images)
+        return h, h.copy(), images, np.arange(len(features))
 
     def step(self, state, parents, words):
         """As `Stepper.step`, with the states of `start`."""
-        h, c, joint, pictures = state
+        h, c, images, pictures = state
         pictures = pictures[parents]
         h, c = self._read((h, c), parents, words)
-        joined = product(h, self._joint[0])
-        joined += joint[self.device.send(pictures)]
-        return (h, c, joint, pictures), product(self.device.xp.maximum(joined, 0, out=joined), self._W_out)
+        return (h, c, images, pictures), product(self._joint.join(h, images[self.device.send(pictures)]), self._W_out)
