@@ -112,6 +112,13 @@ def test_units_are_not_confused(characters, model_dir, call, refused, tmp_path):
     assert bundle.unit == Bundle.load(tmp_path / 'm').unit == 'characters'
 
 
+def test_a_description_calls_characters_by_their_name(characters, release_dir, call):
+    for folder, unit in ((characters, 'characters'), (release_dir, 'words')):
+        described = call('describe', folder)[1]
+        assert f' {unit} in the mean' in described and f'val {unit} covered' in described
+        assert json.loads(call('describe', folder, '--json')[1])['unit'] == unit
+
+
 def test_a_unit_that_nobody_knows(characters, model_dir, refused, tmp_path):
     for folder, name in ((characters, 'dataset.json'), (tmp_path / 'model', 'config.json')):
         if not folder.exists():

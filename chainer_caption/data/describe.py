@@ -37,16 +37,16 @@ def describe(release, min_counts=MIN_COUNTS):
         min_counts (sequence of int): For which vocabularies, by how often a word must be seen in training to be in it.
 
     Returns:
-        dict: JSON values. `splits`: for each its `pictures`, `captions`, `words` (all of them) and
-        `captions_per_picture` (least, mean, most); `lengths`: of all captions, in words, `mean`, `percentiles`,
-        `longest`; `vocabulary`: for each of `min_counts` the `size` without special words, and for `val` and `test`
-        the `coverage`, the share of their distinct words that are in it, and `unk`, the share of their words that
-        are not; `features`: `size` D, `rows` that pictures have, share of `zeros`, `norms` (least, mean, most), and
-        how many rows are `constant` or a `duplicate` of one before; `faults`: a list of `{"fault", "count", "line"}`,
-        as `find_faults` gives it.
+        dict: JSON values. `unit`: what captions are cut into, words here whatever it is; `splits`: for each its
+        `pictures`, `captions`, `words` (all of them) and `captions_per_picture` (least, mean, most); `lengths`: of all
+        captions, in words, `mean`, `percentiles`, `longest`; `vocabulary`: for each of `min_counts` the `size` without
+        special words, and for `val` and `test` the `coverage`, the share of their distinct words that are in it, and
+        `unk`, the share of their words that are not; `features`: `size` D, `rows` that pictures have, share of `zeros`,
+        `norms` (least, mean, most), and how many rows are `constant` or a `duplicate` of one before; `faults`: a list
+        of `{"fault", "count", "line"}`, as `find_faults` gives it.
     """
     rows = _Rows(release)
-    return {'splits': _splits(release.captions), 'lengths': _lengths(release.captions),
+    return {'unit': release.captions.unit, 'splits': _splits(release.captions), 'lengths': _lengths(release.captions),
             'vocabulary': _vocabularies(release.captions, min_counts), 'features': rows.describe(),
             'faults': find_faults(release, rows)}
 
