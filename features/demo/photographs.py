@@ -25,16 +25,16 @@ SOURCES = {
     'grass.png': 'linolafett, CC0', 'brick.png': 'CC0Textures, CC0', 'gravel.png': 'CC0Textures, CC0',
     'hubble_deep_field.jpg': 'NASA, public domain'}
 VERDICTS = {
-    ('astronaut.png', 'a man in a red shirt and blue jeans is standing next to a man in a blue shirt'): 'wrong',
-    ('camera.png', 'a woman in a red jacket is standing in front of a brick wall'): 'wrong',
-    ('chelsea.png', 'a little boy in a blue shirt is standing in front of a yellow building'): 'wrong',
-    ('coffee.png', 'a brown and white dog is running through the grass'): 'wrong',
-    ('rocket.jpg', 'a group of people stand in the snow'): 'wrong',
-    ('clock_motion.png', 'a boy in a blue shirt is playing with a ball'): 'wrong',
-    ('grass.png', 'a little girl in a pink shirt is running through the grass'): 'partly',
-    ('brick.png', 'a man in a blue shirt is standing in front of a large crowd of people'): 'wrong',
-    ('gravel.png', 'a child in a red shirt is standing in front of a white building'): 'wrong',
-    ('hubble_deep_field.jpg', 'a man in a red shirt is standing in front of a crowd of people'): 'wrong'}
+    ('astronaut.png', 'a man in a blue shirt is holding a trophy'): 'wrong',
+    ('camera.png', 'a man is looking at a microphone on a tripod'): 'partly',
+    ('chelsea.png', 'a small brown and white dog is playing with a tennis ball'): 'wrong',
+    ('coffee.png', 'a black and white dog is running through the grass'): 'wrong',
+    ('rocket.jpg', 'a man is standing in front of a yellow building'): 'wrong',
+    ('clock_motion.png', 'a young boy is playing with a soccer ball'): 'wrong',
+    ('grass.png', 'a brown and white dog is running through the grass'): 'partly',
+    ('brick.png', 'a boy in a blue shirt is running on the ice'): 'wrong',
+    ('gravel.png', 'a man in a yellow shirt is standing in front of a large tree'): 'wrong',
+    ('hubble_deep_field.jpg', 'a man is standing in front of a large tree'): 'wrong'}
 COLOURS = {'right': '#1a7f37', 'partly': '#9a6700', 'wrong': '#b3261e'}
 
 

@@ -41,7 +41,7 @@ class SelfCritical:
     Reports `loss`, `reward` (the mean CIDEr-D of the drawn captions, from 0 to 10) and `length` (the mean of their
     words, without `</S>`).
 
-    Args: as for `Words`; the model draws captions, too, as `ShowAndTell` does, and the converter may be a `Sight`.
+    Args: as for `Words`; the model is a `Speaker`, and the converter may be a `Sight`.
 
     Raises:
         InputError: There is a single picture.
