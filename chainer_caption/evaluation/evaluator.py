@@ -7,7 +7,6 @@
 """
 import dataclasses
 import itertools
-import math
 
 import chainer
 import numpy as np
@@ -21,6 +20,7 @@ from chainer_caption.evaluation.metrics.cider import SINGLE, CiderScorer
 from chainer_caption.evaluation.metrics.scorer import DEFAULT
 from chainer_caption.evaluation.perplexity import stepped_perplexity, token_means
 from chainer_caption.functions.memory import enough_memory
+from chainer_caption.storage.files import json_number
 
 # Captions whose words are predicted together, for the perplexity.
 _BATCH = 128
@@ -60,7 +60,7 @@ class Evaluation:
 
     def to_json(self):
         """The figures and what they are of as JSON values: a dict. JSON has no infinity; such a perplexity is None."""
-        figures = {name: figure if math.isfinite(figure) else None for name, figure in self.figures.items()}
+        figures = {name: json_number(figure) for name, figure in self.figures.items()}
         return {**figures, 'name': self.name, **self.settings, 'pictures': len(self.candidates)}
 
 

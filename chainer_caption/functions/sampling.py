@@ -174,21 +174,23 @@ def _packed(count, read, said):
     order = np.argsort(-lengths, kind='stable')
     rank = np.argsort(order)
 
-    def packed(field, steps):
-        # No caption that is alive at a step is shorter than one that is not: they are the first of the order.
+    def packed(steps, *fields):
+        # Where each step begins, and the fields. No caption that is alive at a step is shorter than one that is not:
+        # they are the first of the order.
         bounds = np.cumsum([0, *(len(rows) for rows, *_ in steps)])
-        part = steps[0][field]
-        library = chainer.backend.get_array_module(part)
-        array = library.empty((int(bounds[-1]), *part.shape[1:]), part.dtype)
-        for at, step in zip(bounds, steps, strict=False):
-            array[library.asarray(at + rank[step[0]])] = step[field]
-        return array
+        arrays = []
+        for field in fields:
+            part = steps[0][field]
+            library = chainer.backend.get_array_module(part)
+            arrays.append(library.empty((int(bounds[-1]), *part.shape[1:]), part.dtype))
+            for at, step in zip(bounds, steps, strict=False):
+                arrays[-1][library.asarray(at + rank[step[0]])] = step[field]
+        return bounds, *arrays
 
-    words = packed(7, said)
-    at = np.cumsum([0, *(len(rows) for rows, *_ in said)])
+    at, scores, log_probs, totals, words = packed(said, 4, 5, 6, 7)
+    _, gates, c, h = packed(read + said, 1, 2, 3)
     captions = [words[at[:lengths[row]] + i] for i, row in enumerate(order)]
-    gates, c, h = (packed(field, read + said) for field in (1, 2, 3))
-    return Sampled(order, captions, packed(5, said), gates, c, h, packed(4, said), packed(6, said))
+    return Sampled(order, captions, log_probs, gates, c, h, scores, totals)
 
 
 def sampled_loss(h, W, b, sampled, targets, weights):

@@ -34,9 +34,10 @@ def row_of(result):
     if result.error is not None:
         return {'filename': result.filename, 'error': result.error}
     image_id = {} if result.image_id is None else {'image_id': int(result.image_id)}
-    captions = [{'caption': caption.text, 'tokens': list(caption.tokens), 'log_prob': _finite(caption.log_prob),
-                 'log_prob_per_token': _finite(caption.log_prob_per_token), 'finished': bool(caption.finished)}
-                for caption in result.captions]
+    captions = [{'caption': caption.text, 'tokens': list(caption.tokens),
+                 'log_prob': files.json_number(float(caption.log_prob)),
+                 'log_prob_per_token': files.json_number(float(caption.log_prob_per_token)),
+                 'finished': bool(caption.finished)} for caption in result.captions]
     return {'filename': result.filename, **image_id, 'captions': captions}
 
 
@@ -200,7 +201,3 @@ def _cell(text):
 
 def _backslash_escape(match):
     return match[0].encode('unicode_escape').decode('ascii')
-
-
-def _finite(score):
-    return float(score) if math.isfinite(score) else None

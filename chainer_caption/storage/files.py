@@ -4,6 +4,7 @@ import errno
 import fcntl
 import hashlib
 import json
+import math
 import os
 import re
 import secrets
@@ -136,6 +137,11 @@ def sync_folder(folder):
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def json_number(value):
+    """A number as JSON has it, which knows neither infinities nor NaN: itself, or None for one of these."""
+    return value if math.isfinite(value) else None
 
 
 def write_json(path, value, indent=1):

@@ -1,6 +1,5 @@
 """The log of a training."""
 import collections
-import math
 import os
 
 import chainer
@@ -9,7 +8,7 @@ from chainer.training import extensions
 
 from chainer_caption.evaluation.perplexity import perplexity
 from chainer_caption.models.bundle import LOG
-from chainer_caption.storage.files import write_json
+from chainer_caption.storage.files import json_number, write_json
 from chainer_caption.training.extensions.epochs import EveryEpochs
 
 SAMPLES = 'samples'
@@ -99,8 +98,8 @@ class _Sum(chainer.reporter.Summary):
 
 def _blank(entry):
     for name, value in entry.items():
-        if isinstance(value, float) and not math.isfinite(value):
-            entry[name] = None
+        if isinstance(value, float):
+            entry[name] = json_number(value)
 
 
 class TellDivergence(chainer.training.Extension):
