@@ -1,7 +1,7 @@
-"""Train image captioners from features computed beforehand, and caption pictures with them, on Chainer.
+"""Train image captioners from features computed beforehand, and caption images with them, on Chainer.
 
     from chainer_caption import Captioner
-    captioner = Captioner.load('model', image_weights='VGG_ILSVRC_19_layers.caffemodel')
+    captioner = Captioner.load('model', encoder_weights='VGG_ILSVRC_19_layers.caffemodel')
     for result in captioner.caption('holiday/'):
         print(result.path, result.error or result.captions[0].text)
 """
@@ -13,10 +13,10 @@ __version__ = '1.0.0'
 # Each name and the module that it comes from, which is imported when the name is first asked for (PEP 562): Chainer and
 # Numba take a second and more, which nobody should wait who only wants to see how a command is called.
 _MODULES = {'Bundle': 'models.bundle', 'Caption': 'captioning.results', 'Captioner': 'captioning.captioner',
-            'InputError': 'errors', 'Release': 'data.release', 'Result': 'captioning.results',
+            'InputError': 'errors', 'Dataset': 'data.dataset', 'Result': 'captioning.results',
             'Settings': 'training.settings', 'Vocabulary': 'data.vocabulary', 'train': 'training.run'}
 
-__all__ = ['Bundle', 'Caption', 'Captioner', 'InputError', 'Release', 'Result', 'Settings', 'Vocabulary', 'train']
+__all__ = ['Bundle', 'Caption', 'Captioner', 'Dataset', 'InputError', 'Result', 'Settings', 'Vocabulary', 'train']
 
 
 def __getattr__(name):

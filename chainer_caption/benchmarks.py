@@ -15,21 +15,21 @@ from chainer.backends import cuda
 from chainer_caption.captioning.captioner import Captioner
 from chainer_caption.data.batches import CaptionDataset, CaptionIterator
 from chainer_caption.data.vocabulary import Vocabulary
+from chainer_caption.features.encoders import ENCODERS
 from chainer_caption.features.extractor import Extractor
-from chainer_caption.features.networks import NETWORKS
 from chainer_caption.functions.memory import enough_memory
 from chainer_caption.models import ARCHITECTURES
 from chainer_caption.training import make_converter, make_optimizer
-from chainer_caption.training.beginning import chosen_sizes, fresh_model
+from chainer_caption.training.initialization import chosen_sizes, fresh_model
 
 _WARM_UP = 5
 
 
-def benchmark_training(release, settings, device, updates, processes):
+def benchmark_training(dataset, settings, device, updates, processes):
     """Captions and tokens trained on in a second.
 
     Args:
-        release (Release): What to train on.
+        dataset (Dataset): What to train on.
         settings (Settings): How.
         device (chainer.backend.Device): Where.
         updates (int): How many updates to time.
@@ -38,14 +38,14 @@ def benchmark_training(release, settings, device, updates, processes):
     Returns:
         dict: `captions_per_s`, `tokens_per_s`, `peak_mib` and what they were measured with.
     """
-    splits = release.training_splits
-    vocabulary = Vocabulary.from_counts(*release.word_counts(*splits), min_count=settings.min_count)
-    data = CaptionDataset.from_release(release, vocabulary, *splits)
+    splits = dataset.training_splits
+    vocabulary = Vocabulary.from_counts(*dataset.word_counts(*splits), min_count=settings.min_count)
+    data = CaptionDataset.from_dataset(dataset, vocabulary, *splits)
     settings = settings.resolved()
     architecture = ARCHITECTURES[settings.architecture]
-    iterator = CaptionIterator(data, settings.batch_size, seed=settings.seed, per_picture=architecture.per_picture)
-    converter = make_converter(release.features, device, processes, architecture.per_picture)
-    model = fresh_model(architecture, release.feature_size, vocabulary,
+    iterator = CaptionIterator(data, settings.batch_size, seed=settings.seed, per_image=architecture.per_image)
+    converter = make_converter(dataset.features, device, processes, architecture.per_image)
+    model = fresh_model(architecture, dataset.feature_size, vocabulary,
                         {**dataclasses.asdict(settings), **chosen_sizes(architecture, settings)})
     model.to_device(device)
     optimizer = make_optimizer(model, device, processes)
@@ -68,23 +68,23 @@ def benchmark_training(release, settings, device, updates, processes):
             'precision': chainer.config.precision}
 
 
-def benchmark_decoding(release, model, device, split, pictures, options):
-    """Pictures captioned in a second, from stored features.
+def benchmark_decoding(dataset, model, device, split, images, options):
+    """Images captioned in a second, from stored features.
 
     Args:
-        release (Release): Where the features are.
+        dataset (Dataset): Where the features are.
         model (str or os.PathLike): A model directory.
         device (chainer.backend.Device): Where.
-        split (str): Whose pictures.
-        pictures (int or None): How many of them; None for all.
+        split (str): Whose images.
+        images (int or None): How many of them; None for all.
         options (dict): As for `Captioner.search`.
 
     Returns:
-        dict: `pictures_per_s`, `peak_mib` and what they were measured with.
+        dict: `images_per_s`, `peak_mib` and what they were measured with.
     """
-    captioner = Captioner.load(model, device, pictures=False)
-    rows = release.captions.image_ids[release.pictures(split)][:pictures]
-    features = np.ascontiguousarray(release.features[rows])
+    captioner = Captioner.load(model, device, images=False)
+    rows = dataset.captions.image_ids[dataset.images(split)][:images]
+    features = np.ascontiguousarray(dataset.features[rows])
     search = captioner.search(**options)
     list(captioner.caption_features(features[:2 * _WARM_UP], search))
     _wait(device)
@@ -92,30 +92,30 @@ def benchmark_decoding(release, model, device, split, pictures, options):
     count = sum(1 for _ in captioner.caption_features(features, search))
     _wait(device)
     seconds = time.perf_counter() - start
-    return {'pictures_per_s': round(count / seconds, 2), 'peak_mib': _peak_mib(device), 'pictures': count,
+    return {'images_per_s': round(count / seconds, 2), 'peak_mib': _peak_mib(device), 'images': count,
             'precision': chainer.config.precision, **dataclasses.asdict(search)}
 
 
-def benchmark_extraction(network, device, batch_size, repeats):
-    """Pictures that go through an image network in a second; prepared pictures, random weights.
+def benchmark_extraction(encoder, device, batch_size, repeats):
+    """Images that go through an image encoder in a second; prepared images, random weights.
 
     Args:
-        network (str): One of `NETWORKS`.
+        encoder (str): One of `ENCODERS`.
         device (chainer.backend.Device): Where.
-        batch_size (int): Pictures at a time.
+        batch_size (int): Images at a time.
         repeats (int): Batches to time; the median counts.
 
     Returns:
-        dict: `pictures_per_s`, `peak_mib` and what they were measured with.
+        dict: `images_per_s`, `peak_mib` and what they were measured with.
     """
-    described, rng = NETWORKS[network], np.random.default_rng(0)
+    described, rng = ENCODERS[encoder], np.random.default_rng(0)
     link = described.link()
     for param in link.params():
         # Of a size that keeps the numbers within their range through all layers, as trained weights do.
         rng.standard_normal(dtype=np.float32, out=param.array)
         param.array *= (2 / np.prod(param.shape[1:])) ** 0.5 if param.ndim > 1 else 0.1
     link.to_device(device)
-    extractor = Extractor(network, described.profile, link)
+    extractor = Extractor(encoder, described.preprocessing, link)
     batch = rng.random((batch_size, 3, described.size, described.size), np.float32)
     times = []
     for _ in range(1 + repeats):
@@ -123,8 +123,8 @@ def benchmark_extraction(network, device, batch_size, repeats):
         extractor(batch)
         _wait(device)
         times.append(time.perf_counter() - start)
-    return {'pictures_per_s': round(batch_size / statistics.median(times[1:]), 2), 'peak_mib': _peak_mib(device),
-            'network': network, 'batch_size': batch_size}
+    return {'images_per_s': round(batch_size / statistics.median(times[1:]), 2), 'peak_mib': _peak_mib(device),
+            'encoder': encoder, 'batch_size': batch_size}
 
 
 def _wait(device):

@@ -19,10 +19,27 @@ def printable(text):
 class InputError(ValueError):
     """Input that cannot be used.
 
-    The message is one line: it names the file or option, says what is wrong with it and, where that is known, what to
+    The message is one line: it names the file or field, says what is wrong with it and, where that is known, what to
     do next. It is meant to be read by the user as it stands.
+
+    Attributes:
+        field: The field or parameter that is wrong, if the message begins with one; the command line shows it as an
+            option (`max_length` as `--max-length`).
     """
 
-    def __init__(self, message):
+    field: str | None = None
+
+    def __init__(self, message: str) -> None:
         # Neither what a library says of damaged bytes nor the name of a file need be one line.
         super().__init__(printable(message))
+
+    @classmethod
+    def of(cls, field: str, value: object, message: str) -> 'InputError':
+        """An error about a field and its value: `InputError.of('max_length', 0, 'must be at least 1')`."""
+        error = cls(f'{field} {value}: {message}')
+        error.field = field
+        return error
+
+    def with_option(self) -> str:
+        """The message for the command line: the field as its option."""
+        return str(self) if self.field is None else '--' + self.field.replace('_', '-') + str(self)[len(self.field):]

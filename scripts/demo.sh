@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# On a fresh machine: sets up, trains on the embedded release features/demo, captions pictures that were in no split,
+# On a fresh machine: sets up, trains on the embedded dataset features/demo, captions images that were in no split,
 # counts how many of the best captions are true, and writes a gallery of them.
 #
 #   scripts/demo.sh            writes into the folder demo/
@@ -15,7 +15,7 @@ echo 'Training on features/demo ...'
 $python scripts/train.py features/demo -o demo/model --overwrite \
     --epochs 15 --hidden 256 --batch-size 64 --dropout 0.3 "$@"
 echo
-echo 'Captions of pictures that were in no split, the five best each:'
+echo 'Captions of images that were in no split, the five best each:'
 $python scripts/generate.py -m demo/model features/demo/unseen "$@"
 echo
 $python scripts/generate.py -m demo/model features/demo/unseen -o demo/captions.jsonl "$@"
@@ -23,4 +23,4 @@ $python features/demo/draw.py demo/captions.jsonl
 $python scripts/generate.py -m demo/model features/demo/unseen -o demo/gallery.html "$@"
 echo 'The training: demo/model/run.html'
 echo 'The gallery: demo/gallery.html'
-echo 'Your own photographs, with a captioner that comes along: .venv/bin/chainer-caption generate ~/Pictures -o captions.html'
+echo 'Your own photos, with a captioner that comes along: .venv/bin/chainer-caption generate ~/Images -o captions.html'

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# On a fresh machine: sets up, lints, tests. Arguments go to pytest: scripts/test.sh tests/test_release.py
+# On a fresh machine: sets up, lints, tests. Arguments go to pytest: scripts/test.sh tests/test_dataset.py
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 scripts/setup.sh

@@ -20,16 +20,16 @@ class Browser:
     """A browser with one page; a context manager.
 
     Args:
-        profile (str or os.PathLike): A folder for what it keeps.
+        preprocessing (str or os.PathLike): A folder for what it keeps.
     """
 
-    def __init__(self, profile):
+    def __init__(self, preprocessing):
         self._ids, self.events = 0, []
         low, self._orders = os.pipe()
         self._answers, also_low = os.pipe()
         # By convention its pipes are 3, to read from, and 4; ours are others than these.
         theirs, ours = (fcntl.fcntl(handle, fcntl.F_DUPFD, 10) for handle in (low, also_low))
-        command = [PROGRAM, *_OPTIONS, f'--user-data-dir={profile}', 'about:blank']
+        command = [PROGRAM, *_OPTIONS, f'--user-data-dir={preprocessing}', 'about:blank']
         self._process = subprocess.Popen(['bash', '-c', f'exec "$@" 3<&{theirs} 4>&{ours}', 'bash', *command],
                                          pass_fds=(theirs, ours), stderr=subprocess.DEVNULL)
         for handle in low, also_low, theirs, ours:
@@ -37,7 +37,7 @@ class Browser:
         self._rest, self._session = b'', None
         target = self.do('Target.createTarget', url='about:blank')['targetId']
         self._session = self.do('Target.attachToTarget', targetId=target, flatten=True)['sessionId']
-        for domain in 'Page', 'Runtime', 'Log', 'Network':
+        for domain in 'Page', 'Runtime', 'Log', 'Encoder':
             self.do(f'{domain}.enable')
 
     def __enter__(self):

@@ -1,4 +1,4 @@
-"""What the tests share: a small release that can be learned, a model trained on it, and a cache of their own."""
+"""What the tests share: a small dataset that can be learned, a model trained on it, and a cache of their own."""
 import json
 import os
 import pathlib
@@ -12,8 +12,8 @@ import scipy.io
 from PIL import Image
 
 import chainer_caption
-from chainer_caption import Bundle, Captioner, Release, Settings, Vocabulary, cli, train
-from chainer_caption.features.pictures import open_picture
+from chainer_caption import Bundle, Captioner, Dataset, Settings, Vocabulary, cli, train
+from chainer_caption.features.images import open_image
 from chainer_caption.models import ShowAndTell
 from chainer_caption.storage.archives import read_npz
 from chainer_caption.storage.files import read_json
@@ -54,41 +54,41 @@ def cache(tmp_path_factory, monkeypatch):
 
 @pytest.fixture
 def shared():
-    """The folder of genuine releases beside the repository; skips the test where there is none."""
+    """The folder of genuine datasets beside the repository; skips the test where there is none."""
     if not SHARED.is_dir():
-        pytest.skip('needs the genuine releases in ../shared/data')
+        pytest.skip('needs the genuine datasets in ../shared/data')
     return SHARED
 
 
-def read_picture(path, **options):
-    """A picture as a whole: RGB, (H, W, 3) uint8; arguments as `open_picture` has them."""
-    with open_picture(path, **options) as picture:
-        return np.asarray(picture)
+def read_image(path, **options):
+    """An image as a whole: RGB, (H, W, 3) uint8; arguments as `open_image` has them."""
+    with open_image(path, **options) as image:
+        return np.asarray(image)
 
 
-def write_release(folder, pictures=48, dim=16, seed=0, splits=SPLITS, dtype=np.float32):
-    """Writes a release whose captions follow from its features: each picture has a colour and a shape, one feature
-    for each of them, and noise. Splits take turns; columns are in the order of the pictures; three sentences each."""
+def write_dataset(folder, images=48, dim=16, seed=0, splits=SPLITS, dtype=np.float32):
+    """Writes a dataset whose captions follow from its features: each image has a colour and a shape, one feature
+    for each of them, and noise. Splits take turns; columns are in the order of the images; three sentences each."""
     rng = np.random.default_rng(seed)
-    colour, shape = rng.integers(len(COLOURS), size=pictures), rng.integers(len(SHAPES), size=pictures)
-    feats = rng.normal(0, 0.1, (dim, pictures))
-    feats[colour, range(pictures)] += 1
-    feats[len(COLOURS) + shape, range(pictures)] += 1
-    images = []
-    for i in range(pictures):
+    colour, shape = rng.integers(len(COLOURS), size=images), rng.integers(len(SHAPES), size=images)
+    feats = rng.normal(0, 0.1, (dim, images))
+    feats[colour, range(images)] += 1
+    feats[len(COLOURS) + shape, range(images)] += 1
+    records = []
+    for i in range(images):
         words = {'colour': COLOURS[colour[i]], 'shape': SHAPES[shape[i]]}
         spoken = [text.format(**words) for text in ('a {colour} {shape}', 'the {shape} is {colour}',
                                                     'there is a {shape}')]
-        images.append({'filename': f'{i:04}.png', 'imgid': i, 'split': splits[i % len(splits)],
+        records.append({'filename': f'{i:04}.png', 'imgid': i, 'split': splits[i % len(splits)],
                        'sentences': [{'tokens': text.split(), 'raw': f'{text.capitalize()}.'} for text in spoken]})
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / 'dataset.json').write_text(json.dumps({'dataset': 'small', 'images': images}), encoding='utf-8')
+    (folder / 'dataset.json').write_text(json.dumps({'dataset': 'small', 'images': records}), encoding='utf-8')
     scipy.io.savemat(folder / 'vgg_feats.mat', {'feats': feats.astype(dtype)}, do_compression=True)
     return folder
 
 
-def draw_pictures(folder, count):
-    """Writes small pictures of noise, under the names that `write_release` has for them."""
+def draw_images(folder, count):
+    """Writes small images of noise, under the names that `write_dataset` has for them."""
     folder.mkdir(parents=True)
     rng = np.random.default_rng(0)
     for i in range(count):
@@ -97,12 +97,12 @@ def draw_pictures(folder, count):
 
 
 def left_by_training(folder):
-    """All that a training leaves in a model directory, but for clock times and pictures: a dict to be compared."""
+    """All that a training leaves in a model directory, but for clock times and images: a dict to be compared."""
     left = {'files': sorted(os.listdir(folder)), 'config.json': read_json(folder / 'config.json'),
             'vocabulary.json': read_json(folder / 'vocabulary.json'),
             'log.json': [{key: value for key, value in entry.items() if key != 'elapsed_time'}
                          for entry in read_json(folder / 'log.json')]}
-    for path in [folder / 'weights.npz', *folder.glob('network*.npz'), *folder.glob('snapshot-*.npz')]:
+    for path in [folder / 'weights.npz', *folder.glob('encoder*.npz'), *folder.glob('snapshot-*.npz')]:
         for name, array in read_npz(path).items():
             if name != 'checksum' and not name.endswith(('elapsed_time', '/_log')):
                 left[f'{path.name} {name}'] = array.dtype.str, array.shape, array.tobytes()
@@ -110,41 +110,41 @@ def left_by_training(folder):
 
 
 @pytest.fixture
-def make_release(tmp_path):
-    """A factory of small releases: `make_release(folder=None, **as write_release takes them)` gives the folder."""
+def make_dataset(tmp_path):
+    """A factory of small datasets: `make_dataset(folder=None, **as write_dataset takes them)` gives the folder."""
     def make(folder=None, **kwargs):
-        return write_release(tmp_path / 'release' if folder is None else pathlib.Path(folder), **kwargs)
+        return write_dataset(tmp_path / 'dataset' if folder is None else pathlib.Path(folder), **kwargs)
     return make
 
 
 @pytest.fixture(scope='session')
-def release_dir(tmp_path_factory):
-    """The release that `model_dir` was trained on; not to be changed."""
-    return write_release(tmp_path_factory.mktemp('shared') / 'release')
+def dataset_dir(tmp_path_factory):
+    """The dataset that `model_dir` was trained on; not to be changed."""
+    return write_dataset(tmp_path_factory.mktemp('shared') / 'dataset')
 
 
 @pytest.fixture(scope='session')
-def model_dir(release_dir):
+def model_dir(dataset_dir):
     """A model directory, trained briefly and not well; not to be changed."""
-    folder = release_dir.with_name('model')
-    train(Release(release_dir), folder, Settings(epochs=2, batch_size=32, hidden=16))
+    folder = dataset_dir.with_name('model')
+    train(Dataset(dataset_dir), folder, Settings(epochs=2, batch_size=32, hidden=16))
     return folder
 
 
 @pytest.fixture(scope='session')
 def demo_model(tmp_path_factory):
-    """An untrained model for the features of the small network that comes with the package; not to be changed."""
+    """An untrained model for the features of the small encoder that comes with the package; not to be changed."""
     vocabulary = Vocabulary.from_counts({f'word{i}': 9 for i in range(20)}, 9)
     folder = tmp_path_factory.mktemp('demo') / 'model'
-    # From a seed: there are weights that have nothing to say of a picture.
+    # From a seed: there are weights that have nothing to say of an image.
     model = ShowAndTell(4096, len(vocabulary), 8, seed=0)
-    Bundle(model, vocabulary, {'network': 'demo', 'profile': 'demo'}).save(folder)
+    Bundle(model, vocabulary, {'encoder': 'demo', 'preprocessing': 'demo'}).save(folder)
     return folder
 
 
 @pytest.fixture(scope='session')
 def served_model(tmp_path_factory):
-    """A model directory, untrained, that says something else of each picture; not to be changed."""
+    """A model directory, untrained, that says something else of each image; not to be changed."""
     import serving
     return serving.make_model(tmp_path_factory.mktemp('served') / 'model')
 

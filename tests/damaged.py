@@ -5,7 +5,7 @@ HEAD_END = b'\r\n\r\n'
 
 
 def _png(width, height):
-    """A picture of a few bytes that claims to have so many pixels."""
+    """An image of a few bytes that claims to have so many pixels."""
     def chunk(kind, data):
         return len(data).to_bytes(4, 'big') + kind + data + zlib.crc32(kind + data).to_bytes(4, 'big')
     size = width.to_bytes(4, 'big') + height.to_bytes(4, 'big')
@@ -77,7 +77,7 @@ def _host(rng, good, port):
         'localhost\r\nHost: example.com']))]
 
 
-def _origin(rng, good, port):
+def _provenance(rng, good, port):
     return [_request(b'x', Origin=rng.choice([
         'http://example.com', 'null', f'http://localhost:{port}', 'file://', '']))]
 
@@ -99,7 +99,7 @@ def _addresses(rng, good, port):
 KINDS = {
     'cut short': _cut, 'bytes exchanged': _flipped, 'longer than said': _too_short, 'shorter than said': _too_long,
     'impossible lengths': _huge, '200 megapixels': _bomb, 'no HTTP': _noise, 'damaged chunks': _chunks,
-    'damaged forms': _forms, 'foreign Host': _host, 'foreign Origin': _origin, 'strange heads': _heads,
+    'damaged forms': _forms, 'foreign Host': _host, 'foreign Origin': _provenance, 'strange heads': _heads,
     'strange addresses': _addresses}
 
 
@@ -108,7 +108,7 @@ def damaged(rng, good, port):
 
     Args:
         rng (random.Random): What it follows from.
-        good (bytes): A sound request, of a form with a picture.
+        good (bytes): A sound request, of a form with an image.
         port (int): The service's.
 
     Returns:

@@ -32,7 +32,7 @@ from h5py import h5f
 import chainer_caption.compat  # noqa: F401 (before anything imports Chainer)
 from chainer_caption import InputError
 from chainer_caption.data import matlab, matlab_child
-from chainer_caption.features.pictures import PictureError
+from chainer_caption.features.images import ImageError
 
 SECONDS = 20                    # of the processor, for an input
 MEMORY = 300 * 2 ** 20          # more than an input may add to what the process has ever taken, in bytes
@@ -161,7 +161,7 @@ def _try(path, reader, data):
     outcome = 'read', ''
     try:
         reader.read(path)
-    except (InputError, PictureError) as e:
+    except (InputError, ImageError) as e:
         message = str(e)
         plain = message and not any(c < ' ' or '\x7f' <= c < '\xa0' or c in '\u2028\u2029' for c in message)
         outcome = ('refused', '') if plain else ('found', repr(message)[:200])

@@ -16,27 +16,28 @@ import h5py
 import numpy as np
 import scipy.io
 from checkpoint_files import ChainOf2017, FullyConnected, NeuralTalk
-from conftest import read_picture, write_release
+from conftest import read_image, write_dataset
 from PIL import Image
 from torch_writer import WRITERS, write_state_dict
 
-from chainer_caption import Bundle, Release, Settings, Vocabulary, train
+from chainer_caption import Bundle, Dataset, Settings, Vocabulary, train
 from chainer_caption.captioning.results import Caption, Result
-from chainer_caption.captioning.resumable import CaptionFile, Pictures
-from chainer_caption.data import record_origin
-from chainer_caption.data.annotations import read_caption_file, tokenize
+from chainer_caption.captioning.resumable import CaptionFile, Images
+from chainer_caption.data import record_provenance
+from chainer_caption.data.building import extract_features
+from chainer_caption.data.caption_parsers import read_caption_file
+from chainer_caption.data.dataset import read_provenance
 from chainer_caption.data.describe import describe
 from chainer_caption.data.matrix import open_matrix
-from chainer_caption.data.release import read_origin
-from chainer_caption.data.store import extract_features
+from chainer_caption.data.tokenization import tokenize_words
 from chainer_caption.decoding import BeamSearch
 from chainer_caption.evaluation.evaluator import Evaluator
-from chainer_caption.features.networks.vgg import VGG
-from chainer_caption.features.profiles import PROFILES
+from chainer_caption.features.encoders.vgg import VGG
+from chainer_caption.features.preprocessing import PREPROCESSINGS
 from chainer_caption.features.weights import load_weights
 from chainer_caption.models import ShowAndTell
 from chainer_caption.models.checkpoints import read_checkpoint
-from chainer_caption.report.evaluation_page import score_tables, write_evaluation_page, write_picture_scores
+from chainer_caption.report.evaluation_page import score_tables, write_evaluation_page, write_image_scores
 from chainer_caption.storage.archives import read_npz
 from chainer_caption.storage.torch_files import read_state_dict
 from chainer_caption.storage.unpack import unpack
@@ -71,11 +72,11 @@ def readers(folder):
     """All readers by name; `folder` is theirs to work in."""
     place = pathlib.Path(folder)
     os.environ['XDG_CACHE_HOME'] = str(place / 'cache')
-    release = write_release(place / 'release', 12, 5)
+    dataset = write_dataset(place / 'dataset', 12, 5)
     model = place / 'model'
-    train(Release(release), model, dataclasses.replace(SETTINGS, epochs=1))
-    return {**_of_releases(place, release), **_of_weights(place), **_of_models(place, release, model),
-            **_of_checkpoints(place), **_of_captions(place, release), **_archives(place), **_pictures()}
+    train(Dataset(dataset), model, dataclasses.replace(SETTINGS, epochs=1))
+    return {**_of_releases(place, dataset), **_of_weights(place), **_of_models(place, dataset, model),
+            **_of_checkpoints(place), **_of_captions(place, dataset), **_archives(place), **_images()}
 
 
 def _bytes(save):
@@ -91,15 +92,15 @@ def _mat73(**kwargs):
     return stream.getvalue()
 
 
-def _of_releases(place, release):
+def _of_releases(place, dataset):
     np.save(place / 'feats.npy', np.random.default_rng(1).random((12, 5)).astype(np.float32))
-    dataset = (release / 'dataset.json').read_bytes()
-    coco = json.loads(dataset)
+    data = (dataset / 'dataset.json').read_bytes()
+    coco = json.loads(data)
     coco['images'] = [{**image, 'cocoid': 100 + i, 'filepath': 'val2014', 'sentids': [1]}
                       for i, image in enumerate(coco['images'][:4])]
 
-    def use_release(path):
-        opened = Release(dataset=path, features=place / 'feats.npy')
+    def use_dataset(path):
+        opened = Dataset(dataset=path, features=place / 'feats.npy')
         describe(opened)
         for splits in (('train', 'restval'), ('test',)):
             opened.word_counts(*splits)
@@ -119,37 +120,37 @@ def _of_releases(place, release):
     archives = [_bytes(lambda f, save=save: save(f, feats=ROWS, other=np.arange(3)))
                 for save in (np.savez, np.savez_compressed)]
     return {
-        'dataset': Reader([dataset, json.dumps(coco).encode()], use_release, inputs.hostile_json, '.json', 1.5),
+        'dataset': Reader([data, json.dumps(coco).encode()], use_dataset, inputs.hostile_json, '.json', 1.5),
         'mat5': Reader(mats, use_matrix, inputs.mat5, share=0.35),
         'mat73': Reader(hdf5, use_matrix, share=0.35),
         'npy': Reader(arrays, use_matrix, lambda rng, seeds: inputs.npy(rng, ROWS.tobytes()), share=1.5),
         'npz': Reader(archives, use_matrix, inputs.npz, share=1.5),
-        'sidecar': Reader([b'{"network": "vgg19", "profile": "karpathy", "weights": null}'],
+        'sidecar': Reader([b'{"encoder": "vgg19", "preprocessing": "karpathy", "weights": null}'],
                           functools.partial(_use_sidecar, place), inputs.hostile_json),
-        'cached captions': Reader(*_cached(place, release, 'captions.npz'), inputs.npz, '.npz'),
-        'cached matrix': Reader(*_cached(place, release, 'features.npy'),
+        'cached captions': Reader(*_cached(place, dataset, 'captions.npz'), inputs.npz, '.npz'),
+        'cached matrix': Reader(*_cached(place, dataset, 'features.npy'),
                                 lambda rng, seeds: inputs.npy(rng, bytes(240)), '.npy'),
     }
 
 
 def _use_sidecar(place, path):
     shutil.copyfile(path, place / 'm.npy.json')
-    read_origin(place / 'm.npy')
-    record_origin(place / 'm.npy', 'vgg16', 'karpathy')
+    read_provenance(place / 'm.npy')
+    record_provenance(place / 'm.npy', 'vgg16', 'karpathy')
 
 
-def _cached(place, release, name):
+def _cached(place, dataset, name):
     """A damaged entry of the cache is as good as none, or gives what can be used."""
-    copy = shutil.copytree(release, place / f'of {name}')
+    copy = shutil.copytree(dataset, place / f'of {name}')
     (copy / 'vgg_feats.mat').unlink()
     np.save(copy / 'feats.npy', np.random.default_rng(1).random((12, 5)))      # double, so that it is copied
-    opened = Release(copy)
+    opened = Dataset(copy)
     kept = (place / 'cache').rglob(name)
     entry, seed = max((path.stat().st_mtime_ns, path, path.read_bytes()) for path in kept)[1:]
 
     def use(path):
         shutil.copyfile(path, entry)
-        again = Release(copy)
+        again = Dataset(copy)
         describe(again)
         assert again.features.shape == opened.features.shape or name == 'features.npy'
     return [seed], use
@@ -205,10 +206,10 @@ def _of_weights(folder):
             **{f'torch {style}': Reader([_torch_file(folder, torch, style, rebuild) for rebuild in REBUILD],
                                         functools.partial(_use_torch_file, link), inputs.torch_file, '.pth', 1.5)
                for style in WRITERS},
-            'network weights': Reader(archives, read, inputs.npz, '.npz')}
+            'encoder weights': Reader(archives, read, inputs.npz, '.npz')}
 
 
-def _of_models(place, release, model):
+def _of_models(place, dataset, model):
     def part(name, make, share=1.0):
         copy = shutil.copytree(model, place / f'model of {name}')
 
@@ -217,7 +218,7 @@ def _of_models(place, release, model):
             _use_model(Bundle.load(copy))
         return Reader([(model / name).read_bytes()], read, make, share=share)
 
-    opened = Release(release)
+    opened = Dataset(dataset)
     out = place / 'resumed'
 
     def resume(path):
@@ -274,14 +275,14 @@ def _use_model(bundle):
 
 class _StandIn:
     """Stands where a captioner stands, and where an extractor does."""
-    network = profile = 'demo'
+    encoder = preprocessing = 'demo'
     device = chainer.get_device('@numpy')
     dim = 3
 
     def __init__(self):
         vocabulary = Vocabulary.from_counts({'a': 5}, 5)
         self.bundles, self.extractor = [Bundle(ShowAndTell(3, len(vocabulary), 2), vocabulary)], self
-        self.identity = {'network': 'demo', 'weights': None}
+        self.identity = {'encoder': 'demo', 'weights': None}
 
     def search(self, search):
         return search or BeamSearch()
@@ -302,21 +303,21 @@ def _journal(place):
         paths.append(str(place / f'{i:02}.png'))
         Image.new('RGB', (2, 2)).save(paths[-1])
     output = place / 'captions.csv'
-    captions = CaptionFile(Pictures(captioner, paths), output)
+    captions = CaptionFile(Images(captioner, paths), output)
     list(captions.results())
     captions.__exit__()
     seed = (place / 'captions.csv.part').read_bytes()
 
     def read(path):
         shutil.copyfile(path, f'{output}.part')
-        with CaptionFile(Pictures(captioner, paths), output) as again:
+        with CaptionFile(Images(captioner, paths), output) as again:
             list(again.results())
             again.finish('csv')
     return Reader([seed], read, _lines(inputs.hostile_json))
 
 
 def _extraction(place):
-    folder, output = place / 'pictures', place / 'extracted'
+    folder, output = place / 'images', place / 'extracted'
     folder.mkdir()
     for i in range(18):
         Image.new('RGB', (2, 2)).save(folder / f'{i:02}.png')
@@ -370,10 +371,10 @@ def _is_json(line):
         return False
 
 
-def _of_captions(place, release):
-    evaluator = Evaluator(Release(release), 'test')
-    names = [evaluator.release.captions.filenames[i] for i in evaluator.pictures]
-    ids = evaluator.release.captions.image_ids[evaluator.pictures]
+def _of_captions(place, dataset):
+    evaluator = Evaluator(Dataset(dataset), 'test')
+    names = [evaluator.dataset.captions.filenames[i] for i in evaluator.images]
+    ids = evaluator.dataset.captions.image_ids[evaluator.images]
     lines = b''.join(json.dumps({'filename': name, 'image_id': int(i), 'captions': [
         {'caption': 'a red circle', 'tokens': ['a', 'red', 'circle'], 'finished': True}]}).encode() + b'\n'
         for name, i in zip(names, ids, strict=True))
@@ -382,13 +383,13 @@ def _of_captions(place, release):
     def score(path):
         evaluation = evaluator.evaluate_file(path)
         score_tables([evaluation])
-        write_picture_scores(io.StringIO(), [evaluation], names, ids)
+        write_image_scores(io.StringIO(), [evaluation], names, ids)
         write_evaluation_page(io.StringIO(), [evaluation], names, evaluator.references, 'x', {}, place)
 
     def use(path):
         for name, described in read_caption_file(path).items():
             os.path.normpath(name)
-            json.dumps([tokenize(caption) for caption in described.captions])
+            json.dumps([tokenize_words(caption) for caption in described.captions])
 
     sheet = b'filename,caption,split\n1.png,A dog.,train\n1.png,"Two\ndogs, here",train\n2.png,x,test\n'
     coco = json.dumps({'images': [{'id': 7, 'file_name': 'a.png'}, {'id': 8, 'file_name': 'b/c.png'}],
@@ -404,14 +405,14 @@ def _of_captions(place, release):
     def use_sidecar(path):
         shutil.copyfile(path, place / 'of text' / 'a.txt')
         for described in read_caption_file(place / 'of text', ['a.png', 'b.png']).values():
-            json.dumps([tokenize(caption) for caption in described.captions])
+            json.dumps([tokenize_words(caption) for caption in described.captions])
     (place / 'of text').mkdir()
 
-    def make_candidates(rng, seeds):
+    def make_predictions(rng, seeds):
         whole = rng.random() < 0.5
         return inputs.hostile_json(rng, seeds[1:]) if whole else _lines(inputs.hostile_json)(rng, seeds[:1])
 
-    return {'candidates': Reader([lines, listed], score, make_candidates, share=1.2),
+    return {'predictions': Reader([lines, listed], score, make_predictions, share=1.2),
             'captions CSV': Reader([sheet], use, suffix='.csv', share=1.5),
             'captions COCO': Reader([coco.encode()], use, inputs.hostile_json, '.json', 1.5),
             'captions Karpathy': Reader([karpathy.encode()], use, inputs.hostile_json, '.json'),
@@ -442,17 +443,17 @@ def _archives(place):
     return {'archive': Reader([zipped(first, second), zipped(*names)], use, suffix='.zip', share=0.5)}
 
 
-def _pictures():
+def _images():
     x, y = np.mgrid[:24, :32]
-    picture = Image.fromarray(np.stack([x * 10 % 256, y * 8, x * y % 256], 2).astype(np.uint8))
-    modes = {mode: picture.convert(mode) for mode in ('1', 'L', 'P', 'RGBA', 'CMYK', 'LA')}
+    image = Image.fromarray(np.stack([x * 10 % 256, y * 8, x * y % 256], 2).astype(np.uint8))
+    modes = {mode: image.convert(mode) for mode in ('1', 'L', 'P', 'RGBA', 'CMYK', 'LA')}
     modes['I;16'] = Image.fromarray((x * 1000 + y).astype(np.uint16))
     exif = Image.Exif()
     exif[0x0112] = 6
     exif[0x010e] = 'x' * 30
 
     def saved(kind, *modes_and_options):
-        return [_bytes(lambda f, mode=mode, options=options: modes.get(mode, picture).save(f, kind, **options))
+        return [_bytes(lambda f, mode=mode, options=options: modes.get(mode, image).save(f, kind, **options))
                 for mode, options in modes_and_options]
 
     seeds = {
@@ -460,7 +461,7 @@ def _pictures():
         'PNG': saved('PNG', (None, {'exif': exif}), ('P', {'transparency': 3}), ('RGBA', {}), ('I;16', {}), ('1', {})),
         'GIF': saved('GIF', ('P', {}), ('P', {'save_all': True, 'append_images': [modes['L']], 'transparency': 1})),
         'WEBP': saved('WEBP', (None, {'exif': exif}), ('RGBA', {'lossless': True}),
-                      (None, {'save_all': True, 'append_images': [picture]})),
+                      (None, {'save_all': True, 'append_images': [image]})),
         'BMP': saved('BMP', (None, {}), ('P', {}), ('RGBA', {}), ('1', {})),
         'TIFF': saved('TIFF', (None, {}), (None, {'compression': 'tiff_lzw'}), ('L', {'compression': 'jpeg'}),
                       ('1', {'compression': 'group4'}), ('I;16', {'compression': 'tiff_adobe_deflate'})),
@@ -470,8 +471,8 @@ def _pictures():
     }
 
     def read(path):
-        array = read_picture(path, max_pixels=1_000_000)
+        array = read_image(path, max_pixels=1_000_000)
         assert array.ndim == 3 and array.shape[2] == 3 and array.dtype == np.uint8 and array.size <= 3_000_000
         if array[0, 0, 0] % 8 == 0:
-            PROFILES['karpathy'].prepare(array)
+            PREPROCESSINGS['karpathy'].prepare(array)
     return {kind: Reader(own, read, inputs.png if kind == 'PNG' else None, share=0.8) for kind, own in seeds.items()}

@@ -34,7 +34,7 @@ for _name in ('OPENBLAS_NUM_THREADS', 'OMP_NUM_THREADS', 'MKL_NUM_THREADS'):
 
 import numpy as np  # noqa: E402
 import tqdm  # noqa: E402
-from conftest import draw_pictures, left_by_training, write_release  # noqa: E402
+from conftest import draw_images, left_by_training, write_dataset  # noqa: E402
 
 from chainer_caption import Bundle, InputError, cli  # noqa: E402
 from chainer_caption.models import bundle  # noqa: E402
@@ -126,7 +126,7 @@ def ended(pid, output):
 
 
 def outcome(folder, of):
-    """All that a training leaves, and what its model says of a release or, by a network of its own, of pictures."""
+    """All that a training leaves, and what its model says of a dataset or, by an encoder of its own, of images."""
     captions = folder.with_suffix('.jsonl')
     assert cli.run('generate', ['-m', str(folder), *of, '-o', str(captions)]) == 0
     return {**left_by_training(folder), 'captions': captions.read_bytes()}
@@ -148,8 +148,8 @@ def main():
     parser = argparse.ArgumentParser(description='Kill trainings, have them go on, compare.')
     parser.add_argument('--kills', type=int, default=10, metavar='N', help='(%(default)s)')
     parser.add_argument('--seed', type=int, default=0, metavar='N', help='of the moments (%(default)s)')
-    parser.add_argument('--objective', default='words', help="the trainings' (%(default)s)")
-    parser.add_argument('--finetune', metavar='LAYER', help="has the demo's network learn, too, from this layer on")
+    parser.add_argument('--objective', default='cross-entropy', help="the trainings' (%(default)s)")
+    parser.add_argument('--finetune', metavar='LAYER', help="has the demo's encoder learn, too, from this layer on")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         os.environ['XDG_CACHE_HOME'] = folder
@@ -157,24 +157,25 @@ def main():
 
 
 def kill(number, objective, layer, rng, folder):
-    release, output = write_release(folder / 'release', dim=4096 if layer else 16), folder / 'output'
-    options, of = OPTIONS, ['--release', str(release)]
-    if objective != 'words' or layer:
+    dataset, output = write_dataset(folder / 'dataset', dim=4096 if layer else 16), folder / 'output'
+    options, of = OPTIONS, ['--dataset', str(dataset)]
+    if objective != 'cross-entropy' or layer:
         words = str(folder / 'words')
         with contextlib.redirect_stdout(io.StringIO()):
-            cli.run('train', [str(release), '-o', words, '--epochs', '1', '--hidden', '24'])
+            cli.run('train', [str(dataset), '-o', words, '--epochs', '1', '--hidden', '24'])
         options = [*OPTIONS, '-m', words, '--objective', objective, '--average', '5']
     if layer:
-        pictures = draw_pictures(folder / 'pictures', 48)
-        options = [*options, '--finetune', layer, '--pictures', str(pictures), '--network', 'demo', '--profile', 'demo']
-        of = [str(pictures)]
-    command = ['train', str(release), *options, '-o']
+        images = draw_images(folder / 'images', 48)
+        options = [*options, '--finetune', layer, '--images', str(images), '--encoder', 'demo', '--preprocessing',
+                   'demo']
+        of = [str(images)]
+    command = ['train', str(dataset), *options, '-o']
     environment = {**os.environ, 'PYTHONPATH': os.pathsep.join(filter(None, [str(ROOT), os.environ.get('PYTHONPATH')]))}
     subprocess.run([sys.executable, ROOT / 'scripts' / 'train.py', *command[1:], folder / 'undisturbed'], check=True,
                    env=environment, stdout=subprocess.DEVNULL)
     expected = outcome(folder / 'undisturbed', of)
     with contextlib.redirect_stdout(io.StringIO()):     # what is compiled and imported now, the forks have
-        cli.run('train', [str(release), '-o', str(folder / 'old'), '--epochs', '1', '--hidden', '12', '--seed', '1'])
+        cli.run('train', [str(dataset), '-o', str(folder / 'old'), '--epochs', '1', '--hidden', '12', '--seed', '1'])
     began = time.monotonic()
     ended(forked([*command, str(folder / 'timed')], output), output)
     duration = time.monotonic() - began

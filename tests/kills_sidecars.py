@@ -1,9 +1,9 @@
 """Kills the captioning of a folder into sidecars at random moments, starts it again, and looks at what is there.
 
-    python tests/kills_sidecars.py --pictures 1000 --kills 3 [--suffix xmp]
+    python tests/kills_sidecars.py --limit 1000 --kills 3 [--suffix xmp]
 
 After each SIGKILL every sidecar must be one that an undisturbed run wrote, byte for byte, and none may have been
-written a second time, by its inode and its time; in the end all must be there and nothing else, and the pictures
+written a second time, by its inode and its time; in the end all must be there and nothing else, and the images
 untouched. Writing is slowed down, so that most kills fall into it.
 """
 import argparse
@@ -47,20 +47,20 @@ def marks(folder):
 
 
 def make(folder, number, rng):
-    """Pictures in folders of a hundred, and an untrained model."""
+    """Images in folders of a hundred, and an untrained model."""
     for i in range(number):
-        path = folder / 'pictures' / f'{i // 100:03}' / f'{i:05}.png'
+        path = folder / 'images' / f'{i // 100:03}' / f'{i:05}.png'
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(rng.integers(256, size=(16, 16, 3), dtype=np.uint8)).save(path)
     vocabulary = Vocabulary.from_counts({f'word{i}': 9 for i in range(50)}, 9)
-    model = Bundle(ShowAndTell(4096, len(vocabulary), 8), vocabulary, {'network': 'demo', 'profile': 'demo'})
+    model = Bundle(ShowAndTell(4096, len(vocabulary), 8), vocabulary, {'encoder': 'demo', 'preprocessing': 'demo'})
     model.save(folder / 'model')
-    return folder / 'pictures', folder / 'model'
+    return folder / 'images', folder / 'model'
 
 
 def main():
     parser = argparse.ArgumentParser(description='Kill the writing of sidecars, have it go on, look at what is there.')
-    parser.add_argument('--pictures', type=int, default=100, metavar='N', help='(%(default)s)')
+    parser.add_argument('--limit', type=int, default=100, metavar='N', help='(%(default)s)')
     parser.add_argument('--kills', type=int, default=3, metavar='N', help='(%(default)s)')
     parser.add_argument('--suffix', default='txt', help='(%(default)s)')
     parser.add_argument('--seed', type=int, default=0, metavar='N', help='of the moments (%(default)s)')
@@ -70,14 +70,14 @@ def main():
 
 
 def kill(args, rng, folder):
-    pictures, model = make(folder, args.pictures, rng)
-    untouched, made = (contents(pictures), marks(pictures)), folder / 'made'
+    images, model = make(folder, args.limit, rng)
+    untouched, made = (contents(images), marks(images)), folder / 'made'
 
     def start(into):
         path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get('PYTHONPATH')]))
         return subprocess.Popen(
-            [sys.executable, '-c', SLOWLY, pictures, '-m', model, '--beam-width', '2', '--sidecar', args.suffix,
-             '--into', into], env={**os.environ, 'PYTHONPATH': path})
+            [sys.executable, '-c', SLOWLY, images, '-m', model, '--beam-width', '2', '--sidecar', args.suffix,
+             '--output-dir', into], env={**os.environ, 'PYTHONPATH': path})
 
     def wait_for_first(process, into, before):
         while len(marks(into)) <= before and process.poll() is None:
@@ -88,7 +88,7 @@ def kill(args, rng, folder):
     began = wait_for_first(process, folder / 'expected', 0)
     assert process.wait() == 0
     duration, expected, written = time.monotonic() - began, contents(folder / 'expected'), {}
-    assert len(expected) == args.pictures
+    assert len(expected) == args.limit
     for number in range(args.kills):
         process = start(made)
         wait_for_first(process, made, len(written))
@@ -99,11 +99,11 @@ def kill(args, rng, folder):
         assert written.items() <= there.items(), 'one was written twice'
         assert all(path.read_bytes() == expected[path.relative_to(made)] for path in there), 'one is not whole'
         written = there
-        print(f'kill {number + 1}: {len(there)} of {args.pictures} sidecars, {len(halves)} begun', flush=True)
+        print(f'kill {number + 1}: {len(there)} of {args.limit} sidecars, {len(halves)} begun', flush=True)
     assert start(made).wait() == 0
     assert contents(made) == expected and written.items() <= marks(made).items()
-    assert (contents(pictures), marks(pictures)) == untouched, 'a picture was touched'
-    print(f'{args.pictures} sidecars after {args.kills} kills: complete, none half-written, none written twice')
+    assert (contents(images), marks(images)) == untouched, 'an image was touched'
+    print(f'{args.limit} sidecars after {args.kills} kills: complete, none half-written, none written twice')
 
 
 if __name__ == '__main__':

@@ -1,12 +1,12 @@
 """Loads a service and abuses it: nothing is lost, nothing said wrong, and whatever comes the next good request works.
 
-    python tests/load.py --requests 5000 --malformed 10000 [-m MODEL PICTURES]
+    python tests/load.py --requests 5000 --malformed 10000 [-m MODEL IMAGES]
 
-Has generate.py caption the pictures, starts serve.py, and asks for the same pictures from many clients at once, with
+Has generate.py caption the images, starts serve.py, and asks for the same images from many clients at once, with
 the words compared. Then a flood of more than may wait, and then requests that are damaged in all manner of ways, while
 some send slowly, and a thousand connections that say nothing. The service must answer or hang up, say nothing on
 stderr, take no more memory in the end than after the first tenth, and end well on SIGTERM. Without a model and a folder
-of pictures an untrained model captions drawings, which takes next to no time. Speeds are printed and not judged.
+of images an untrained model captions drawings, which takes next to no time. Speeds are printed and not judged.
 """
 import argparse
 import concurrent.futures
@@ -25,7 +25,7 @@ import threading
 import time
 
 from damaged import KINDS, damaged
-from serving import PATIENCE, PICTURES, ask, assert_same, form, make_model
+from serving import IMAGES, PATIENCE, ask, assert_same, form, make_model
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -54,7 +54,7 @@ class Service:
 
 
 def generate(model, paths, folder):
-    """Rows as generate.py has them, by path, and the pictures that it captions in a second."""
+    """Rows as generate.py has them, by path, and the images that it captions in a second."""
     seconds = []
     for count in 1, len(paths):
         (folder / 'list').write_text(''.join(f'{path}\n' for path in paths[:count]))
@@ -63,12 +63,12 @@ def generate(model, paths, folder):
                         '-o', folder / f'{count}.jsonl'], check=True)
         seconds.append(time.monotonic() - began)
     rows = map(json.loads, (folder / f'{len(paths)}.jsonl').read_text('utf-8').splitlines())
-    # What takes the same time for one picture as for many, such as loading the model, does not count.
+    # What takes the same time for one image as for many, such as loading the model, does not count.
     return {row['filename']: row for row in rows}, (len(paths) - 1) / (seconds[1] - seconds[0])
 
 
 def load(service, paths, expected, requests, clients):
-    """Asks for captions, each client for one picture after the other; prints how long it took."""
+    """Asks for captions, each client for one image after the other; prints how long it took."""
     numbers, seconds, memory = iter(range(requests)), [], []
     next_number = threading.Lock()
 
@@ -93,7 +93,7 @@ def load(service, paths, expected, requests, clients):
     rate = requests / (time.monotonic() - began)
     assert len(seconds) == requests
     p50, p95 = (statistics.quantiles(seconds, n=100)[q - 1] for q in (50, 95))
-    print(f'{requests} requests of {clients} clients: {rate:.1f} pictures/s, p50 {p50:.2f} s, p95 {p95:.2f} s; '
+    print(f'{requests} requests of {clients} clients: {rate:.1f} images/s, p50 {p50:.2f} s, p95 {p95:.2f} s; '
           f'{memory[0]:.0f} MiB after a tenth, {service.memory():.0f} MiB at the end', flush=True)
     assert service.memory() < 1.1 * memory[0] + 32
     return rate
@@ -201,9 +201,9 @@ def main():
     parser.add_argument('--malformed', type=int, default=300, metavar='N', help='(%(default)s)')
     parser.add_argument('--open', type=int, default=1000, metavar='N', help='silent connections (%(default)s)')
     parser.add_argument('-m', '--model', help='model directory')
-    parser.add_argument('pictures', nargs='?', type=pathlib.Path, help='folder')
+    parser.add_argument('images', nargs='?', type=pathlib.Path, help='folder')
     args = parser.parse_args()
-    paths = sorted(args.pictures.iterdir()) if args.pictures else PICTURES
+    paths = sorted(args.images.iterdir()) if args.images else IMAGES
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         model = args.model or make_model(folder / 'model')
@@ -211,7 +211,7 @@ def main():
         with Service(model) as service:
             is_well(service, paths, expected)
             served = load(service, paths, expected, args.requests, args.clients)
-            print(f'generate.py: {rate:.1f} pictures/s, of which the service has {served / rate:.2f}', flush=True)
+            print(f'generate.py: {rate:.1f} images/s, of which the service has {served / rate:.2f}', flush=True)
             flood(service, paths)
             is_well(service, paths, expected)
             before = service.memory()

@@ -18,11 +18,11 @@ from chainer_caption.service.server import listen, open_server
 UNSEEN = pathlib.Path(__file__).resolve().parents[1] / 'features' / 'demo' / 'unseen'
 # How long an answer is waited for, in seconds.
 PATIENCE = 150
-PICTURES = sorted(UNSEEN.glob('*.png'))
+IMAGES = sorted(UNSEEN.glob('*.png'))
 
 
 def make_model(folder):
-    """Writes a model directory: weights that nobody trained, for the small network that comes with the package."""
+    """Writes a model directory: weights that nobody trained, for the small encoder that comes with the package."""
     vocabulary = Vocabulary.from_counts({f'word{i}': 9 for i in range(20)}, 9)
     model = ShowAndTell(4096, len(vocabulary), 16)
     rng = np.random.default_rng(0)
@@ -30,7 +30,7 @@ def make_model(folder):
         parameter.array[...] = rng.normal(0, 1.5, parameter.shape)
     model.image_vec.W.array /= 64                       # or rounding would be heard
     model.out_word.b.array[EOS] = 1                     # or it would never stop
-    Bundle(model, vocabulary, {'network': 'demo', 'profile': 'demo'}).save(folder)
+    Bundle(model, vocabulary, {'encoder': 'demo', 'preprocessing': 'demo'}).save(folder)
     return folder
 
 

@@ -10,7 +10,7 @@ import sys
 import pytest
 import scipy.io
 
-from chainer_caption import Bundle, Captioner, Release
+from chainer_caption import Bundle, Captioner, Dataset
 from chainer_caption.captioning.resumable import CaptionFile, StoredFeatures
 from chainer_caption.features.extractor import Extractor
 from chainer_caption.functions.bfloat16 import available
@@ -18,7 +18,7 @@ from chainer_caption.storage.journal import Journal
 
 UNSEEN = pathlib.Path(__file__).resolve().parents[1] / 'features' / 'demo' / 'unseen'
 
-pytestmark = pytest.mark.skipif(not UNSEEN.is_dir(), reason='needs the embedded release')
+pytestmark = pytest.mark.skipif(not UNSEEN.is_dir(), reason='needs the embedded dataset')
 
 # A process that kills itself when it adds so many lines to its journal, with half of the last one written, or at one of
 # two later moments.
@@ -36,7 +36,7 @@ def append(self, row, append=Journal.append):
     global lines
     lines += 1
     if lines == int(sys.argv[1]):
-        self._file.write(b'{"of": ["pictures/')
+        self._file.write(b'{"of": ["images/')
         self._file.flush()
         kill()
     append(self, row)
@@ -51,9 +51,9 @@ sys.exit(cli.run('generate', sys.argv[3:], 'generate.py'))
 
 
 @pytest.fixture
-def pictures(tmp_path):
-    """40 pictures, a broken one in each batch of 16."""
-    folder = tmp_path / 'pictures'
+def images(tmp_path):
+    """40 images, a broken one in each batch of 16."""
+    folder = tmp_path / 'images'
     folder.mkdir()
     for path in sorted(UNSEEN.glob('*.png'))[:40]:
         shutil.copy(path, folder)
@@ -63,16 +63,16 @@ def pictures(tmp_path):
 
 
 @pytest.fixture
-def generate(call, demo_model, pictures, tmp_path):
-    """Captions the pictures: (exit status, stdout, stderr)."""
+def generate(call, demo_model, images, tmp_path):
+    """Captions the images: (exit status, stdout, stderr)."""
     def run(output, *options, model=demo_model):
-        return call('generate', '-m', model, pictures, '-o', tmp_path / output, '--beam-width', 4, *options)
+        return call('generate', '-m', model, images, '-o', tmp_path / output, '--beam-width', 4, *options)
     return run
 
 
 @contextlib.contextmanager
 def stopping(at):
-    """Stops runs in this process, as Ctrl-C does, when they have added so many pictures to their journal."""
+    """Stops runs in this process, as Ctrl-C does, when they have added so many images to their journal."""
     appended = []
 
     def append(self, row, append=Journal.append):
@@ -87,11 +87,11 @@ def stopping(at):
         yield
 
 
-def test_killed_again_and_again(generate, demo_model, pictures, package_environment, tmp_path):
+def test_killed_again_and_again(generate, demo_model, images, package_environment, tmp_path):
     assert generate('expected.jsonl')[0] == 1
     for line, moment in ((1, ''), (8, ''), (38, ''), (0, 'before it has its name'), (0, 'when it has its name')):
         done = subprocess.run(
-            [sys.executable, '-c', KILLING, str(line), moment, '-m', demo_model, pictures, '-o', 'captions.jsonl',
+            [sys.executable, '-c', KILLING, str(line), moment, '-m', demo_model, images, '-o', 'captions.jsonl',
              '--beam-width', '4'], cwd=tmp_path, env=package_environment, capture_output=True, check=False)
         assert done.returncode == -signal.SIGKILL, done.stderr
         assert (tmp_path / 'captions.jsonl.part').exists()
@@ -99,22 +99,22 @@ def test_killed_again_and_again(generate, demo_model, pictures, package_environm
     status, out, err = generate('captions.jsonl')
     assert (status, out, err.count('\n')) == (1, '', 3)
     assert (tmp_path / 'captions.jsonl').read_bytes() == (tmp_path / 'expected.jsonl').read_bytes()
-    assert sorted(os.listdir(tmp_path)) == ['captions.jsonl', 'expected.jsonl', 'pictures'], 'nothing is left'
+    assert sorted(os.listdir(tmp_path)) == ['captions.jsonl', 'expected.jsonl', 'images'], 'nothing is left'
 
 
-def test_captions_that_are_drawn_go_on(call, demo_model, pictures, package_environment, tmp_path):
+def test_captions_that_are_drawn_go_on(call, demo_model, images, package_environment, tmp_path):
     drawn = '--sample', '--top-p', '0.9', '--seed', '3'
-    assert call('generate', '-m', demo_model, pictures, '-o', tmp_path / 'expected.jsonl', *drawn)[0] == 1
+    assert call('generate', '-m', demo_model, images, '-o', tmp_path / 'expected.jsonl', *drawn)[0] == 1
     for line in (8, 25):
         done = subprocess.run(
-            [sys.executable, '-c', KILLING, str(line), '', '-m', demo_model, pictures, '-o', 'c.jsonl', *drawn],
+            [sys.executable, '-c', KILLING, str(line), '', '-m', demo_model, images, '-o', 'c.jsonl', *drawn],
             cwd=tmp_path, env=package_environment, capture_output=True, check=False)
         assert done.returncode == -signal.SIGKILL, done.stderr
-    refusal = call('generate', '-m', demo_model, pictures, '-o', tmp_path / 'c.jsonl', *drawn[:-1], '4')[2]
+    refusal = call('generate', '-m', demo_model, images, '-o', tmp_path / 'c.jsonl', *drawn[:-1], '4')[2]
     assert 'begun with seed 3, not 4; ' in refusal
-    assert 'begun with search Sampling, not BeamSearch; ' in call('generate', '-m', demo_model, pictures, '-o',
+    assert 'begun with search Sampling, not BeamSearch; ' in call('generate', '-m', demo_model, images, '-o',
                                                                   tmp_path / 'c.jsonl')[2]
-    assert call('generate', '-m', demo_model, pictures, '-o', tmp_path / 'c.jsonl', *drawn)[0] == 1
+    assert call('generate', '-m', demo_model, images, '-o', tmp_path / 'c.jsonl', *drawn)[0] == 1
     assert (tmp_path / 'c.jsonl').read_bytes() == (tmp_path / 'expected.jsonl').read_bytes()
 
 
@@ -182,10 +182,10 @@ def test_other_settings_are_refused(generate, demo_model, tmp_path):
     lambda folder: shutil.copy(folder / '01.png', folder / '20.png'),
     lambda folder: [path.unlink() for path in folder.glob('[34]?.png')],
 ], ids=['one more at the end', 'one more at the beginning', 'one mended', 'some gone'])
-def test_a_changed_folder(change, generate, pictures, tmp_path):
+def test_a_changed_folder(change, generate, images, tmp_path):
     with stopping(38):
         generate('c.jsonl')
-    change(pictures)
+    change(images)
     generate('c.jsonl')
     generate('expected.jsonl')
     assert (tmp_path / 'c.jsonl').read_bytes() == (tmp_path / 'expected.jsonl').read_bytes()
@@ -213,24 +213,24 @@ def test_what_cannot_be_written(generate, tmp_path):
 # Stored features, of which 512 are searched together
 
 @pytest.fixture
-def release(make_release):
-    return make_release(pictures=1240, splits=['test', 'val'])
+def dataset(make_dataset):
+    return make_dataset(images=1240, splits=['test', 'val'])
 
 
 @pytest.fixture
-def generate_stored(call, model_dir, release, tmp_path):
-    """Captions the 620 pictures of a split: (exit status, stdout, stderr)."""
+def generate_stored(call, model_dir, dataset, tmp_path):
+    """Captions the 620 images of a split: (exit status, stdout, stderr)."""
     def run(output, *options):
-        return call('generate', '-m', model_dir, '--release', release, '-o', tmp_path / output, '--beam-width', 2,
+        return call('generate', '-m', model_dir, '--dataset', dataset, '-o', tmp_path / output, '--beam-width', 2,
                     *options)
     return run
 
 
-def test_stored_features_killed(generate_stored, model_dir, release, package_environment, tmp_path):
+def test_stored_features_killed(generate_stored, model_dir, dataset, package_environment, tmp_path):
     assert generate_stored('expected.jsonl') == (0, '', '')
     for line, moment in ((1, ''), (300, ''), (600, ''), (0, 'before it has its name'), (0, 'when it has its name')):
         done = subprocess.run(
-            [sys.executable, '-c', KILLING, str(line), moment, '-m', model_dir, '--release', release, '-o', 'c.jsonl',
+            [sys.executable, '-c', KILLING, str(line), moment, '-m', model_dir, '--dataset', dataset, '-o', 'c.jsonl',
              '--beam-width', '2'], cwd=tmp_path, env=package_environment, capture_output=True, check=False)
         assert done.returncode == -signal.SIGKILL, done.stderr
         assert (tmp_path / 'c.jsonl.part').exists()
@@ -241,13 +241,13 @@ def test_stored_features_killed(generate_stored, model_dir, release, package_env
 
 
 @pytest.mark.parametrize('name', ['c.txt', 'c.csv', 'c.html'])
-def test_stored_features_go_on_in_every_format(name, generate_stored, model_dir, release, tmp_path):
+def test_stored_features_go_on_in_every_format(name, generate_stored, model_dir, dataset, tmp_path):
     (tmp_path / name).write_text('old')
     with stopping(550):
         assert generate_stored(name)[0] == 128 + signal.SIGINT
     assert (tmp_path / name).read_text() == 'old'
-    captioner = Captioner.load(model_dir, pictures=False)
-    with CaptionFile(StoredFeatures(captioner, Release(release), 'test'), tmp_path / name,
+    captioner = Captioner.load(model_dir, images=False)
+    with CaptionFile(StoredFeatures(captioner, Dataset(dataset), 'test'), tmp_path / name,
                      captioner.search(width=2)) as captions:
         assert captions.done == 512
     assert generate_stored(name) == (0, '', '')
@@ -255,37 +255,37 @@ def test_stored_features_go_on_in_every_format(name, generate_stored, model_dir,
     assert (tmp_path / name).read_bytes() == (tmp_path / f'expected-{name}').read_bytes()
 
 
-def test_other_stored_features(generate_stored, call, demo_model, release, pictures, tmp_path):
+def test_other_stored_features(generate_stored, call, demo_model, dataset, images, tmp_path):
     with stopping(550):
         generate_stored('c.jsonl')
     before = (tmp_path / 'c.jsonl.part').read_bytes()
     assert 'begun with split test, not val; ' in generate_stored('c.jsonl', '--split', 'val')[2]
-    assert 'begun with another ' in call('generate', '-m', demo_model, pictures, '-o', tmp_path / 'c.jsonl')[2]
-    feats = scipy.io.loadmat(release / 'vgg_feats.mat')['feats']
-    scipy.io.savemat(release / 'vgg_feats.mat', {'feats': feats[:, ::-1]})
+    assert 'begun with another ' in call('generate', '-m', demo_model, images, '-o', tmp_path / 'c.jsonl')[2]
+    feats = scipy.io.loadmat(dataset / 'vgg_feats.mat')['feats']
+    scipy.io.savemat(dataset / 'vgg_feats.mat', {'feats': feats[:, ::-1]})
     assert 'begun with another feature matrix; ' in generate_stored('c.jsonl')[2]
     assert (tmp_path / 'c.jsonl.part').read_bytes() == before
 
 
-def test_stored_features_of_other_pictures(generate_stored, release, tmp_path):
+def test_stored_features_of_other_images(generate_stored, dataset, tmp_path):
     with stopping(550):
         generate_stored('c.jsonl')
-    dataset = (release / 'dataset.json').read_text()
-    (release / 'dataset.json').write_text(dataset.replace('"filename": "0006.png"', '"filename": "new.png"'))
+    text = (dataset / 'dataset.json').read_text()
+    (dataset / 'dataset.json').write_text(text.replace('"filename": "0006.png"', '"filename": "new.png"'))
     generate_stored('c.jsonl')
     generate_stored('expected.jsonl')
     assert 'new.png' in (tmp_path / 'c.jsonl').read_text()
     assert (tmp_path / 'c.jsonl').read_bytes() == (tmp_path / 'expected.jsonl').read_bytes()
 
 
-def test_a_refusal_leaves_no_journal(call, make_release, model_dir, tmp_path):
-    assert call('generate', '-m', model_dir, '--release', make_release(dim=17), '-o', tmp_path / 'c.jsonl')[0] == 2
+def test_a_refusal_leaves_no_journal(call, make_dataset, model_dir, tmp_path):
+    assert call('generate', '-m', model_dir, '--dataset', make_dataset(dim=17), '-o', tmp_path / 'c.jsonl')[0] == 2
     assert not list(tmp_path.glob('c.jsonl*'))
 
 
-def test_a_pipe_takes_what_comes(generate, demo_model, pictures, package_environment, tmp_path):
+def test_a_pipe_takes_what_comes(generate, demo_model, images, package_environment, tmp_path):
     done = subprocess.run([sys.executable, '-c', 'from chainer_caption import cli; cli.main()', 'generate',
-                           '-m', demo_model, pictures, '-o', '/dev/stdout', '--beam-width', '4'],
+                           '-m', demo_model, images, '-o', '/dev/stdout', '--beam-width', '4'],
                           cwd=tmp_path, env=package_environment, capture_output=True, check=False)
     generate('expected.txt')
     assert done.stdout == (tmp_path / 'expected.txt').read_bytes()

@@ -1,4 +1,4 @@
-"""Sidecars: each picture's best caption in a file beside it, none half-written, none written twice, none elsewhere."""
+"""Sidecars: each image's best caption in a file beside it, none half-written, none written twice, none elsewhere."""
 import json
 import os
 import signal
@@ -32,7 +32,7 @@ sys.exit(cli.run('generate', sys.argv[1:], 'generate.py'))
 
 @pytest.fixture
 def folder(tmp_path):
-    """Twenty pictures in two folders, one of them damaged."""
+    """Twenty images in two folders, one of them damaged."""
     for i in range(20):
         path = tmp_path / 'holiday' / ('day 1' if i % 2 else '.') / f'{i:02}.png'
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -43,7 +43,7 @@ def folder(tmp_path):
 
 @pytest.fixture
 def generate(call, demo_model):
-    """Captions pictures: (exit status, stdout, stderr)."""
+    """Captions images: (exit status, stdout, stderr)."""
     return lambda *options: call('generate', '-m', demo_model, '--beam-width', 2, *options)
 
 
@@ -52,33 +52,34 @@ def tree(folder):
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob('*') if path.is_file()}
 
 
-def best_captions(generate, *pictures):
-    """The best caption of each picture, as it is said on standard output."""
-    blocks = generate(*pictures, '--top', 1)[1].split('# ')[1:]
+def best_captions(generate, *images):
+    """The best caption of each image, as it is said on standard output."""
+    blocks = generate(*images, '--top', 1)[1].split('# ')[1:]
     return dict(block.rstrip('\n').split('\n', 1) for block in blocks if '\n! ' not in block)
 
 
-def test_text_beside_each_picture(generate, folder):
+def test_text_beside_each_image(generate, folder):
     expected, before = best_captions(generate, folder), tree(folder)
     status, out, err = generate(folder, '--sidecar', '.txt')
     assert (status, out, err.count('\n')) == (1, '', 1) and '06.png: ' in err
     made = tree(folder)
-    assert {name: made.pop(name) for name in before} == before, 'pictures are never touched'
+    assert {name: made.pop(name) for name in before} == before, 'images are never touched'
     assert len(made) == 19
     assert {os.path.join(folder, name.replace('.txt', '.png')): text.decode() for name, text in made.items()} == \
         {name: caption + '\n' for name, caption in expected.items()}
 
 
 def test_the_same_command_goes_on_where_it_was_killed(generate, folder, demo_model, package_environment, tmp_path):
-    assert generate(folder, '--sidecar', 'txt', '--into', tmp_path / 'expected')[0] == 1
+    assert generate(folder, '--sidecar', 'txt', '--output-dir', tmp_path / 'expected')[0] == 1
     made = tmp_path / 'made'
     done = subprocess.run(
-        [sys.executable, '-c', KILLING, '-m', demo_model, folder, '--beam-width', '2', '--sidecar', 'txt', '--into',
+        [sys.executable, '-c', KILLING, '-m', demo_model, folder, '--beam-width', '2', '--sidecar', 'txt',
+         '--output-dir',
          made], env=package_environment, capture_output=True, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr
     written = {path: path.stat().st_mtime_ns for path in made.rglob('[!.]*.txt')}
     assert len(written) == 7 and len(list(made.rglob('.*'))) == 1, 'one was half-written'
-    assert generate(folder, '--sidecar', 'txt', '--into', made)[0] == 1
+    assert generate(folder, '--sidecar', 'txt', '--output-dir', made)[0] == 1
     assert tree(made) == tree(tmp_path / 'expected')
     assert all(path.stat().st_mtime_ns == time for path, time in written.items()), 'none is written twice'
 
@@ -89,14 +90,14 @@ def test_what_is_there_stays_unless_it_is_to_be_replaced(generate, folder):
     assert generate(folder, '--sidecar', 'txt')[0] == 0
     assert (folder / '00.txt').read_text() == 'our own words'
     assert generate(folder, '--sidecar', 'txt') == (
-        0, '', 'all 19 pictures have a sidecar; --overwrite replaces them\n')
+        0, '', 'all 19 images have a sidecar; --overwrite replaces them\n')
     assert generate(folder, '--sidecar', 'txt', '--overwrite')[0] == 0
     assert 'our own' not in (folder / '00.txt').read_text()
 
 
 def test_xmp_is_named_as_photo_managers_name_it(generate, folder, tmp_path):
     expected = best_captions(generate, folder)
-    assert generate(folder, '--sidecar', 'xmp', '--into', tmp_path / 'xmp')[0] == 1
+    assert generate(folder, '--sidecar', 'xmp', '--output-dir', tmp_path / 'xmp')[0] == 1
     made = tree(tmp_path / 'xmp')
     assert {os.path.join(folder, name.removesuffix('.xmp')) for name in made} == expected.keys()
     for name, content in made.items():
@@ -106,7 +107,7 @@ def test_xmp_is_named_as_photo_managers_name_it(generate, folder, tmp_path):
         assert [(li.text, *li.attrib.values()) for li in said] == [(caption, 'x-default')]
 
 
-def test_two_pictures_that_would_share_one(generate, refused, demo_model, folder, tmp_path):
+def test_two_images_that_would_share_one(generate, refused, demo_model, folder, tmp_path):
     Image.new('RGB', (8, 8)).save(folder / 'day 1' / '01.bmp')
     before, day = tree(folder), folder / 'day 1'
     line = refused('generate', '-m', demo_model, folder, '--sidecar', 'txt')
@@ -114,12 +115,12 @@ def test_two_pictures_that_would_share_one(generate, refused, demo_model, folder
     other, into = tmp_path / 'other', tmp_path / 'into'
     other.mkdir()
     Image.new('RGB', (8, 8)).save(other / '00.png')
-    line = refused('generate', '-m', demo_model, folder, other, '--sidecar', 'xmp', '--into', into)
+    line = refused('generate', '-m', demo_model, folder, other, '--sidecar', 'xmp', '--output-dir', into)
     assert line.startswith(f'{folder}/00.png and {other}/00.png would share the sidecar {into}/00.png.xmp; ')
     assert tree(folder) == before and not into.exists()
     (folder / '06.png').unlink()
     assert generate(folder, folder / '00.png', os.path.join(folder, '.', '02.png'), '--sidecar', 'xmp')[0] == 0
-    assert len(tree(folder)) == 2 * (len(before) - 1), 'the same picture may be named twice'
+    assert len(tree(folder)) == 2 * (len(before) - 1), 'the same image may be named twice'
 
 
 def test_nothing_is_written_through_links(generate, refused, demo_model, folder, tmp_path):
@@ -135,29 +136,30 @@ def test_nothing_is_written_through_links(generate, refused, demo_model, folder,
     assert f'{folder}/linked/a.txt: a link leads out of {folder}; ' in refused(*command)
     (tmp_path / 'into' / 'x').mkdir(parents=True)
     (tmp_path / 'into' / 'linked').symlink_to(outside)
-    assert f'/into/linked/a.txt: a link leads out of {tmp_path}/into' in refused(*command, '--into', tmp_path / 'into')
-    assert generate(*command[3:], '--into', tmp_path / 'fresh')[0] == 1
+    assert f'/into/linked/a.txt: a link leads out of {tmp_path}/into' in refused(*command, '--output-dir',
+                                                                                 tmp_path / 'into')
+    assert generate(*command[3:], '--output-dir', tmp_path / 'fresh')[0] == 1
     assert (tmp_path / 'fresh' / 'linked' / 'a.txt').exists() and os.listdir(outside) == ['a.png']
 
 
 @pytest.mark.parametrize(('options', 'reason'), [
-    (['--sidecar', 'txt', '-o', 'x'], '--sidecar writes a caption beside each picture, without --output'),
+    (['--sidecar', 'txt', '-o', 'x'], '--sidecar writes a caption beside each image, without --output'),
     (['--sidecar', 'txt', '--format', 'csv'], 'without --format'), (['--sidecar', 'txt', '--scores'], '--scores'),
-    (['--into', 'x'], '--into belongs to --sidecar'), (['--overwrite'], '--overwrite belongs to --sidecar'),
+    (['--output-dir', 'x'], '--output-dir belongs to --sidecar'), (['--overwrite'], '--overwrite belongs to --sidecar'),
     (['--sidecar', 'png'], '--sidecar png: is no suffix for a caption'), (['--sidecar', 'a/b'], 'is no suffix'),
     (['--sidecar', '.'], 'is no suffix'), (['--sidecar', 'JPG'], 'is no suffix')])
 def test_what_does_not_go_together(options, reason, refused, demo_model, folder):
     assert reason in refused('generate', '-m', demo_model, folder, *options)
 
 
-def test_a_picture_is_no_sidecar(refused, demo_model, folder):
+def test_a_image_is_no_sidecar(refused, demo_model, folder):
     (folder / '00.png').rename(folder / 'a.txt')
     for more in [], ['--overwrite']:
         line = refused('generate', '-m', demo_model, folder / 'a.txt', '--sidecar', 'txt', *more)
-        assert 'its sidecar would take the place of the picture' in line
+        assert 'its sidecar would take the place of the image' in line
 
 
-def test_metadata_lies_where_its_pictures_are(generate, refused, demo_model, folder, tmp_path):
+def test_metadata_lies_where_its_images_are(generate, refused, demo_model, folder, tmp_path):
     expected = best_captions(generate, folder)
     assert generate(folder, '--format', 'metadata', '-o', folder / 'metadata.jsonl')[0] == 1
     rows = list(map(json.loads, (folder / 'metadata.jsonl').read_text('utf-8').splitlines()))

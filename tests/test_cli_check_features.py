@@ -1,4 +1,4 @@
-"""check_features, the command: it finds the pictures, names what made their features, and records that when asked."""
+"""check_features, the command: it finds the images, names what made their features, and records that when asked."""
 import dataclasses
 import json
 import pathlib
@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from chainer_caption import InputError, Release
-from chainer_caption.features.check import find_extractors, sample_pictures
+from chainer_caption import Dataset, InputError
+from chainer_caption.features.check import find_extractors, sample_images
+from chainer_caption.features.encoders import ENCODERS
+from chainer_caption.features.encoders.vgg import VGG16, VGG19
 from chainer_caption.features.extractor import Extractor
-from chainer_caption.features.networks import NETWORKS
-from chainer_caption.features.networks.vgg import VGG16, VGG19
 
 UNSEEN = pathlib.Path(__file__).resolve().parents[1] / 'features' / 'demo' / 'unseen'
 
-# VGG networks as deep as the real ones and much narrower, so that they take a second and not a minute.
+# VGG encoders as deep as the real ones and much narrower, so that they take a second and not a minute.
 SMALL = {'width': 2, 'units': 64}
 
 
@@ -31,15 +31,15 @@ class SmallVGG19(VGG19):
 
 
 @pytest.fixture(autouse=True)
-def small_networks(monkeypatch, tmp_path):
+def small_encoders(monkeypatch, tmp_path):
     monkeypatch.setattr('chainer.dataset.download._dataset_root', str(tmp_path / 'nothing'))
     for name, link in (('vgg16', SmallVGG16), ('vgg19', SmallVGG19)):
-        monkeypatch.setitem(NETWORKS, name, dataclasses.replace(NETWORKS[name], link=link, dim=64))
+        monkeypatch.setitem(ENCODERS, name, dataclasses.replace(ENCODERS[name], link=link, dim=64))
 
 
 @pytest.fixture(scope='module')
 def weights(tmp_path_factory):
-    """Files of random weights, by network."""
+    """Files of random weights, by encoder."""
     folder, paths = tmp_path_factory.mktemp('weights'), {}
     for seed, (name, link) in enumerate((('vgg16', SmallVGG16()), ('vgg19', SmallVGG19()))):
         rng = np.random.default_rng(seed)
@@ -51,113 +51,115 @@ def weights(tmp_path_factory):
 
 
 @pytest.fixture
-def pictures(tmp_path):
-    """Smooth random pictures, in folders of their own."""
+def images(tmp_path):
+    """Smooth random images, in folders of their own."""
     rng = np.random.default_rng(0)
     for i, size in enumerate([(300, 200), (200, 300), (260, 250), (90, 120), (150, 80)]):
-        path = tmp_path / 'pictures' / str(i % 2) / f'{i}.png'
+        path = tmp_path / 'images' / str(i % 2) / f'{i}.png'
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(rng.integers(0, 256, (7, 7, 3), np.uint8)).resize(size, Image.Resampling.BICUBIC).save(path)
-    return tmp_path / 'pictures'
+    return tmp_path / 'images'
 
 
 @pytest.fixture
-def make(pictures, weights, tmp_path):
-    """A release whose features were made by a network under a profile; its rows are in another order than its images,
-    its file names lack the folders, and one picture is not at hand."""
-    def release(network, profile, factor=1.0):
-        extractor = Extractor.load(network, profile, weights[network])
+def make(images, weights, tmp_path):
+    """A dataset whose features were made by an encoder under a preprocessing; its rows are in another order than its
+    images, its file names lack the folders, and one image is not at hand."""
+    def dataset(encoder, preprocessing, factor=1.0):
+        extractor = Extractor.load(encoder, preprocessing, weights[encoder])
         names = ['4.png', '2.png', 'missing.png', '0.png', '3.png', '1.png']
         rows = [3, 0, 5, 1, 4, 2]
         feats = np.random.default_rng(1).random((6, 64)).astype(np.float16)
         for name, row in zip(names, rows, strict=True):
-            for path in pictures.rglob(name):
+            for path in images.rglob(name):
                 feats[row] = extractor(extractor.prepare(path)[None])[0] * factor
-        folder = tmp_path / f'{network}-{profile}'
+        folder = tmp_path / f'{encoder}-{preprocessing}'
         folder.mkdir()
         np.save(folder / 'feats.npy', feats)
         (folder / 'dataset.json').write_text(json.dumps({'images': [
             {'filename': name, 'imgid': row, 'split': 'test', 'sentences': []}
             for name, row in zip(names, rows, strict=True)]}))
         return folder
-    return release
+    return dataset
 
 
 def both(weights):
     return [argument for path in weights.values() for argument in ('-i', path)]
 
 
-@pytest.mark.parametrize('network', ['vgg16', 'vgg19'])
-@pytest.mark.parametrize('profile', ['karpathy', 'seed', 'torchvision'])
-def test_each_pair_is_named_and_recorded(network, profile, make, pictures, weights, call):
-    release = make(network, profile)
-    before = {path.name: path.read_bytes() for path in release.iterdir()}
-    status, out, err = call('check_features', release, pictures, *both(weights))
+@pytest.mark.parametrize('encoder', ['vgg16', 'vgg19'])
+@pytest.mark.parametrize('preprocessing', ['karpathy', 'seed', 'torchvision'])
+def test_each_pair_is_named_and_recorded(encoder, preprocessing, make, images, weights, call):
+    dataset = make(encoder, preprocessing)
+    before = {path.name: path.read_bytes() for path in dataset.iterdir()}
+    status, out, err = call('check_features', dataset, images, *both(weights))
     assert (status, err) == (0, '')
     lines = out.splitlines()
-    assert 'mean of 5 pictures' in lines[0] and len(lines) == 1 + 6 + 1
-    assert lines[1].split()[:2] == [network, profile] and float(lines[1].split()[2]) > 0.999
-    assert lines[-1] == f'verdict: {network} with the profile {profile} made {release / "feats.npy"}'
-    assert {path.name: path.read_bytes() for path in release.iterdir()} == before, 'nothing is written unasked'
-    assert Release(release).origin is None
-    status, out, err = call('check_features', release, pictures, *both(weights), '--record')
-    assert status == 0 and out.endswith(f'recorded in {release / "feats.npy.json"}\n')
-    assert Release(release).origin == {'network': network, 'profile': profile}
-    assert {path.name for path in release.iterdir()} == {*before, 'feats.npy.json'}
+    assert 'mean of 5 images' in lines[0] and len(lines) == 1 + 6 + 1
+    assert lines[1].split()[:2] == [encoder, preprocessing] and float(lines[1].split()[2]) > 0.999
+    assert lines[-1] == f'verdict: {encoder} with the preprocessing {preprocessing} made {dataset / "feats.npy"}'
+    assert {path.name: path.read_bytes() for path in dataset.iterdir()} == before, 'nothing is written unasked'
+    assert Dataset(dataset).provenance is None
+    status, out, err = call('check_features', dataset, images, *both(weights), '--write')
+    assert status == 0 and out.endswith(f'recorded in {dataset / "feats.npy.json"}\n')
+    assert Dataset(dataset).provenance == {'encoder': encoder, 'preprocessing': preprocessing}
+    assert {path.name for path in dataset.iterdir()} == {*before, 'feats.npy.json'}
 
 
-def test_nobodys_matrix(make, pictures, weights, call):
-    release = make('vgg19', 'karpathy')
-    status, out, _ = call('check_features', release, pictures, '-i', weights['vgg16'], '--record')
-    assert status == 1 and 'verdict: none of these made' in out and not (release / 'feats.npy.json').exists()
+def test_nobodys_matrix(make, images, weights, call):
+    dataset = make('vgg19', 'karpathy')
+    status, out, _ = call('check_features', dataset, images, '-i', weights['vgg16'], '--write')
+    assert status == 1 and 'verdict: none of these made' in out and not (dataset / 'feats.npy.json').exists()
     assert {line.split()[0] for line in out.splitlines()[1:-1]} == {'vgg16'}
 
 
-def test_what_is_recorded_is_shown_and_kept(make, pictures, weights, call):
-    release = make('vgg16', 'seed')
-    (release / 'feats.npy.json').write_text(json.dumps({'network': 'vgg19', 'profile': 'seed', 'dtype': 'float16'}))
-    arguments = 'check_features', release, pictures, '-i', weights['vgg16'], '--network', 'vgg16', '--pictures', 2
+def test_what_is_recorded_is_shown_and_kept(make, images, weights, call):
+    dataset = make('vgg16', 'seed')
+    (dataset / 'feats.npy.json').write_text(json.dumps({'encoder': 'vgg19', 'preprocessing': 'seed',
+                                                        'dtype': 'float16'}))
+    arguments = 'check_features', dataset, images, '-i', weights['vgg16'], '--encoder', 'vgg16', '--limit', 2
     status, out, _ = call(*arguments)
-    assert status == 0 and '\nrecorded: vgg19, seed\n' in out and 'mean of 2 pictures' in out
-    assert call(*arguments, '--record')[0] == 0
-    assert json.loads((release / 'feats.npy.json').read_text()) == {'network': 'vgg16', 'profile': 'seed',
+    assert status == 0 and '\nrecorded: vgg19, seed\n' in out and 'mean of 2 images' in out
+    assert call(*arguments, '--write')[0] == 0
+    assert json.loads((dataset / 'feats.npy.json').read_text()) == {'encoder': 'vgg16', 'preprocessing': 'seed',
                                                                     'dtype': 'float16'}
 
 
-def test_wrong_calls(make, pictures, weights, call, tmp_path):
-    release = make('vgg16', 'seed')
+def test_wrong_calls(make, images, weights, call, tmp_path):
+    dataset = make('vgg16', 'seed')
     (tmp_path / 'empty').mkdir()
     (tmp_path / 'torn.npz').write_bytes(weights['vgg16'].read_bytes()[:999])
     vgg16 = '-i', weights['vgg16']
     for arguments, reason in (
-            ([release, tmp_path / 'empty', *vgg16], f'{tmp_path}/empty: none of the pictures in there is one of the'),
-            ([release, tmp_path / 'none', *vgg16], f'{tmp_path}/none: no such folder'),
-            ([tmp_path / 'none', pictures, *vgg16], f'{tmp_path}/none: no such folder'),
-            ([release, pictures, '-i', tmp_path / 'none.npz'], f'{tmp_path}/none.npz: no such file; they come from'),
-            ([release, pictures, '-i', tmp_path / 'torn.npz'], f'{tmp_path}/torn.npz: not a sound .npz file'),
-            ([release, pictures, *vgg16, '--network', 'vgg19'], f'{weights["vgg16"]}: has no conv3_4'),
-            ([release, pictures, *vgg16, '--network', 'vgg16', '--network', 'vgg19'], '1 files of weights for 2 netw'),
-            ([release, pictures, '--network', 'vgg16'], 'no weights for vgg16; they come from'),
-            ([release, pictures, *vgg16, '--pictures', 0], '--pictures is at least 1')):
+            ([dataset, tmp_path / 'empty', *vgg16], f'{tmp_path}/empty: none of the images in there is one of the'),
+            ([dataset, tmp_path / 'none', *vgg16], f'{tmp_path}/none: no such folder'),
+            ([tmp_path / 'none', images, *vgg16], f'{tmp_path}/none: no such folder'),
+            ([dataset, images, '-i', tmp_path / 'none.npz'], f'{tmp_path}/none.npz: no such file; they come from'),
+            ([dataset, images, '-i', tmp_path / 'torn.npz'], f'{tmp_path}/torn.npz: not a sound .npz file'),
+            ([dataset, images, *vgg16, '--encoder', 'vgg19'], f'{weights["vgg16"]}: has no conv3_4'),
+            ([dataset, images, *vgg16, '--encoder', 'vgg16', '--encoder', 'vgg19'],
+             '1 files of weights for 2 encoders'),
+            ([dataset, images, '--encoder', 'vgg16'], 'no weights for vgg16; they come from'),
+            ([dataset, images, *vgg16, '--limit', 0], '--limit is at least 1')):
         status, out, err = call('check_features', *arguments)
         assert (status, out, err.count('\n')) == (2, '', 1), err
         assert err.startswith(f'check_features.py: {reason}')
 
 
-@pytest.mark.skipif(not UNSEEN.is_dir(), reason='needs the embedded release')
+@pytest.mark.skipif(not UNSEEN.is_dir(), reason='needs the embedded dataset')
 def test_weights_that_are_at_hand_are_tried(call, tmp_path, monkeypatch):
-    lite = dataclasses.replace(NETWORKS['efficientnet_lite0'], package=None)
-    monkeypatch.setitem(NETWORKS, 'efficientnet_lite0', lite)
-    assert call('extract_features', UNSEEN, '-o', tmp_path / 'release', '--network', 'demo')[0] == 0
+    lite = dataclasses.replace(ENCODERS['efficientnet_lite0'], package=None)
+    monkeypatch.setitem(ENCODERS, 'efficientnet_lite0', lite)
+    assert call('extract_features', UNSEEN, '-o', tmp_path / 'dataset', '--encoder', 'demo')[0] == 0
     shutil.copytree(UNSEEN, tmp_path / 'elsewhere' / 'deep')
-    status, out, err = call('check_features', tmp_path / 'release', tmp_path / 'elsewhere')
-    assert status == 0 and 'verdict: demo with the profile demo made' in out and 'mean of 16 pictures' in out
+    status, out, err = call('check_features', tmp_path / 'dataset', tmp_path / 'elsewhere')
+    assert status == 0 and 'verdict: demo with the preprocessing demo made' in out and 'mean of 16 images' in out
     assert [line.split(';')[0] for line in err.splitlines()] == [
-        f'not tried: no weights for {name}' for name in NETWORKS if name != 'demo']
+        f'not tried: no weights for {name}' for name in ENCODERS if name != 'demo']
 
 
 def test_whose_weights_are_found_out(weights):
-    assert [e.network for e in find_extractors([weights['vgg16'], weights['vgg19']])] == ['vgg16', 'vgg19']
+    assert [e.encoder for e in find_extractors([weights['vgg16'], weights['vgg19']])] == ['vgg16', 'vgg19']
     with pytest.raises(InputError, match='has no'):
         list(find_extractors([weights['vgg16']], ['vgg19']))
 
@@ -166,8 +168,8 @@ def test_the_sample_is_seeded_and_spread(tmp_path):
     for i in range(60):
         (tmp_path / f'{i}.png').touch()
     names = [f'{i}.png' for i in range(100)]
-    places, paths = sample_pictures(names, tmp_path, 16)
+    places, paths = sample_images(names, tmp_path, 16)
     assert len(places) == 16 and paths == [str(tmp_path / names[i]) for i in places]
     assert places.tolist() == sorted(set(places.tolist())) and places.max() > 30
-    assert sample_pictures(names, tmp_path, 16)[1] == paths != sample_pictures(names, tmp_path, 16, seed=1)[1]
-    assert sample_pictures(names, tmp_path, 99)[0].tolist() == list(range(60))
+    assert sample_images(names, tmp_path, 16)[1] == paths != sample_images(names, tmp_path, 16, seed=1)[1]
+    assert sample_images(names, tmp_path, 99)[0].tolist() == list(range(60))

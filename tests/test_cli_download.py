@@ -15,13 +15,13 @@ import zipfile
 
 import numpy as np
 import pytest
-from conftest import write_release
+from conftest import write_dataset
 from test_storage_full_disk import fill, one_line, remount
 
-from chainer_caption import InputError, Release
+from chainer_caption import Dataset, InputError
 from chainer_caption.data import sources
 from chainer_caption.data.sources import Source
-from chainer_caption.features.networks import NETWORKS
+from chainer_caption.features.encoders import ENCODERS
 from chainer_caption.features.weights import find_weights
 from chainer_caption.storage import downloads
 from chainer_caption.storage import unpack as unpacking
@@ -233,27 +233,27 @@ def test_without_curl(server, monkeypatch):
 
 @pytest.fixture
 def flickr8k(server, monkeypatch, tmp_path):
-    """The server's file is a release with its pictures, as Karpathy packs them."""
-    folder = write_release(tmp_path / 'made', 12)
+    """The server's file is a dataset with its images, as Karpathy packs them."""
+    folder = write_dataset(tmp_path / 'made', 12)
     server.content = zipped({'flickr8k/': b'', '__MACOSX/._x': b'', **{
         f'flickr8k/{path.name}': path.read_bytes() for path in folder.iterdir()}})
     monkeypatch.setitem(sources.RELEASES, 'flickr8k', Source(f'{server.url}.zip', 'free', strip=True))
-    monkeypatch.setitem(sources.PICTURES, 'flickr8k', (Source(server.url.replace('file', 'pictures.zip'), 'free'),))
+    monkeypatch.setitem(sources.IMAGES, 'flickr8k', (Source(server.url.replace('file', 'images.zip'), 'free'),))
     monkeypatch.chdir(tmp_path)
     return server
 
 
-def test_a_release_is_unpacked_and_opens(call, flickr8k, tmp_path):
+def test_a_dataset_is_unpacked_and_opens(call, flickr8k, tmp_path):
     status, out, err = call('download', 'flickr8k')
     assert (status, out) == (0, '') and 'features/flickr8k' in err
     assert sorted(os.listdir('features/flickr8k')) == ['dataset.json', 'downloads.json', 'vgg_feats.mat']
-    assert len(Release('features/flickr8k').captions.filenames) == 12
+    assert len(Dataset('features/flickr8k').captions.filenames) == 12
     kept, = json.loads((tmp_path / 'features' / 'flickr8k' / 'downloads.json').read_text())
     assert kept == {'url': f'{flickr8k.url}.zip', 'size': len(flickr8k.content), 'etag': '"1"', 'last-modified': None}
     assert call('download', 'flickr8k')[2] == f'{flickr8k.url}.zip is in features/flickr8k already\n'
     assert len(flickr8k.asked) == 1
     flickr8k.content = zipped({'Flicker8k_Dataset/a.jpg': b'a', '__MACOSX/Flicker8k_Dataset/._a.jpg': b'x'})
-    assert call('download', 'flickr8k', '--pictures')[0] == 0
+    assert call('download', 'flickr8k', '--with-images')[0] == 0
     assert os.listdir('features/flickr8k/Flicker8k_Dataset') == ['a.jpg'] and len(flickr8k.asked) == 2
 
 
@@ -272,8 +272,8 @@ def test_an_unpacking_that_was_stopped_goes_on(call, flickr8k, monkeypatch):
 
 
 def test_what_is_not_to_be_had(refused, tmp_path, monkeypatch):
-    assert 'sent on request alone' in refused('download', 'flickr30k', '--pictures', '-o', tmp_path)
-    assert '--pictures belongs to a data set' in refused('download', 'vgg16', '--pictures', '-o', tmp_path)
+    assert 'sent on request alone' in refused('download', 'flickr30k', '--with-images', '-o', tmp_path)
+    assert '--with-images belongs to a data set' in refused('download', 'vgg16', '--with-images', '-o', tmp_path)
     monkeypatch.setattr('chainer.dataset.download._dataset_root', os.devnull)
     assert 'name a folder with -o' in refused('download', 'vgg19')
 
@@ -283,7 +283,7 @@ def test_weights_come_to_where_they_are_looked_for(call, vgg, tmp_path, monkeypa
     vgg.url += '/VGG_ILSVRC_19_layers.caffemodel'
     monkeypatch.setitem(sources.WEIGHTS, 'vgg19', Source(vgg.url, 'free'))
     assert call('download', 'vgg19')[0] == 0
-    assert find_weights(NETWORKS['vgg19']) == f'{tmp_path}/pfnet/chainer/models/VGG_ILSVRC_19_layers.caffemodel'
+    assert find_weights(ENCODERS['vgg19']) == f'{tmp_path}/pfnet/chainer/models/VGG_ILSVRC_19_layers.caffemodel'
 
 
 def archive(path, content):

@@ -9,7 +9,7 @@ import unittest.mock
 import pytest
 from conftest import left_by_training
 
-from chainer_caption import Release, Settings, train
+from chainer_caption import Dataset, Settings, train
 from chainer_caption.cli.stopping import Stopping
 from chainer_caption.data import batches
 from chainer_caption.storage import files
@@ -28,9 +28,9 @@ def _quick(monkeypatch):
 
 
 @pytest.fixture(scope='module')
-def undisturbed(release_dir, tmp_path_factory):
+def undisturbed(dataset_dir, tmp_path_factory):
     folder = tmp_path_factory.mktemp('undisturbed') / 'model'
-    train(Release(release_dir), folder, SETTINGS)
+    train(Dataset(dataset_dir), folder, SETTINGS)
     return left_by_training(folder)
 
 
@@ -56,27 +56,27 @@ def signalled(monkeypatch):
 
 @pytest.mark.parametrize(('number', 'status'), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 @pytest.mark.parametrize('update', [2, 3])
-def test_signals_end_a_training_in_good_order(number, status, update, call, signalled, release_dir, undisturbed, model):
+def test_signals_end_a_training_in_good_order(number, status, update, call, signalled, dataset_dir, undisturbed, model):
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     signalled(number, update)
-    got, _, err = call('train', release_dir, '-o', model, *OPTIONS)
+    got, _, err = call('train', dataset_dir, '-o', model, *OPTIONS)
     assert got == status
     assert err.count('\n') == 1 and err.startswith(f'stopped at update {update}') and '--resume goes on' in err
     assert ('before the end of an epoch' in err) == (update < 3)
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
-    assert call('generate', '-m', model, '--release', release_dir)[0] == 0
-    assert call('train', release_dir, '-o', model, *OPTIONS, '--resume')[0] == 0
+    assert call('generate', '-m', model, '--dataset', dataset_dir)[0] == 0
+    assert call('train', dataset_dir, '-o', model, *OPTIONS, '--resume')[0] == 0
     left = left_by_training(model)
     assert all(left[name] == undisturbed[name] for name in undisturbed)
 
 
-def test_a_signal_in_the_last_update_changes_nothing(call, signalled, release_dir, undisturbed, model):
+def test_a_signal_in_the_last_update_changes_nothing(call, signalled, dataset_dir, undisturbed, model):
     signalled(signal.SIGINT, UPDATES + 1)               # one of the calls is for validation
-    assert call('train', release_dir, '-o', model, *OPTIONS)[::2] == (0, '')
+    assert call('train', dataset_dir, '-o', model, *OPTIONS)[::2] == (0, '')
     assert left_by_training(model) == undisturbed
 
 
-def test_a_second_signal_kills_at_once(package_environment, release_dir, model):
+def test_a_second_signal_kills_at_once(package_environment, dataset_dir, model):
     program = '''if True:
         import os, signal, sys
         from chainer_caption import cli
@@ -88,14 +88,14 @@ def test_a_second_signal_kills_at_once(package_environment, release_dir, model):
             print('still there')
         batches.PackCaptions.__call__ = twice
         sys.exit(cli.run('train', sys.argv[1:]))'''
-    done = subprocess.run([sys.executable, '-c', program, release_dir, '-o', model, *OPTIONS], env=package_environment,
+    done = subprocess.run([sys.executable, '-c', program, dataset_dir, '-o', model, *OPTIONS], env=package_environment,
                           capture_output=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, b'asked\n', b'')
 
 
-def test_the_library_takes_no_signals(release_dir, model, monkeypatch):
+def test_the_library_takes_no_signals(dataset_dir, model, monkeypatch):
     monkeypatch.setattr(signal, 'signal', unittest.mock.Mock(side_effect=AssertionError))
-    train(Release(release_dir), model, SETTINGS)
+    train(Dataset(dataset_dir), model, SETTINGS)
 
 
 def test_signals_of_other_threads_and_ignored_ones_are_left_alone(monkeypatch):

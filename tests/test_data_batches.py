@@ -2,7 +2,7 @@
 import numpy as np
 import pytest
 
-from chainer_caption import Release, Vocabulary
+from chainer_caption import Dataset, Vocabulary
 from chainer_caption.data.batches import MAX_WORDS, CaptionDataset, CaptionIterator, PackCaptions, pack
 from chainer_caption.data.vocabulary import BOS, EOS
 
@@ -20,16 +20,16 @@ def captions():
 
 def test_pack_lays_out_step_after_step():
     captions = [np.array(c, np.int32) for c in ([5, 6, 7, EOS], [8, 9, EOS], [4, 3, EOS], [EOS])]
-    words, targets, sizes = pack(captions)
-    assert sizes == [4, 3, 3, 1]
+    words, targets, batch_sizes = pack(captions)
+    assert batch_sizes == [4, 3, 3, 1]
     assert targets.tolist() == [5, 8, 4, EOS, 6, 9, 3, 7, EOS, EOS, EOS]
     assert words.tolist() == [*[BOS] * 4, 5, 8, 4, 6, 9, 3, 7]
 
 
 def test_pack_holds_every_word_and_no_padding(captions):
     batch = sorted((captions[i][1] for i in range(128)), key=lambda c: -len(c))
-    words, targets, sizes = pack(batch)
-    starts = np.cumsum([0, *sizes])
+    words, targets, batch_sizes = pack(batch)
+    starts = np.cumsum([0, *batch_sizes])
     assert starts[-1] == len(words) == len(targets) == sum(map(len, batch))
     for i, caption in enumerate(batch):
         rows = starts[:len(caption)] + i
@@ -40,12 +40,12 @@ def test_pack_holds_every_word_and_no_padding(captions):
 def test_converter_puts_features_beside_their_captions(captions):
     features = np.random.default_rng(2).random((1000, 5)).astype(np.float16)
     examples = [captions[i] for i in (3, 1, 4, 15)]
-    taken, _, targets, sizes = PackCaptions(features)(examples, None)
+    taken, _, targets, batch_sizes = PackCaptions(features)(examples, None)
     assert taken.dtype == np.float32
     for row, first in zip(taken, targets[:4], strict=True):
         owner, = [i for i, caption in examples if (features[i] == row).all()]
         assert captions[owner][1][0] == first
-    assert sum(sizes) == sum(len(caption) for _, caption in examples)
+    assert sum(batch_sizes) == sum(len(caption) for _, caption in examples)
 
 
 @pytest.mark.parametrize('shuffle', [True, False])
@@ -98,12 +98,12 @@ def test_overlong_captions_are_cut_and_their_cut_is_no_end():
     assert captions.overlong == 2
 
 
-def test_captions_of_a_release(make_release):
-    release = Release(make_release())
-    vocabulary = Vocabulary.from_counts(*release.word_counts('train', 'restval'))
-    captions = CaptionDataset.from_release(release, vocabulary, 'val')
-    spoken = [(int(release.captions.image_ids[p]), sentence) for p in release.pictures('val')
-              for sentence in release.references(p)]
+def test_captions_of_a_dataset(make_dataset):
+    dataset = Dataset(make_dataset())
+    vocabulary = Vocabulary.from_counts(*dataset.word_counts('train', 'restval'))
+    captions = CaptionDataset.from_dataset(dataset, vocabulary, 'val')
+    spoken = [(int(dataset.captions.image_ids[p]), sentence) for p in dataset.images('val')
+              for sentence in dataset.references(p)]
     assert len(captions) == len(spoken)
     for i, (row, tokens) in enumerate(spoken):
         assert captions[i][0] == row

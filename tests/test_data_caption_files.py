@@ -1,17 +1,17 @@
-"""Captions in the layouts in which people have them become releases, and no name in them leads to another file."""
+"""Captions in the layouts in which people have them become datasets, and no name in them leads to another file."""
 import json
 
 import pytest
-from test_data_store import FakeExtractor, images_of, write_csv
+from test_data_building import FakeExtractor, images_of, write_csv
 
-from chainer_caption import InputError, Release
+from chainer_caption import Dataset, InputError
 from chainer_caption.captioning.results import Caption, Result
-from chainer_caption.data.annotations import read_caption_file
-from chainer_caption.data.store import extract_features
+from chainer_caption.data.building import extract_features
+from chainer_caption.data.caption_parsers import read_caption_file
 from chainer_caption.report import open_writer
 from chainer_caption.report.sidecars import sidecar
 
-# As the files of the releases have it, key by key.
+# As the files of the datasets have it, key by key.
 COCO = {'images': [
     {'filepath': 'val2014', 'sentids': [770337], 'filename': '1.jpg', 'imgid': 0, 'split': 'test', 'cocoid': 391895,
      'sentences': [{'tokens': ['a', 'man', 'with', 'a', 'red', 'helmet'], 'raw': 'A man with a red helmet. ',
@@ -30,22 +30,22 @@ TOKENS = ('1.jpg#0\tA child in a pink dress is climbing up a set of stairs in an
 
 
 @pytest.fixture
-def pictures(tmp_path):
-    """Three pictures in two folders, two of which have the same name."""
+def images(tmp_path):
+    """Three images in two folders, two of which have the same name."""
     for name in 'val2014/1.jpg', 'val2014/2.jpg', 'train2014/2.jpg':
-        path = tmp_path / 'pictures' / name
+        path = tmp_path / 'images' / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b'picture')
-    return tmp_path / 'pictures'
+        path.write_bytes(b'image')
+    return tmp_path / 'images'
 
 
 @pytest.fixture
-def made_of(pictures, tmp_path):
-    """The entries of the release that is made of the pictures with captions."""
+def made_of(images, tmp_path):
+    """The entries of the dataset that is made of the images with captions."""
     def make(captions):
-        extract_features(pictures, tmp_path / 'release', FakeExtractor(), captions)
-        Release(tmp_path / 'release')
-        return {image['filename']: image for image in images_of(tmp_path / 'release')}
+        extract_features(images, tmp_path / 'dataset', FakeExtractor(), captions)
+        Dataset(tmp_path / 'dataset')
+        return {image['filename']: image for image in images_of(tmp_path / 'dataset')}
     return make
 
 
@@ -85,8 +85,8 @@ def test_a_genuine_dataset_is_read_to_the_last_word(shared):
         assert list(zip(of.captions, of.tokens, strict=True)) == [(s['raw'], s['tokens']) for s in image['sentences']]
 
 
-def test_flickrs_tokens(made_of, pictures, tmp_path):
-    (pictures / 'train2014' / '2.jpg').unlink()
+def test_flickrs_tokens(made_of, images, tmp_path):
+    (images / 'train2014' / '2.jpg').unlink()
     images = made_of(write(tmp_path / 'Flickr8k.token.txt', '\ufeff' + TOKENS.replace('\n', '\r\n')))
     assert spoken(images) == {
         'val2014/1.jpg': ['A child in a pink dress is climbing up a set of stairs in an entry way .',
@@ -105,46 +105,46 @@ def test_the_metadata_of_an_image_folder(made_of, tmp_path):
     assert images['val2014/1.jpg']['split'] == 'val'
 
 
-def test_what_generate_writes_is_read_back(made_of, pictures, tmp_path):
+def test_what_generate_writes_is_read_back(made_of, images, tmp_path):
     said = {'train2014/2.jpg': 'a dog', 'val2014/1.jpg': 'chó 狗', 'val2014/2.jpg': 'two dogs'}
-    with open_writer('metadata', pictures / 'metadata.jsonl', folder=str(pictures)) as writer:
+    with open_writer('metadata', images / 'metadata.jsonl', folder=str(images)) as writer:
         for name, text in said.items():
-            path = pictures / name
+            path = images / name
             writer.write(Result(str(path), name, captions=[Caption(text.split(), -1.0, -0.5, True)]))
             path.with_suffix('.txt').write_text(sidecar('txt', text), encoding='utf-8')
     expected = {name: [text] for name, text in said.items()}
-    assert spoken(made_of(pictures / 'metadata.jsonl')) == spoken(made_of(pictures)) == expected
+    assert spoken(made_of(images / 'metadata.jsonl')) == spoken(made_of(images)) == expected
 
 
-def test_text_files_in_a_folder(made_of, pictures, tmp_path):
+def test_text_files_in_a_folder(made_of, images, tmp_path):
     folder = tmp_path / 'captions' / 'val2014'
     folder.mkdir(parents=True)
     write(folder / '1.txt', '\ufeffA dog runs.\r\n\n  Two words \n')
-    write(folder / '9.txt', 'Of no picture.')
+    write(folder / '9.txt', 'Of no image.')
     assert spoken(made_of(folder.parent)) == {'val2014/1.jpg': ['A dog runs.', 'Two words']}
-    (pictures / 'val2014' / '1.png').write_bytes(b'picture')
+    (images / 'val2014' / '1.png').write_bytes(b'image')
     with pytest.raises(InputError, match=r'1\.txt: could be of val2014/1\.jpg and of val2014/1\.png; rename one'):
         read_caption_file(folder.parent, ['val2014/1.jpg', 'val2014/1.png'])
 
 
-def test_no_name_leads_to_another_file(made_of, pictures, tmp_path):
+def test_no_name_leads_to_another_file(made_of, images, tmp_path):
     secret = write(tmp_path / 'secret.txt', 'secret')
-    (tmp_path / '1.jpg').write_bytes(b'picture')
+    (tmp_path / '1.jpg').write_bytes(b'image')
     for name in '../1.jpg', str(tmp_path / '1.jpg'), 'val2014/../../1.jpg':
         for captions in (write_csv(tmp_path / 'c', [f'{name},x']),
                          write(tmp_path / 'd', {'images': [{**FLICKR8K['images'][0], 'filename': name}]}),
                          write(tmp_path / 'e', {'images': [{**COCO['images'][0], 'filepath': '/', 'filename': name}]}),
                          write(tmp_path / 'f', f'{name}#0\tx\n'),
                          write(tmp_path / 'g', json.dumps({'file_name': name, 'text': 'x'}))):
-            with pytest.raises(InputError, match='describes no picture of the folder; the first it names is'):
+            with pytest.raises(InputError, match='describes no image of the folder; the first it names is'):
                 made_of(captions)
-    (pictures / 'val2014' / '1.txt').symlink_to(secret)
-    with pytest.raises(InputError, match=r'val2014/1\.txt: a link leads out of .*pictures; copy the file there'):
-        made_of(pictures)
-    (pictures / 'val2014' / '1.txt').unlink()
+    (images / 'val2014' / '1.txt').symlink_to(secret)
+    with pytest.raises(InputError, match=r'val2014/1\.txt: a link leads out of .*images; copy the file there'):
+        made_of(images)
+    (images / 'val2014' / '1.txt').unlink()
     (tmp_path / 'captions').mkdir()
-    (tmp_path / 'captions' / 'val2014').symlink_to(pictures / 'val2014')
-    write(pictures / 'val2014' / '2.txt', 'x')
+    (tmp_path / 'captions' / 'val2014').symlink_to(images / 'val2014')
+    write(images / 'val2014' / '2.txt', 'x')
     with pytest.raises(InputError, match='a link leads out of'):
         made_of(tmp_path / 'captions')
 

@@ -1,10 +1,10 @@
-"""The description of a release: its figures, and each usual fault found where it is planted and nowhere else."""
+"""The description of a dataset: its figures, and each usual fault found where it is planted and nowhere else."""
 import json
 
 import numpy as np
 import pytest
 
-from chainer_caption import Release, Vocabulary
+from chainer_caption import Dataset, Vocabulary
 from chainer_caption.data.batches import MAX_WORDS, CaptionDataset
 from chainer_caption.data.describe import describe, find_faults
 
@@ -13,7 +13,7 @@ SPLITS = ['train'] * 240 + ['restval'] * 20 + ['val'] * 20 + ['test'] * 20
 
 @pytest.fixture
 def clean(tmp_path):
-    """A factory of releases without faults but for what `change(images, features)` makes of them."""
+    """A factory of datasets without faults but for what `change(images, features)` makes of them."""
     rng = np.random.default_rng(0)
     words = [f'{a}{b}{c}' for a in 'bdkl' for b in 'aeiou' for c in 'mnrst'] + ["'s", 'u.s.', 'well-known', 'm\xfcde']
     images = [{'filename': f'{i:03}.jpg', 'imgid': len(SPLITS) - 1 - i, 'split': split, 'sentences': [
@@ -23,7 +23,7 @@ def clean(tmp_path):
 
     def make(change=lambda images, features: None):
         change(images, features)
-        folder = tmp_path / 'release'
+        folder = tmp_path / 'dataset'
         folder.mkdir(exist_ok=True)
         (folder / 'dataset.json').write_text(json.dumps({'images': images}))
         np.save(folder / 'feats.npy', features.astype(np.float32))
@@ -31,12 +31,12 @@ def clean(tmp_path):
     return make
 
 
-def test_a_clean_release_has_no_faults(clean):
-    assert find_faults(Release(clean())) == []
+def test_a_clean_dataset_has_no_faults(clean):
+    assert find_faults(Dataset(clean())) == []
 
 
 def tokens(*changed):
-    """Gives the first tokens of a training picture's captions."""
+    """Gives the first tokens of a training image's captions."""
     def change(images, features):
         for sentence, words in zip(images[7]['sentences'], changed, strict=False):
             sentence['tokens'] = words
@@ -71,16 +71,16 @@ def shared_captions(split):
     return change
 
 
-def same_rows(*pictures, value=None):
+def same_rows(*places, value=None):
     def change(images, features):
-        rows = [images[i]['imgid'] for i in pictures]
+        rows = [images[i]['imgid'] for i in places]
         features[rows] = features[rows[0]] if value is None else value
     return change
 
 
 @pytest.mark.parametrize('change, fault, count, example', [
     (duplicate_names, 'duplicate file names', 1, '009.jpg'),
-    (no_captions, 'pictures without captions', 2, '003.jpg'),
+    (no_captions, 'images without captions', 2, '003.jpg'),
     (tokens([], []), 'empty captions', 2, '007.jpg'),
     (tokens(['bam'] * (MAX_WORDS + 1), ['bam'] * MAX_WORDS), 'long captions', 1, '007.jpg'),
     (tokens(['A', 'bam'], ['A', 'Bam']), 'upper case', 3, "'A'"),
@@ -98,30 +98,30 @@ def same_rows(*pictures, value=None):
     (same_rows(7, value=2.5), 'constant features', 1, '007.jpg'),
 ])
 def test_planted_faults_are_found_and_no_others(change, fault, count, example, clean):
-    found, = find_faults(Release(clean(change)))
+    found, = find_faults(Dataset(clean(change)))
     assert (found['fault'], found['count']) == (fault, count)
     assert example in found['line'] and '\n' not in found['line']
 
 
-def test_captions_that_a_few_pictures_share_are_no_fault(clean):
+def test_captions_that_a_few_images_share_are_no_fault(clean):
     def change(images, features):
         images[281]['sentences'] = images[0]['sentences']       # one of twenty
         for image in images[260:280]:
             image['sentences'][0] = images[1]['sentences'][0]   # one of five
-    assert find_faults(Release(clean(change))) == []
+    assert find_faults(Dataset(clean(change))) == []
 
 
 def test_figures(clean):
-    release = Release(clean(lambda images, features: images[5]['sentences'].pop()))
-    described = describe(release, [1, 40, 99])
+    dataset = Dataset(clean(lambda images, features: images[5]['sentences'].pop()))
+    described = describe(dataset, [1, 40, 99])
     assert described['splits']['train'] == {
-        'pictures': 240, 'captions': 1199, 'words': 240 * 25 - 7,
-        'captions_per_picture': {'least': 4, 'mean': 1199 / 240, 'most': 5}}
+        'images': 240, 'captions': 1199, 'words': 240 * 25 - 7,
+        'captions_per_image': {'least': 4, 'mean': 1199 / 240, 'most': 5}}
     assert {split: own['captions'] for split, own in described['splits'].items()} == {
         'train': 1199, 'restval': 100, 'val': 100, 'test': 100}
     assert described['lengths']['longest'] == 7 and described['lengths']['percentiles']['50'] == 5
     assert described['lengths']['mean'] == (300 * 25 - 7) / 1499
-    matrix = release.features
+    matrix = dataset.features
     norms = np.linalg.norm(matrix, axis=1)
     assert described['features'] == {
         'size': 12, 'rows': 300, 'zeros': float((matrix == 0).mean()), 'constant': 0, 'duplicate': 0,
@@ -129,15 +129,15 @@ def test_figures(clean):
 
 
 def test_vocabularies_are_those_that_training_makes(clean):
-    release = Release(clean(tokens(['<UNK>', '<S>'] * 30)))
-    for entry in describe(release, [1, 55, 60, 65])['vocabulary']:
-        vocabulary = Vocabulary.from_counts(*release.word_counts('train', 'restval'), min_count=entry['min_count'])
+    dataset = Dataset(clean(tokens(['<UNK>', '<S>'] * 30)))
+    for entry in describe(dataset, [1, 55, 60, 65])['vocabulary']:
+        vocabulary = Vocabulary.from_counts(*dataset.word_counts('train', 'restval'), min_count=entry['min_count'])
         assert entry['size'] == len(vocabulary) - 3
         for split in ('val', 'test'):
-            data = CaptionDataset.from_release(release, vocabulary, split)
+            data = CaptionDataset.from_dataset(dataset, vocabulary, split)
             ids = np.concatenate([data[i][1][:-1] for i in range(len(data))])
             assert entry[split]['unk'] == (ids == 2).mean()
-            distinct = set(release.word_counts(split)[0])
+            distinct = set(dataset.word_counts(split)[0])
             assert entry[split]['coverage'] == len(distinct & set(vocabulary.words)) / len(distinct)
     assert 0 < entry['size'] < 104, 'otherwise this tests nothing'
 
@@ -145,7 +145,7 @@ def test_vocabularies_are_those_that_training_makes(clean):
 def test_command(call, clean, tmp_path):
     folder = clean(duplicate_names)
     status, out, err = call('describe', folder, '--json')
-    assert (status, err) == (0, '') and json.loads(out) == describe(Release(folder))
+    assert (status, err) == (0, '') and json.loads(out) == describe(Dataset(folder))
     status, out, err = call('describe', folder, '--min-count', '1,60')
     assert (status, err) == (0, '') and 'faults found:' in out and '009.jpg' in out and out.endswith('\n')
     assert [line.split()[0] for line in out.splitlines() if line[:1].isdigit() and '%' in line] == ['1', '60']
@@ -157,14 +157,14 @@ def test_command(call, clean, tmp_path):
         assert (status, out, err.count('\n')) == (2, '', 1) and words in err
 
 
-def test_releases_with_next_to_nothing_in_them(call, clean, release_dir):
+def test_releases_with_next_to_nothing_in_them(call, clean, dataset_dir):
     def nothing_said(images, features):
         for image in images:
             image['sentences'] = []
             image['split'] = 'test'
     folder = clean(nothing_said)
-    assert {fault['fault'] for fault in find_faults(Release(folder))} == {
-        'pictures without captions', 'no val split', 'few captions'}
-    for release in (folder, release_dir):
-        assert call('describe', release)[0] == 0
-        assert json.loads(call('describe', release, '--json')[1])['splits']['test']
+    assert {fault['fault'] for fault in find_faults(Dataset(folder))} == {
+        'images without captions', 'no val split', 'few captions'}
+    for dataset in (folder, dataset_dir):
+        assert call('describe', dataset)[0] == 0
+        assert json.loads(call('describe', dataset, '--json')[1])['splits']['test']

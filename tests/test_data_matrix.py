@@ -91,10 +91,10 @@ def mat_claiming(rows, columns):
     return content.replace(struct.pack('<ii', 5, 7), struct.pack('<ii', rows, columns))
 
 
-def refusal(path, pictures=None):
+def refusal(path, images=None):
     """What the refusal of a file says, without its name."""
     with pytest.raises(InputError) as caught:
-        open_matrix(path, pictures)
+        open_matrix(path, images)
     message = str(caught.value)
     assert message.startswith(f'{path}: ') and '\n' not in message
     return message.removeprefix(f'{path}: ')
@@ -131,9 +131,9 @@ def test_more_rows_than_are_copied_at_a_time(tmp_path):
     np.testing.assert_array_equal(open_matrix(tmp_path / 'vgg_feats.mat'), rows)
     rows[4321, 1] = np.nan
     np.save(tmp_path / 'feats.npy', rows)
-    assert refusal(tmp_path / 'feats.npy').startswith('feature 1 of picture 4321 is nan')
+    assert refusal(tmp_path / 'feats.npy').startswith('feature 1 of image 4321 is nan')
     mat5(tmp_path / 'vgg_feats.mat', rows.T)
-    assert refusal(tmp_path / 'vgg_feats.mat').startswith('feature 1 of picture 4321 is nan')
+    assert refusal(tmp_path / 'vgg_feats.mat').startswith('feature 1 of image 4321 is nan')
 
 
 def test_row_major_npy_is_mapped_where_it_lies(tmp_path, cache):
@@ -162,7 +162,7 @@ def test_values_that_are_not_finite(save, value, reason, tmp_path, cache):
     save(tmp_path / 'feats', rows)
     for _ in range(2):                                  # the refusal is not forgotten
         assert refusal(tmp_path / 'feats') == \
-            f'feature 3 of picture 6 is {reason}; every value must be a finite number'
+            f'feature 3 of image 6 is {reason}; every value must be a finite number'
     assert {path.name for path in cache.rglob('*') if path.is_file()} <= {'source'}
 
 
@@ -182,7 +182,7 @@ def test_too_few_columns(tmp_path):
     mat5(tmp_path / 'vgg_feats.mat', ROWS.T)
     assert open_matrix(tmp_path / 'vgg_feats.mat', 7).shape == (7, 5)
     assert refusal(tmp_path / 'vgg_feats.mat', 8) == (
-        'features of 7 pictures, 5 numbers each, but the captions go up to imgid 7, which needs 8')
+        'features of 7 images, 5 numbers each, but the captions go up to imgid 7, which needs 8')
 
 
 @pytest.mark.parametrize('save', [
@@ -193,13 +193,13 @@ def test_transposed(save, tmp_path):
     assert 'it looks transposed' in refusal(tmp_path / 'feats', 7)
 
 
-def test_transposed_with_more_numbers_than_pictures(tmp_path):
+def test_transposed_with_more_numbers_than_images(tmp_path):
     (tmp_path / 'feats').write_bytes(npy(np.ones((4096, 60), np.float32)))
     assert 'it looks transposed' in refusal(tmp_path / 'feats', 60)
 
 
-def test_as_many_numbers_as_described_pictures(tmp_path):
-    # A folder of 40 pictures of which the first 16 have captions, and a network that gives 16 numbers.
+def test_as_many_numbers_as_described_images(tmp_path):
+    # A folder of 40 images of which the first 16 have captions, and an encoder that gives 16 numbers.
     (tmp_path / 'feats').write_bytes(npy(np.ones((40, 16), np.float32)))
     assert open_matrix(tmp_path / 'feats', 16).shape == (40, 16)
 
@@ -291,7 +291,7 @@ def test_damaged_chunk(tmp_path):
     middle = len(content) // 2
     content[middle:middle + 500] = bytes(500)
     path.write_bytes(content)
-    assert 'damaged at picture' in refusal(path)
+    assert 'damaged at image' in refusal(path)
 
 
 @pytest.mark.parametrize('save', [

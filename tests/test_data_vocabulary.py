@@ -4,7 +4,7 @@ import json
 import numpy as np
 import pytest
 
-from chainer_caption import InputError, Release, Vocabulary
+from chainer_caption import Dataset, InputError, Vocabulary
 from chainer_caption.data import TRAINING_SPLITS
 from chainer_caption.data.vocabulary import BOS, EOS, UNK
 
@@ -27,14 +27,14 @@ def test_order_is_that_of_code_points():
     assert kept.index('\uffff') < kept.index('😀'), 'code points, not the UTF-16 units that other languages sort by'
 
 
-def test_restval_counts_and_val_does_not(make_release):
-    folder = make_release(pictures=0)
+def test_restval_counts_and_val_does_not(make_dataset):
+    folder = make_dataset(images=0)
     images = [{'filename': str(i), 'imgid': i, 'split': split, 'sentences': [{'tokens': [split, 'all']}]}
               for i, split in enumerate(['train'] * 4 + ['restval'] * 5 + ['val'] * 9 + ['test'] * 9)]
     (folder / 'dataset.json').write_text(json.dumps({'images': images}))
     np.save(folder / 'feats.npy', np.ones((27, 3), np.float32))
-    release = Release(dataset=folder / 'dataset.json', features=folder / 'feats.npy')
-    counts, captions = release.word_counts(*TRAINING_SPLITS)
+    dataset = Dataset(dataset=folder / 'dataset.json', features=folder / 'feats.npy')
+    counts, captions = dataset.word_counts(*TRAINING_SPLITS)
     assert (counts, captions) == ({'train': 4, 'restval': 5, 'all': 9}, 9)
     assert Vocabulary.from_counts(counts, captions).words[3:] == ['all', 'restval']
 

@@ -26,8 +26,8 @@ def random_model(vocabulary_size, hidden=8, seed=0, scale=1.0, end=0.5):
     return model
 
 
-def features(pictures, seed=1):
-    return np.random.default_rng(seed).random((pictures, D), np.float32)
+def features(images, seed=1):
+    return np.random.default_rng(seed).random((images, D), np.float32)
 
 
 def next_log_probs(model, feature, words):
@@ -113,7 +113,7 @@ def test_nothing_is_left_to_say():
 
 
 def plain_beam(model, feature, width, top, max_length):
-    """The search as a textbook has it: lists, sorting, one picture, no early stop but the exact one."""
+    """The search as a textbook has it: lists, sorting, one image, no early stop but the exact one."""
     beam = [(0.0, [], False)]
     for _ in range(max_length):
         grown = [b for b in beam if b[2]]
@@ -153,13 +153,13 @@ def test_width_one_is_greedy():
         assert hypothesis.words == words
 
 
-def test_many_pictures_find_what_each_finds_alone(monkeypatch):
+def test_many_images_find_what_each_finds_alone(monkeypatch):
     model, x = random_model(40, scale=0.7), features(23)
     stepper = Stepper(model)
     search = BeamSearch(width=6, top=3, max_length=9)
     together = search(stepper, x)
     alone = [search(stepper, row[None])[0] for row in x]
-    monkeypatch.setattr('chainer_caption.decoding.search._CPU_BYTES', 4 * 6 * 40 * 4)      # four pictures at a time
+    monkeypatch.setattr('chainer_caption.decoding.search._CPU_BYTES', 4 * 6 * 40 * 4)      # four images at a time
     in_fours = search(stepper, x)
     for others in (alone, in_fours):
         assert [[h.words for h in hs] for hs in others] == [[h.words for h in hs] for hs in together]
@@ -262,7 +262,7 @@ def test_gpu_searches_groups_that_fit_into_its_memory(room):
     model.to_device(device)
     with chainer.using_device(device):
         stepper, x = Stepper(model), device.send(x)
-        room(8 * 2 * 4 * 20 * 300)                      # an eighth of it: the scores of two pictures
+        room(8 * 2 * 4 * 20 * 300)                      # an eighth of it: the scores of two images
         found = BeamSearch(max_length=6)(stepper, x)
     assert [[h.words for h in hs] for hs in found] == [[h.words for h in hs] for hs in expected]
 

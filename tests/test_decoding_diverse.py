@@ -39,7 +39,7 @@ def plain_groups(model, feature, size, groups, diversity, max_length, normalizat
 def test_equals_plain_groups(size, groups, diversity, normalization):
     model, x, length = random_model(25, hidden=12, scale=0.7, end=2.0), features(5), 9
     width = size * groups
-    found = DiverseBeamSearch(width, width, normalization, groups=groups, diversity=diversity,
+    found = DiverseBeamSearch(width, width, normalization, beam_groups=groups, diversity_penalty=diversity,
                               max_length=length)(Stepper(model), x)
     for feature, hypotheses in zip(x, found, strict=True):
         beams = plain_groups(model, feature, size, groups, diversity, length, normalization)
@@ -54,7 +54,7 @@ def test_equals_plain_groups(size, groups, diversity, normalization):
 
 def test_the_best_of_each_group_is_returned_first():
     model, x = random_model(40, hidden=12, scale=0.7, end=0.5), features(6)
-    found = DiverseBeamSearch(20, 5, groups=5, diversity=2.0, max_length=15)(Stepper(model), x)
+    found = DiverseBeamSearch(20, 5, beam_groups=5, diversity_penalty=2.0, max_length=15)(Stepper(model), x)
     best = BeamSearch(20, max_length=15)(Stepper(model), x)
     differ = 0
     for feature, hypotheses, likeliest in zip(x, found, best, strict=True):
@@ -71,12 +71,12 @@ def test_captions_differ_more_than_those_of_a_beam():
 
     def shared(search):
         return np.mean([len({w for h in hypotheses for w in h.words}) for hypotheses in search(Stepper(model), x)])
-    assert shared(DiverseBeamSearch(20, diversity=1.0, max_length=8)) > shared(BeamSearch(20, max_length=8)) + 1
+    assert shared(DiverseBeamSearch(20, diversity_penalty=1.0, max_length=8)) > shared(BeamSearch(20, max_length=8)) + 1
 
 
 def test_what_is_kept_from_captions_is_kept_from_groups():
     model, x = random_model(20, end=1), features(6)
-    search = DiverseBeamSearch(12, 12, groups=3, min_length=3, no_repeat_ngram=1, max_length=6)
+    search = DiverseBeamSearch(12, 12, beam_groups=3, min_length=3, no_repeat_ngram=1, max_length=6)
     for hypotheses in search(Stepper(model), x):
         assert len({tuple(h.words) for h in hypotheses}) == len(hypotheses)
         for h in hypotheses:
@@ -84,8 +84,9 @@ def test_what_is_kept_from_captions_is_kept_from_groups():
 
 
 @pytest.mark.parametrize(('options', 'word'), [
-    ({'width': 20, 'groups': 3}, '--groups 3'), ({'groups': 0}, '--groups 0'), ({'diversity': -1}, '--diversity -1'),
-    ({'diversity': float('nan')}, '--diversity nan'), ({'top': 21}, '--top 21')])
+    ({'width': 20, 'beam_groups': 3}, '--beam-groups 3'), ({'beam_groups': 0}, '--beam-groups 0'),
+    ({'diversity_penalty': -1}, '--diversity-penalty -1'),
+    ({'diversity_penalty': float('nan')}, '--diversity-penalty nan'), ({'top': 21}, '--top 21')])
 def test_contradictory_options_are_refused(options, word):
     with pytest.raises(InputError, match=word):
         DiverseBeamSearch(**options)
@@ -94,7 +95,7 @@ def test_contradictory_options_are_refused(options, word):
 @pytest.mark.gpu
 def test_gpu_finds_what_the_cpu_finds():
     model, x = random_model(300, hidden=32, scale=0.5), features(20)
-    search = DiverseBeamSearch(12, 12, groups=4, no_repeat_ngram=2, max_length=12)
+    search = DiverseBeamSearch(12, 12, beam_groups=4, no_repeat_ngram=2, max_length=12)
     expected = search(Stepper(model), x)
     device = chainer.get_device('@cupy:0')
     model.to_device(device)

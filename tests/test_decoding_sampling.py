@@ -11,17 +11,17 @@ from test_decoding import features, next_log_probs, random_model, repeats
 from chainer_caption import InputError
 from chainer_caption.data.vocabulary import BOS, EOS, UNK
 from chainer_caption.decoding import Sampling
-from chainer_caption.functions.choose import choose, shares
+from chainer_caption.functions.sampling_words import sample_words, uniforms
 from chainer_caption.models.stepper import Stepper
 
 FILTERS = [{}, {'temperature': 0.6}, {'temperature': 1.7}, {'top_k': 3}, {'top_p': 0.7},
            {'temperature': 1.4, 'top_k': 4, 'top_p': 0.8}]
 
 
-def filtered(log_probs, banned, temperature=1.0, top_k=None, top_p=1.0):
+def filtered(log_probs, suppressed, temperature=1.0, top_k=None, top_p=1.0):
     """The probabilities of words, by sorting: zero for what is not drawn among."""
     scores = log_probs / temperature
-    scores[list(banned)] = -np.inf
+    scores[list(suppressed)] = -np.inf
     p = np.exp(scores - scores.max())
     order = np.argsort(-p)
     p[order[top_k:]] = 0 if top_k else p[order[top_k:]]
@@ -44,9 +44,10 @@ def test_words_are_drawn_as_their_probabilities_say(options):
     scores = np.array([[0.3, -1, 2, 0.5, -80, 1, 0.9, 0.1]], np.float32)
     bias = np.array([0.2, 0, -1, 0.1, 0, -0.35, 0, 0.4], np.float32)
     count = 30_000
-    barred = np.tile([-1, 7], (count, 1))
-    words, log_probs = choose(np.repeat(scores, count, axis=0), bias, shares(keys_of(count), np.arange(count)), [1],
-                              barred, **options)
+    repeats = np.tile([-1, 7], (count, 1))
+    words, log_probs = sample_words(np.repeat(scores, count, axis=0), bias, uniforms(keys_of(count), np.arange(count)),
+                                    [1],
+                              repeats, **options)
     own = scores[0].astype(float) + bias
     own -= np.log(np.exp(own).sum())
     expected = filtered(own.copy(), (1, 7), **options)
@@ -59,7 +60,7 @@ def test_words_are_drawn_as_their_probabilities_say(options):
 
 @pytest.mark.parametrize('options', [{}, {'temperature': 0.7, 'top_k': 3, 'top_p': 0.9, 'no_repeat_ngram': 1}], ids=str)
 def test_captions_are_drawn_as_the_model_would_say_them(options):
-    # The first caption of each of many pictures whose features are all but the same.
+    # The first caption of each of many images whose features are all but the same.
     model, count = random_model(6, scale=0.5, end=0.5), 8000
     x = np.repeat(features(1), count, axis=0) * (1 + 1e-6 * np.arange(count, dtype=np.float32)[:, None])
     found = Sampling(top=1, max_length=2, **options)(Stepper(model), x)
@@ -72,8 +73,8 @@ def test_captions_are_drawn_as_the_model_would_say_them(options):
         if len(words) == 2:
             expected[tuple(words)] = p
             return
-        banned = [BOS, UNK, *(w for w in range(3, 6) if repeated and repeats([*words, w], repeated))]
-        following = filtered(next_log_probs(model, x[0], words), banned, **filters)
+        suppressed = [BOS, UNK, *(w for w in range(3, 6) if repeated and repeats([*words, w], repeated))]
+        following = filtered(next_log_probs(model, x[0], words), suppressed, **filters)
         expected[tuple(words)] = p * following[EOS]
         for w in range(3, 6):
             extend([*words, w], p * following[w])
@@ -104,12 +105,12 @@ def test_what_is_drawn_does_not_depend_on_its_company(monkeypatch):
     together = hypotheses_of(search(stepper, x))
     assert together == [hypotheses_of(search(stepper, row[None]))[0] for row in x]
     assert together[::-1] == hypotheses_of(search(stepper, x[::-1].copy()))
-    monkeypatch.setattr('chainer_caption.decoding.search._CPU_BYTES', 4 * 5 * 40 * 4)    # four pictures at a time
+    monkeypatch.setattr('chainer_caption.decoding.search._CPU_BYTES', 4 * 5 * 40 * 4)    # four images at a time
     assert together == hypotheses_of(search(stepper, x))
     assert together != hypotheses_of(Sampling(temperature=0.8, max_length=9, seed=1)(stepper, x))
 
 
-def test_captions_of_a_picture_differ():
+def test_captions_of_a_image_differ():
     model, x = random_model(30, scale=0.7, end=1), features(20)
     for hypotheses in Sampling(top=20, temperature=0.7, max_length=6)(Stepper(model), x):
         assert len({tuple(h.words) for h in hypotheses}) == len(hypotheses) == 20

@@ -1,4 +1,4 @@
-"""The embedded release: well-formed, true in all that it says, and made by the code that is beside it."""
+"""The embedded dataset: well-formed, true in all that it says, and made by the code that is beside it."""
 import itertools
 import json
 import pathlib
@@ -10,10 +10,10 @@ import pytest
 import scipy.io
 from PIL import Image
 
-from chainer_caption.data.annotations import read_caption_file
-from chainer_caption.data.units import cut
+from chainer_caption.data.caption_parsers import read_caption_file
+from chainer_caption.data.tokenization import tokenize
+from chainer_caption.features.encoders import demo
 from chainer_caption.features.extractor import Extractor
-from chainer_caption.features.networks import demo
 
 DEMO = pathlib.Path(__file__).resolve().parents[1] / 'features' / 'demo'
 sys.path.insert(0, str(DEMO))
@@ -34,7 +34,7 @@ def matrix():
 
 @pytest.fixture(scope='module')
 def scenes():
-    return [scene for scene, _ in make.release()]
+    return [scene for scene, _ in make.dataset()]
 
 
 def scene_of(brightness, *things):
@@ -48,7 +48,7 @@ NESTED = scene_of(240, ('square', 'pink', 0.5, 0.5, 0.28), ('circle', 'green', 0
 ROW = scene_of(240, *(('triangle', 'green', x, 0.5, 0.07) for x in (0.2, 0.5, 0.8)))
 
 
-def test_release_is_in_karpathys_layout(images, matrix):
+def test_dataset_is_in_karpathys_layout(images, matrix):
     assert matrix.shape == (4096, len(images)) and matrix.dtype == np.float32
     assert np.isfinite(matrix).all() and matrix.min() == 0 and (matrix.max(axis=0) > 0).all()
     assert [image['imgid'] for image in images] == list(range(len(images)))
@@ -64,7 +64,7 @@ def test_release_is_in_karpathys_layout(images, matrix):
             assert sentence['raw'].lower().rstrip('.').split() == sentence['tokens']
     assert sentids == list(range(5 * len(images)))
     record = json.loads((DEMO / 'vgg_feats.mat.json').read_text(encoding='utf-8'))
-    assert record == {'network': 'demo', 'profile': 'demo'}
+    assert record == {'encoder': 'demo', 'preprocessing': 'demo'}
 
 
 def test_every_word_is_frequent_enough_to_be_learned(images):
@@ -72,13 +72,13 @@ def test_every_word_is_frequent_enough_to_be_learned(images):
     assert min(words.count(word) for word in set(words)) >= 5
 
 
-def test_release_is_small():
+def test_dataset_is_small():
     files = [path for path in DEMO.rglob('*') if path.is_file() and '__pycache__' not in path.parts]
     assert sum(path.stat().st_size for path in [*files, make.WEIGHTS]) <= 8e6
 
 
-def test_release_is_what_its_script_makes(images):
-    assert images == [image for _, image in make.release()]
+def test_dataset_is_what_its_script_makes(images):
+    assert images == [image for _, image in make.dataset()]
 
 
 def test_every_caption_is_true(images, scenes):
@@ -87,18 +87,18 @@ def test_every_caption_is_true(images, scenes):
             assert draw.is_true(sentence['tokens'], scene), (image['imgid'], sentence['raw'])
 
 
-def test_unseen_pictures_are_the_scenes_beside_them(scenes):
+def test_unseen_images_are_the_scenes_beside_them(scenes):
     unseen = json.loads((DEMO / 'unseen' / 'scenes.json').read_text(encoding='utf-8'))
     assert sorted(unseen) == sorted(path.name for path in (DEMO / 'unseen').glob('*.png'))
     assert unseen == make.unseen()
     assert not any(scene in scenes for scene in unseen.values())
     for name, scene in unseen.items():
-        with Image.open(DEMO / 'unseen' / name) as picture:
-            difference = np.asarray(picture, np.int16) - np.asarray(draw.draw(scene), np.int16)
+        with Image.open(DEMO / 'unseen' / name) as image:
+            difference = np.asarray(image, np.int16) - np.asarray(draw.draw(scene), np.int16)
         assert np.abs(difference).mean() < 0.1, name    # other versions of Pillow may round otherwise here and there
 
 
-def test_matrix_is_what_the_extractor_makes_of_the_pictures(matrix, scenes):
+def test_matrix_is_what_the_extractor_makes_of_the_images(matrix, scenes):
     some = list(range(0, len(scenes), len(scenes) // 24))
     made = make.features([scenes[imgid] for imgid in some], Extractor.load('demo'))
     stored = matrix.T[some]
@@ -224,12 +224,12 @@ def test_a_dictionary_reads_japanese_as_it_is_read_here():
     pytest.importorskip('sudachidict_core', reason='needs readings: scripts/setup.sh japanese')
     rng = random.Random(8)
     for caption in itertools.chain.from_iterable(japanese.wordings(draw.random_scene(rng)) for _ in range(200)):
-        assert ''.join(cut(japanese.written(caption), 'katakana')) == japanese.reading(caption)
+        assert ''.join(tokenize(japanese.written(caption), 'katakana')) == japanese.reading(caption)
 
 
 @pytest.mark.parametrize('language', ['en', 'ja'])
 def test_drawings_with_captions(language, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(sys, 'argv', ['draw.py', '-o', str(tmp_path), '--language', language, '--pictures', '12',
+    monkeypatch.setattr(sys, 'argv', ['draw.py', '-o', str(tmp_path), '--language', language, '--limit', '12',
                                       '--wordings', '3'])
     draw.main()
     scenes = json.loads((tmp_path / 'scenes.json').read_text(encoding='utf-8'))
@@ -240,9 +240,9 @@ def test_drawings_with_captions(language, tmp_path, capsys, monkeypatch):
     for name, of in described.items():
         assert len(set(of.captions)) == 3
         wrong = len(lines) % 4 == 0
-        tokens = cut('x' if wrong else of.captions[0], 'words' if language == 'en' else 'characters')
+        tokens = tokenize('x' if wrong else of.captions[0], 'words' if language == 'en' else 'characters')
         lines.append(json.dumps({'filename': f'{tmp_path}/{name}', 'captions': [{'caption': '', 'tokens': tokens}]}))
     (tmp_path / 'captions.jsonl').write_text('\n'.join(lines))
     monkeypatch.setattr(sys, 'argv', ['draw.py', str(tmp_path / 'captions.jsonl'), '--language', language])
     draw.main()
-    assert capsys.readouterr().out.endswith('9 of the 12 best captions are true of their picture (75%)\n')
+    assert capsys.readouterr().out.endswith('9 of the 12 best captions are true of their image (75%)\n')

@@ -18,22 +18,22 @@ from chainer_caption.evaluation.metrics.rouge import lcs_lengths
 DATA = pathlib.Path(__file__).parents[2] / 'shared' / 'data'
 
 
-def coco_scores(references, candidates):
-    """What pycocoevalcap says: the corpus's figures and each picture's."""
+def coco_scores(references, predictions):
+    """What pycocoevalcap says: the corpus's figures and each image's."""
     references = {i: [' '.join(caption) for caption in captions] for i, captions in enumerate(references)}
-    candidates = {i: [' '.join(caption)] for i, caption in enumerate(candidates)}
-    bleu, bleu_each = Bleu(4).compute_score(references, candidates, verbose=0)
-    rouge, rouge_each = Rouge().compute_score(references, candidates)
-    cider, cider_each = Cider().compute_score(references, candidates)
+    predictions = {i: [' '.join(caption)] for i, caption in enumerate(predictions)}
+    bleu, bleu_each = Bleu(4).compute_score(references, predictions, verbose=0)
+    rouge, rouge_each = Rouge().compute_score(references, predictions)
+    cider, cider_each = Cider().compute_score(references, predictions)
     names = ['BLEU-1', 'BLEU-2', 'BLEU-3', 'BLEU-4', 'ROUGE-L', 'CIDEr']
     return (dict(zip(names, [*bleu, rouge, cider], strict=True)),
             dict(zip(names, [*bleu_each, rouge_each, cider_each], strict=True)))
 
 
-def assert_as_coco(references, candidates):
-    expected, expected_each = coco_scores(references, candidates)
-    assert metrics.score(references, candidates) == pytest.approx(expected, rel=1e-9, abs=1e-9)
-    _, each = metrics.Scorer(references).score(candidates)
+def assert_as_coco(references, predictions):
+    expected, expected_each = coco_scores(references, predictions)
+    assert metrics.score(references, predictions) == pytest.approx(expected, rel=1e-9, abs=1e-9)
+    _, each = metrics.Scorer(references).score(predictions)
     assert list(each) == list(expected_each)
     for name, figures in each.items():
         np.testing.assert_allclose(figures, expected_each[name], rtol=1e-9, atol=1e-9, err_msg=name)
@@ -48,18 +48,18 @@ def first_against_rest(name):
     return [own[1:] for own in captions], [own[0] for own in captions]
 
 
-@pytest.mark.parametrize(('pictures', 'words', 'longest'),
+@pytest.mark.parametrize(('images', 'words', 'longest'),
                          [(1, 3, 6), (2, 4, 8), (40, 2, 12), (200, 30, 15), (300, 400, 25), (30, 5, 90)])
-def test_random_corpora_score_as_coco(pictures, words, longest):
-    rng = random.Random(pictures)
+def test_random_corpora_score_as_coco(images, words, longest):
+    rng = random.Random(images)
 
     def captions(count, shortest=0):
-        # Squared, so that some words are common, and the candidates' words reach past the references'.
+        # Squared, so that some words are common, and the predictions' words reach past the references'.
         return [[f'w{int(words * rng.random() ** 2 * rng.choice((1, 1.3)))}'
                  for _ in range(rng.randint(shortest, longest))] for _ in range(count)]
 
-    references = [captions(1, shortest=1) + captions(rng.randint(0, 5)) for _ in range(pictures)]
-    assert_as_coco(references, captions(pictures))
+    references = [captions(1, shortest=1) + captions(rng.randint(0, 5)) for _ in range(images)]
+    assert_as_coco(references, captions(images))
 
 
 def tokens(*captions):
@@ -71,27 +71,27 @@ ORDINARY = [tokens('a dog runs on the beach', 'the brown dog runs along the sea'
             tokens('a red car', 'a red car is parked in front of a house')]
 
 
-@pytest.mark.parametrize('candidate', [
+@pytest.mark.parametrize('prediction', [
     '', 'a', 'dog', 'unheard', 'a a a a a a a a', 'the the', 'a dog a dog a dog runs runs', 'the brown dog',
     'a dog runs on the beach', 'the brown dog runs along the sea with a ball and two happy men who play on the beach',
     'nothing here was ever said before', 'con chó chạy trên bãi biển', 'naïve naïve 犬 犬 🐕 🐕 e\u0301 é'])
-def test_hostile_candidates_score_as_coco(candidate):
+def test_hostile_candidates_score_as_coco(prediction):
     references = [ORDINARY[0] + tokens('con chó naïve 犬 🐕 chạy trên bãi biển é'), *ORDINARY[1:]]
     rest = tokens('men play in the park', 'a red red house')
-    assert_as_coco(references, [candidate.split(), *rest])
-    assert_as_coco([captions[:1] for captions in references], [candidate.split(), *rest])
-    assert_as_coco(references[:1], [candidate.split()])
+    assert_as_coco(references, [prediction.split(), *rest])
+    assert_as_coco([captions[:1] for captions in references], [prediction.split(), *rest])
+    assert_as_coco(references[:1], [prediction.split()])
 
 
-@pytest.mark.parametrize(('references', 'candidate'), [
+@pytest.mark.parametrize(('references', 'prediction'), [
     (['', 'a dog'], ''), (['', 'a dog'], 'a dog'), (['', ''], 'a dog'), (['', ''], ''), (['a'], 'a'), (['a'], ''),
     (['a', 'a b c'], 'a b'), (['a b c', 'a'], 'x y'), (['a b c d e', 'a'], 'a b c'), (['a b', 'a b'], 'a b'),
     (['a'], 'a b c d e f'), (['a b c d e f g h i j k l m n o p q r s t u v w x y z'], 'z y a b')])
-def test_hostile_references_score_as_coco(references, candidate):
-    assert_as_coco([tokens(*references), *ORDINARY], [candidate.split(), *(captions[0] for captions in ORDINARY)])
+def test_hostile_references_score_as_coco(references, prediction):
+    assert_as_coco([tokens(*references), *ORDINARY], [prediction.split(), *(captions[0] for captions in ORDINARY)])
 
 
-def test_captions_that_stand_in_every_picture_have_no_weight():
+def test_captions_that_stand_in_every_image_have_no_weight():
     # A rounding error in the logarithms, in place of zero, would show as a cosine of one.
     assert_as_coco([tokens('a man')] * 49, tokens('a man') * 49)
     assert metrics.score([tokens('a man')] * 49, tokens('a man') * 49)['CIDEr'] == 0
@@ -106,36 +106,36 @@ def test_a_scorer_can_be_used_again():
     first = tokens('new words in a dog', 'men in new words', '')
     second = tokens('words new in a park', 'a red car', 'a red red car')
     scorer = metrics.Scorer(ORDINARY)
-    for candidates in (first, second, first):
-        figures, each = scorer.score(candidates)
-        assert figures == metrics.score(ORDINARY, candidates)
-        anew = metrics.Scorer(ORDINARY).score(candidates)[1]
+    for predictions in (first, second, first):
+        figures, each = scorer.score(predictions)
+        assert figures == metrics.score(ORDINARY, predictions)
+        anew = metrics.Scorer(ORDINARY).score(predictions)[1]
         assert [own.tolist() for own in each.values()] == [own.tolist() for own in anew.values()]
 
 
-def test_cider_of_some_pictures_is_what_it_is_among_all():
+def test_cider_of_some_images_is_what_it_is_among_all():
     rng = random.Random(5)
-    references, candidates = ([[[rng.choice('abcdefg') for _ in range(rng.randint(0, 9))] for _ in range(count)]
+    references, predictions = ([[[rng.choice('abcdefg') for _ in range(rng.randint(0, 9))] for _ in range(count)]
                                for count in counts] for counts in ([3, 1, 5, 2, 4], [4, 4, 4, 4, 4]))
     scorer = metrics.CiderScorer(references)
-    # The public code scores one caption of every picture at a time.
-    columns = [coco_scores(references, [own[sample] for own in candidates])[1]['CIDEr'] for sample in range(4)]
-    pictures = [4, 4, 0, 2, 4, 0]
+    # The public code scores one caption of every image at a time.
+    columns = [coco_scores(references, [own[sample] for own in predictions])[1]['CIDEr'] for sample in range(4)]
+    images = [4, 4, 0, 2, 4, 0]
     samples = [0, 3, 1, 1, 2, 0]
-    figures, each = scorer.score([candidates[p][s] for p, s in zip(pictures, samples, strict=True)], pictures)
-    expected = [columns[s][p] for p, s in zip(pictures, samples, strict=True)]
+    figures, each = scorer.score([predictions[p][s] for p, s in zip(images, samples, strict=True)], images)
+    expected = [columns[s][p] for p, s in zip(images, samples, strict=True)]
     np.testing.assert_allclose(each['CIDEr'], expected, rtol=1e-9, atol=1e-12)
     assert figures['CIDEr'] == pytest.approx(np.mean(expected)) and max(expected) > 0
 
 
 def test_metrics_can_be_chosen():
-    references, candidates = [[['a', 'dog']], [['a', 'cat']]], [['a', 'dog'], ['a', 'dog']]
-    assert list(metrics.score(references, candidates, ['CIDEr'])) == ['CIDEr']
-    everything = metrics.score(references, candidates)
+    references, predictions = [[['a', 'dog']], [['a', 'cat']]], [['a', 'dog'], ['a', 'dog']]
+    assert list(metrics.score(references, predictions, ['CIDEr'])) == ['CIDEr']
+    everything = metrics.score(references, predictions)
     assert list(everything) == ['BLEU-1', 'BLEU-2', 'BLEU-3', 'BLEU-4', 'ROUGE-L', 'CIDEr']
     assert all(type(figure) is float for figure in everything.values())
     with pytest.raises(ValueError, match="no metric 'SPICE'"):
-        metrics.score(references, candidates, ['SPICE'])
+        metrics.score(references, predictions, ['SPICE'])
 
 
 def test_only_empty_references_score_nothing():
@@ -143,25 +143,25 @@ def test_only_empty_references_score_nothing():
     assert metrics.score([[[]], [[], []]], [['a'], []], ['CIDEr', 'ROUGE-L']) == {'CIDEr': 0, 'ROUGE-L': 0.5}
 
 
-@pytest.mark.parametrize(('references', 'candidates', 'error', 'message'), [
-    ([], [], ValueError, 'no picture'),
-    ([[['a']], []], [['a'], ['a']], ValueError, 'picture 1 has no reference'),
-    ([[['a']]], [['a'], ['a']], ValueError, '2 candidates for 1 pictures'),
-    ([['a dog']], [['a', 'dog']], TypeError, 'reference of picture 0 is a string'),
-    ([[['a', 'dog']]], ['a dog'], TypeError, 'a candidate is a string')])
+@pytest.mark.parametrize(('references', 'predictions', 'error', 'message'), [
+    ([], [], ValueError, 'no image'),
+    ([[['a']], []], [['a'], ['a']], ValueError, 'image 1 has no reference'),
+    ([[['a']]], [['a'], ['a']], ValueError, '2 predictions for 1 images'),
+    ([['a dog']], [['a', 'dog']], TypeError, 'reference of image 0 is a string'),
+    ([[['a', 'dog']]], ['a dog'], TypeError, 'a prediction is a string')])
 @pytest.mark.parametrize('scorer', [metrics.Scorer, metrics.BleuScorer, metrics.RougeScorer, metrics.CiderScorer])
-def test_wrong_calls_are_refused(scorer, references, candidates, error, message):
+def test_wrong_calls_are_refused(scorer, references, predictions, error, message):
     with pytest.raises(error, match=message):
-        scorer(references).score(candidates)
+        scorer(references).score(predictions)
 
 
 def test_longest_common_subsequence_is_that_of_the_table():
     rng = random.Random(0)
     for longest in (1, 5, 20, 150):
-        candidate, *references = [[rng.choice('abcd') for _ in range(rng.randint(0, longest))] for _ in range(6)]
-        for reference, length in zip(references, lcs_lengths(candidate, references), strict=True):
-            table = np.zeros((len(candidate) + 1, len(reference) + 1), int)
-            for i, one in enumerate(candidate):
+        prediction, *references = [[rng.choice('abcd') for _ in range(rng.randint(0, longest))] for _ in range(6)]
+        for reference, length in zip(references, lcs_lengths(prediction, references), strict=True):
+            table = np.zeros((len(prediction) + 1, len(reference) + 1), int)
+            for i, one in enumerate(prediction):
                 for j, other in enumerate(reference):
                     table[i + 1, j + 1] = table[i, j] + 1 if one == other else max(table[i, j + 1], table[i + 1, j])
             assert length == table[-1, -1]

@@ -1,4 +1,4 @@
-"""check_features names the network and the profile that made a matrix, and nothing when none of them did."""
+"""check_features names the encoder and the preprocessing that made a matrix, and nothing when none of them did."""
 import chainer
 import chainer.functions as F
 import numpy as np
@@ -7,17 +7,17 @@ from PIL import Image
 
 from chainer_caption.errors import InputError
 from chainer_caption.features.check import check_features
+from chainer_caption.features.encoders.vgg import VGG16, VGG19
 from chainer_caption.features.extractor import Extractor
-from chainer_caption.features.networks.vgg import VGG16, VGG19
 
 
-def random_extractor(network, link_class, seed):
+def random_extractor(encoder, link_class, seed):
     rng = np.random.default_rng(seed)
     link = link_class(width=2, units=64)
     for _, p in sorted(link.namedparams()):
         scale = (2 / np.prod(p.shape[1:])) ** 0.5 if p.ndim > 1 else 0.1
         p.array[...] = scale * rng.standard_normal(p.shape)
-    return Extractor(network, 'karpathy', link)
+    return Extractor(encoder, 'karpathy', link)
 
 
 @pytest.fixture(scope='module')
@@ -27,41 +27,41 @@ def extractors():
 
 @pytest.fixture(scope='module')
 def paths(tmp_path_factory):
-    """Smooth random pictures of several shapes."""
-    folder, rng = tmp_path_factory.mktemp('pictures'), np.random.default_rng(0)
+    """Smooth random images of several shapes."""
+    folder, rng = tmp_path_factory.mktemp('images'), np.random.default_rng(0)
     for i, size in enumerate([(300, 200), (200, 300), (260, 250), (90, 120)]):
         small = Image.fromarray(rng.integers(0, 256, (7, 7, 3), np.uint8))
         small.resize(size, Image.Resampling.BICUBIC).save(folder / f'{i}.png')
     return sorted(folder.iterdir())
 
 
-PAIRS = [(network, profile) for network in (0, 1) for profile in ('karpathy', 'seed', 'torchvision')]
+PAIRS = [(encoder, preprocessing) for encoder in (0, 1) for preprocessing in ('karpathy', 'seed', 'torchvision')]
 
 
-def make(extractor, profile, paths):
-    extractor = extractor.with_profile(profile)
+def make(extractor, preprocessing, paths):
+    extractor = extractor.with_preprocessing(preprocessing)
     return extractor([extractor.prepare(path) for path in paths])
 
 
-@pytest.mark.parametrize(('network', 'profile'), PAIRS)
-def test_each_pair_is_identified(extractors, paths, network, profile):
-    features = make(extractors[network], profile, paths).astype(np.float16)
+@pytest.mark.parametrize(('encoder', 'preprocessing'), PAIRS)
+def test_each_pair_is_identified(extractors, paths, encoder, preprocessing):
+    features = make(extractors[encoder], preprocessing, paths).astype(np.float16)
     check = check_features(features, paths, iter(extractors))
-    assert check.verdict == (extractors[network].network, profile)
+    assert check.verdict == (extractors[encoder].encoder, preprocessing)
     assert check.similarities[check.verdict] == pytest.approx(1, abs=1e-5)
     assert len(check.similarities) == 6
-    assert check.pictures == 4
+    assert check.images == 4
 
 
 class Patches(chainer.Chain):
-    """Takes pictures of any size, as ResNet-101 does."""
+    """Takes images of any size, as ResNet-101 does."""
     W = np.random.default_rng(3).standard_normal((64, 3, 5, 5)).astype(np.float32)
 
     def forward(self, x):
         return F.mean(F.relu(F.convolution_2d(x, self.W, stride=5)), axis=(2, 3))
 
 
-def test_pictures_at_their_own_size(paths):
+def test_images_at_their_own_size(paths):
     extractor = Extractor('resnet101', 'torchvision', Patches())
     check = check_features(make(extractor, 'whole', paths), paths, [extractor])
     assert check.verdict == ('resnet101', 'whole') and len(check.similarities) == 4
@@ -93,14 +93,14 @@ def test_the_right_network_among_profiles_that_are_all_wrong(extractors, paths):
     assert check.verdict is None
 
 
-def test_bad_pictures_are_left_out(extractors, paths, tmp_path):
+def test_bad_images_are_left_out(extractors, paths, tmp_path):
     features = make(extractors[0], 'seed', paths)
-    (tmp_path / 'bad.jpg').write_text('no picture')
+    (tmp_path / 'bad.jpg').write_text('no image')
     with_bad = [*paths[:2], tmp_path / 'bad.jpg', *paths[2:]]
     check = check_features(np.insert(features, 2, 0, axis=0), with_bad, extractors)
     assert check.verdict == ('vgg19', 'seed')
-    assert check.pictures == 4
-    with pytest.raises(InputError, match='none of the pictures'):
+    assert check.images == 4
+    with pytest.raises(InputError, match='none of the images'):
         check_features(features[:1], [tmp_path / 'bad.jpg'], extractors)
-    with pytest.raises(InputError, match='4 rows of features for 3 pictures'):
+    with pytest.raises(InputError, match='4 rows of features for 3 images'):
         check_features(features, paths[:3], extractors)

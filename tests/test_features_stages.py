@@ -1,15 +1,15 @@
-"""Networks cut in two: the parts make the whole, and what is above the cut has the gradients that it should."""
+"""Encoders cut in two: the parts make the whole, and what is above the cut has the gradients that it should."""
 import chainer
 import numpy as np
 import pytest
 from chainer import gradient_check
-from test_features_networks import random_state, write
+from test_features_encoders import random_state, write
 
 from chainer_caption.errors import InputError
-from chainer_caption.features.networks import NETWORKS, demo
-from chainer_caption.features.networks.efficientnet import EfficientNetLite0
-from chainer_caption.features.networks.stages import split, through
-from chainer_caption.features.networks.vgg import VGG
+from chainer_caption.features.encoders import ENCODERS, demo
+from chainer_caption.features.encoders.efficientnet import EfficientNetLite0
+from chainer_caption.features.encoders.stages import split, through
+from chainer_caption.features.encoders.vgg import VGG
 from chainer_caption.features.weights import find_weights, load_weights
 
 
@@ -28,15 +28,15 @@ def lite0(path):
 
 
 def demo_net(path):
-    link = NETWORKS['demo'].link()
-    load_weights(link, find_weights(NETWORKS['demo']))
+    link = ENCODERS['demo'].link()
+    load_weights(link, find_weights(ENCODERS['demo']))
     return link
 
 
 NETS = {'vgg': (small_vgg, 8), 'efficientnet_lite0': (lite0, 33), 'demo': (demo_net, 96)}
 
 
-def pictures(size, count=2):
+def images(size, count=2):
     return np.random.default_rng(1).normal(0, 1, (count, 3, size, size)).astype(np.float32)
 
 
@@ -53,14 +53,14 @@ def test_gradients_are_those_of_finite_differences(name, layer, tmp_path, monkey
     params = [param for stage in above for name in stage.links for param in link[name].params()]
     with chainer.using_config('train', False):
         with chainer.no_backprop_mode():
-            h = chainer.as_variable(through(below, pictures(size))).array
+            h = chainer.as_variable(through(below, images(size))).array
         shape = through(above, h).shape
         gy = np.random.default_rng(2).normal(0, 1, shape).astype(np.float32)
         gradient_check.check_backward(lambda x, *_: through(above, x), h, gy, params, dtype=np.float64, eps=1e-6,
                                       rtol=1e-5, atol=1e-5)
 
 
-def test_gradients_pass_the_rounding_of_the_demos_network():
+def test_gradients_pass_the_rounding_of_the_demos_encoder():
     x = chainer.Variable(np.array([[-0.6, 0.2, 0.5, 3.7]], np.float32))
     y = demo._rounded(x)
     assert y.array.tolist() == [[-1, 0, 1, 4]]
@@ -71,7 +71,7 @@ def test_gradients_pass_the_rounding_of_the_demos_network():
 
 @pytest.mark.parametrize('name', ['vgg', 'efficientnet_lite0', 'demo', 'resnet101_torchvision', 'inception_v3'])
 def test_every_link_is_in_one_stage_and_names_it(name, tmp_path):
-    link = small_vgg(tmp_path) if name == 'vgg' else NETWORKS[name].link()
+    link = small_vgg(tmp_path) if name == 'vgg' else ENCODERS[name].link()
     stages = link.stages()
     assert sorted(name for stage in stages for name in stage.links) == sorted(child.name for child in link.children())
     assert len({stage.name for stage in stages}) == len(stages)
@@ -83,6 +83,6 @@ def test_every_link_is_in_one_stage_and_names_it(name, tmp_path):
 
 def test_layers_that_are_none_are_refused():
     with pytest.raises(InputError, match=r'--finetune conv9: no layer .* conv1, .* fc8, or all'):
-        split(NETWORKS['demo'].link(), 'conv9')
+        split(ENCODERS['demo'].link(), 'conv9')
     with pytest.raises(InputError, match='a GoogLeNet is computed as a whole'):
-        split(NETWORKS['googlenet'].link(), 'all')
+        split(ENCODERS['googlenet'].link(), 'all')

@@ -13,9 +13,9 @@ from safetensors.numpy import save_file
 from torch_writer import write_state_dict
 
 from chainer_caption.errors import InputError
+from chainer_caption.features.encoders import ENCODERS
+from chainer_caption.features.encoders.vgg import VGG16, VGG19
 from chainer_caption.features.extractor import Extractor
-from chainer_caption.features.networks import NETWORKS
-from chainer_caption.features.networks.vgg import VGG16, VGG19
 from chainer_caption.features.weights import find_weights, load_weights
 
 NARROW = {'width': 4, 'units': 24, 'size': 32}
@@ -113,9 +113,9 @@ def write_of_torch(path, weights, style):
         write_state_dict(path, arrays, 'old', '_rebuild_tensor')
 
 
-@pytest.mark.parametrize('network', NETS)
-def test_every_format_gives_the_same_features(tmp_path, network):
-    net = NETS[network]
+@pytest.mark.parametrize('encoder', NETS)
+def test_every_format_gives_the_same_features(tmp_path, encoder):
+    net = NETS[encoder]
     weights = random_weights(net(**NARROW))
     with_fc8 = {**weights, 'fc8/W': np.zeros((10, 24), np.float32), 'fc8/b': np.zeros(10, np.float32)}
     np.savez(tmp_path / 'plain.npz', **weights)
@@ -136,15 +136,15 @@ def test_every_format_gives_the_same_features(tmp_path, network):
         np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize('network', NETS)
-def test_features_are_those_of_chainers_own_link(monkeypatch, network):
+@pytest.mark.parametrize('encoder', NETS)
+def test_features_are_those_of_chainers_own_link(monkeypatch, encoder):
     # Chainer's link, with its widths scaled down so that it is made in no time; the rest of it is as it is.
     monkeypatch.setattr(chainer_vgg, 'Convolution2D', lambda c, n, *args, **kwargs: chainer.links.Convolution2D(
         c if c == 3 else c // 16, n // 16, *args, **kwargs))
     monkeypatch.setattr(chainer_vgg, 'Linear', lambda c, n, **kwargs: chainer.links.Linear(
         32 if c == 512 * 7 * 7 else 24, 24, **kwargs))
-    theirs = {'vgg16': chainer_vgg.VGG16Layers, 'vgg19': chainer_vgg.VGG19Layers}[network](pretrained_model=None)
-    ours = NETS[network](**NARROW)
+    theirs = {'vgg16': chainer_vgg.VGG16Layers, 'vgg19': chainer_vgg.VGG19Layers}[encoder](pretrained_model=None)
+    ours = NETS[encoder](**NARROW)
     weights = random_weights(ours)
     for name, param in ours.namedparams():
         param.array[...] = weights[name[1:]]
@@ -158,9 +158,9 @@ def test_features_are_those_of_chainers_own_link(monkeypatch, network):
     np.testing.assert_allclose(ours.inference()(x), expected, rtol=1e-5, atol=1e-5 * expected.max())
 
 
-@pytest.mark.parametrize(('network', 'theirs', 'size'), [('resnet101', chainer.links.ResNet101Layers, 64),
+@pytest.mark.parametrize(('encoder', 'theirs', 'size'), [('resnet101', chainer.links.ResNet101Layers, 64),
                                                            ('googlenet', chainer.links.GoogLeNet, 224)])
-def test_other_networks_are_chainers(network, theirs, size, tmp_path):
+def test_other_encoders_are_chainers(encoder, theirs, size, tmp_path):
     theirs, rng = theirs(pretrained_model=None), np.random.default_rng(0)
     for link in theirs.links():
         if isinstance(link, chainer.links.BatchNormalization):
@@ -169,13 +169,13 @@ def test_other_networks_are_chainers(network, theirs, size, tmp_path):
     state = chainer.serializers.DictionarySerializer()
     state.save(theirs)
     np.savez(tmp_path / 'a.npz', **state.target)        # as Chainer's save_npz, which would compress it for a minute
-    ours = NETWORKS[network].link()
+    ours = ENCODERS[encoder].link()
     load_weights(ours, tmp_path / 'a.npz')
     x = rng.uniform(-100, 100, (2, 3, size, size)).astype(np.float32)
     with chainer.using_config('train', False), chainer.no_backprop_mode():
         expected = theirs(x, layers=['pool5'])['pool5'].array.reshape(2, -1)
     got = features_of(ours, x)
-    assert got.shape == (2, NETWORKS[network].dim) and got.std() > 0
+    assert got.shape == (2, ENCODERS[encoder].dim) and got.std() > 0
     np.testing.assert_array_equal(got, expected)
 
 
@@ -205,7 +205,7 @@ def test_weights_of_another_network_are_refused(tmp_path, link):
     np.savez(tmp_path / 'a.npz', **{**weights, 'conv2_1/W': np.zeros((8, 4, 5, 5), np.float32)})
     assert 'conv2_1/W has shape (8, 4, 5, 5) where (8, 4, 3, 3) is wanted' in refusal(link, tmp_path / 'a.npz')
     write_of_torch(tmp_path / 'a.safetensors', weights, 'timm')
-    assert 'another network' in refusal(link, tmp_path / 'a.safetensors')
+    assert 'another encoder' in refusal(link, tmp_path / 'a.safetensors')
     write_caffemodel(tmp_path / 'a.caffemodel', random_weights(link), 'LayerParameter')
     assert 'has no conv3_4/W' in refusal(VGG19(**NARROW), tmp_path / 'a.caffemodel')
     assert not any(p.array.any() for p in link.params())
@@ -256,23 +256,23 @@ def test_unknown_format(tmp_path, link):
 def test_weights_are_looked_for_where_chainer_keeps_its_models(tmp_path, monkeypatch):
     monkeypatch.setattr(chainer.dataset.download, '_dataset_root', str(tmp_path))
     with pytest.raises(InputError) as caught:
-        find_weights(NETWORKS['vgg19'])
+        find_weights(ENCODERS['vgg19'])
     for part in ('https://', '575 MB', str(tmp_path / 'pfnet' / 'chainer' / 'models')):
         assert part in str(caught.value)
     assert not (tmp_path / 'pfnet').exists()
     with pytest.raises(InputError, match=r'elsewhere\.npz: no such file; .*575 MB'):
-        find_weights(NETWORKS['vgg19'], 'elsewhere.npz')
+        find_weights(ENCODERS['vgg19'], 'elsewhere.npz')
     folder = tmp_path / 'pfnet' / 'chainer' / 'models'
     folder.mkdir(parents=True)
     for name in ('VGG_ILSVRC_19_layers.caffemodel', 'VGG_ILSVRC_19_layers.npz'):
         (folder / name).touch()
-        assert find_weights(NETWORKS['vgg19']) == str(folder / name)
+        assert find_weights(ENCODERS['vgg19']) == str(folder / name)
 
 
 @pytest.fixture
 def narrow_vgg19(monkeypatch):
-    narrow = dataclasses.replace(NETWORKS['vgg19'], link=lambda: VGG19(width=1, units=24), dim=24)
-    monkeypatch.setitem(NETWORKS, 'vgg19', narrow)
+    narrow = dataclasses.replace(ENCODERS['vgg19'], link=lambda: VGG19(width=1, units=24), dim=24)
+    monkeypatch.setitem(ENCODERS, 'vgg19', narrow)
     return random_weights(narrow.link())
 
 
@@ -281,7 +281,7 @@ def test_extractor(tmp_path, narrow_vgg19):
     write_of_torch(tmp_path / 'a.safetensors', narrow_vgg19, 'torchvision')
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 60, 3), np.uint8)).save(tmp_path / 'a.png')
     extractor = Extractor.load(weights=tmp_path / 'a.npz')
-    assert (extractor.network, extractor.profile, extractor.dim) == ('vgg19', 'karpathy', 24)
+    assert (extractor.encoder, extractor.preprocessing, extractor.dim) == ('vgg19', 'karpathy', 24)
     batch = extractor.prepare(tmp_path / 'a.png')[None]
     assert batch.shape == (1, 3, 224, 224)
     assert batch.dtype == np.float32
@@ -290,11 +290,11 @@ def test_extractor(tmp_path, narrow_vgg19):
     assert got.shape == (1, 24)
     assert got.dtype == np.float32
     assert got.min() == 0 < got.max()
-    assert Extractor.load(weights=tmp_path / 'a.safetensors').profile == 'torchvision'
-    assert Extractor.load(weights=tmp_path / 'a.safetensors', profile='seed').profile == 'seed'
-    with pytest.raises(InputError, match='profile demo gives 96 x 96 pixels, and vgg19 takes 224 x 224'):
-        Extractor.load(weights=tmp_path / 'a.npz', profile='demo')
-    with pytest.raises(InputError, match="unknown network 'vgg18': it is one of vgg19, vgg16"):
+    assert Extractor.load(weights=tmp_path / 'a.safetensors').preprocessing == 'torchvision'
+    assert Extractor.load(weights=tmp_path / 'a.safetensors', preprocessing='seed').preprocessing == 'seed'
+    with pytest.raises(InputError, match='preprocessing demo gives 96 x 96 pixels, and vgg19 takes 224 x 224'):
+        Extractor.load(weights=tmp_path / 'a.npz', preprocessing='demo')
+    with pytest.raises(InputError, match="unknown encoder 'vgg18': it is one of vgg19, vgg16"):
         Extractor.load('vgg18')
-    with pytest.raises(InputError, match="unknown profile 'x'"):
-        Extractor.load(weights=tmp_path / 'a.npz', profile='x')
+    with pytest.raises(InputError, match="unknown preprocessing 'x'"):
+        Extractor.load(weights=tmp_path / 'a.npz', preprocessing='x')

@@ -1,4 +1,4 @@
-"""Pictures at their own size, through Caffe's ResNet-101, as ruotianluo/ImageCaptioning.pytorch prepares them."""
+"""Images at their own size, through Caffe's ResNet-101, as ruotianluo/ImageCaptioning.pytorch prepares them."""
 import dataclasses
 import json
 import os
@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 from checkpoint_files import FullyConnected
 from PIL import Image
-from published_networks import ChainerOperations, TorchOperations, random_state, resnet101
+from published_encoders import ChainerOperations, TorchOperations, random_state, resnet101
 from torch_writer import write_state_dict
 
 from chainer_caption.errors import InputError
 from chainer_caption.features.check import find_extractors
+from chainer_caption.features.encoders import ENCODERS
+from chainer_caption.features.encoders.resnet import TorchResNet101
+from chainer_caption.features.encoders.vgg import VGG16
 from chainer_caption.features.extractor import Extractor
-from chainer_caption.features.networks import NETWORKS
-from chainer_caption.features.networks.resnet import TorchResNet101
-from chainer_caption.features.networks.vgg import VGG16
 from chainer_caption.models.checkpoints import read_checkpoint
 
 WORDS = ['a', 'zebra', 'is', 'there', 'of', 'the']
@@ -36,42 +36,43 @@ def weights(state, tmp_path_factory):
 
 
 @pytest.fixture(scope='module')
-def pictures(state, tmp_path_factory):
-    """A folder with pictures of unequal sizes, one grey and one too small; the others as they are prepared, and their
+def images(state, tmp_path_factory):
+    """A folder with images of unequal sizes, one grey and one too small; the others as they are prepared, and their
     features, by name."""
-    folder, rng = tmp_path_factory.mktemp('pictures'), np.random.default_rng(0)
+    folder, rng = tmp_path_factory.mktemp('images'), np.random.default_rng(0)
     grey, colour = rng.integers(0, 256, (40, 33), np.uint8), rng.integers(0, 256, (21, 58, 3), np.uint8)
-    for name, picture in (('a.png', grey), ('b.png', np.zeros((2, 50), np.uint8)), ('c.png', colour)):
-        Image.fromarray(picture).save(folder / name)
-    prepared = {name: ((picture / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]).transpose(2, 0, 1)[None].astype(
-        np.float32) for name, picture in (('a.png', grey[:, :, None].repeat(3, axis=2)), ('c.png', colour))}
+    for name, image in (('a.png', grey), ('b.png', np.zeros((2, 50), np.uint8)), ('c.png', colour)):
+        Image.fromarray(image).save(folder / name)
+    prepared = {name: ((image / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]).transpose(2, 0, 1)[None].astype(
+        np.float32) for name, image in (('a.png', grey[:, :, None].repeat(3, axis=2)), ('c.png', colour))}
     with chainer.no_backprop_mode():
         return folder, prepared, {name: resnet101(ChainerOperations(state, 1e-5), x)[0] for name, x in prepared.items()}
 
 
-def test_pytorch_computes_the_same(state, pictures):
+def test_pytorch_computes_the_same(state, images):
     pytest.importorskip('torch')
-    _, prepared, features = pictures
+    _, prepared, features = images
     for name, x in prepared.items():
         got, = resnet101(TorchOperations(state, 1e-5), x)
         np.testing.assert_allclose(got, features[name], rtol=0, atol=1e-5 * got.max())
 
 
-def test_a_release_of_pictures_of_unequal_sizes(weights, pictures, call, tmp_path):
-    folder, _, features = pictures
-    status, _, err = call('extract_features', folder, '--network', 'resnet101', '--profile', 'whole', '-i', weights,
+def test_a_dataset_of_images_of_unequal_sizes(weights, images, call, tmp_path):
+    folder, _, features = images
+    status, _, err = call('extract_features', folder, '--encoder', 'resnet101', '--preprocessing', 'whole', '-i',
+                          weights,
                           '-o', tmp_path)
     assert status == 1 and 'b.png: 50 x 2 pixels are too few for features of its own size\n' in err
     record = json.loads((tmp_path / 'feats.npy.json').read_text())
-    assert (record['network'], record['profile'], list(record['failed'])) == ('resnet101', 'whole', ['b.png'])
+    assert (record['encoder'], record['preprocessing'], list(record['failed'])) == ('resnet101', 'whole', ['b.png'])
     for row, name in ((0, 'a.png'), (2, 'c.png')):
         assert features[name].std() > 0.01
         np.testing.assert_allclose(np.load(tmp_path / 'feats.npy')[row], features[name], rtol=0,
                                    atol=1e-5 * features[name].max())
 
 
-def test_captions_are_those_of_the_original(weights, pictures, call, tmp_path):
-    folder, _, features = pictures
+def test_captions_are_those_of_the_original(weights, images, call, tmp_path):
+    folder, _, features = images
     original = FullyConnected(WORDS, features=2048, seed=7)
     original.tensors['img_embed.weight'] *= 0.001       # or gates would be wide open or shut
     read_checkpoint(original.write(tmp_path)).save(tmp_path / 'model')
@@ -87,20 +88,20 @@ def test_captions_are_those_of_the_original(weights, pictures, call, tmp_path):
 
 
 def test_what_does_not_go_together_is_refused(weights, monkeypatch, tmp_path):
-    with pytest.raises(InputError, match='leaves pictures at their own size, which only resnet101 takes; vgg16 takes'):
+    with pytest.raises(InputError, match='leaves images at their own size, which only resnet101 takes; vgg16 takes'):
         Extractor('vgg16', 'whole', VGG16(width=1, units=8))
-    with pytest.raises(InputError, match='profile karpathy gives BGR, and these weights of resnet101 want RGB'):
+    with pytest.raises(InputError, match='preprocessing karpathy gives BGR, and these weights of resnet101 want RGB'):
         Extractor.load('resnet101', 'karpathy', weights)
     # What counts is the format, as of any other link.
     vgg = VGG16(width=1, units=8)
-    monkeypatch.setitem(NETWORKS, 'resnet101', dataclasses.replace(NETWORKS['resnet101'], link=lambda: vgg))
+    monkeypatch.setitem(ENCODERS, 'resnet101', dataclasses.replace(ENCODERS['resnet101'], link=lambda: vgg))
     np.savez(tmp_path / 'a.npz', **{name[1:]: param.array for name, param in vgg.namedparams()})
-    with pytest.raises(InputError, match='profile whole gives RGB, and these weights of resnet101 want BGR'):
+    with pytest.raises(InputError, match='preprocessing whole gives RGB, and these weights of resnet101 want BGR'):
         Extractor.load('resnet101', 'whole', tmp_path / 'a.npz')
 
 
-def test_a_file_that_fits_two_networks_is_of_the_one_that_names_it_so(weights):
-    other = weights.with_name(NETWORKS['resnet101_torchvision'].weights[0])
+def test_a_file_that_fits_two_encoders_is_of_the_one_that_names_it_so(weights):
+    other = weights.with_name(ENCODERS['resnet101_torchvision'].weights[0])
     os.link(weights, other)
-    assert [extractor.network for extractor in find_extractors([weights, other])] == [
+    assert [extractor.encoder for extractor in find_extractors([weights, other])] == [
         'resnet101', 'resnet101_torchvision']

@@ -1,4 +1,4 @@
-"""What somebody does first: captions of photographs, with what comes along and with what was made of own pictures."""
+"""What somebody does first: captions of photos, with what comes along and with what was made of own images."""
 import importlib.util
 import json
 import shutil
@@ -11,7 +11,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from chainer_caption import Captioner
-from chainer_caption.captioning.captioner import SHIPPED
+from chainer_caption.captioning.captioner import PRETRAINED
 from chainer_caption.storage.archives import npz_shapes
 from chainer_caption.storage.files import read_json
 
@@ -23,7 +23,7 @@ COLOURS = {'red': (200, 30, 30), 'blue': (30, 60, 200)}
 
 @pytest.fixture
 def command(package_environment):
-    """Runs a command in a process that has no network and a home with nothing in it."""
+    """Runs a command in a process that has no encoder and a home with nothing in it."""
     def run(tmp_path, *args):
         home = tmp_path / 'home'
         home.mkdir(exist_ok=True)
@@ -47,7 +47,7 @@ def draw(path, colour, rng):
     image.save(path)
 
 
-def test_own_pictures_and_their_captions_become_a_captioner(command, tmp_path, record_property):
+def test_own_images_and_their_captions_become_a_captioner(command, tmp_path, record_property):
     rng = np.random.default_rng(0)
     rows = ['filename,caption']
     for folder, count in (('own', 40), ('new', 4)):
@@ -58,9 +58,9 @@ def test_own_pictures_and_their_captions_become_a_captioner(command, tmp_path, r
             rows += [f'{i:02}-{colour}.png,A {colour} disc.'] if folder == 'own' else []
     (tmp_path / 'own.csv').write_text('\n'.join(rows))
     began = time.monotonic()
-    for args in (['extract_features', 'own', '--network', 'efficientnet_lite0', '--captions', 'own.csv',
-                  '-o', 'release'],
-                 ['train', 'release', '-o', 'model', '--epochs', 40, '--hidden', 32, '--batch-size', 8,
+    for args in (['extract_features', 'own', '--encoder', 'efficientnet_lite0', '--captions', 'own.csv',
+                  '-o', 'dataset'],
+                 ['train', 'dataset', '-o', 'model', '--epochs', 40, '--hidden', 32, '--batch-size', 8,
                   '--min-count', 1, '--score-every', 0],
                  ['generate', '-m', 'model', 'new', '-o', 'new.jsonl']):
         done = command(tmp_path, *args)
@@ -72,25 +72,26 @@ def test_own_pictures_and_their_captions_become_a_captioner(command, tmp_path, r
 
 
 def test_captions_before_anything_is_trained(command, tmp_path):
-    (tmp_path / 'pictures').mkdir()
-    draw(tmp_path / 'pictures' / 'a.jpg', 'red', np.random.default_rng(0))
-    done = command(tmp_path, 'generate', 'pictures', '-o', 'captions.html')
+    (tmp_path / 'images').mkdir()
+    draw(tmp_path / 'images' / 'a.jpg', 'red', np.random.default_rng(0))
+    done = command(tmp_path, 'generate', 'images', '-o', 'captions.html')
     assert done.returncode == 0
-    assert [line for line in done.stderr.splitlines() if 'pictures/s' not in line] == [
+    assert [line for line in done.stderr.splitlines() if 'images/s' not in line] == [
         'no model is named: this one comes along; it has learned from Flickr8k, which shows people, dogs and sport']
     page = (tmp_path / 'captions.html').read_text()
-    assert 'pictures/a.jpg' in page and '<dd>flickr8k</dd>' in page
+    assert 'images/a.jpg' in page and '<dd>pretrained</dd>' in page
     # From Python it is the same, and says the same.
-    captions = next(Captioner.load(say=[].append).caption(tmp_path / 'pictures')).captions
+    captions = next(Captioner.load(say=[].append).caption(tmp_path / 'images')).captions
     assert len(captions) == len({tuple(caption.tokens) for caption in captions}) > 1
     assert all(caption.finished and caption.text in page for caption in captions)
 
 
 def test_what_comes_along():
     """Small, in half precision, with its licence and the commands that make it; nothing of what it was made from."""
-    assert {path.name for path in SHIPPED.iterdir()} == {
+    assert {path.name for path in PRETRAINED.iterdir()} == {
         'LICENSE', 'README.md', 'config.json', 'vocabulary.json', 'weights.npz'}
-    assert sum(path.stat().st_size for path in SHIPPED.glob('*')) < 12 * 10 ** 6
-    assert {dtype for _, dtype in npz_shapes(SHIPPED / 'weights.npz').values()} == {np.dtype(np.float16)}
-    config = read_json(SHIPPED / 'config.json')
-    assert config['features'] == {'network': 'efficientnet_lite0', 'profile': 'lite'} and config['search']['width'] > 0
+    assert sum(path.stat().st_size for path in PRETRAINED.glob('*')) < 12 * 10 ** 6
+    assert {dtype for _, dtype in npz_shapes(PRETRAINED / 'weights.npz').values()} == {np.dtype(np.float16)}
+    config = read_json(PRETRAINED / 'config.json')
+    assert config['features'] == {'encoder': 'efficientnet_lite0',
+                                  'preprocessing': 'lite'} and config['search']['width'] > 0

@@ -10,7 +10,7 @@ from chainer import gradient_check
 
 from chainer_caption.functions import Adam, dropout, lstm_sequence, mask_key, sequence_input, word_loss
 from chainer_caption.functions.dropout import apply_mask
-from chainer_caption.functions.select import select
+from chainer_caption.functions.topk import beam_topk
 
 KEY = mask_key(0, 0, 0)
 
@@ -75,11 +75,11 @@ class TestSequenceInput:
         np.testing.assert_allclose(grads[1], W.grad, rtol=1e-5, atol=1e-6)
 
 
-def stepwise_lstm(x, W_x, b, W_h, sizes):
+def stepwise_lstm(x, W_x, b, W_h, batch_sizes):
     """The same recurrence from Chainer's functions, a step at a time."""
     c = h = None
     outputs, start = [], 0
-    for rows in sizes:
+    for rows in batch_sizes:
         gates = F.linear(x[start:start + rows], W_x, b)
         if h is None:
             c = chainer.Variable(np.zeros((rows, W_h.shape[1]), x.dtype))
@@ -94,14 +94,14 @@ def stepwise_lstm(x, W_x, b, W_h, sizes):
 
 class TestLSTMSequence:
 
-    @pytest.mark.parametrize('sizes', [[4, 4, 4], [5, 4, 2, 1, 1], [1], [3]])
-    def test_equals_chainers_lstm_and_its_gradients(self, rng, sizes):
-        arrays = normal(rng, sum(sizes), 6), normal(rng, 28, 6), normal(rng, 28), normal(rng, 28, 7)
-        gh = normal(rng, sum(sizes), 7)
+    @pytest.mark.parametrize('batch_sizes', [[4, 4, 4], [5, 4, 2, 1, 1], [1], [3]])
+    def test_equals_chainers_lstm_and_its_gradients(self, rng, batch_sizes):
+        arrays = normal(rng, sum(batch_sizes), 6), normal(rng, 28, 6), normal(rng, 28), normal(rng, 28, 7)
+        gh = normal(rng, sum(batch_sizes), 7)
         results = []
         for function in (lstm_sequence, stepwise_lstm):
             inputs = [chainer.Variable(a) for a in arrays]
-            h = function(*inputs, sizes)
+            h = function(*inputs, batch_sizes)
             h.grad = gh
             h.backward()
             results.append([h.array, *(v.grad for v in inputs)])
@@ -110,9 +110,9 @@ class TestLSTMSequence:
             np.testing.assert_allclose(ours, 0 if theirs is None else theirs, rtol=2e-5, atol=2e-6)
 
     def test_numerical_gradients(self, rng):
-        sizes = [3, 2, 1]
+        batch_sizes = [3, 2, 1]
         inputs = normal(rng, 6, 4), normal(rng, 12, 4), normal(rng, 12), normal(rng, 12, 3)
-        gradient_check.check_backward(lambda *a: lstm_sequence(*a, sizes), inputs, normal(rng, 6, 3), eps=1e-2,
+        gradient_check.check_backward(lambda *a: lstm_sequence(*a, batch_sizes), inputs, normal(rng, 6, 3), eps=1e-2,
                                       rtol=1e-2, atol=1e-3)
 
 
@@ -189,16 +189,16 @@ class TestAdam:
 
 class TestSelect:
 
-    @pytest.mark.parametrize('banned', [(), (2,), (0, 2)])
+    @pytest.mark.parametrize('suppressed', [(), (2,), (0, 2)])
     @pytest.mark.parametrize('k', [1, 3, 20])
-    def test_equals_a_sort_of_everything(self, rng, banned, k):
+    def test_equals_a_sort_of_everything(self, rng, suppressed, k):
         bounds = np.array([0, 3, 4, 9])
         scores, bias = 3 * normal(rng, 9, 301), normal(rng, 301)
         log_probs = np.concatenate([np.sort(-5 * rng.random(n))[::-1] for n in np.diff(bounds)])
         expected = F.log_softmax(scores.astype(np.float64) + bias).array + log_probs[:, None]
-        expected[:, list(banned)] = -np.inf
+        expected[:, list(suppressed)] = -np.inf
         floor = np.array([-np.inf, -np.inf, np.sort(expected[4:].ravel())[-2]])
-        got = select(scores.copy(), bias, log_probs, bounds, k, floor, 0.5, banned)
+        got = beam_topk(scores.copy(), bias, log_probs, bounds, k, floor, 0.5, suppressed)
         for p, (start, stop) in enumerate(itertools.pairwise(bounds)):
             flat = expected[start:stop].ravel()
             order = [i for i in np.argsort(-flat, kind='stable') if flat[i] > max(floor[p] / 0.5, -1e300)][:k]
@@ -212,7 +212,8 @@ class TestSelect:
     def test_of_a_row_without_numbers_nothing_is_chosen(self, rng):
         scores = np.concatenate([np.full((1, 50), -np.inf, np.float32), normal(rng, 1, 50),
                                  np.full((1, 50), np.nan, np.float32)])
-        score, parent, _ = select(scores, np.zeros(50, np.float32), np.array([-1.0, -2.0, -3.0]), np.array([0, 3]), 60,
+        score, parent, _ = beam_topk(scores, np.zeros(50, np.float32), np.array([-1.0, -2.0, -3.0]), np.array([0, 3]),
+                                     60,
                                   np.full(1, -np.inf), 1.0, ())
         assert set(parent[0, :50]) == {1}
         assert np.isneginf(score[0, 50:]).all()
@@ -221,20 +222,21 @@ class TestSelect:
         scores = normal(rng, 2, 50)
         log_p = F.log_softmax(scores).array + np.float32([[-1], [-2]])
         floor = np.array([np.sort(log_p.ravel())[-4] + 1e-6])
-        score, _, _ = select(scores, np.zeros(50, np.float32), np.array([-1., -2.]), np.array([0, 2]), 10, floor, 1.0,
+        score, _, _ = beam_topk(scores, np.zeros(50, np.float32), np.array([-1., -2.]), np.array([0, 2]), 10, floor,
+                                1.0,
                              ())
         np.testing.assert_allclose(score[0, :3], np.sort(log_p.ravel())[::-1][:3], rtol=1e-5)
         assert np.isneginf(score[0, 3:]).all()
 
     def test_fined_words_lose_what_they_are_fined(self, rng):
         scores, bias, log_probs = normal(rng, 3, 90), normal(rng, 90), np.array([-1.0, -1.5, -2.0])
-        fined = np.array([[4, -1, 4], [-1, -1, -1], [7, 8, -1]])
-        fines = np.array([[0.25, 9, 0.5], [9, 9, 9], [np.inf, 0.125, 9]])
+        penalized = np.array([[4, -1, 4], [-1, -1, -1], [7, 8, -1]])
+        penalties = np.array([[0.25, 9, 0.5], [9, 9, 9], [np.inf, 0.125, 9]])
         expected = F.log_softmax(scores.astype(np.float64) + bias).array + log_probs[:, None]
         expected[0, 4] -= 0.75
         expected[2, 7:9] -= np.inf, 0.125
-        score, parent, word = select(scores.copy(), bias, log_probs, np.array([0, 3]), 270, np.full(1, -np.inf), 1.0,
-                                     (), (fined, fines))
+        score, parent, word = beam_topk(scores.copy(), bias, log_probs, np.array([0, 3]), 270, np.full(1, -np.inf), 1.0,
+                                     (), (penalized, penalties))
         np.testing.assert_allclose(score[0, :269], np.sort(expected.ravel())[:0:-1], rtol=1e-5)
         np.testing.assert_allclose(expected[parent[0, :269], word[0, :269]], score[0, :269], rtol=1e-5)
         assert score[0, 269] == -np.inf
@@ -271,10 +273,10 @@ class TestGPU:
         self.both(device, lambda where, image, W: sequence_input(image, W, where.send(words), 0.5, KEY),
                   normal(rng, 3, 8), normal(rng, 11, 8))
 
-    @pytest.mark.parametrize('sizes', [[4, 4, 4], [5, 4, 2, 1, 1], [1]])
-    def test_lstm_sequence(self, rng, device, sizes):
-        self.both(device, lambda where, *a: lstm_sequence(*a, sizes),
-                  normal(rng, sum(sizes), 6), normal(rng, 28, 6), normal(rng, 28), normal(rng, 28, 7))
+    @pytest.mark.parametrize('batch_sizes', [[4, 4, 4], [5, 4, 2, 1, 1], [1]])
+    def test_lstm_sequence(self, rng, device, batch_sizes):
+        self.both(device, lambda where, *a: lstm_sequence(*a, batch_sizes),
+                  normal(rng, sum(batch_sizes), 6), normal(rng, 28, 6), normal(rng, 28), normal(rng, 28, 7))
 
     def test_word_loss(self, rng, device):
         targets = rng.integers(0, 13, 9).astype(np.int32)
@@ -284,8 +286,8 @@ class TestGPU:
     @staticmethod
     def selected(device, scores, bias, *others):
         """What the GPU selects, after it has been compared with what the CPU does."""
-        cpu = select(scores.copy(), bias, *others)
-        gpu = select(device.send(scores), device.send(bias), *others)
+        cpu = beam_topk(scores.copy(), bias, *others)
+        gpu = beam_topk(device.send(scores), device.send(bias), *others)
         there = cpu[0] > -np.inf
         np.testing.assert_array_equal(gpu[0] > -np.inf, there)
         np.testing.assert_allclose(gpu[0][there], cpu[0][there], rtol=1e-6, atol=2e-6)
@@ -293,27 +295,27 @@ class TestGPU:
             np.testing.assert_array_equal(ours[there], theirs[there])
         return gpu
 
-    @pytest.mark.parametrize('banned', [(), (2,), (0, 2)])
+    @pytest.mark.parametrize('suppressed', [(), (2,), (0, 2)])
     @pytest.mark.parametrize(('k', 'words'), [(1, 301), (20, 301), (20, 3000), (300, 301), (20, 4)])
-    def test_select(self, rng, device, banned, k, words):
+    def test_select(self, rng, device, suppressed, k, words):
         # The last is a search so much wider than its space that there are fewer than k.
         bounds = np.array([0, 3, 4, 9])
         scores, bias = 3 * normal(rng, 9, words), normal(rng, words)
         log_probs = np.concatenate([np.sort(-5 * rng.random(n))[::-1] for n in np.diff(bounds)])
         found, _, word = self.selected(device, scores, bias, log_probs, bounds, k, np.array([-np.inf, -5.0, -np.inf]),
-                                       0.7, banned)
+                                       0.7, suppressed)
         assert found[1].min() == -np.inf or found[1].min() > -5
-        assert not np.isin(word[found > -np.inf], banned).any()
+        assert not np.isin(word[found > -np.inf], suppressed).any()
 
     def test_select_with_fines(self, rng, device):
         # Among them the best word of each hypothesis, which is the best of its lane.
         scores, bounds = 3 * normal(rng, 9, 700), np.array([0, 3, 4, 9])
         log_probs = np.concatenate([np.sort(-5 * rng.random(n))[::-1] for n in np.diff(bounds)])
-        fined = np.concatenate([np.argsort(-scores, axis=1)[:, :5], np.full((9, 1), -1)], axis=1)
-        fines = np.tile([np.inf, 0.5, 3, np.inf, 0.01, np.inf], (9, 1))
+        penalized = np.concatenate([np.argsort(-scores, axis=1)[:, :5], np.full((9, 1), -1)], axis=1)
+        penalties = np.tile([np.inf, 0.5, 3, np.inf, 0.01, np.inf], (9, 1))
         found, parent, word = self.selected(device, scores, np.zeros(700, np.float32), log_probs, bounds, 20,
-                                            np.full(3, -np.inf), 0.7, (2,), (fined, fines))
-        assert (found > -np.inf).all() and not (fined[parent][..., [0, 3]] == word[..., None]).any()
+                                            np.full(3, -np.inf), 0.7, (2,), (penalized, penalties))
+        assert (found > -np.inf).all() and not (penalized[parent][..., [0, 3]] == word[..., None]).any()
 
     @pytest.mark.parametrize('levels', [1, 3, 40])
     def test_select_ties(self, rng, device, levels):

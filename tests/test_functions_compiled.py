@@ -12,8 +12,8 @@ import pytest
 import threadpoolctl
 
 from chainer_caption.functions import buffers, compiled
-from chainer_caption.functions.cores import cpu_quota, thread_count
-from chainer_caption.functions.products import one_blas_thread
+from chainer_caption.functions.cpu_count import cpu_quota, thread_count
+from chainer_caption.functions.matmul import one_blas_thread
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -35,11 +35,11 @@ def read_only(package_environment, tmp_path):
                        if name not in ('XDG_CACHE_HOME', 'NUMBA_CACHE_DIR')}
 
 
-def test_a_read_only_installation_without_a_home_captions_a_picture(read_only, demo_model):
+def test_a_read_only_installation_without_a_home_captions_a_image(read_only, demo_model):
     installed, environment = read_only
     command = sys.executable, installed / 'scripts' / 'generate.py', '-m', demo_model, '--top', '1', '--beam-width', '2'
-    picture = ROOT / 'features' / 'demo' / 'unseen' / '01.png'
-    done = subprocess.run([*command, picture], env=environment, capture_output=True, text=True, check=False)
+    image = ROOT / 'features' / 'demo' / 'unseen' / '01.png'
+    done = subprocess.run([*command, image], env=environment, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, '')
     assert len(done.stdout.splitlines()) == 2
     # A folder that the user names is taken.
@@ -81,7 +81,7 @@ def test_there_is_one_pool_of_threads_however_many_rows(monkeypatch):
 
             def loop(done, start, stop):
                 done[start:stop] += 1
-            compiled.in_threads(loop, rows, done)
+            compiled.parallel_for(loop, rows, done)
             assert (done == 1).all()
     compiled._pool.cache_clear()
     assert 1 <= len(started) <= 3
@@ -125,7 +125,7 @@ def test_the_processor_time_that_control_groups_leave(groups, files, quota, tmp_
     (None, np.inf, 8), (None, 16.0, 8), (None, 1.5, 2), (None, 0.1, 1), ('3', 0.1, 3), ('0', np.inf, 1)])
 def test_how_many_threads(told, quota, threads, monkeypatch):
     monkeypatch.setattr(os, 'sched_getaffinity', lambda pid: set(range(8)))
-    monkeypatch.setattr('chainer_caption.functions.cores.cpu_quota', lambda: quota)
+    monkeypatch.setattr('chainer_caption.functions.cpu_count.cpu_quota', lambda: quota)
     monkeypatch.delenv('OMP_NUM_THREADS', raising=False)
     if told is not None:
         monkeypatch.setenv('OMP_NUM_THREADS', told)
@@ -138,13 +138,13 @@ def test_arrays_may_be_given_back_while_one_is_taken(monkeypatch):
     """The garbage collector, which gives back those of graphs that are gone, may start at any moment, in `take` too."""
     monkeypatch.setattr(buffers, '_lock', threading.Lock())         # one that is held for ever is no other test's
     monkeypatch.setattr(buffers, '_KEPT', 1000)                     # and none is dropped that comes in between
-    spare = [buffers.take(np, (n,)) for n in (10, 20, 30, 40)]
+    spare = [buffers.acquire(np, (n,)) for n in (10, 20, 30, 40)]
     given = []
 
     def give(phase, info):
         if phase == 'start':
             given.append(phase)
-            buffers.give(spare[len(given) % len(spare)].copy())
+            buffers.release(spare[len(given) % len(spare)].copy())
 
     def work():
         threshold = gc.get_threshold()
@@ -152,10 +152,10 @@ def test_arrays_may_be_given_back_while_one_is_taken(monkeypatch):
         gc.set_threshold(1)
         try:
             for n in [7, 25, 12, 41, 33] * 20:
-                array = buffers.take(np, (n,))
+                array = buffers.acquire(np, (n,))
                 array[:] = n
                 taken.append(array.shape == (n,) and (array == n).all())
-                buffers.give(array)
+                buffers.release(array)
         finally:
             gc.set_threshold(*threshold)
             gc.callbacks.remove(give)
@@ -171,6 +171,6 @@ def test_arrays_may_be_given_back_while_one_is_taken(monkeypatch):
 
 def test_an_array_that_was_given_back_is_taken_again(monkeypatch):
     monkeypatch.setattr(buffers, '_free', [])
-    array = buffers.take(np, (1000, 1000))
-    buffers.give(array)
-    assert np.shares_memory(buffers.take(np, (999, 999)), array)
+    array = buffers.acquire(np, (1000, 1000))
+    buffers.release(array)
+    assert np.shares_memory(buffers.acquire(np, (999, 999)), array)

@@ -9,7 +9,7 @@ from chainer_caption.functions import convolution
 from chainer_caption.functions.convolution import convolution_relu, winograd_filters
 from chainer_caption.functions.convolution_2d import convolution_2d
 from chainer_caption.functions.inference import linear_relu
-from chainer_caption.functions.products import one_blas_thread
+from chainer_caption.functions.matmul import one_blas_thread
 
 
 def case(shape, filters, seed=0):
@@ -47,7 +47,7 @@ def test_does_not_depend_on_the_number_of_threads(monkeypatch):
     x, W, b = case((2, 46, 50, 8), 12)
     results = []
     for threads in (1, 2, 5):
-        monkeypatch.setattr(convolution, 'in_threads', lambda loop, rows, n=threads: [
+        monkeypatch.setattr(convolution, 'parallel_for', lambda loop, rows, n=threads: [
             loop(rows * i // n, rows * (i + 1) // n) for i in range(n)])
         results.append(convolution_relu(x, winograd_filters(W), b))
     np.testing.assert_array_equal(results[0], results[1])

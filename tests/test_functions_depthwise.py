@@ -7,7 +7,7 @@ import pytest
 from chainer_caption.functions import inverted_residual as module
 from chainer_caption.functions.depthwise import patches
 from chainer_caption.functions.inverted_residual import InvertedResidual, Scratch, inverted_residual, same_padding
-from chainer_caption.functions.products import one_blas_thread
+from chainer_caption.functions.matmul import one_blas_thread
 
 
 def by_chainer(x, expand, depthwise, project, stride, skip):

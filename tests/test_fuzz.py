@@ -17,16 +17,16 @@ import h5py
 import numpy as np
 import pytest
 import scipy.io
-from conftest import read_picture
+from conftest import read_image
 from PIL import Image
 
-from chainer_caption import Bundle, InputError, Release
-from chainer_caption.data.annotations import read_caption_file
+from chainer_caption import Bundle, Dataset, InputError
+from chainer_caption.data.caption_parsers import read_caption_file
 from chainer_caption.data.matrix import open_matrix
-from chainer_caption.evaluation.candidates import read_candidates
+from chainer_caption.evaluation.predictions import read_predictions
 from chainer_caption.features.caffemodel import read_caffemodel
-from chainer_caption.features.networks.vgg import VGG
-from chainer_caption.features.pictures import PictureError
+from chainer_caption.features.encoders.vgg import VGG
+from chainer_caption.features.images import ImageError
 from chainer_caption.features.torch_weights import TorchWeights
 from chainer_caption.storage.archives import npz_shapes, read_npz
 from chainer_caption.storage.journal import Journal
@@ -55,7 +55,7 @@ def _kibibytes(what):
 
 def refusal(read, path, *args):
     """What is said of a file, in one harmless line without its name."""
-    with little_memory(), pytest.raises((InputError, PictureError)) as caught:
+    with little_memory(), pytest.raises((InputError, ImageError)) as caught:
         read(path, *args)
     message = str(caught.value)
     assert message.isprintable() and len(message) < 2100
@@ -161,14 +161,14 @@ def test_compressed_hdf5_bomb(tmp_path):
 
 
 @pytest.mark.parametrize('opening', ['[', '{"a":'])
-def test_json_of_a_million_levels(opening, tmp_path, model_dir, release_dir):
+def test_json_of_a_million_levels(opening, tmp_path, model_dir, dataset_dir):
     bomb = opening * 1_000_000
     path = tmp_path / 'bomb.json'
     path.write_text(bomb)
     assert 'nested too deeply' in refusal(read_caption_file, path)
-    assert 'nested too deeply' in refusal(Release, None, path, release_dir / 'vgg_feats.mat')
-    release = Release(release_dir)
-    refusal(read_candidates, path, release, release.pictures('test'))
+    assert 'nested too deeply' in refusal(Dataset, None, path, dataset_dir / 'vgg_feats.mat')
+    dataset = Dataset(dataset_dir)
+    refusal(read_predictions, path, dataset, dataset.images('test'))
     for name in ('config.json', 'vocabulary.json'):
         model = shutil.copytree(model_dir, tmp_path / f'model of {name}')
         (model / name).write_text(bomb)
@@ -191,13 +191,13 @@ def test_moderately_deep_json_is_no_trap_either(tmp_path, model_dir):
 
 
 @pytest.mark.parametrize('size', [(20_000, 10_000), (2 ** 31 - 1, 2 ** 31 - 1)])
-def test_picture_of_200_megapixels(size, tmp_path):
+def test_image_of_200_megapixels(size, tmp_path):
     def chunk(kind, body):
         return struct.pack('>I', len(body)) + kind + body + struct.pack('>I', zlib.crc32(kind + body))
     path = tmp_path / 'bomb.png'
     path.write_bytes(b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', struct.pack('>II5B', *size, 8, 2, 0, 0, 0))
                      + chunk(b'IDAT', zlib.compress(bytes(10 ** 7))) + chunk(b'IEND', b''))
-    assert 'pixels are more than the limit' in refusal(read_picture, path)
+    assert 'pixels are more than the limit' in refusal(read_image, path)
 
 
 def test_jpeg_of_endless_scans(tmp_path):
@@ -207,8 +207,8 @@ def test_jpeg_of_endless_scans(tmp_path):
     scan, end = content.rindex(b'\xff\xda'), content.rindex(b'\xff\xd9')
     (tmp_path / 'good.jpg').write_bytes(content)
     (tmp_path / 'bomb.jpg').write_bytes(content[:end] + content[scan:end] * 400 + content[end:])
-    assert read_picture(tmp_path / 'good.jpg').shape == (4000, 4000, 3)
-    assert 'more than 312 scans' in refusal(read_picture, tmp_path / 'bomb.jpg')
+    assert read_image(tmp_path / 'good.jpg').shape == (4000, 4000, 3)
+    assert 'more than 312 scans' in refusal(read_image, tmp_path / 'bomb.jpg')
 
 
 def test_jpeg_2000_of_endless_tiles(tmp_path):
@@ -218,14 +218,14 @@ def test_jpeg_2000_of_endless_tiles(tmp_path):
     at = content.index(b'\xff\x51') + 6
     content[at + 16:at + 24] = struct.pack('>II', 1, 1)             # the size of a tile
     (tmp_path / 'bomb.j2k').write_bytes(content)
-    assert 'tiles' in refusal(read_picture, tmp_path / 'bomb.j2k')
+    assert 'tiles' in refusal(read_image, tmp_path / 'bomb.j2k')
 
 
-def test_file_of_terabytes_with_the_head_of_a_picture(tmp_path):
+def test_file_of_terabytes_with_the_head_of_a_image(tmp_path):
     with open(tmp_path / 'bomb.webp', 'wb') as f:
         f.write(b'RIFF\xff\xff\xff\x7fWEBPVP8 ')
         f.truncate(2 ** 40)
-    assert 'is no picture' in refusal(read_picture, tmp_path / 'bomb.webp')
+    assert 'is no image' in refusal(read_image, tmp_path / 'bomb.webp')
 
 
 @pytest.mark.parametrize('content', [
@@ -259,21 +259,21 @@ def test_safetensors_with_a_layer_of_a_number_too_long(tmp_path):
     assert TorchWeights(tmp_path / 'a.safetensors', LINK, {}).shapes == {}
 
 
-def test_captions_that_take_the_square_of_their_length(tmp_path, release_dir):
-    release = Release(release_dir)
+def test_captions_that_take_the_square_of_their_length(tmp_path, dataset_dir):
+    dataset = Dataset(dataset_dir)
     line = json.dumps({'image_id': 5, 'caption': 'word ' * 3000})
     (tmp_path / 'a.jsonl').write_text(line)
     assert 'a caption of 3,000 words' in refusal(
-        read_candidates, tmp_path / 'a.jsonl', release, release.pictures('test'))
+        read_predictions, tmp_path / 'a.jsonl', dataset, dataset.images('test'))
     (tmp_path / 'a.csv').write_text('filename,caption\n1.png,' + 'a\u0301\u0323' * 30_000, encoding='utf-8')
     assert 'a caption of 90,000 letters' in refusal(read_caption_file, tmp_path / 'a.csv')
 
 
 def test_pipes_are_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / 'pipe')
-    for read in (open_matrix, read_npz, read_caffemodel, read_picture, read_caption_file, read_state_dict):
+    for read in (open_matrix, read_npz, read_caffemodel, read_image, read_caption_file, read_state_dict):
         assert 'not a regular file' in refusal(read, tmp_path / 'pipe')
     assert 'not a regular file' in refusal(TorchWeights, tmp_path / 'pipe', LINK, {})
     os.mkfifo(tmp_path / 'dataset.json')
     with pytest.raises(InputError, match='not a regular file'):
-        Release(None, tmp_path / 'dataset.json', tmp_path / 'pipe')
+        Dataset(None, tmp_path / 'dataset.json', tmp_path / 'pipe')

@@ -8,14 +8,14 @@ import chainer
 import numpy as np
 import pytest
 from chainer.backends import cuda
-from conftest import write_release
+from conftest import write_dataset
 from test_parallel import OPTIONS, SCRIPTS, figures, together  # noqa: F401 (a fixture)
 
-from chainer_caption import Captioner, Release, Settings, train
+from chainer_caption import Captioner, Dataset, Settings, train
 from chainer_caption.data.batches import CaptionDataset, CaptionIterator
 from chainer_caption.data.vocabulary import EOS, Vocabulary
-from chainer_caption.features.networks.others import GoogLeNet
-from chainer_caption.features.networks.vgg import VGG
+from chainer_caption.features.encoders.caffe import GoogLeNet
+from chainer_caption.features.encoders.vgg import VGG
 from chainer_caption.models import ShowAndTell
 from chainer_caption.models.bundle import Bundle
 from chainer_caption.parallel import Processes
@@ -61,10 +61,10 @@ def ok(call):
 # ---- Commands
 
 @pytest.mark.parametrize('architecture', [(), ('--architecture', 'merge'),
-                                          ('--architecture', 'encoder_decoder', '--places', '9')], ids=str)
-def test_training_and_its_validation(architecture, release_dir, ok, gpu, tmp_path):
+                                          ('--architecture', 'encoder_decoder', '--max-positions', '9')], ids=str)
+def test_training_and_its_validation(architecture, dataset_dir, ok, gpu, tmp_path):
     for name, where in (('cpu', -1), ('gpu', gpu)):
-        ok('train', release_dir, '-o', tmp_path / name, '-g', where, *SMALL, *architecture)
+        ok('train', dataset_dir, '-o', tmp_path / name, '-g', where, *SMALL, *architecture)
     on_cpu, on_gpu = figures(tmp_path / 'cpu'), figures(tmp_path / 'gpu')
     assert len(on_gpu) == 3
     for wanted, got in zip(on_cpu, on_gpu, strict=True):
@@ -72,39 +72,39 @@ def test_training_and_its_validation(architecture, release_dir, ok, gpu, tmp_pat
     weights = read_npz(tmp_path / 'cpu' / 'weights.npz')
     for name, array in read_npz(tmp_path / 'gpu' / 'weights.npz').items():
         np.testing.assert_allclose(array, weights[name], rtol=1e-4, atol=1e-4, err_msg=name)
-    argv = '-m', tmp_path / 'cpu', '--release', release_dir, '--split', 'test', '--beam-width', '9'
+    argv = '-m', tmp_path / 'cpu', '--dataset', dataset_dir, '--split', 'test', '--beam-width', '9'
     assert ok('generate', *argv, '-g', gpu) == ok('generate', *argv)
 
 
 @pytest.mark.parametrize(('first', 'then'), [(0, 0), (0, -1), (-1, 0)])
-def test_a_training_goes_on_where_it_stopped_and_elsewhere(release_dir, ok, tmp_path, first, then):
-    ok('train', release_dir, '-o', tmp_path / 'whole', '-g', '-1', *SMALL)
-    ok('train', release_dir, '-o', tmp_path / 'cut', '-g', first, *SMALL, '--epochs', '1')
-    ok('train', release_dir, '-o', tmp_path / 'cut', '-g', then, *SMALL, '--resume')
+def test_a_training_goes_on_where_it_stopped_and_elsewhere(dataset_dir, ok, tmp_path, first, then):
+    ok('train', dataset_dir, '-o', tmp_path / 'whole', '-g', '-1', *SMALL)
+    ok('train', dataset_dir, '-o', tmp_path / 'cut', '-g', first, *SMALL, '--epochs', '1')
+    ok('train', dataset_dir, '-o', tmp_path / 'cut', '-g', then, *SMALL, '--resume')
     for wanted, got in zip(figures(tmp_path / 'whole'), figures(tmp_path / 'cut'), strict=True):
         assert got == pytest.approx(wanted, rel=ROUNDING, abs=ROUNDING)
 
 
-def test_a_training_that_starts_from_a_model(release_dir, model_dir, ok, tmp_path):
+def test_a_training_that_starts_from_a_model(dataset_dir, model_dir, ok, tmp_path):
     for name, where in (('cpu', -1), ('gpu', 0)):
-        ok('train', release_dir, '-o', tmp_path / name, '-g', where, '-m', model_dir, '--epochs', '1')
+        ok('train', dataset_dir, '-o', tmp_path / name, '-g', where, '-m', model_dir, '--epochs', '1')
     assert figures(tmp_path / 'gpu')[0] == pytest.approx(figures(tmp_path / 'cpu')[0], rel=ROUNDING, abs=ROUNDING)
 
 
-def test_features_for_which_the_gpu_has_no_room_stay_on_the_host(release_dir, monkeypatch, tmp_path):
+def test_features_for_which_the_gpu_has_no_room_stay_on_the_host(dataset_dir, monkeypatch, tmp_path):
     settings = Settings(epochs=1, batch_size=16, hidden=16)
-    train(Release(release_dir), tmp_path / 'there', settings, device='@cupy:0')
+    train(Dataset(dataset_dir), tmp_path / 'there', settings, device='@cupy:0')
     monkeypatch.setattr(trainer, 'free_bytes', lambda device: 2 ** 10)
-    release = Release(release_dir)
+    dataset = Dataset(dataset_dir)
     gc.collect()
     cuda.cupy.get_default_memory_pool().free_all_blocks()       # what CuPy keeps is free, too
-    assert isinstance(make_converter(release.features, chainer.get_device('@cupy:0'), Processes()).features, np.ndarray)
-    train(release, tmp_path / 'here', settings, device='@cupy:0')
+    assert isinstance(make_converter(dataset.features, chainer.get_device('@cupy:0'), Processes()).features, np.ndarray)
+    train(dataset, tmp_path / 'here', settings, device='@cupy:0')
     assert figures(tmp_path / 'here')[0] == pytest.approx(figures(tmp_path / 'there')[0], rel=ROUNDING, abs=ROUNDING)
 
 
-def test_captions_of_stored_features(release_dir, model_dir, ok, gpu):
-    argv = '-m', model_dir, '--release', release_dir, '--split', 'test', '--format', 'jsonl', '--beam-width', '5'
+def test_captions_of_stored_features(dataset_dir, model_dir, ok, gpu):
+    argv = '-m', model_dir, '--dataset', dataset_dir, '--split', 'test', '--format', 'jsonl', '--beam-width', '5'
     on_cpu, on_gpu = (list(map(json.loads, ok('generate', *argv, '-g', where).splitlines())) for where in (-1, gpu))
     assert len(on_cpu) == len(on_gpu) == 8
     for wanted, got in zip(on_cpu, on_gpu, strict=True):
@@ -113,24 +113,24 @@ def test_captions_of_stored_features(release_dir, model_dir, ok, gpu):
                                                                          rel=1e-5)
 
 
-def test_captions_of_pictures(demo_model, ok, gpu):
+def test_captions_of_images(demo_model, ok, gpu):
     argv = '-m', demo_model, DEMO / 'unseen', '--max-length', '9'
     on_cpu, on_gpu = (ok('generate', *argv, '-g', where) for where in (-1, gpu))
     assert on_cpu.count('word') > 20 and on_gpu == on_cpu
 
 
-def test_features_of_pictures(ok, gpu, tmp_path):
+def test_features_of_images(ok, gpu, tmp_path):
     for name, where in (('cpu', -1), ('gpu', gpu)):
-        ok('extract_features', DEMO / 'unseen', '-o', tmp_path / name, '-g', where, '--network', 'demo')
+        ok('extract_features', DEMO / 'unseen', '-o', tmp_path / name, '-g', where, '--encoder', 'demo')
     on_cpu, on_gpu = (np.load(tmp_path / name / 'feats.npy') for name in ('cpu', 'gpu'))
     assert on_cpu.any()
-    np.testing.assert_array_equal(on_gpu, on_cpu)       # this network rounds to quarters
+    np.testing.assert_array_equal(on_gpu, on_cpu)       # this encoder rounds to quarters
     for where in (-1, gpu):
-        assert 'demo' in ok('check_features', tmp_path / 'cpu', DEMO / 'unseen', '-g', where, '--network', 'demo')
+        assert 'demo' in ok('check_features', tmp_path / 'cpu', DEMO / 'unseen', '-g', where, '--encoder', 'demo')
 
 
-def test_scores(release_dir, model_dir, ok, gpu):
-    argv = release_dir, '-m', model_dir, '--split', 'test', '--json'
+def test_scores(dataset_dir, model_dir, ok, gpu):
+    argv = dataset_dir, '-m', model_dir, '--split', 'test', '--json'
     on_cpu, on_gpu = (json.loads(ok('evaluate', *argv, '-g', where).splitlines()[-1]) for where in (-1, gpu))
     assert on_cpu['perplexity'] > 1 and on_gpu.keys() == on_cpu.keys()
     for key, wanted in on_cpu.items():
@@ -138,42 +138,42 @@ def test_scores(release_dir, model_dir, ok, gpu):
 
 
 @pytest.mark.parametrize('what', ['train', 'decode', 'extract'])
-def test_benchmarks(what, release_dir, model_dir, ok, gpu):
-    argv = {'train': (release_dir, '--updates', '2', '--hidden', '8'), 'decode': (release_dir, '-m', model_dir),
-            'extract': ('--network', 'demo', '--repeats', '1', '--batch-size', '2')}[what]
+def test_benchmarks(what, dataset_dir, model_dir, ok, gpu):
+    argv = {'train': (dataset_dir, '--updates', '2', '--hidden', '8'), 'decode': (dataset_dir, '-m', model_dir),
+            'extract': ('--encoder', 'demo', '--repeats', '1', '--batch-size', '2')}[what]
     printed = json.loads(ok('benchmark', what, *argv, '-g', gpu, '--json').splitlines()[-1])
     assert min(value for key, value in printed.items() if key.endswith('_per_s')) > 0
 
 
-# ---- Networks
+# ---- Encoders
 
 @pytest.mark.parametrize(('make', 'size'), [(lambda: VGG((2, 1), width=8, units=16, size=32), 32), (GoogLeNet, 224)],
                          ids=['vgg', 'googlenet'])
-def test_networks(make, size):
-    network, rng = make(), np.random.default_rng(0)
-    for param in network.params():
+def test_encoders(make, size):
+    encoder, rng = make(), np.random.default_rng(0)
+    for param in encoder.params():
         rng.standard_normal(dtype=np.float32, out=param.array)
         param.array *= (2 / np.prod(param.shape[1:])) ** 0.5 if param.ndim > 1 else 0.1
-    pictures, made = rng.random((1, 3, size, size), np.float32), []
+    images, made = rng.random((1, 3, size, size), np.float32), []
     for name in ('@numpy', '@cupy:0'):
         device = chainer.get_device(name)
-        network.to_device(device)
+        encoder.to_device(device)
         with chainer.using_device(device), chainer.using_config('train', False), chainer.no_backprop_mode():
-            made.append(chainer.get_device('@numpy').send(network(device.send(pictures)).array))
+            made.append(chainer.get_device('@numpy').send(encoder(device.send(images)).array))
     assert made[0].any()
     np.testing.assert_allclose(made[1], made[0], atol=1e-5 * abs(made[0]).max())
 
 
 # ---- What it costs the host
 
-def test_updates_do_not_wait_for_the_gpu(release_dir, monkeypatch, counted):
-    release = Release(release_dir)
-    vocabulary = Vocabulary.from_counts(*release.word_counts('train'), min_count=1)
-    data = CaptionDataset.from_release(release, vocabulary, 'train')
+def test_updates_do_not_wait_for_the_gpu(dataset_dir, monkeypatch, counted):
+    dataset = Dataset(dataset_dir)
+    vocabulary = Vocabulary.from_counts(*dataset.word_counts('train'), min_count=1)
+    data = CaptionDataset.from_dataset(dataset, vocabulary, 'train')
     device = chainer.get_device('@cupy:0')
-    model = ShowAndTell(release.feature_size, len(vocabulary), 12, seed=0)
+    model = ShowAndTell(dataset.feature_size, len(vocabulary), 12, seed=0)
     model.to_device(device)
-    optimizer, converter = make_optimizer(model, device, Processes()), make_converter(release.features, device,
+    optimizer, converter = make_optimizer(model, device, Processes()), make_converter(dataset.features, device,
                                                                                       Processes())
     iterator = CaptionIterator(data, 16, seed=0)
     with chainer.using_device(device), cuda.cupy.standin.no_sync(), counted() as counts:
@@ -184,11 +184,11 @@ def test_updates_do_not_wait_for_the_gpu(release_dir, monkeypatch, counted):
 
 def test_a_longer_training_does_not_wait_more_often(monkeypatch, counted, tmp_path):
     # Without an epoch's end between them: validation and the log's figures are waited for.
-    release = Release(write_release(tmp_path / 'release', splits=('train',)))
+    dataset = Dataset(write_dataset(tmp_path / 'dataset', splits=('train',)))
     waits = []
     for batch_size in (72, 8):
         with counted() as counts:
-            train(release, tmp_path / str(batch_size), Settings(epochs=1, batch_size=batch_size, hidden=8, min_count=1),
+            train(dataset, tmp_path / str(batch_size), Settings(epochs=1, batch_size=batch_size, hidden=8, min_count=1),
                   device='@cupy:0')
         waits.append(len(counts.synchronizations))
     assert counts.launches['adam'] > 10 * 9 and waits[0] == waits[1]
@@ -209,23 +209,23 @@ def test_a_step_of_the_search_waits_for_the_gpu_as_often_as_is_said(model_dir, c
 
 # ---- Several
 
-def test_devices_are_not_confused(release_dir, model_dir):
+def test_devices_are_not_confused(dataset_dir, model_dir):
     if cuda.cupy.cuda.runtime.getDeviceCount() < 2:
         pytest.skip('needs two GPUs')
-    release = Release(release_dir)
-    captioners = [Captioner.load(model_dir, f'@cupy:{number}', pictures=False) for number in (0, 1, 0)]
+    dataset = Dataset(dataset_dir)
+    captioners = [Captioner.load(model_dir, f'@cupy:{number}', images=False) for number in (0, 1, 0)]
     # In turns, whichever device is the current one.
-    running = [captioner.caption_release(release, 'test') for captioner in captioners]
+    running = [captioner.caption_dataset(dataset, 'test') for captioner in captioners]
     for number, results in enumerate(zip(*running, strict=True)):
         with contextlib.nullcontext() if number % 2 else chainer.using_device('@cupy:1'):
             assert len({result.captions[0].text for result in results}) == 1
 
 
-def test_two_processes_on_two_gpus_train_as_one(together, release_dir, tmp_path):       # noqa: F811
+def test_two_processes_on_two_gpus_train_as_one(together, dataset_dir, tmp_path):       # noqa: F811
     if cuda.cupy.cuda.runtime.getDeviceCount() < 2:
         pytest.skip('needs two GPUs')
     for size in (1, 2):
-        done = together(size, SCRIPTS / 'train.py', release_dir, '-o', tmp_path / str(size), *OPTIONS, '--dropout', '0',
+        done = together(size, SCRIPTS / 'train.py', dataset_dir, '-o', tmp_path / str(size), *OPTIONS, '--dropout', '0',
                         '-g', '0')
         assert (done.returncode, done.stderr) == (0, '')
     for wanted, got in zip(figures(tmp_path / '1'), figures(tmp_path / '2'), strict=True):

@@ -17,7 +17,7 @@ def test_killed_trainings_end_as_if_they_never_had_been(kills, options, package_
 
 
 def test_sidecars_of_a_killed_run_are_whole_and_written_once(package_environment):
-    done = subprocess.run([sys.executable, pathlib.Path(__file__).with_name('kills_sidecars.py'), '--pictures', '100'],
+    done = subprocess.run([sys.executable, pathlib.Path(__file__).with_name('kills_sidecars.py'), '--limit', '100'],
                           check=False, env=package_environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.endswith('100 sidecars after 3 kills: complete, none half-written, none written twice\n')

@@ -11,7 +11,7 @@ import pytest
 from chainer.serializers import DictionarySerializer, NpzDeserializer
 
 from chainer_caption import Bundle, Captioner, InputError, Settings, train
-from chainer_caption.data import Release
+from chainer_caption.data import Dataset
 from chainer_caption.decoding import BeamSearch
 from chainer_caption.models import ShowAndTell
 from chainer_caption.models.bundle import check_new
@@ -21,7 +21,7 @@ FILES = ['config.json', 'vocabulary.json', 'weights.npz']
 
 
 class ChainOf2017(chainer.Chain):
-    """The network of the users who come from dsanno/chainer-image-caption, as its README describes it."""
+    """The encoder of the users who come from dsanno/chainer-image-caption, as its README describes it."""
 
     def __init__(self, words, features, hidden):
         super().__init__()
@@ -61,22 +61,22 @@ def refusal(folder, name=''):
     return message.removeprefix(f'{place}: ')
 
 
-def test_round_trip(model_dir, release_dir, tmp_path):
+def test_round_trip(model_dir, dataset_dir, tmp_path):
     first = Bundle.load(model_dir)
-    first.origin = {'network': 'vgg16', 'profile': 'karpathy'}
+    first.provenance = {'encoder': 'vgg16', 'preprocessing': 'karpathy'}
     first.save(tmp_path / 'deep' / 'model')
     second = Bundle.load(tmp_path / 'deep' / 'model')
     assert sorted(os.listdir(tmp_path / 'deep' / 'model')) == FILES
     assert (second.vocabulary.words, second.vocabulary.counts) == (first.vocabulary.words, first.vocabulary.counts)
-    assert (second.origin, second.training) == (first.origin, first.training)
+    assert (second.provenance, second.training) == (first.provenance, first.training)
     assert second.model.dropout == first.model.dropout == 0.5
     before, after = to_arrays(first.model), to_arrays(second.model)
     assert before.keys() == after.keys()
     for name in before:
         np.testing.assert_array_equal(before[name], after[name], strict=True)
-    release = Release(release_dir)
-    assert list(Captioner(first).caption_release(release, 'test')) == \
-        list(Captioner(second).caption_release(release, 'test'))
+    dataset = Dataset(dataset_dir)
+    assert list(Captioner(first).caption_dataset(dataset, 'test')) == \
+        list(Captioner(second).caption_dataset(dataset, 'test'))
 
 
 def test_weights_of_any_precision_load(copy):
@@ -102,7 +102,7 @@ def test_halves_of_surrogate_pairs_train(tmp_path):
     images = [{'filename': '\udcff.jpg', 'imgid': 0, 'split': 'train', 'sentences': [{'tokens': ['\ud83d', 'a']}]}]
     (tmp_path / 'r' / 'dataset.json').write_text(json.dumps({'images': images}))
     np.save(tmp_path / 'r' / 'feats.npy', np.ones((1, 3), np.float32))
-    bundle = train(Release(tmp_path / 'r'), tmp_path / 'm', Settings(epochs=1, hidden=4, min_count=1))
+    bundle = train(Dataset(tmp_path / 'r'), tmp_path / 'm', Settings(epochs=1, hidden=4, min_count=1))
     assert bundle.vocabulary.words[3:] == ['a', '\ud83d']
 
 
@@ -190,7 +190,7 @@ def test_damaged_json(name, content, copy):
 @pytest.mark.parametrize('changes', [
     {'format': 2}, {'model': 'transformer'}, {'hidden': 0}, {'hidden': 'many'}, {'hidden': True}, {'hidden': None},
     {'feature_size': -1}, {'vocabulary_size': 1.5}, {'dropout': 1}, {'dropout': None}, {'dropout': float('nan')},
-    {'features': 'vgg19'}, {'features': {'network': 'vgg19'}}, {'training': []}, {'model': ['show_and_tell']},
+    {'features': 'vgg19'}, {'features': {'encoder': 'vgg19'}}, {'training': []}, {'model': ['show_and_tell']},
     {'search': []}, {'search': {'width': 0}}, {'search': {'width': 2.5}}, {'search': {'length_normalization': -1}},
     {'search': {'length_normalization': float('inf')}}, {'search': {'breadth': 3}}], ids=str)
 def test_configurations_that_make_no_sense(changes, copy):
@@ -250,28 +250,28 @@ def test_none_survives_without_a_pickle():
     assert loaded.values['empty'] is not None
 
 
-def test_a_model_says_what_to_caption_with(copy, release_dir):
+def test_a_model_says_what_to_caption_with(copy, dataset_dir):
     assert Bundle.load(copy).search == {} and 'search' not in json.loads((copy / 'config.json').read_text())
-    assert Captioner.load(copy, pictures=False).search() == BeamSearch(width=20, top=5, length_normalization=0)
+    assert Captioner.load(copy, images=False).search() == BeamSearch(width=20, top=5, length_normalization=0)
     edit_json(copy / 'config.json', search={'width': 3, 'length_normalization': 0.7})
-    captioner = Captioner.load(copy, pictures=False)
+    captioner = Captioner.load(copy, images=False)
     assert captioner.search() == BeamSearch(width=3, top=3, length_normalization=0.7)
     assert captioner.search(width=6) == BeamSearch(width=6, top=5, length_normalization=0.7)
     assert captioner.search(BeamSearch(width=9)) == BeamSearch(width=9)
     with pytest.raises(TypeError):
         captioner.search(breadth=3)
-    release = Release(release_dir)
-    of_its_own, asked_for = (list(captioner.caption_release(release, 'test', **options)) for options in (
+    dataset = Dataset(dataset_dir)
+    of_its_own, asked_for = (list(captioner.caption_dataset(dataset, 'test', **options)) for options in (
         {}, {'width': 3, 'top': 3, 'length_normalization': 0.7}))
     assert of_its_own == asked_for and {len(result.captions) for result in of_its_own} == {3}
     captioner.bundle.save(copy)
     assert Bundle.load(copy).search == {'width': 3, 'length_normalization': 0.7}
 
 
-def test_unknown_options_of_a_search_are_noticed_at_once(model_dir, release_dir):
-    captioner = Captioner.load(model_dir, pictures=False)
+def test_unknown_options_of_a_search_are_noticed_at_once(model_dir, dataset_dir):
+    captioner = Captioner.load(model_dir, images=False)
     with pytest.raises(TypeError, match='breadth'):
-        captioner.caption_release(Release(release_dir), 'test', breadth=3)
+        captioner.caption_dataset(Dataset(dataset_dir), 'test', breadth=3)
     with pytest.raises(TypeError, match='breadth'):
         captioner.caption_features(np.zeros((1, 16), np.float32), breadth=3)
 
@@ -283,7 +283,7 @@ def test_loading_draws_no_weights(model_dir, monkeypatch):
     assert Bundle.load(model_dir).model.hidden == 16
 
 
-def test_existing_models_are_not_overwritten(model_dir, release_dir, tmp_path):
+def test_existing_models_are_not_overwritten(model_dir, dataset_dir, tmp_path):
     check_new(tmp_path / 'new' / 'model', resume=False, overwrite=False)
     assert os.listdir(tmp_path / 'new' / 'model') == []
     before = {path: path.stat().st_mtime_ns for path in model_dir.iterdir()}

@@ -9,7 +9,7 @@ import pytest
 from checkpoint_files import ChainOf2017, FullyConnected, NeuralTalk
 from conftest import COLOURS, SHAPES
 
-from chainer_caption import Bundle, Captioner, InputError, Release
+from chainer_caption import Bundle, Captioner, Dataset, InputError
 from chainer_caption.data.vocabulary import BOS, EOS
 from chainer_caption.decoding import BeamSearch, DiverseBeamSearch, Sampling
 from chainer_caption.models import Imported, ShowAndTell
@@ -22,7 +22,7 @@ UNSEEN = pathlib.Path(__file__).resolve().parents[1] / 'features' / 'demo' / 'un
 WORDS = ['the', 'zebra', 'a', *COLOURS, 'Überzieher', *SHAPES, '.', 'of', 'there', '犬', 'is']
 
 # With seeds that have them say some words, and end some captions.
-ORIGINALS = {
+PROVENANCEALS = {
     'neuraltalk': (NeuralTalk, {'seed': 5}), 'neuraltalk, tanh': (NeuralTalk, {'tanh': 1, 'seed': 5}),
     'fc': (FullyConnected, {'seed': 7}), 'newfc': (FullyConnected, {'kind': 'newfc', 'seed': 7}),
     'chainer': (ChainOf2017, {'seed': 11})}
@@ -33,12 +33,12 @@ FILES = [('neuraltalk', {'protocol': 0}), ('neuraltalk', {'protocol': 2}), ('neu
 
 
 def original_of(name, **kwargs):
-    kind, options = ORIGINALS[name]
+    kind, options = PROVENANCEALS[name]
     return kind(WORDS, **{**options, **kwargs})
 
 
-def features(pictures, size=12, seed=5):
-    return np.random.default_rng(seed).standard_normal((pictures, size), np.float32)
+def features(images, size=12, seed=5):
+    return np.random.default_rng(seed).standard_normal((images, size), np.float32)
 
 
 def ours(original, number):
@@ -52,7 +52,7 @@ def test_greedy_captions_and_log_probabilities_are_the_originals(name, options, 
     original, x = original_of(name), features(12)
     bundle = read_checkpoint(original.write(tmp_path, **options))
     bundle.save(tmp_path / 'model')
-    captioner = Captioner.load(tmp_path / 'model', pictures=False)
+    captioner = Captioner.load(tmp_path / 'model', images=False)
     assert captioner.bundle.vocabulary.words[3:] == sorted(WORDS)
     said, finished = set(), 0
     found = captioner.caption_features(x, width=1, max_length=20, allow_unk=True)
@@ -66,7 +66,7 @@ def test_greedy_captions_and_log_probabilities_are_the_originals(name, options, 
     assert len(said) > 2 and finished > 3
 
 
-@pytest.mark.parametrize('name', ORIGINALS)
+@pytest.mark.parametrize('name', PROVENANCEALS)
 def test_every_word_has_the_originals_log_probability(name, tmp_path):
     """Word by word, for hypotheses that are followed and mixed as a search does."""
     original, x = original_of(name, seed=3), features(3)
@@ -93,7 +93,7 @@ def test_every_word_has_the_originals_log_probability(name, tmp_path):
 def test_searches_need_to_know_nothing(tmp_path):
     bundle = read_checkpoint(original_of('neuraltalk').write(tmp_path))
     captioner = Captioner(bundle)
-    for search in (BeamSearch(), BeamSearch(allow_unk=True), DiverseBeamSearch(groups=5, allow_unk=True),
+    for search in (BeamSearch(), BeamSearch(allow_unk=True), DiverseBeamSearch(beam_groups=5, allow_unk=True),
                    Sampling(top=20, temperature=3, allow_unk=True)):
         for captions in captioner.caption_features(features(8), search):
             assert captions and all(not {'<S>', '</S>', '<UNK>'} & {*caption.tokens} for caption in captions)
@@ -107,7 +107,7 @@ def test_models_whose_words_stood_in_another_order_caption_together(tmp_path):
     for original, name in ((first, 'a'), (second, 'b')):
         (tmp_path / name).mkdir()
         read_checkpoint(original.write(tmp_path / name)).save(tmp_path / name / 'model')
-    captioner = Captioner.load([tmp_path / 'a' / 'model', tmp_path / 'b' / 'model'], pictures=False)
+    captioner = Captioner.load([tmp_path / 'a' / 'model', tmp_path / 'b' / 'model'], images=False)
     feature, = features(1)
     (caption, *_), = captioner.caption_features(feature[None])
     probabilities = []
@@ -139,25 +139,25 @@ def test_the_model_directory_says_what_it_is(tmp_path):
 
 
 def test_whose_features_it_learned_from(tmp_path):
-    whole = {'network': 'resnet101', 'profile': 'whole'}
-    declared = {'network': 'vgg16', 'profile': 'karpathy'}
-    for original, origin, expected in (
+    whole = {'encoder': 'resnet101', 'preprocessing': 'whole'}
+    declared = {'encoder': 'vgg16', 'preprocessing': 'karpathy'}
+    for original, provenance, expected in (
             (FullyConnected(WORDS, features=2048), None, whole),
             (FullyConnected(WORDS, features=2048), declared, declared), (FullyConnected(WORDS), None, None),
             (NeuralTalk(WORDS), None, None), (NeuralTalk(WORDS), declared, declared)):
-        assert read_checkpoint(original.write(tmp_path), origin).origin == expected
+        assert read_checkpoint(original.write(tmp_path), provenance).provenance == expected
 
 
-def test_pictures_whose_features_are_not_made_here(refused, call, tmp_path):
+def test_images_whose_features_are_not_made_here(refused, call, tmp_path):
     bundle = read_checkpoint(FullyConnected(WORDS, features=2048).write(tmp_path))
-    bundle.origin = {'network': 'bottom_up', 'profile': 'regions'}
+    bundle.provenance = {'encoder': 'bottom_up', 'preprocessing': 'regions'}
     bundle.save(tmp_path / 'model')
     message = refused('generate', '-m', tmp_path / 'model', UNSEEN / '01.png')
-    assert 'learned from features of bottom_up under the profile regions, which are not made here' in message
+    assert 'learned from features of bottom_up under the preprocessing regions, which are not made here' in message
     np.save(tmp_path / 'feats.npy', features(1, 2048))
     (tmp_path / 'dataset.json').write_text('{"images": [{"filename": "1.png", "imgid": 0, "split": "test", '
                                            '"sentences": [{"tokens": ["a"]}]}]}')
-    status, out, err = call('generate', '-m', tmp_path / 'model', '--release', tmp_path, '--top', '1')
+    status, out, err = call('generate', '-m', tmp_path / 'model', '--dataset', tmp_path, '--top', '1')
     assert (status, err) == (0, '') and out.startswith('# 1.png\n')
 
 
@@ -175,8 +175,8 @@ def test_configurations_that_make_no_sense(changes, tmp_path):
 # ---- From the command line
 
 @pytest.fixture
-def imported(release_dir, call, tmp_path):
-    """A neuraltalk model of the small release that does not know its word `is`, as a model directory."""
+def imported(dataset_dir, call, tmp_path):
+    """A neuraltalk model of the small dataset that does not know its word `is`, as a model directory."""
     known = [word for word in WORDS if word != 'is']
     original = NeuralTalk(known, features=16)
     status, out, err = call('import_model', *original.write(tmp_path), '-o', tmp_path / 'imported')
@@ -185,41 +185,41 @@ def imported(release_dir, call, tmp_path):
     return original, tmp_path / 'imported'
 
 
-def test_imported_models_caption_and_are_evaluated(imported, release_dir, call):
+def test_imported_models_caption_and_are_evaluated(imported, dataset_dir, call):
     original, model = imported
-    status, out, err = call('generate', '-m', model, '--release', release_dir, '--top', '1', '--beam-width', '1')
+    status, out, err = call('generate', '-m', model, '--dataset', dataset_dir, '--top', '1', '--beam-width', '1')
     assert (status, err) == (0, '') and len(out.splitlines()) == 16
-    status, out, err = call('evaluate', release_dir, '-m', model, '--json', '--beam-widths', '3')
+    status, out, err = call('evaluate', dataset_dir, '-m', model, '--json', '--beam-widths', '3')
     assert status == 0, err
     # Words that it does not know are left out, as neuraltalk does.
-    release, nats, tokens = Release(release_dir), 0, 0
-    for picture in release.pictures('test'):
-        for sentence in release.references(picture):
+    dataset, nats, tokens = Dataset(dataset_dir), 0, 0
+    for image in dataset.images('test'):
+        for sentence in dataset.references(image):
             numbers = [original.words.index(word) for word in sentence if word in original.words]
-            state = original.start(release.features[release.captions.image_ids[picture]])
+            state = original.start(dataset.features[dataset.captions.image_ids[image]])
             for word, following in zip([0, *numbers], [*numbers, 0], strict=True):
                 state, log_probs = original.step(state, word)
                 nats -= log_probs[following]
                 tokens += 1
     assert json.loads(out.splitlines()[-1])['perplexity'] == pytest.approx(np.exp(nats / tokens), rel=1e-5)
-    status, out, err = call('evaluate', release_dir, '-m', model, '-m', model, '--json', '--beam-widths', '3')
+    status, out, err = call('evaluate', dataset_dir, '-m', model, '-m', model, '--json', '--beam-widths', '3')
     assert status == 0 and json.loads(out.splitlines()[-1])['perplexity'] == pytest.approx(np.exp(nats / tokens),
                                                                                            rel=1e-5)
 
 
-def test_what_cannot_be_trained_on_says_so(imported, release_dir, refused, tmp_path):
+def test_what_cannot_be_trained_on_says_so(imported, dataset_dir, refused, tmp_path):
     _, model = imported
-    for objective in ('words', 'self-critical'):
-        message = refused('train', release_dir, '-m', model, '-o', tmp_path / 'out', '--objective', objective)
+    for objective in ('cross-entropy', 'self-critical'):
+        message = refused('train', dataset_dir, '-m', model, '-o', tmp_path / 'out', '--objective', objective)
         assert message.startswith(f'{model}: ') and 'cannot be trained on' in message
-    assert 'cannot be resumed' in refused('train', release_dir, '-o', model, '--resume')
+    assert 'cannot be resumed' in refused('train', dataset_dir, '-o', model, '--resume')
 
 
-def test_a_model_of_2017_is_trained_on(release_dir, call, tmp_path):
+def test_a_model_of_2017_is_trained_on(dataset_dir, call, tmp_path):
     words = [word for word in WORDS if word not in ('of', 'zebra')]
     files = ChainOf2017(words, features=16).write(tmp_path)
     assert call('import_model', *files[::-1], '-o', tmp_path / 'model')[0] == 0
-    status, _, err = call('train', release_dir, '-m', tmp_path / 'model', '-o', tmp_path / 'more', '--epochs', '1',
+    status, _, err = call('train', dataset_dir, '-m', tmp_path / 'model', '-o', tmp_path / 'more', '--epochs', '1',
                           '--score-every', '0')
     assert status == 0, err
     assert Bundle.load(tmp_path / 'more').vocabulary.words[3:] == sorted(words)
@@ -233,11 +233,11 @@ def test_what_is_there_is_replaced_only_if_asked_for(imported, call, refused, tm
     refused('import_model', tmp_path / 'broken.p', '-o', model, '--overwrite')
     refused('import_model', tmp_path / 'broken.p', '-o', tmp_path / 'new')
     assert (model / 'weights.npz').read_bytes() == before and not (tmp_path / 'new').exists()
-    assert '--profile belong together' in refused('import_model', *files, '-o', model, '--network', 'vgg16')
+    assert '--preprocessing belong together' in refused('import_model', *files, '-o', model, '--encoder', 'vgg16')
     (model / 'run.html').write_text('of what was there')
     status, _, _ = call('import_model', *original.write(tmp_path, tanhC_version=1), '-o', model, '--overwrite',
-                        '--network', 'vgg16', '--profile', 'karpathy')
-    assert status == 0 and Bundle.load(model).origin == {'network': 'vgg16', 'profile': 'karpathy'}
+                        '--encoder', 'vgg16', '--preprocessing', 'karpathy')
+    assert status == 0 and Bundle.load(model).provenance == {'encoder': 'vgg16', 'preprocessing': 'karpathy'}
     assert Bundle.load(model).model.cell == 'lstm' and not (model / 'run.html').exists()
 
 
@@ -331,7 +331,7 @@ def test_a_model_of_2017_with_another_dataset(tmp_path):
 @pytest.mark.parametrize('name', ['neuraltalk', 'fc'])
 def test_gpu_says_what_the_cpu_says(name, tmp_path):
     read_checkpoint(original_of(name).write(tmp_path)).save(tmp_path / 'model')
-    captioners = [Captioner.load(tmp_path / 'model', device, pictures=False) for device in ('@numpy', '@cupy:0')]
+    captioners = [Captioner.load(tmp_path / 'model', device, images=False) for device in ('@numpy', '@cupy:0')]
     on_cpu, on_gpu = ([*captioner.caption_features(features(6), width=4)] for captioner in captioners)
     assert [[caption.tokens for caption in captions] for captions in on_gpu] == [
         [caption.tokens for caption in captions] for captions in on_cpu]

@@ -20,9 +20,9 @@ D, V, H, T = 11, 13, 8, 6
 class PlainEncoderDecoder(chainer.Chain):
     """As Keras would run it: `RepeatVector`, an LSTM, `RepeatVector`, a bidirectional LSTM, a layer at each place."""
 
-    def __init__(self, words=V, places=T):
+    def __init__(self, words=V, max_positions=T):
         super().__init__()
-        self.places = places
+        self.max_positions = max_positions
         with self.init_scope():
             self.image_vec = L.Linear(D, H)
             self.encoder, self.forwards, self.backwards = (L.LSTM(H, H) for _ in range(3))
@@ -33,14 +33,14 @@ class PlainEncoderDecoder(chainer.Chain):
         for link in (self.encoder, self.forwards, self.backwards):
             link.reset_state()
         image = self.image_vec(feature[None])
-        code = [self.encoder(image) for _ in range(self.places)][-1]
-        repeated = [code] * self.places
+        code = [self.encoder(image) for _ in range(self.max_positions)][-1]
+        repeated = [code] * self.max_positions
         forwards = [self.forwards(x) for x in repeated]
         backwards = [self.backwards(x) for x in reversed(repeated)]
         return [self.out_word(F.concat(pair)) for pair in zip(forwards, reversed(backwards), strict=True)]
 
     def next_log_probs(self, feature, words):
-        if len(words) >= self.places:                   # nothing but the end is left
+        if len(words) >= self.max_positions:                   # nothing but the end is left
             return np.where(np.arange(self.out_word.W.shape[0]) == EOS, 0, -np.inf)
         return F.log_softmax(self.scores(feature)[len(words)]).array[0].astype(np.float64)
 
@@ -49,8 +49,8 @@ class PlainEncoderDecoder(chainer.Chain):
                    for t, scores in zip(range(len(caption)), self.scores(feature), strict=False))
 
 
-def random_model(words=V, seed=2, places=T):
-    model, rng = EncoderDecoder(D, words, H, places=places), np.random.default_rng(seed)
+def random_model(words=V, seed=2, max_positions=T):
+    model, rng = EncoderDecoder(D, words, H, max_positions=max_positions), np.random.default_rng(seed)
     for param in model.params():
         param.array[...] = 0.8 * rng.standard_normal(param.shape)
     return model
@@ -67,21 +67,21 @@ def features():
     return np.random.default_rng(1).random((5, D), np.float32)
 
 
-# The pictures that the captions are of: several of one, and in no order.
-PICTURES = np.array([2, 0, 1, 2, 2])
+# The images that the captions are of: several of one, and in no order.
+IMAGES = np.array([2, 0, 1, 2, 2])
 
 
 @pytest.mark.parametrize('device', ['@numpy', pytest.param('@cupy:0', marks=pytest.mark.gpu)])
-@pytest.mark.parametrize('pictures', [None, PICTURES], ids=['each its own', 'shared'])
-def test_loss_and_gradients_equal_a_plain_chains(captions, features, pictures, device):
+@pytest.mark.parametrize('images', [None, IMAGES], ids=['each its own', 'shared'])
+def test_loss_and_gradients_equal_a_plain_chains(captions, features, images, device):
     model = random_model()
     plain, device = seed_chain_of(model, PlainEncoderDecoder()), chainer.get_device(device)
     model.to_device(device)
-    words, targets, sizes = pack(captions)
-    distinct = features if pictures is None else features[:3]
-    of_caption = features if pictures is None else features[pictures]
+    words, targets, batch_sizes = pack(captions)
+    distinct = features if images is None else features[:3]
+    of_caption = features if images is None else features[images]
     with chainer.using_config('train', False), chainer.using_device(device):
-        loss = model(*map(device.send, (distinct, words, targets)), sizes, pictures=pictures)
+        loss = model(*map(device.send, (distinct, words, targets)), batch_sizes, images=images)
         model.cleargrads()
         loss.backward()
         model.to_device('@numpy')
@@ -97,7 +97,7 @@ def test_loss_and_gradients_equal_a_plain_chains(captions, features, pictures, d
 @pytest.mark.parametrize('normalization', [0.0, 0.7])
 def test_a_wide_beam_finds_what_exhaustive_search_finds(features, normalization):
     # Captions of all places, too, which end because there is nothing else to say.
-    model = random_model(5, places=4)
+    model = random_model(5, max_positions=4)
     model.out_word.b.array[EOS] -= 2
     plain = seed_chain_of(model, PlainEncoderDecoder(5, 4))
     search = BeamSearch(width=999, top=40, max_length=5, length_normalization=normalization)
@@ -122,4 +122,4 @@ def test_samples_and_ensembles_know_no_difference(features):
 
 def test_captions_that_are_too_long_are_refused_with_their_number(captions, features):
     with pytest.raises(InputError, match=r'^3 captions have more words than the 3 that 4 places have room for'):
-        random_model(places=4)(features, *pack(captions))
+        random_model(max_positions=4)(features, *pack(captions))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from test_decoding import features, next_log_probs, random_model
 
-from chainer_caption import Bundle, Captioner, InputError, Release, Vocabulary
+from chainer_caption import Bundle, Captioner, Dataset, InputError, Vocabulary
 from chainer_caption.data.vocabulary import EOS
 from chainer_caption.decoding import BeamSearch, DiverseBeamSearch, Sampling
 from chainer_caption.evaluation.evaluator import Evaluator
@@ -12,7 +12,7 @@ from chainer_caption.models import ShowAndTell
 from chainer_caption.models.ensemble import EnsembleStepper
 from chainer_caption.models.stepper import Stepper
 
-SEARCHES = [BeamSearch(width=6, max_length=7), DiverseBeamSearch(width=6, groups=3, max_length=7),
+SEARCHES = [BeamSearch(width=6, max_length=7), DiverseBeamSearch(width=6, beam_groups=3, max_length=7),
             Sampling(max_length=7, top_p=0.9)]
 
 
@@ -67,21 +67,21 @@ def test_scores_that_overflow_in_one_model_find_no_caption():
 
 @pytest.fixture
 def second(model_dir):
-    """Another model of the same release."""
+    """Another model of the same dataset."""
     bundle, rng = Bundle.load(model_dir), np.random.default_rng(1)
     for param in bundle.model.params():
         param.array[...] += 0.1 * rng.standard_normal(param.shape)
     return bundle
 
 
-def test_captioner_of_several(model_dir, release_dir, second, tmp_path):
-    release = Release(release_dir)
+def test_captioner_of_several(model_dir, dataset_dir, second, tmp_path):
+    dataset = Dataset(dataset_dir)
     second.save(tmp_path / 'second')
-    captioner = Captioner.load([model_dir, tmp_path / 'second'], pictures=False)
-    found = list(captioner.caption_release(release, 'test'))
-    assert found == list(Captioner([Bundle.load(model_dir), second]).caption_release(release, 'test'))
-    assert found != list(Captioner.load(model_dir, pictures=False).caption_release(release, 'test'))
-    assert found != list(Captioner(second).caption_release(release, 'test'))
+    captioner = Captioner.load([model_dir, tmp_path / 'second'], images=False)
+    found = list(captioner.caption_dataset(dataset, 'test'))
+    assert found == list(Captioner([Bundle.load(model_dir), second]).caption_dataset(dataset, 'test'))
+    assert found != list(Captioner.load(model_dir, images=False).caption_dataset(dataset, 'test'))
+    assert found != list(Captioner(second).caption_dataset(dataset, 'test'))
 
 
 def test_models_that_do_not_go_together(model_dir, second, tmp_path):
@@ -89,19 +89,19 @@ def test_models_that_do_not_go_together(model_dir, second, tmp_path):
     words = [*first.vocabulary.words[:-1], 'zebra']
     other_words = Bundle(first.model, Vocabulary(words, first.vocabulary.counts))
     other_size = Bundle(ShowAndTell(17, len(first.vocabulary), 4), first.vocabulary)
-    other_origin = Bundle(first.model, first.vocabulary, {'network': 'vgg19', 'profile': 'karpathy'})
+    other_provenance = Bundle(first.model, first.vocabulary, {'encoder': 'vgg19', 'preprocessing': 'karpathy'})
     for bundle, why in ((other_words, 'another vocabulary than'), (other_size, 'features of 17 numbers, but'),
-                        (other_origin, 'features of vgg19/karpathy, but')):
+                        (other_provenance, 'features of vgg19/karpathy, but')):
         with pytest.raises(InputError, match=f'^model 3: .*{why}.* model 1'):
             Captioner([first, second, bundle])
         bundle.save(tmp_path / 'other')
         with pytest.raises(InputError, match=f'^{tmp_path}/other: .*{why} .*{model_dir}'):
-            Captioner.load([model_dir, tmp_path / 'other'], pictures=False)
+            Captioner.load([model_dir, tmp_path / 'other'], images=False)
 
 
 @pytest.mark.gpu
-def test_gpu_finds_the_perplexity_that_the_cpu_finds(model_dir, release_dir, second):
-    evaluator = Evaluator(Release(release_dir), 'test')
+def test_gpu_finds_the_perplexity_that_the_cpu_finds(model_dir, dataset_dir, second):
+    evaluator = Evaluator(Dataset(dataset_dir), 'test')
     on_cpu, on_gpu = (evaluator.evaluate_model('two', Captioner([Bundle.load(model_dir), second], device), top=3)[0]
                       for device in ('@numpy', '@cupy:0'))
     assert on_gpu.figures == pytest.approx(on_cpu.figures, rel=1e-5)

@@ -94,15 +94,15 @@ def masks(shape, update_key, site):
 
 def test_one_update_with_equal_masks_equals_plain_chainers(model, captions, features):
     seed, key = seed_chain_of(model), (3, 17)
-    words, targets, sizes = pack(captions)
+    words, targets, batch_sizes = pack(captions)
     tokens = len(targets)
     feature_masks, image_masks = masks((5, D), key, 0), masks((5, H), key, 1)
     word_masks, output_masks = masks((tokens, H), key, 2), masks((tokens, H), key, 3)
-    starts = np.cumsum([0, *sizes])
+    starts = np.cumsum([0, *batch_sizes])
 
     ours = Adam()
     ours.setup(model)
-    ours.update(model, features, words, targets, sizes, update_key=key)
+    ours.update(model, features, words, targets, batch_sizes, update_key=key)
     plain = chainer.optimizers.Adam()
     plain.setup(seed)
     loss = 0
@@ -164,10 +164,10 @@ def test_gpu_gives_the_cpus_loss_and_gradients(model, captions, features):
     expected = gradients(model)
     device = chainer.get_device('@cupy:0')
     model.to_device(device)
-    words, targets, sizes = batch
+    words, targets, batch_sizes = batch
     with chainer.using_device(device):
         model.cleargrads()
-        on_gpu = model(device.send(features), device.send(words), device.send(targets), sizes, update_key=key)
+        on_gpu = model(device.send(features), device.send(words), device.send(targets), batch_sizes, update_key=key)
         on_gpu.backward()
     assert float(on_gpu.array) == pytest.approx(float(loss.array), rel=1e-5)
     for name, param in model.namedparams():

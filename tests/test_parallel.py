@@ -13,7 +13,7 @@ import pytest
 from chainer.backends import cuda
 from conftest import left_by_training
 
-from chainer_caption import InputError, Release, Vocabulary
+from chainer_caption import Dataset, InputError, Vocabulary
 from chainer_caption.data.batches import CaptionDataset, PackCaptions, PackShare
 from chainer_caption.models import EncoderDecoder, ShowAndTell
 from chainer_caption.parallel import Processes, told_rank
@@ -50,7 +50,7 @@ def together(package_environment):
 
 
 @pytest.fixture(scope='module')
-def trained(together, release_dir, tmp_path_factory):
+def trained(together, dataset_dir, tmp_path_factory):
     """Trains in some processes: `trained(size, *options)` gives the model directory; the same one when asked again."""
     made = {}
 
@@ -58,7 +58,7 @@ def trained(together, release_dir, tmp_path_factory):
         key = size, *options
         if key not in made:
             folder = tmp_path_factory.mktemp('together') / 'model'
-            done = together(size, SCRIPTS / 'train.py', release_dir, '-o', folder, *OPTIONS, *options)
+            done = together(size, SCRIPTS / 'train.py', dataset_dir, '-o', folder, *OPTIONS, *options)
             assert (done.returncode, done.stderr) == (0, '')
             made[key] = folder, done.stdout
         return made[key]
@@ -74,12 +74,12 @@ def figures(folder):
 
 @pytest.mark.parametrize(('size', 'captions'), [(2, 24), (3, 24), (4, 3)])
 @pytest.mark.parametrize('architecture', [ShowAndTell, EncoderDecoder])
-def test_the_mean_of_the_shares_gradients_is_that_of_the_whole_minibatch(release_dir, size, captions, architecture):
-    release = Release(release_dir)
-    vocabulary = Vocabulary.from_counts(*release.word_counts('train'), min_count=1)
-    data = CaptionDataset.from_release(release, vocabulary, 'train')
+def test_the_mean_of_the_shares_gradients_is_that_of_the_whole_minibatch(dataset_dir, size, captions, architecture):
+    dataset = Dataset(dataset_dir)
+    vocabulary = Vocabulary.from_counts(*dataset.word_counts('train'), min_count=1)
+    data = CaptionDataset.from_dataset(dataset, vocabulary, 'train')
     batch = [data[i] for i in range(captions)]
-    model = architecture(release.feature_size, len(vocabulary), 12, dropout=0, seed=0)
+    model = architecture(dataset.feature_size, len(vocabulary), 12, dropout=0, seed=0)
 
     def gradients(converter):
         model.cleargrads()
@@ -87,18 +87,18 @@ def test_the_mean_of_the_shares_gradients_is_that_of_the_whole_minibatch(release
         loss.backward()
         return [loss.array, *(param.grad for param in model.params())]
 
-    whole = gradients(PackCaptions(release.features))
-    shares = [gradients(PackShare(release.features, rank, size, model.per_picture)) for rank in range(size)]
+    whole = gradients(PackCaptions(dataset.features))
+    shares = [gradients(PackShare(dataset.features, rank, size, model.per_image)) for rank in range(size)]
     for expected, *parts in zip(whole, *shares, strict=True):
         np.testing.assert_allclose(np.mean(parts, axis=0), expected, rtol=1e-5, atol=1e-7)
 
 
-def test_each_caption_is_in_one_share(release_dir):
-    release = Release(release_dir)
-    vocabulary = Vocabulary.from_counts(*release.word_counts('train'), min_count=1)
-    data = CaptionDataset.from_release(release, vocabulary, 'train')
+def test_each_caption_is_in_one_share(dataset_dir):
+    dataset = Dataset(dataset_dir)
+    vocabulary = Vocabulary.from_counts(*dataset.word_counts('train'), min_count=1)
+    data = CaptionDataset.from_dataset(dataset, vocabulary, 'train')
     batch = [data[i] for i in range(23)]
-    shares = [PackShare(release.features, rank, 3)(batch, None) for rank in range(3)]
+    shares = [PackShare(dataset.features, rank, 3)(batch, None) for rank in range(3)]
     assert sum(len(features) for features, *_ in shares) == 23
     tokens = [len(words) for _, words, *_ in shares]
     assert sum(tokens) == sum(len(targets) for _, targets in batch)
@@ -126,10 +126,10 @@ def test_who_started_a_process_tells_which_it_is(environment, rank):
 
 
 @pytest.mark.parametrize(('tasks', 'status'), [('1', 0), ('2', 2)])
-def test_a_single_task_of_slurm_needs_no_mpi(tasks, status, release_dir, package_environment, tmp_path):
+def test_a_single_task_of_slurm_needs_no_mpi(tasks, status, dataset_dir, package_environment, tmp_path):
     (tmp_path / 'mpi4py.py').write_text('raise ImportError("no MPI here")')
     path = os.pathsep.join([str(tmp_path), package_environment['PYTHONPATH']])
-    done = subprocess.run([sys.executable, SCRIPTS / 'describe.py', release_dir], capture_output=True, text=True,
+    done = subprocess.run([sys.executable, SCRIPTS / 'describe.py', dataset_dir], capture_output=True, text=True,
                           env={**package_environment, 'PYTHONPATH': path, 'PMIX_RANK': '0',
                                'SLURM_STEP_NUM_TASKS': tasks}, check=False)
     assert (done.returncode, 'no MPI here' in done.stderr) == (status, bool(status))
@@ -219,7 +219,7 @@ def test_two_processes_train_as_one_does(trained):
         np.testing.assert_allclose(array, weights[name], atol=1e-4)
 
 
-def test_a_training_in_two_processes_goes_on_from_the_middle_of_an_epoch(together, trained, release_dir, tmp_path):
+def test_a_training_in_two_processes_goes_on_from_the_middle_of_an_epoch(together, trained, dataset_dir, tmp_path):
     options = '--snapshot-every', '2', '--keep-snapshots', '99'
     whole, _ = trained(2, *options)
     part = shutil.copytree(whole, tmp_path / 'part')
@@ -229,7 +229,7 @@ def test_a_training_in_two_processes_goes_on_from_the_middle_of_an_epoch(togethe
     for update in updates:
         if update > middle:
             (part / f'snapshot-{update}.npz').unlink()
-    done = together(2, SCRIPTS / 'train.py', release_dir, '-o', part, *OPTIONS, *options, '--resume')
+    done = together(2, SCRIPTS / 'train.py', dataset_dir, '-o', part, *OPTIONS, *options, '--resume')
     assert (done.returncode, done.stderr) == (0, '')
     left, expected = left_by_training(part), left_by_training(whole)
     assert left['log.json'] == [pytest.approx(entry, rel=1e-6) if 'samples' not in entry else entry
@@ -240,16 +240,16 @@ def test_a_training_in_two_processes_goes_on_from_the_middle_of_an_epoch(togethe
             assert left[key] == value
 
 
-def test_the_number_of_processes_may_change(together, trained, release_dir, tmp_path):
+def test_the_number_of_processes_may_change(together, trained, dataset_dir, tmp_path):
     two = shutil.copytree(trained(2, '--dropout', '0')[0], tmp_path / 'two')
     one = shutil.copytree(trained(1, '--dropout', '0')[0], tmp_path / 'one')
     for size, folder in (1, two), (2, one):
         longer = [*OPTIONS, '--dropout', '0', '--epochs', '5', '--resume']
-        assert together(size, SCRIPTS / 'train.py', release_dir, '-o', folder, *longer).returncode == 0
+        assert together(size, SCRIPTS / 'train.py', dataset_dir, '-o', folder, *longer).returncode == 0
     assert figures(one)[-1] == pytest.approx(figures(two)[-1], abs=1e-4)
 
 
-def test_all_processes_have_the_same_weights(together, release_dir, tmp_path):
+def test_all_processes_have_the_same_weights(together, dataset_dir, tmp_path):
     program = '''if True:
         import sys
         from chainer_caption import cli
@@ -265,16 +265,16 @@ def test_all_processes_have_the_same_weights(together, release_dir, tmp_path):
         ShowAndTell.to_device = lambda self, device: model.append(self) or moved(self, device)
         Log._complete = complete
         sys.exit(cli.run('train', sys.argv[1:]))'''
-    done = together(3, '-c', program, release_dir, '-o', tmp_path / 'model', *OPTIONS)
+    done = together(3, '-c', program, dataset_dir, '-o', tmp_path / 'model', *OPTIONS)
     said = [line for line in done.stdout.splitlines() if line.startswith('epoch ') and len(line.split()) == 3]
     assert done.returncode == 0
     assert len(said) == 3 * 4 and len(set(said)) == 4
 
 
-def test_an_extension_of_one_process_alone_is_logged_and_goes_on(together, release_dir, tmp_path):
+def test_an_extension_of_one_process_alone_is_logged_and_goes_on(together, dataset_dir, tmp_path):
     program = '''if True:
         import sys
-        from chainer_caption import Release, Settings, train
+        from chainer_caption import Dataset, Settings, train
         from chainer_caption.parallel import Processes
         import chainer
         class Count(chainer.training.Extension):
@@ -288,9 +288,9 @@ def test_an_extension_of_one_process_alone_is_logged_and_goes_on(together, relea
                 self.count = serializer('count', self.count)
         processes = Processes.started()
         for epochs in 1, 2:
-            train(Release(sys.argv[1]), sys.argv[2], Settings(epochs=epochs, hidden=8, batch_size=16), resume=True,
+            train(Dataset(sys.argv[1]), sys.argv[2], Settings(epochs=epochs, hidden=8, batch_size=16), resume=True,
                   extensions=[Count()] if processes.first else [], processes=processes)'''
-    done = together(2, '-c', program, release_dir, tmp_path / 'model')
+    done = together(2, '-c', program, dataset_dir, tmp_path / 'model')
     assert (done.returncode, done.stderr) == (0, '')
     assert [entry['count'] for entry in figures(tmp_path / 'model')] == [1, 2]
 
@@ -298,14 +298,14 @@ def test_an_extension_of_one_process_alone_is_logged_and_goes_on(together, relea
 # ---- Captions
 
 def test_two_processes_caption_a_folder_as_one_does(together, demo_model, tmp_path):
-    folder = tmp_path / 'pictures'
+    folder = tmp_path / 'images'
     shutil.copytree(UNSEEN, folder, ignore=shutil.ignore_patterns('*.json'))
-    (folder / 'broken.png').write_bytes(b'no picture')
+    (folder / 'broken.png').write_bytes(b'no image')
     written = []
     for size in 1, 3:
         out = tmp_path / f'{size}.jsonl'
         done = together(size, SCRIPTS / 'generate.py', '-m', demo_model, folder, '-o', out, '--beam-width', '3')
-        assert done.returncode == 1                     # one picture failed, and is named once
+        assert done.returncode == 1                     # one image failed, and is named once
         assert done.stderr.count('broken.png') == 1
         assert sorted(path.name for path in tmp_path.glob(f'{size}.*')) == [out.name]
         written.append(out.read_bytes())
@@ -328,11 +328,11 @@ KILLED = '''if True:
     sys.exit(cli.run('generate', sys.argv[2:]))'''
 
 
-@pytest.mark.parametrize('stored', [False, True], ids=['pictures', 'stored features'])
-def test_a_killed_run_goes_on_together(stored, together, demo_model, model_dir, make_release, tmp_path):
+@pytest.mark.parametrize('stored', [False, True], ids=['images', 'stored features'])
+def test_a_killed_run_goes_on_together(stored, together, demo_model, model_dir, make_dataset, tmp_path):
     whole, part = tmp_path / 'whole.jsonl', tmp_path / 'part.jsonl'
     # Of these 16, of those 512 are computed together.
-    arguments = ('-m', model_dir, '--release', make_release(pictures=800, splits=['test'])) if stored else \
+    arguments = ('-m', model_dir, '--dataset', make_dataset(images=800, splits=['test'])) if stored else \
         ('-m', demo_model, UNSEEN)
     options = '--beam-width', '3', '--top', '2'
     assert together(2, SCRIPTS / 'generate.py', *arguments, *options, '-o', whole).returncode == 0
@@ -342,8 +342,8 @@ def test_a_killed_run_goes_on_together(stored, together, demo_model, model_dir, 
     assert part.read_bytes() == whole.read_bytes() and not part.with_name('part.jsonl.part').exists()
 
 
-def test_stored_features_are_shared_too(together, release_dir, model_dir, tmp_path):
-    arguments = SCRIPTS / 'generate.py', '-m', model_dir, '--release', release_dir, '--split', 'train', '-o'
+def test_stored_features_are_shared_too(together, dataset_dir, model_dir, tmp_path):
+    arguments = SCRIPTS / 'generate.py', '-m', model_dir, '--dataset', dataset_dir, '--split', 'train', '-o'
     for size in 1, 2:
         assert together(size, *arguments, tmp_path / f'{size}.jsonl').returncode == 0
     assert (tmp_path / '1.jsonl').read_bytes() == (tmp_path / '2.jsonl').read_bytes()
@@ -357,7 +357,7 @@ def test_what_is_wrong_for_all_is_said_once(together, tmp_path):
     assert done.stderr.count('no such folder') == 1
 
 
-def test_one_that_fails_ends_all(together, release_dir, tmp_path):
+def test_one_that_fails_ends_all(together, dataset_dir, tmp_path):
     program = '''if True:
         import sys
         from chainer_caption import InputError, cli
@@ -369,13 +369,13 @@ def test_one_that_fails_ends_all(together, release_dir, tmp_path):
             return pack(self, batch, device)
         batches.PackShare.__call__ = fail
         sys.exit(cli.run('train', sys.argv[1:]))'''
-    done = together(2, '-c', program.format('InputError("the disk has gone")'), release_dir, '-o', tmp_path / 'model')
+    done = together(2, '-c', program.format('InputError("the disk has gone")'), dataset_dir, '-o', tmp_path / 'model')
     assert done.returncode == 2 and 'the disk has gone' in done.stderr
-    done = together(2, '-c', program.format('ZeroDivisionError'), release_dir, '-o', tmp_path / 'other')
+    done = together(2, '-c', program.format('ZeroDivisionError'), dataset_dir, '-o', tmp_path / 'other')
     assert done.returncode == 1 and 'ZeroDivisionError' in done.stderr
 
 
-def test_commands_for_one_process_say_so(together, release_dir, model_dir):
-    done = together(2, SCRIPTS / 'evaluate.py', release_dir, '-m', model_dir)
+def test_commands_for_one_process_say_so(together, dataset_dir, model_dir):
+    done = together(2, SCRIPTS / 'evaluate.py', dataset_dir, '-m', model_dir)
     assert done.returncode == 2
     assert done.stderr.count('start it without mpiexec') == 1

@@ -139,7 +139,7 @@ def test_a_lent_stream_stays_open_and_a_path_that_cannot_be_written_is_named(for
 
 # Hugging Face's ImageFolder
 
-def test_metadata_names_pictures_from_its_own_folder():
+def test_metadata_names_images_from_its_own_folder():
     results = [captioned('x/a.jpg', caption('a dog'), caption('a'), path='x/a.jpg'), failed('x/b.jpg'),
                captioned('x/day 1/ch\xf3.jpg', caption('ch\xf3 "\u2028\ud800"'), path='./x/day 1/ch\xf3.jpg')]
     assert [json.loads(line) for line in written('metadata', results, folder='x').splitlines()] == [
@@ -170,7 +170,7 @@ def test_a_sidecar_of_text_is_a_line():
 
 # Notebooks
 
-def test_a_notebook_shows_picture_captions_and_how_probable_they_are(tmp_path):
+def test_a_notebook_shows_image_captions_and_how_probable_they_are(tmp_path):
     path = str(tmp_path / '<script>.png')
     Image.new('RGB', (900, 300), 'red').save(path)
     shown = Result(path, path, captions=[Caption(['a', '<b>dog'], -1.0, -0.5, True), Caption(['a'], -2.0, -1.0, True)])

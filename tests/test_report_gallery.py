@@ -64,7 +64,7 @@ def rows(page):
 
 
 @pytest.fixture
-def picture(tmp_path):
+def image(tmp_path):
     path = str(tmp_path / 'red.png')
     Image.new('RGB', (900, 300), (200, 40, 30)).save(path)
     return path
@@ -73,14 +73,14 @@ def picture(tmp_path):
 def test_rows_come_back_from_the_page_whatever_they_hold():
     results = [captioned(name, caption('a dog'), caption(ATTACK, -5.0, finished=False), image_id=i)
                for i, name in enumerate(HOSTILE_NAMES)] + [failed(ATTACK, ATTACK)]
-    found, pictures = rows(gallery(results))
+    found, images = rows(gallery(results))
     assert [row['filename'] for row in found] == [*SHOWN_NAMES, ATTACK]
     assert found[0] == {'filename': 'a b.jpg', 'image_id': 0, 'captions': [
         {'caption': 'a dog', 'log_prob': -3.5, 'log_prob_per_token': -3.5 / 3, 'finished': True},
         {'caption': ATTACK, 'log_prob': -5.0, 'log_prob_per_token': -5.0 / (len(ATTACK.split()) + 1),
          'finished': False}]}
     assert found[-1] == {'filename': ATTACK, 'error': ATTACK}
-    assert pictures == [''] * len(results)
+    assert images == [''] * len(results)
 
 
 def test_nothing_in_a_row_can_begin_markup():
@@ -116,38 +116,38 @@ def test_thumbnails_are_small_copies_in_the_order_of_the_rows(tmp_path):
         path = str(tmp_path / f'{i}.png')
         Image.new('RGB', (i + 1, 2 * i + 2), (2 * i, 0, 0)).save(path)
         results.append(captioned(path, caption('a colour'), path=path))
-    found, pictures = rows(gallery(results, thumbnail_size=64))
-    for i, (row, data) in enumerate(zip(found, pictures, strict=True)):
+    found, images = rows(gallery(results, thumbnail_size=64))
+    for i, (row, data) in enumerate(zip(found, images, strict=True)):
         image = Image.open(io.BytesIO(base64.b64decode(data)))
         assert image.format == 'WEBP'
-        assert image.size == (row['picture']['width'], row['picture']['height'])
+        assert image.size == (row['image']['width'], row['image']['height'])
         assert max(image.size) == min(2 * i + 2, 64)
-        assert row['picture']['tint'] == f'#{2 * i:02x}0000'
+        assert row['image']['tint'] == f'#{2 * i:02x}0000'
 
 
-def test_thumbnail_keeps_the_shape_and_tells_the_mean_colour(picture):
-    about, data = thumbnail(picture, 320)
+def test_thumbnail_keeps_the_shape_and_tells_the_mean_colour(image):
+    about, data = thumbnail(image, 320)
     assert about == {'width': 320, 'height': 107, 'tint': '#c8281e'}
     assert np.abs(np.array(Image.open(io.BytesIO(data)).convert('RGB'), int) - (200, 40, 30)).max() < 8
 
 
-def test_a_picture_that_is_gone_or_failed_leaves_its_card_without(tmp_path, picture):
-    found, pictures = rows(gallery([captioned('gone.jpg', caption('a dog'), path=str(tmp_path / 'gone.jpg')),
-                                    failed(picture), captioned('stored', caption('a dog'), path=None)]))
-    assert pictures == [''] * 3
-    assert not any('picture' in row for row in found)
+def test_a_image_that_is_gone_or_failed_leaves_its_card_without(tmp_path, image):
+    found, images = rows(gallery([captioned('gone.jpg', caption('a dog'), path=str(tmp_path / 'gone.jpg')),
+                                    failed(image), captioned('stored', caption('a dog'), path=None)]))
+    assert images == [''] * 3
+    assert not any('image' in row for row in found)
 
 
-def test_the_file_is_replaced_when_the_gallery_is_complete_and_only_then(tmp_path, picture):
+def test_the_file_is_replaced_when_the_gallery_is_complete_and_only_then(tmp_path, image):
     path = tmp_path / 'gallery.html'
     path.write_text('old')
     with pytest.raises(ZeroDivisionError), open_writer('html', path) as writer:
-        writer.write(captioned('a.jpg', caption('a dog'), path=picture))
+        writer.write(captioned('a.jpg', caption('a dog'), path=image))
         raise ZeroDivisionError
     assert path.read_text() == 'old'
     assert sorted(os.listdir(tmp_path)) == ['gallery.html', 'red.png']
     with open_writer('html', path) as writer:
-        writer.write(captioned('a.jpg', caption('a dog'), path=picture))
+        writer.write(captioned('a.jpg', caption('a dog'), path=image))
         assert path.read_text() == 'old'
     assert path.read_text('utf-8').endswith('</main>\n</html>\n')
 
@@ -174,17 +174,17 @@ def browse(tmp_path_factory):
     def browse(fragment=''):
         command = [BROWSER, '--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run',
                    '--disable-background-networking', '--disable-component-update', '--disable-sync',
-                   f'--user-data-dir={folder / "profile"}', '--virtual-time-budget=3000', '--dump-dom',
+                   f'--user-data-dir={folder / "preprocessing"}', '--virtual-time-budget=3000', '--dump-dom',
                    page.as_uri() + fragment]
         dom = subprocess.run(command, check=True, capture_output=True, timeout=120).stdout.decode('utf-8')
         return Elements(dom.replace('<main ', '</main><main ', 1))
     return browse
 
 
-def test_browser_shows_a_card_for_each_picture_near_the_window(browse):
+def test_browser_shows_a_card_for_each_image_near_the_window(browse):
     elements = browse()
     assert elements.of('title') == ['Gallery']
-    assert elements.of('output') == ['162 pictures, 1 failed']
+    assert elements.of('output') == ['162 images, 1 failed']
     assert len(elements.of('article')) == 60
     assert elements.of('p', **{'class': 'best'})[0] == 'a dog runs'
     assert elements.of('p', **{'class': 'scores'})[0] == '\N{MINUS SIGN}3.50 nats, \N{MINUS SIGN}0.88 a token'
@@ -207,7 +207,7 @@ def test_browser_shows_a_card_for_each_picture_near_the_window(browse):
 ])
 def test_browser_finds_words(browse, query, count, marks):
     elements = browse('#q=' + query.replace(' ', '+'))
-    total = elements.of('output')[0].split(' pictures')[0]
+    total = elements.of('output')[0].split(' images')[0]
     assert total == f'{count} of 162'
     assert len(elements.of('article')) == min(count, 60)
     assert set(elements.of('mark')) == marks

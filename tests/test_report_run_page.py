@@ -10,7 +10,7 @@ import pytest
 from test_report_gallery import ATTACK, BROWSER, Elements
 from test_training import SMALL, log
 
-from chainer_caption import Release, Settings, train
+from chainer_caption import Dataset, Settings, train
 from chainer_caption.report.charts import line_chart, nice_ticks
 from chainer_caption.report.run_page import write_run_page
 from chainer_caption.training.extensions.best import FIGURES, best_entry
@@ -34,7 +34,7 @@ def entries(epochs=12, every=1, caption='a dog runs', filename='IMG_{}.jpg'):
 
 def page(log, by='loss', title='Training of model', facts=None, reference='a dog', details=None):
     stream = io.StringIO()
-    write_run_page(stream, title, facts or {'release': 'small'}, log, FIGURES[by][0], best_entry(log, by),
+    write_run_page(stream, title, facts or {'dataset': 'small'}, log, FIGURES[by][0], best_entry(log, by),
                    dict.fromkeys(range(5), reference), details or {'Settings': {'epochs': 30}})
     return stream.getvalue()
 
@@ -112,7 +112,7 @@ def test_without_scores_there_is_the_loss_alone():
     elements = Elements(page([{key: value for key, value in entry.items() if not key.startswith('validation')}
                               for entry in entries(4, every=9)]))
     assert elements.of('text', **{'class': 'best-name'}) == []
-    assert elements.of('dt')[0] == 'release' and 'best epoch' not in elements.of('dt')
+    assert elements.of('dt')[0] == 'dataset' and 'best epoch' not in elements.of('dt')
 
 
 def test_nothing_that_is_shown_can_be_markup():
@@ -127,20 +127,20 @@ def test_nothing_that_is_shown_can_be_markup():
     assert re.fullmatch(r"default-src 'none'; style-src 'sha256-[\w+/]{43}='", policy)
 
 
-def test_a_training_writes_its_page_every_epoch(make_release, tmp_path):
-    release = Release(make_release())
-    train(release, tmp_path / 'model', Settings(epochs=2, keep_best='cider', **SMALL))
+def test_a_training_writes_its_page_every_epoch(make_dataset, tmp_path):
+    dataset = Dataset(make_dataset())
+    train(dataset, tmp_path / 'model', Settings(epochs=2, keep_best='cider', **SMALL))
     text = (tmp_path / 'model' / 'run.html').read_text('utf-8')
     assert text.endswith('</html>\n')
     elements = Elements(text)
     facts = dict(zip(elements.of('dt'), elements.of('dd'), strict=True))
     assert elements.of('h1') == ['Training of model']
-    assert facts['release'] == facts['folder'] == 'release' and facts['keep best'] == 'cider'
-    assert facts['train'] == '24 pictures, 72 captions' and facts['val'] == '8 pictures, 24 captions'
+    assert facts['dataset'] == facts['folder'] == 'dataset' and facts['keep best'] == 'cider'
+    assert facts['train'] == '24 images, 72 captions' and facts['val'] == '8 images, 24 captions'
     samples = log(tmp_path / 'model')[-1]['samples']
     assert elements.of('th', scope='col')[1:6] == [sample['filename'] for sample in samples]
-    assert elements.of('td')[:5] == [' '.join(release.references(sample['image_id'])[0]) for sample in samples]
-    train(release, tmp_path / 'model', Settings(epochs=3, keep_best='cider', **SMALL), resume=True)
+    assert elements.of('td')[:5] == [' '.join(dataset.references(sample['image_id'])[0]) for sample in samples]
+    train(dataset, tmp_path / 'model', Settings(epochs=3, keep_best='cider', **SMALL), resume=True)
     resumed = Elements((tmp_path / 'model' / 'run.html').read_text('utf-8'))
     assert resumed.of('th', scope='row')[:4] == ['a person', '3', '2', '1']
 
@@ -169,7 +169,7 @@ def test_browser_shows_it_on_a_phone(tmp_path):
     (tmp_path / 'measure.html').write_text(MEASURE, encoding='utf-8')
     command = [BROWSER, '--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run',
                '--disable-background-networking', '--disable-component-update', '--disable-sync',
-               '--allow-file-access-from-files', f'--user-data-dir={tmp_path / "profile"}',
+               '--allow-file-access-from-files', f'--user-data-dir={tmp_path / "preprocessing"}',
                '--virtual-time-budget=3000', '--dump-dom', (tmp_path / 'measure.html').as_uri()]
     dom = subprocess.run(command, check=True, capture_output=True, timeout=120).stdout.decode('utf-8')
     found = json.loads(Elements(dom).of('pre')[0])

@@ -5,20 +5,20 @@ import re
 
 import pytest
 from PIL import Image
-from serving import PICTURES, ask, assert_same, form, running
+from serving import IMAGES, ask, assert_same, form, running
 
 from chainer_caption import InputError
-from chainer_caption.features.pictures import MAX_PIXELS
+from chainer_caption.features.images import MAX_PIXELS
 from chainer_caption.report.rows import row_of
 from chainer_caption.service.options import OPTIONS
 
-GOOD = PICTURES[0].read_bytes()
+GOOD = IMAGES[0].read_bytes()
 TOKEN = 'correct-horse-battery'
 
 
 @pytest.fixture(scope='module')
 def port(served_captioner):
-    with running(served_captioner, body_bytes=2 ** 20, pictures=4) as port:
+    with running(served_captioner, body_bytes=2 ** 20, images=4) as port:
         yield port
 
 
@@ -30,19 +30,19 @@ def guarded(served_captioner):
 
 
 def expected(captioner, names, **options):
-    """Rows of the first pictures as a captioner without a service has them, under some names."""
-    results = captioner.caption(PICTURES[:len(names)], **options)
+    """Rows of the first images as a captioner without a service has them, under some names."""
+    results = captioner.caption(IMAGES[:len(names)], **options)
     return [{**row_of(result), 'filename': name} for result, name in zip(results, names, strict=True)]
 
 
-def test_a_picture_as_the_body(port, served_captioner):
+def test_a_image_as_the_body(port, served_captioner):
     status, headers, rows = ask(port, body=GOOD)
     assert (status, headers['content-type']) == (200, 'application/json')
-    assert_same(rows, expected(served_captioner, ['picture']))
+    assert_same(rows, expected(served_captioner, ['image']))
 
 
 def test_the_files_of_a_form_in_their_order_and_a_bad_one_harms_none(port, served_captioner):
-    files = [(path.name, path.read_bytes()) for path in PICTURES[:3]]
+    files = [(path.name, path.read_bytes()) for path in IMAGES[:3]]
     broken = 'bró\u202een "1.png', GOOD[:999]
     body, kind = form(files[0], (broken[0].replace('"', '%22'), broken[1]), *files[1:])
     status, _, rows = ask(port, body=body, content_type=kind)
@@ -54,12 +54,12 @@ def test_the_files_of_a_form_in_their_order_and_a_bad_one_harms_none(port, serve
 
 @pytest.mark.parametrize(('query', 'options'), [
     ('top=2&beam_width=3&max_length=4', {'top': 2, 'width': 3, 'max_length': 4}),
-    ('beam_width=4&groups=2&diversity=1.5', {'width': 4, 'groups': 2, 'diversity': 1.5}),
+    ('beam_width=4&beam_groups=2&diversity_penalty=1.5', {'width': 4, 'beam_groups': 2, 'diversity_penalty': 1.5}),
     ('beam_width=3&length_normalization=0.7&min_length=2&no_repeat_ngram=1&allow_unk=true',
      {'width': 3, 'length_normalization': 0.7, 'min_length': 2, 'no_repeat_ngram': 1, 'allow_unk': True})])
 def test_options_of_the_search(query, options, port, served_captioner):
     _, _, rows = ask(port, f'/v1/captions?{query}', GOOD)
-    assert_same(rows, expected(served_captioner, ['picture'], **options))
+    assert_same(rows, expected(served_captioner, ['image'], **options))
 
 
 def test_samples_follow_from_the_seed(port):
@@ -80,8 +80,8 @@ def test_samples_follow_from_the_seed(port):
     ('min_length=9&max_length=3', 'min_length 9: must not be negative'),
     ('seed=1', 'seed: belongs to sample=true'),
     ('sample=true&beam_width=3', 'beam_width: is for beams'),
-    ('diversity=1', 'diversity: belongs to groups'),
-    ('beam_width=5&groups=2', 'groups 2: must divide the beam width, 5 (beam_width)')])
+    ('diversity_penalty=1', 'diversity: belongs to beam_groups'),
+    ('beam_width=5&beam_groups=2', 'groups 2: must divide the beam width, 5 (beam_width)')])
 def test_options_that_are_wrong(query, error, port):
     status, _, answer = ask(port, f'/v1/captions?{query}', GOOD)
     assert status == 400 and answer.keys() == {'error'} and answer['error'].startswith(error), answer
@@ -233,7 +233,7 @@ def test_the_description_has_the_limits_of_the_options(port):
 # When something fails
 
 class Failing:
-    """A captioner that fails where pictures are captioned."""
+    """A captioner that fails where images are captioned."""
 
     def __init__(self, captioner, error):
         self._captioner, self._error, self.failing = captioner, error, False

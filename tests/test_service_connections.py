@@ -4,9 +4,9 @@ import socket
 import time
 
 import pytest
-from serving import PICTURES, ask, running
+from serving import IMAGES, ask, running
 
-GOOD = PICTURES[0].read_bytes()
+GOOD = IMAGES[0].read_bytes()
 HEAD = b'POST /v1/captions?beam_width=1 HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n' % len(GOOD)
 
 

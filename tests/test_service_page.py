@@ -1,11 +1,11 @@
-"""The page in a browser: pictures are dropped, pasted, chosen and taken, and their captions taken away."""
+"""The page in a browser: images are dropped, pasted, chosen and taken, and their captions taken away."""
 import csv
 import io
 import json
 
 import pytest
 from browser import PROGRAM, Browser
-from serving import PICTURES, ask, form, running
+from serving import IMAGES, ask, form, running
 
 from chainer_caption.captioning.results import Caption, Result
 from chainer_caption.report import open_writer
@@ -39,7 +39,7 @@ def page(browser, port):
     yield browser
     browser.run('1')
     asked = [event['params']['request']['url'] for event in browser.events
-             if event['method'] == 'Network.requestWillBeSent']
+             if event['method'] == 'Encoder.requestWillBeSent']
     assert all(url.startswith((f'http://127.0.0.1:{port}/', f'blob:http://127.0.0.1:{port}/')) for url in asked), asked
     wrong = [event for event in browser.events if event['method'] == 'Runtime.exceptionThrown' or (
         event['method'] == 'Log.entryAdded' and event['params']['entry']['level'] == 'error'
@@ -67,15 +67,15 @@ def choose(page, *paths):
 @pytest.fixture
 def bad(tmp_path):
     path = tmp_path / 'bad <b>.png'
-    path.write_bytes(PICTURES[0].read_bytes()[:500])
+    path.write_bytes(IMAGES[0].read_bytes()[:500])
     return path
 
 
-def test_pictures_are_dropped_one_of_them_bad(page, port, bad):
+def test_images_are_dropped_one_of_them_bad(page, port, bad):
     assert page.run('document.querySelector("#tools").hidden')
-    drop(page, PICTURES[0], bad, PICTURES[1])
+    drop(page, IMAGES[0], bad, IMAGES[1])
     # Newest first.
-    expected = captions_of(port, PICTURES[1], PICTURES[0])
+    expected = captions_of(port, IMAGES[1], IMAGES[0])
     assert page.run(BEST) == [captions[0]['caption'] for captions in expected]
     assert page.run('[...document.querySelectorAll("#cards li > span:first-child")].map(e => e.textContent)') == [
         caption['caption'] for captions in expected for caption in captions[1:]]
@@ -83,11 +83,11 @@ def test_pictures_are_dropped_one_of_them_bad(page, port, bad):
     assert page.run('[...document.querySelectorAll("#cards img")].map(i => i.alt)') == page.run(BEST)
     assert page.run('document.querySelector(".problem").textContent').startswith('No captions: ')
     assert page.run('[...document.querySelectorAll("#cards .name")].map(e => e.textContent)') == [
-        PICTURES[1].name, bad.name, PICTURES[0].name]
-    assert page.run('document.querySelector("output").value') == '3 pictures, 1 failed'
+        IMAGES[1].name, bad.name, IMAGES[0].name]
+    assert page.run('document.querySelector("output").value') == '3 images, 1 failed'
 
 
-def test_a_picture_is_pasted(page):
+def test_a_image_is_pasted(page):
     page.run('''(async () => {
         const canvas = new OffscreenCanvas(90, 60);
         canvas.getContext('2d').fillRect(20, 20, 30, 30);
@@ -99,12 +99,12 @@ def test_a_picture_is_pasted(page):
     assert page.run(BEST)[0] is not None and page.run('document.querySelector("#cards img").naturalWidth') == 90
 
 
-def test_pictures_are_chosen(page, port):
-    choose(page, PICTURES[2])
-    assert page.run(BEST) == [captions_of(port, PICTURES[2])[0][0]['caption']]
+def test_images_are_chosen(page, port):
+    choose(page, IMAGES[2])
+    assert page.run(BEST) == [captions_of(port, IMAGES[2])[0][0]['caption']]
 
 
-def test_the_camera_is_captioned_live_and_its_pictures_kept(page):
+def test_the_camera_is_captioned_live_and_its_images_kept(page):
     page.run('document.getElementById("camera").click()')
     page.wait('document.querySelector("#said .text li")')
     assert page.run('document.querySelector("video").videoWidth') > 0
@@ -119,14 +119,14 @@ def test_the_camera_is_captioned_live_and_its_pictures_kept(page):
 
 def test_what_is_taken_away_is_what_generate_writes(page, port, bad, tmp_path):
     formula = tmp_path / '=1+1,"x".png'
-    formula.write_bytes(PICTURES[3].read_bytes())
-    drop(page, PICTURES[0], bad, formula)
+    formula.write_bytes(IMAGES[3].read_bytes())
+    drop(page, IMAGES[0], bad, formula)
     page.run('''{ const create = URL.createObjectURL; window.saved = {};
         URL.createObjectURL = blob => { blob.text().then(text => { saved[blob.type] = text; }); return create(blob); }
         document.getElementById('csv').click(); document.getElementById('json').click(); }''')
     page.wait('saved["text/csv"] && saved["application/json"]')
     rows = json.loads(page.run('saved["application/json"]'))
-    assert {row['filename'] for row in rows} == {PICTURES[0].name, bad.name, formula.name}
+    assert {row['filename'] for row in rows} == {IMAGES[0].name, bad.name, formula.name}
     with io.StringIO(newline='') as written:
         writer = open_writer('csv', written)
         for row in rows:
@@ -138,8 +138,8 @@ def test_what_is_taken_away_is_what_generate_writes(page, port, bad, tmp_path):
 
 
 def test_captions_are_copied(page, port):
-    drop(page, PICTURES[0], PICTURES[1])
-    first, second = captions_of(port, PICTURES[0], PICTURES[1])
+    drop(page, IMAGES[0], IMAGES[1])
+    first, second = captions_of(port, IMAGES[0], IMAGES[1])
     page.run('document.querySelector("#cards .copy").click()')
     page.wait('document.querySelector("#cards .copy").textContent === "Copied"')
     assert page.run('navigator.clipboard.readText()').split('\n') == [caption['caption'] for caption in second]
@@ -151,7 +151,7 @@ def test_captions_are_copied(page, port):
 
 
 def test_the_keyboard_reaches_everything_and_everything_has_a_name(page):
-    drop(page, PICTURES[0])
+    drop(page, IMAGES[0])
     reached = []
     for _ in range(7):
         page.press('Tab', 'Tab', 9)
@@ -159,8 +159,8 @@ def test_the_keyboard_reaches_everything_and_everything_has_a_name(page):
     assert reached == ['files', 'camera', 'copy', 'csv', 'json', 'clear', 'copy']
     tree = page.do('Accessibility.getFullAXTree')['nodes']
     named = {(node['role']['value'], node.get('name', {}).get('value', '')) for node in tree if 'role' in node}
-    assert {('button', 'Choose pictures'), ('button', 'Camera'), ('button', 'Copy all'), ('status', ''),
-            ('heading', 'Captions of your pictures'), ('button', f'Copy the captions of {PICTURES[0].name}')} <= named
+    assert {('button', 'Choose images'), ('button', 'Camera'), ('button', 'Copy all'), ('status', ''),
+            ('heading', 'Captions of your images'), ('button', f'Copy the captions of {IMAGES[0].name}')} <= named
 
 
 @pytest.mark.parametrize('scheme', ['light', 'dark'])
@@ -168,7 +168,7 @@ def test_the_keyboard_reaches_everything_and_everything_has_a_name(page):
 def test_it_fits_the_window_and_its_text_can_be_read(width, height, phone, scheme, page, bad):
     page.screen(width, height, scheme, phone)
     page.open(page.run('location.href'))
-    choose(page, PICTURES[0], bad)
+    choose(page, IMAGES[0], bad)
     assert page.run('document.documentElement.scrollWidth <= document.documentElement.clientWidth')
     assert page.run(CONTRAST) >= 4.5
     if phone:
@@ -202,12 +202,12 @@ def test_a_token_is_asked_for_once(browser, served_captioner):
     with running(served_captioner, token='correct-horse-battery') as port:
         browser.screen(1000, 800)
         browser.open(f'http://127.0.0.1:{port}/')
-        browser.drop(500, 300, [PICTURES[0]])
+        browser.drop(500, 300, [IMAGES[0]])
         browser.wait('!document.getElementById("token").hidden')
         browser.do('Input.insertText', text='correct-horse-battery')
         browser.press('Enter', 'Enter', 13, text='\r')
         browser.wait(f'{CARDS}.length === 1 && {BEST}.length === 1')
-        browser.drop(500, 300, [PICTURES[1]])
+        browser.drop(500, 300, [IMAGES[1]])
         browser.wait(f'{CARDS}.length === 2')
         assert browser.run('document.getElementById("token").hidden')
 
@@ -216,7 +216,7 @@ def test_a_busy_service_is_asked_again(page, served_captioner, monkeypatch):
     with running(served_captioner, waiting=1) as port:
         page.events.clear()
         page.open(f'http://127.0.0.1:{port}/')
-        page.drop(500, 300, PICTURES[:3])
+        page.drop(500, 300, IMAGES[:3])
         page.wait(f'{CARDS}.length === 3')
         assert len(page.run(BEST)) == 3
         page.open('about:blank')
@@ -226,6 +226,6 @@ def test_a_busy_service_is_asked_again(page, served_captioner, monkeypatch):
 def test_a_service_that_has_gone_is_said(browser, served_captioner):
     with running(served_captioner) as port:
         browser.open(f'http://127.0.0.1:{port}/')
-    browser.drop(500, 300, [PICTURES[0]])
+    browser.drop(500, 300, [IMAGES[0]])
     browser.wait(f'{CARDS}.length === 1')
     assert 'cannot be reached' in browser.run('document.querySelector(".problem").textContent')

@@ -1,17 +1,17 @@
-"""Pictures that come together are captioned together, and say what they say alone."""
+"""Images that come together are captioned together, and say what they say alone."""
 import concurrent.futures
 import threading
 import time
 
 import pytest
-from serving import PICTURES, assert_same
+from serving import IMAGES, assert_same
 
 from chainer_caption.decoding import Sampling
-from chainer_caption.features.ahead import BATCH
+from chainer_caption.features.prefetch import BATCH
 from chainer_caption.report.rows import row_of
 from chainer_caption.service.queue import Busy, CaptionQueue
 
-FILES = [(path.name, path.read_bytes()) for path in PICTURES]
+FILES = [(path.name, path.read_bytes()) for path in IMAGES]
 
 
 class Held:
@@ -36,7 +36,7 @@ def held(served_captioner):
 
 
 def begin(queue, held, search):
-    """Has the thread begin with a picture, so that what comes now has to wait."""
+    """Has the thread begin with an image, so that what comes now has to wait."""
     future, = queue.submit([FILES[0]], search)
     assert held.began.wait(30)
     return future
@@ -51,14 +51,14 @@ def test_what_has_come_together_is_captioned_together_and_says_what_it_says_alon
     search = served_captioner.search(width=4, max_length=12)
     with CaptionQueue(held, 100) as queue:
         futures = [begin(queue, held, search)]
-        for file in FILES[1:20]:                        # requests of one picture each
+        for file in FILES[1:20]:                        # requests of one image each
             futures += queue.submit([file], search)
         when_read(queue, 19)
         held.go.set()
         rows = [row_of(future.result(30)) for future in futures]
     assert [len(names) for names, _ in held.batches] == [1, BATCH, 3]
-    alone = [row_of(result) for path in PICTURES[:20] for result in served_captioner.caption(path, search)]
-    assert_same(rows, [{**row, 'filename': path.name} for row, path in zip(alone, PICTURES, strict=False)])
+    alone = [row_of(result) for path in IMAGES[:20] for result in served_captioner.caption(path, search)]
+    assert_same(rows, [{**row, 'filename': path.name} for row, path in zip(alone, IMAGES, strict=False)])
 
 
 def test_searches_do_not_mix_and_none_waits_for_ever(held, served_captioner):
@@ -79,7 +79,7 @@ def test_more_than_may_wait_are_turned_away_until_there_is_room(held, served_cap
     with CaptionQueue(held, 4) as queue:
         futures = [begin(queue, held, search), *queue.submit(FILES[1:4], search)]
         assert len(queue) == 4
-        with pytest.raises(Busy, match='too many pictures are waiting') as busy:
+        with pytest.raises(Busy, match='too many images are waiting') as busy:
             queue.submit([FILES[4]], search)
         assert 1 <= busy.value.seconds <= 60
         held.go.set()
@@ -100,7 +100,7 @@ def test_nobody_captions_what_nobody_waits_for(held, served_captioner):
     assert [name for names, _ in held.batches for name in names] == [FILES[0][0], FILES[2][0]]
 
 
-def test_pictures_that_cannot_be_read_are_said_at_once_and_harm_none(held, served_captioner):
+def test_images_that_cannot_be_read_are_said_at_once_and_harm_none(held, served_captioner):
     search = served_captioner.search(width=1)
     with CaptionQueue(held, 100) as queue:
         begin(queue, held, search)

@@ -7,12 +7,12 @@ import subprocess
 import sys
 
 import pytest
-from serving import PICTURES, ask
+from serving import IMAGES, ask
 from test_cli import ROOT
 
 from chainer_caption.cli.serve import TOKEN
 
-GOOD = PICTURES[0].read_bytes()
+GOOD = IMAGES[0].read_bytes()
 HEAD = b'POST /v1/captions HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n' % len(GOOD)
 
 
@@ -53,7 +53,7 @@ def test_a_signal_ends_it_when_all_that_has_come_is_answered(number, status, sta
 def test_beyond_this_machine_with_a_token(started, tmp_path):
     (tmp_path / 'token').write_text('correct-horse-battery\n')
     for options, environment in ((['--token-file', tmp_path / 'token'], {}), ([], {TOKEN: 'correct-horse-battery'})):
-        _, port = started('--host', '0.0.0.0', '--name', 'captions.example', *options, **environment)
+        _, port = started('--host', '0.0.0.0', '--allowed-host', 'captions.example', *options, **environment)
         for host in f'127.0.0.1:{port}', socket.gethostname(), 'captions.example':
             assert ask(port, body=GOOD, Host=host)[0] == 401
             assert ask(port, body=GOOD, Host=host, Authorization='Bearer correct-horse-battery')[0] == 200

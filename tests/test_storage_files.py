@@ -7,12 +7,12 @@ import sys
 
 import pytest
 
-from chainer_caption.storage.files import replacing
+from chainer_caption.storage.files import atomic_write
 
 KILLED = '''
 import os, signal, sys
-from chainer_caption.storage.files import replacing
-with replacing(sys.argv[1]) as f:
+from chainer_caption.storage.files import atomic_write
+with atomic_write(sys.argv[1]) as f:
     f.write(b'half of ')
     f.flush()
     os.kill(os.getpid(), signal.SIGKILL)
@@ -22,11 +22,11 @@ with replacing(sys.argv[1]) as f:
 def test_a_file_appears_when_it_is_whole(tmp_path):
     path = tmp_path / 'a.txt'
     path.write_text('old')
-    with pytest.raises(ZeroDivisionError), replacing(path, 'w') as f:
+    with pytest.raises(ZeroDivisionError), atomic_write(path, 'w') as f:
         f.write('new')
         raise ZeroDivisionError
     assert path.read_text() == 'old' and os.listdir(tmp_path) == ['a.txt']
-    with replacing(path, 'w') as f:
+    with atomic_write(path, 'w') as f:
         f.write('new')
         assert path.read_text() == 'old'
     assert path.read_text() == 'new' and os.listdir(tmp_path) == ['a.txt']
@@ -50,7 +50,7 @@ def test_permissions_are_those_of_the_old_file_or_of_any_new_one(permissions, um
     with pytest.MonkeyPatch.context() as patch:
         # Changing the umask, if only for a moment, would be met by the files that other threads make just then.
         patch.setattr(os, 'umask', None)
-        with replacing(path, 'w') as f:
+        with atomic_write(path, 'w') as f:
             assert not os.fstat(f.fileno()).st_mode & 0o777 & ~expected, 'nobody else reads it on its way, either'
             f.write('new')
     assert path.read_text() == 'new' and path.stat().st_mode & 0o777 == expected
@@ -61,7 +61,7 @@ def test_a_link_stays_one(tmp_path):
     target, link = tmp_path / 'elsewhere' / 'a.txt', tmp_path / 'link'
     link.symlink_to('elsewhere/a.txt')
     for content in ('new', 'newer'):                    # the first time it leads to nothing yet
-        with replacing(link, 'w') as f:
+        with atomic_write(link, 'w') as f:
             f.write(content)
         assert link.is_symlink() and not target.is_symlink() and target.read_text() == content
     assert os.listdir(tmp_path / 'elsewhere') == ['a.txt'] and len(os.listdir(tmp_path)) == 2
@@ -71,7 +71,7 @@ def test_a_pipe_is_written_to(tmp_path):
     pipe = tmp_path / 'pipe'
     os.mkfifo(pipe)
     reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
-    with replacing(pipe, 'w') as f:
+    with atomic_write(pipe, 'w') as f:
         f.write('through')
     assert os.read(reader, 99) == b'through' and stat.S_ISFIFO(os.stat(pipe).st_mode)
     os.close(reader)
@@ -102,16 +102,16 @@ def test_what_a_killed_process_left_goes_with_the_next_attempt(tmp_path, package
         assert len(os.listdir(tmp_path)) == 1 and not path.exists(), 'the second has removed what the first left'
     for name in ('.a.txt.notes', '.a.txt.backup01', '.b.txt.12345678.partial'):
         (tmp_path / name).touch()                       # not ours, or of another file
-    with replacing(path) as f:
+    with atomic_write(path) as f:
         f.write(b'whole')
     assert sorted(os.listdir(tmp_path)) == ['.a.txt.backup01', '.a.txt.notes', '.b.txt.12345678.partial', 'a.txt']
 
 
 def test_two_writers_leave_each_other_alone(tmp_path):
     path = tmp_path / 'a.txt'
-    with replacing(path) as first:
+    with atomic_write(path) as first:
         first.write(b'first')
-        with replacing(path) as second:
+        with atomic_write(path) as second:
             second.write(b'second')
         assert path.read_bytes() == b'second'
     assert path.read_bytes() == b'first' and os.listdir(tmp_path) == ['a.txt']

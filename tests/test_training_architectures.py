@@ -2,29 +2,29 @@
 import json
 
 import pytest
-from conftest import left_by_training, write_release
+from conftest import left_by_training, write_dataset
 from test_training import log, validation_loss, weights
 from test_training_snapshots import stop_after
 
-from chainer_caption import Captioner, InputError, Release, Settings, train
+from chainer_caption import Captioner, Dataset, InputError, Settings, train
 from chainer_caption.evaluation.evaluator import Evaluator
 from chainer_caption.models import EncoderDecoder
 from chainer_caption.storage.files import read_json
 
-SIZES = {'merge': {'hidden': 12}, 'encoder_decoder': {'hidden': 12, 'places': 7}}
+SIZES = {'merge': {'hidden': 12}, 'encoder_decoder': {'hidden': 12, 'max_positions': 7}}
 OPTIONS = '--architecture', 'encoder_decoder', '--hidden', '8', '--epochs', '1'
 
 
 @pytest.fixture(scope='module')
-def release(release_dir):
-    return Release(release_dir)
+def dataset(dataset_dir):
+    return Dataset(dataset_dir)
 
 
 @pytest.fixture(scope='module', params=SIZES)
-def trained(request, release, tmp_path_factory):
+def trained(request, dataset, tmp_path_factory):
     """A model of each architecture, trained in one go."""
     folder = tmp_path_factory.mktemp(request.param) / 'model'
-    return train(release, folder, settings_of(request.param)), folder
+    return train(dataset, folder, settings_of(request.param)), folder
 
 
 def settings_of(architecture, **more):
@@ -40,59 +40,59 @@ def test_a_model_says_what_it_is(trained):
 
 
 @pytest.mark.parametrize('updates', [1, 5])
-def test_stopped_after_any_update(trained, release, tmp_path, updates):
+def test_stopped_after_any_update(trained, dataset, tmp_path, updates):
     bundle, folder = trained
-    train(release, tmp_path / 'model', settings_of(bundle.model.architecture), stop=stop_after(updates))
+    train(dataset, tmp_path / 'model', settings_of(bundle.model.architecture), stop=stop_after(updates))
     # What is not said again is what it was begun with.
     with pytest.raises(InputError, match=f'was trained with --architecture {bundle.model.architecture}'):
-        train(release, tmp_path / 'model', Settings(epochs=3, batch_size=16, architecture='show_and_tell'), resume=True)
-    train(release, tmp_path / 'model', Settings(epochs=3, batch_size=16), resume=True)
+        train(dataset, tmp_path / 'model', Settings(epochs=3, batch_size=16, architecture='show_and_tell'), resume=True)
+    train(dataset, tmp_path / 'model', Settings(epochs=3, batch_size=16), resume=True)
     assert left_by_training(tmp_path / 'model') == left_by_training(folder)
 
 
-def test_perplexity_is_that_of_each_caption_alone(trained, release):
+def test_perplexity_is_that_of_each_caption_alone(trained, dataset):
     bundle, folder = trained
-    captioners = (Captioner.load(folders, pictures=False) for folders in ([folder], [folder, folder]))
-    one, two = (Evaluator(release, 'test').evaluate_model('m', captioner, top=3)[0].figures for captioner in captioners)
-    loss = validation_loss(bundle, release, 'test')
+    captioners = (Captioner.load(folders, images=False) for folders in ([folder], [folder, folder]))
+    one, two = (Evaluator(dataset, 'test').evaluate_model('m', captioner, top=3)[0].figures for captioner in captioners)
+    loss = validation_loss(bundle, dataset, 'test')
     assert one['perplexity'] == pytest.approx(2.718281828459045 ** loss, rel=1e-5)
     assert two == pytest.approx(one, rel=1e-4)         # the same model twice, by way of the searches' steppers
 
 
 @pytest.mark.parametrize('trained', ['encoder_decoder'], indirect=True)
-def test_learning_from_the_score_is_refused_and_nothing_lost(trained, release_dir, refused):
+def test_learning_from_the_score_is_refused_and_nothing_lost(trained, dataset_dir, refused):
     _, folder = trained
     before = left_by_training(folder)
-    line = refused('train', release_dir, '-m', folder, '-o', folder, '--overwrite', '--objective', 'self-critical')
+    line = refused('train', dataset_dir, '-m', folder, '-o', folder, '--overwrite', '--objective', 'self-critical')
     assert line.startswith('--objective self-critical: a EncoderDecoder draws no captions')
     assert left_by_training(folder) == before
 
 
 @pytest.mark.parametrize('trained', ['merge'], indirect=True)
-def test_learning_from_the_score(trained, release, tmp_path):
+def test_learning_from_the_score(trained, dataset, tmp_path):
     _, folder = trained
     settings = settings_of('merge', objective='self-critical', epochs=2, samples=4, keep_best='loss')
-    better = train(release, tmp_path / 'better', settings, start_from=folder)
+    better = train(dataset, tmp_path / 'better', settings, start_from=folder)
     assert better.model.architecture == 'merge'
     assert [row['main/reward'] > 0 for row in log(tmp_path / 'better') if row['epoch']] == [True, True]
     assert (weights(tmp_path / 'better')['joint/W'] != weights(folder)['joint/W']).any()
-    train(release, tmp_path / 'stopped', settings, start_from=folder, stop=stop_after(3))
-    train(release, tmp_path / 'stopped', settings, start_from=folder, resume=True)
+    train(dataset, tmp_path / 'stopped', settings, start_from=folder, stop=stop_after(3))
+    train(dataset, tmp_path / 'stopped', settings, start_from=folder, resume=True)
     assert left_by_training(tmp_path / 'stopped') == left_by_training(tmp_path / 'better')
 
 
-def test_a_model_goes_on_as_what_it_is(trained, release, release_dir, refused, tmp_path):
+def test_a_model_goes_on_as_what_it_is(trained, dataset, dataset_dir, refused, tmp_path):
     bundle, folder = trained
-    again = train(release, tmp_path / 'model', Settings(epochs=1, batch_size=64), start_from=folder)
+    again = train(dataset, tmp_path / 'model', Settings(epochs=1, batch_size=64), start_from=folder)
     assert again.model.configuration == bundle.model.configuration
-    line = refused('train', release_dir, '-m', folder, '-o', tmp_path / 'm', '--architecture', 'show_and_tell')
+    line = refused('train', dataset_dir, '-m', folder, '-o', tmp_path / 'm', '--architecture', 'show_and_tell')
     assert line.startswith(f'{folder}: a model of the architecture {bundle.model.architecture}; leave out')
 
 
 @pytest.fixture
 def long_captions(tmp_path):
-    """A release with three captions of nine words, of train, val and test, where the others have four."""
-    folder = write_release(tmp_path / 'release')
+    """A dataset with three captions of nine words, of train, val and test, where the others have four."""
+    folder = write_dataset(tmp_path / 'dataset')
     data = json.loads((folder / 'dataset.json').read_text())
     for i in (0, 4, 5):
         data['images'][i]['sentences'][0]['tokens'] = list('abcdefghi')
@@ -103,45 +103,45 @@ def long_captions(tmp_path):
 def test_too_many_words_are_refused_with_their_number(long_captions, trained, refused, tmp_path):
     folder = trained[1]
     before = left_by_training(folder)
-    line = refused('train', long_captions, '-o', folder, '--overwrite', *OPTIONS, '--places', '9')
+    line = refused('train', long_captions, '-o', folder, '--overwrite', *OPTIONS, '--max-positions', '9')
     assert line == (f'{long_captions}/dataset.json: 2 captions have more words than the 8 that 9 places have room for '
-                    'beside </S>; --places 10 has room for all')
+                    'beside </S>; --max-positions 10 has room for all')
     assert left_by_training(folder) == before
 
 
-def test_with_room_for_all_it_trains_and_without_there_is_no_perplexity(long_captions, release_dir, call, tmp_path):
-    assert call('train', long_captions, '-o', tmp_path / 'm', *OPTIONS, '--places', '10')[0] == 0
-    assert call('train', release_dir, '-o', tmp_path / 'n', *OPTIONS, '--places', '5')[0] == 0
+def test_with_room_for_all_it_trains_and_without_there_is_no_perplexity(long_captions, dataset_dir, call, tmp_path):
+    assert call('train', long_captions, '-o', tmp_path / 'm', *OPTIONS, '--max-positions', '10')[0] == 0
+    assert call('train', dataset_dir, '-o', tmp_path / 'n', *OPTIONS, '--max-positions', '5')[0] == 0
     found = {name: call('evaluate', long_captions, '-m', tmp_path / name, '--json') for name in 'mn'}
     assert 'perplexity' in json.loads(found['m'][1].splitlines()[-1])
     assert 'perplexity' not in json.loads(found['n'][1].splitlines()[-1])
     assert '1 captions of the split test have more words than the 4 that the model has room for' in found['n'][2]
 
 
-def test_more_words_than_there_is_room_for_are_not_asked_for(trained, release_dir, call):
+def test_more_words_than_there_is_room_for_are_not_asked_for(trained, dataset_dir, call):
     bundle, folder = trained
-    status, _, err = call('generate', '-m', folder, '--release', release_dir, '--top', '1', '--min-length', '7')
-    assert (status, '--min-length 7: the model has 7 places, for 6 words and </S>' in err) == (
-        (0, False) if bundle.model.places is None else (2, True))
+    status, _, err = call('generate', '-m', folder, '--dataset', dataset_dir, '--top', '1', '--min-length', '7')
+    assert (status, '--min-length 7: the model has 7 positions, for 6 words and </S>' in err) == (
+        (0, False) if bundle.model.max_positions is None else (2, True))
 
 
 def test_a_model_of_endless_captions_is_refused():
-    config = {**EncoderDecoder(3, 4, 5).configuration, 'places': 2 ** 30}
-    with pytest.raises(InputError, match='"places" should be at most 4096'):
+    config = {**EncoderDecoder(3, 4, 5).configuration, 'max_positions': 2 ** 30}
+    with pytest.raises(InputError, match='"max_positions" should be at most 4096'):
         EncoderDecoder.read_configuration(config, 'config.json')
 
 
 @pytest.mark.parametrize(('wordings', 'least', 'most'), [(1, 0.9, 1), (3, 0, 0.5)])
-def test_places_that_know_nothing_of_each_other_mix_several_wordings(release_dir, tmp_path, wordings, least, most):
-    # Of a single wording each word follows from the picture; of several, words of one stand beside words of another.
-    data = read_json(release_dir / 'dataset.json')
+def test_places_that_know_nothing_of_each_other_mix_several_wordings(dataset_dir, tmp_path, wordings, least, most):
+    # Of a single wording each word follows from the image; of several, words of one stand beside words of another.
+    data = read_json(dataset_dir / 'dataset.json')
     for image in data['images']:
         image['sentences'] = image['sentences'][1:2] if wordings == 1 else image['sentences']
     (tmp_path / 'dataset.json').write_text(json.dumps(data))
-    release = Release(dataset=tmp_path / 'dataset.json', features=release_dir / 'vgg_feats.mat')
-    train(release, tmp_path / 'model', Settings(
-        epochs=25, batch_size=4 * wordings, architecture='encoder_decoder', hidden=24, places=6, dropout=0,
+    dataset = Dataset(dataset=tmp_path / 'dataset.json', features=dataset_dir / 'vgg_feats.mat')
+    train(dataset, tmp_path / 'model', Settings(
+        epochs=25, batch_size=4 * wordings, architecture='encoder_decoder', hidden=24, max_positions=6, dropout=0,
         learning_rate=0.01, min_count=1, score_every=0))
-    results = list(Captioner.load(tmp_path / 'model', pictures=False).caption_release(release, 'test', width=5))
-    true = [result.captions[0].tokens in release.references(result.image_id) for result in results]
+    results = list(Captioner.load(tmp_path / 'model', images=False).caption_dataset(dataset, 'test', width=5))
+    true = [result.captions[0].tokens in dataset.references(result.image_id) for result in results]
     assert least <= sum(true) / len(true) <= most

@@ -1,4 +1,4 @@
-"""Fine-tuning: the image network learns together with the captioner, and the model has it from then on."""
+"""Fine-tuning: the image encoder learns together with the captioner, and the model has it from then on."""
 import dataclasses
 import json
 import shutil
@@ -8,29 +8,29 @@ import chainer
 import chainer.functions as F
 import numpy as np
 import pytest
-from conftest import draw_pictures, left_by_training, write_release
+from conftest import draw_images, left_by_training, write_dataset
 from test_parallel import SCRIPTS, figures, together  # noqa: F401 (a fixture)
 from test_training_objectives import share_of
 from test_training_snapshots import stop_after
 
-from chainer_caption import Bundle, Captioner, InputError, Release, Settings, train
+from chainer_caption import Bundle, Captioner, Dataset, InputError, Settings, train
 from chainer_caption.data.batches import pack
-from chainer_caption.features.extractor import Extractor, load_network, prepare
-from chainer_caption.features.networks.stages import split, through
-from chainer_caption.features.profiles import PROFILES
+from chainer_caption.features.encoders.stages import split, through
+from chainer_caption.features.extractor import Extractor, load_encoder, prepare
+from chainer_caption.features.preprocessing import PREPROCESSINGS
 from chainer_caption.functions.word_loss import word_loss
 from chainer_caption.models.bundle import WEIGHTS
-from chainer_caption.models.own_network import NETWORK, NEXT
+from chainer_caption.models.fine_tuned_encoder import ENCODER, NEXT
 from chainer_caption.parallel import Processes
 from chainer_caption.storage.archives import read_npz
-from chainer_caption.training.live_pictures import LEAST, varied
-from chainer_caption.training.objectives import BY_PICTURE
+from chainer_caption.training.augmented_loader import LEAST, varied
+from chainer_caption.training.objectives import BY_IMAGE
+from chainer_caption.training.online_features import OnlineFeatures, find_training_images
 from chainer_caption.training.optimizer import make_optimizer
-from chainer_caption.training.sight import Sight, find_training_pictures
 
 WORDS = Settings(epochs=1, hidden=8, batch_size=32)
 SETTINGS = Settings(epochs=2, batch_size=18, finetune='fc6', score_every=2)
-ORIGIN = {'network': 'demo', 'profile': 'demo'}
+PROVENANCE = {'encoder': 'demo', 'preprocessing': 'demo'}
 
 
 @pytest.fixture(autouse=True)
@@ -40,37 +40,40 @@ def _quick(monkeypatch):
 
 @pytest.fixture(scope='module')
 def home(tmp_path_factory):
-    """A folder with a release, its pictures and a model of its stored features, which say that they are the demo's."""
+    """A folder with a dataset, its images and a model of its stored features, which say that they are the demo's."""
     home = tmp_path_factory.mktemp('finetune')
-    write_release(home / 'release', pictures=24, dim=4096)
-    (home / 'release' / 'vgg_feats.mat.json').write_text(json.dumps(ORIGIN))
-    draw_pictures(home / 'pictures' / 'in', 24)
-    train(Release(home / 'release'), home / 'words', WORDS)
-    train(Release(home / 'release'), home / 'merge', dataclasses.replace(WORDS, architecture='merge'))
+    write_dataset(home / 'dataset', images=24, dim=4096)
+    (home / 'dataset' / 'vgg_feats.mat.json').write_text(json.dumps(PROVENANCE))
+    draw_images(home / 'images' / 'in', 24)
+    train(Dataset(home / 'dataset'), home / 'words', WORDS)
+    train(Dataset(home / 'dataset'), home / 'merge', dataclasses.replace(WORDS, architecture='merge'))
     return home
 
 
 def fine_tune(home, output, settings=SETTINGS, **kwargs):
     kwargs = {'start_from': home / 'words', **kwargs} if not kwargs.get('resume') else kwargs
-    return train(Release(home / 'release'), output, settings, pictures=home / 'pictures', **kwargs)
+    return train(Dataset(home / 'dataset'), output, settings, images=home / 'images', **kwargs)
 
 
 @pytest.fixture(scope='module')
 def undisturbed(home):
-    """Six updates of four pictures an epoch; the model directory."""
+    """Six updates of four images an epoch; the model directory."""
     fine_tune(home, home / 'fine')
     return home / 'fine'
 
 
 def begun(home, processes=None, say=print, model='words', **settings):
     """What a fine-tuning works with, before its first update."""
-    release, paths, _ = find_training_pictures(Release(home / 'release'), home / 'pictures', say)
+    dataset, paths, _ = find_training_images(Dataset(home / 'dataset'), home / 'images', say)
     current = Bundle.load(home / model)
-    current.network, current.origin = load_network('demo')[0], ORIGIN
+    current.encoder, current.provenance = load_encoder('demo')[0], PROVENANCE
     settings = dataclasses.replace(SETTINGS, **settings).resolved()
-    sight = Sight(release, current, settings, paths, chainer.get_device('@numpy'), Processes(), say=say)
-    objective = BY_PICTURE[settings.objective](sight.release, current, settings, sight, processes or Processes(), say)
-    return SimpleNamespace(release=sight.release, current=current, settings=settings, sight=sight, objective=objective,
+    online_features = OnlineFeatures(dataset, current, settings, paths, chainer.get_device('@numpy'), Processes(),
+                                     say=say)
+    objective = BY_IMAGE[settings.objective](online_features.dataset, current, settings, online_features,
+                                             processes or Processes(), say)
+    return SimpleNamespace(dataset=online_features.dataset, current=current, settings=settings,
+                           online_features=online_features, objective=objective,
                            paths=paths)
 
 
@@ -78,10 +81,10 @@ def gradients(work, update, numbers):
     """The gradients of an update, by the names of what learns, and what is reported."""
     reporter, reported = chainer.Reporter(), {}
     reporter.add_observer('main', work.current.model)
-    work.sight.target.cleargrads()
+    work.online_features.target.cleargrads()
     with reporter, reporter.scope(reported):
         work.objective.loss(update, numbers).backward()
-    return ({name: param.grad.copy() for name, param in work.sight.target.namedparams()},
+    return ({name: param.grad.copy() for name, param in work.online_features.target.namedparams()},
             {name: float(getattr(value, 'array', value)) for name, value in reported.items()})
 
 
@@ -89,34 +92,34 @@ def gradients(work, update, numbers):
 
 @pytest.mark.parametrize('layer', ['conv5', 'all'])
 def test_an_update_is_that_of_a_plain_chain(layer, home):
-    work = begun(home, finetune=layer, network_learning_rate=0.0005, dropout=0.0)
+    work = begun(home, finetune=layer, encoder_learning_rate=0.0005, dropout=0.0)
     work.current.model.dropout = 0.0
     numbers = np.array([3, 0, 7])
-    optimizer = make_optimizer(work.sight.target, work.current.model.device, Processes(), work.settings,
-                               work.sight.network)
+    optimizer = make_optimizer(work.online_features.target, work.current.model.device, Processes(), work.settings,
+                               work.online_features.encoder)
     optimizer.update(work.objective.loss, 0, numbers)
 
-    # The same by Chainer's own links and functions, the whole network from the pictures on, each caption with its own
-    # picture; Adam with a rate for each of the two.
-    model, network = Bundle.load(home / 'words').model, load_network('demo')[0]
-    release = Release(home / 'release')
-    pictures = release.pictures('train', 'restval')[numbers]
+    # The same by Chainer's own links and functions, the whole encoder from the images on, each caption with its own
+    # image; Adam with a rate for each of the two.
+    model, encoder = Bundle.load(home / 'words').model, load_encoder('demo')[0]
+    dataset = Dataset(home / 'dataset')
+    images = dataset.images('train', 'restval')[numbers]
     captions = [(row, np.append(Bundle.load(home / 'words').vocabulary.encode(caption), np.int32(1)))
-                for row, picture in enumerate(pictures) for caption in release.references(picture)]
+                for row, image in enumerate(images) for caption in dataset.references(image)]
     captions.sort(key=lambda pair: -len(pair[1]))
-    x = np.stack([prepare(work.paths[int(release.captions.image_ids[picture])], PROFILES['demo'])
-                  for picture in pictures])
-    words, targets, sizes = pack([caption for _, caption in captions])
+    x = np.stack([prepare(work.paths[int(dataset.captions.image_ids[image])], PREPROCESSINGS['demo'])
+                  for image in images])
+    words, targets, batch_sizes = pack([caption for _, caption in captions])
     with chainer.using_config('train', False):
-        rows = [network(x[row:row + 1]) for row, _ in captions]
-        h = model.outputs(F.concat(rows, axis=0), words, sizes, (0, 0))
+        rows = [encoder(x[row:row + 1]) for row, _ in captions]
+        h = model.outputs(F.concat(rows, axis=0), words, batch_sizes, (0, 0))
         loss, _ = word_loss(h, model.out_word.W, model.out_word.b, targets)
     model.cleargrads()
-    network.cleargrads()
+    encoder.cleargrads()
     loss.backward()
-    learning = {id(param) for stage in split(network, layer)[1] for name in stage.links
-                for param in network[name].params() if param.name != 'gamma'}
-    for link, rate, own in (model, 0.001, work.current.model), (network, 0.0005, work.current.network):
+    learning = {id(param) for stage in split(encoder, layer)[1] for name in stage.links
+                for param in encoder[name].params() if param.name != 'gamma'}
+    for link, rate, own in (model, 0.001, work.current.model), (encoder, 0.0005, work.current.encoder):
         ours = dict(own.namedparams())
         for name, param in link.namedparams():
             if link is model or id(param) in learning:
@@ -129,18 +132,19 @@ def test_an_update_is_that_of_a_plain_chain(layer, home):
 
 
 def test_what_lies_below_stays_as_it_is_and_the_rest_learns(undisturbed):
-    before, after = dict(load_network('demo')[0].namedparams()), read_npz(undisturbed / NETWORK)
+    before, after = dict(load_encoder('demo')[0].namedparams()), read_npz(undisturbed / ENCODER)
     for name, param in before.items():
         learns = name.startswith(('/fc', '/norm6')) and not name.endswith('gamma')
         assert np.array_equal(after[name[1:]], param.array) != learns, name
-    np.testing.assert_array_equal(after['norm6/avg_mean'], load_network('demo')[0].norm6.avg_mean)
+    np.testing.assert_array_equal(after['norm6/avg_mean'], load_encoder('demo')[0].norm6.avg_mean)
 
 
-@pytest.mark.parametrize(('model', 'objective'), [('words', 'words'), ('words', 'self-critical'),
+@pytest.mark.parametrize(('model', 'objective'), [('words', 'cross-entropy'), ('words',
+                                                                                       'self-critical'),
                                                   ('merge', 'self-critical')])
 @pytest.mark.parametrize(('size', 'count'), [(2, 4), (3, 2)])
 def test_the_mean_of_the_shares_is_what_one_process_finds(model, objective, size, count, home):
-    options = {'model': model, 'objective': objective, 'word_weight': 0.5 if objective == 'self-critical' else 1.0}
+    options = {'model': model, 'objective': objective, 'xe_weight': 0.5 if objective == 'self-critical' else 1.0}
     numbers = np.array([3, 0, 7, 11])[:count]
     found = []
     for processes in (None, *(share_of(rank, size) for rank in range(size))):
@@ -148,7 +152,7 @@ def test_the_mean_of_the_shares_is_what_one_process_finds(model, objective, size
         work.current.model.dropout = 0.0
         found.append(gradients(work, 2, numbers))
     (expected, reported), *shares = found
-    assert any(name.startswith('/network') and gradient.any() for name, gradient in expected.items())
+    assert any(name.startswith('/encoder') and gradient.any() for name, gradient in expected.items())
     for name, gradient in expected.items():
         mean = np.mean([share[name] for share, _ in shares], axis=0)
         np.testing.assert_allclose(mean, gradient, rtol=1e-3, atol=1e-5 * np.abs(gradient).max() + 1e-7, err_msg=name)
@@ -158,15 +162,15 @@ def test_the_mean_of_the_shares_is_what_one_process_finds(model, objective, size
 
 def test_two_processes_train_as_one_does(together, home, tmp_path):  # noqa: F811
     for size in (1, 2):
-        done = together(size, SCRIPTS / 'train.py', home / 'release', '-m', home / 'words', '-o', tmp_path / str(size),
-                        '--finetune', 'fc7', '--pictures', home / 'pictures', '--epochs', '1', '--batch-size', '18',
+        done = together(size, SCRIPTS / 'train.py', home / 'dataset', '-m', home / 'words', '-o', tmp_path / str(size),
+                        '--finetune', 'fc7', '--images', home / 'images', '--epochs', '1', '--batch-size', '18',
                         '--dropout', '0')
         assert (done.returncode, done.stderr) == (0, '')
     for got, expected in zip(figures(tmp_path / '2'), figures(tmp_path / '1'), strict=True):
         assert got == pytest.approx(expected, rel=1e-3, abs=1e-4)
 
 
-def test_pictures_are_cut_and_mirrored_at_random():
+def test_images_are_cut_and_mirrored_at_random():
     rows, columns = np.mgrid[:40, :60].astype(np.uint8)
     seen = [varied(np.stack([rows, columns, rows], axis=2), np.random.default_rng(seed)) for seed in range(40)]
     for part in seen:
@@ -179,68 +183,69 @@ def test_pictures_are_cut_and_mirrored_at_random():
 
 # ---- The model that comes of it
 
-def test_pictures_are_captioned_as_their_features_are(undisturbed, home, call, tmp_path):
-    pictures = home / 'pictures'
-    assert call('extract_features', pictures, '-m', undisturbed, '-o', tmp_path / 'release')[0] == 0
-    status, out, err = call('generate', '-m', undisturbed, pictures, '--beam-width', '3')
+def test_images_are_captioned_as_their_features_are(undisturbed, home, call, tmp_path):
+    images = home / 'images'
+    assert call('extract_features', images, '-m', undisturbed, '-o', tmp_path / 'dataset')[0] == 0
+    status, out, err = call('generate', '-m', undisturbed, images, '--beam-width', '3')
     assert (status, err) == (0, '')
-    assert call('generate', '-m', undisturbed, '--release', tmp_path / 'release', '--beam-width', '3')[0] == 0
-    results = list(Captioner.load(undisturbed).caption(pictures, width=3, top=1))
-    stored = list(Captioner.load(undisturbed, pictures=False).caption_features(
-        np.load(tmp_path / 'release' / 'feats.npy'), width=3, top=1))
+    assert call('generate', '-m', undisturbed, '--dataset', tmp_path / 'dataset', '--beam-width', '3')[0] == 0
+    results = list(Captioner.load(undisturbed).caption(images, width=3, top=1))
+    stored = list(Captioner.load(undisturbed, images=False).caption_features(
+        np.load(tmp_path / 'dataset' / 'feats.npy'), width=3, top=1))
     for result, (caption, *_) in zip(results, stored, strict=True):
-        assert result.captions[0] == caption and ' '.join(caption.tokens) in out
+        assert result.captions[0].tokens == caption.tokens and ' '.join(caption.tokens) in out
+        assert result.captions[0].log_prob == pytest.approx(caption.log_prob, abs=1e-4)
     # And the features are those that the training has seen.
-    name = Bundle.load(undisturbed).origin['network']
-    extractor, (network, *_) = (load(name, weights=undisturbed / NETWORK) for load in (Extractor.load, load_network))
+    name = Bundle.load(undisturbed).provenance['encoder']
+    extractor, (encoder, *_) = (load(name, weights=undisturbed / ENCODER) for load in (Extractor.load, load_encoder))
     x = np.stack([extractor.prepare(result.path) for result in results[:3]])
     with chainer.using_config('train', False), chainer.no_backprop_mode():
-        np.testing.assert_allclose(through(network.stages(), x).array, np.load(tmp_path / 'release' / 'feats.npy')[:3],
+        np.testing.assert_allclose(through(encoder.stages(), x).array, np.load(tmp_path / 'dataset' / 'feats.npy')[:3],
                                    atol=1e-5)
 
 
 def test_it_says_what_its_network_was_and_refuses_other_features(undisturbed, home, refused, call, tmp_path):
     config = json.loads((undisturbed / 'config.json').read_text())
-    assert config['features'] == {'network': 'fine-tuned from demo', 'profile': 'demo'}
-    assert config['training']['network_learning_rate'] == pytest.approx(1e-4)
-    name = Bundle.load(undisturbed).origin['network']
-    line = refused('generate', '-m', undisturbed, '--release', home / 'release')
+    assert config['features'] == {'encoder': 'fine-tuned from demo', 'preprocessing': 'demo'}
+    assert config['training']['encoder_learning_rate'] == pytest.approx(1e-4)
+    name = Bundle.load(undisturbed).provenance['encoder']
+    line = refused('generate', '-m', undisturbed, '--dataset', home / 'dataset')
     assert 'features of demo/demo' in line and name in line
-    assert name in refused('train', home / 'release', '-m', undisturbed, '-o', tmp_path / 'more')
-    unknown = shutil.copytree(home / 'release', tmp_path / 'unknown')
+    assert name in refused('train', home / 'dataset', '-m', undisturbed, '-o', tmp_path / 'more')
+    unknown = shutil.copytree(home / 'dataset', tmp_path / 'unknown')
     (unknown / 'vgg_feats.mat.json').unlink()
-    assert 'unknown origin' in refused('generate', '-m', undisturbed, '--release', unknown)
-    # A model of stored features of such a network wants that network, and no other.
+    assert 'unknown provenance' in refused('generate', '-m', undisturbed, '--dataset', unknown)
+    # A model of stored features of such an encoder wants that encoder, and no other.
     learned = shutil.copytree(undisturbed, tmp_path / 'learned')
-    (learned / NETWORK).unlink()
+    (learned / ENCODER).unlink()
     arrays = read_npz(learned / WEIGHTS)
-    del arrays['network']
+    del arrays['encoder']
     np.savez(learned / WEIGHTS, **arrays)
-    config['features']['network'] = name
+    config['features']['encoder'] = name
     (learned / 'config.json').write_text(json.dumps(config))
-    line = refused('generate', '-m', learned, home / 'pictures')
-    assert f'not the weights of the network {name}' in line
-    assert call('generate', '-m', learned, '-i', undisturbed / NETWORK, home / 'pictures')[0] == 0
+    line = refused('generate', '-m', learned, home / 'images')
+    assert f'not the weights of the encoder {name}' in line
+    assert call('generate', '-m', learned, '-i', undisturbed / ENCODER, home / 'images')[0] == 0
 
 
 def test_it_goes_on_from_a_network_that_was_fine_tuned_before(undisturbed, home, tmp_path):
     settings = dataclasses.replace(SETTINGS, epochs=1, finetune='fc7', objective='self-critical', score_every=1,
                                    keep_best='loss')
     fine_tune(home, tmp_path / 'more', settings, start_from=undisturbed)
-    before, after = read_npz(undisturbed / NETWORK), read_npz(tmp_path / 'more' / NETWORK)
+    before, after = read_npz(undisturbed / ENCODER), read_npz(tmp_path / 'more' / ENCODER)
     np.testing.assert_array_equal(before['fc6/W'], after['fc6/W'])
     assert (before['fc7/W'] != after['fc7/W']).any()
-    assert Bundle.load(tmp_path / 'more').origin['network'].startswith('fine-tuned from demo (')
+    assert Bundle.load(tmp_path / 'more').provenance['encoder'].startswith('fine-tuned from demo (')
 
 
 def test_a_network_of_other_weights_is_noticed_and_a_kill_between_the_two_files_is_none(undisturbed, tmp_path):
     model = shutil.copytree(undisturbed, tmp_path / 'model')
-    (model / NETWORK).rename(model / NEXT)
-    assert Bundle.load(model).network_path == model / NEXT
-    shutil.copy(model / NEXT, model / NETWORK)
-    for name in NETWORK, NEXT:
+    (model / ENCODER).rename(model / NEXT)
+    assert Bundle.load(model).encoder_path == model / NEXT
+    shutil.copy(model / NEXT, model / ENCODER)
+    for name in ENCODER, NEXT:
         (model / name).write_bytes((model / name).read_bytes()[:-1] + b'x')
-    with pytest.raises(InputError, match=r'network\.npz: not the network that weights\.npz was trained with'):
+    with pytest.raises(InputError, match=r'encoder\.npz: not the encoder that weights\.npz was trained with'):
         Bundle.load(model)
 
 
@@ -256,7 +261,7 @@ def test_stopped_in_the_midst_of_an_epoch_it_goes_on_to_the_same_end(more, home,
     fine_tune(home, tmp_path / 'parts', settings, stop=stop_after(2))
     fine_tune(home, tmp_path / 'parts', settings, resume=True)
     whole, parts = left_by_training(whole), left_by_training(tmp_path / 'parts')
-    assert any(name.startswith('network.npz') for name in whole)
+    assert any(name.startswith('encoder.npz') for name in whole)
     for name in whole.keys() & parts.keys() - {'files'}:
         assert parts[name] == whole[name], name
 
@@ -264,49 +269,49 @@ def test_stopped_in_the_midst_of_an_epoch_it_goes_on_to_the_same_end(more, home,
 def test_what_lies_below_is_computed_once(home, monkeypatch, tmp_path):
     begun(home, finetune='conv4')
     read = []
-    monkeypatch.setattr('chainer_caption.training.lower_stages.prepare', lambda path, profile: read.append(path))
+    monkeypatch.setattr('chainer_caption.training.frozen_layers.prepare', lambda path, preprocessing: read.append(path))
     begun(home, finetune='conv4')
     assert not read
 
 
-def test_pictures_that_are_missing_or_damaged_are_left_out(home, refused, tmp_path):
-    for name in 'release', 'words', 'pictures':
+def test_images_that_are_missing_or_damaged_are_left_out(home, refused, tmp_path):
+    for name in 'dataset', 'words', 'images':
         shutil.copytree(home / name, tmp_path / name)
-    pictures = tmp_path / 'pictures'
-    (pictures / 'in' / '0000.png').unlink()
-    (pictures / 'in' / '0001.png').write_bytes(b'no picture')
+    images = tmp_path / 'images'
+    (images / 'in' / '0000.png').unlink()
+    (images / 'in' / '0001.png').write_bytes(b'no image')
     lines = []
     work = begun(tmp_path, say=lines.append)
     assert len(lines) == 2 and '1 of 20' in lines[0] and '0000.png' in lines[0] and '0001.png' in lines[1]
     assert 'left out' in lines[1]
-    assert set(work.objective._pictures.rows) == set(range(24)) - {0, 1} - {i for i in range(24) if i % 6 in (4, 5)}
-    assert 'holds no picture of the release' in refused(
-        'train', home / 'release', '-m', home / 'words', '-o', tmp_path / 'model', '--finetune', 'fc6', '--pictures',
+    assert set(work.objective._images.rows) == set(range(24)) - {0, 1} - {i for i in range(24) if i % 6 in (4, 5)}
+    assert 'holds no image of the dataset' in refused(
+        'train', home / 'dataset', '-m', home / 'words', '-o', tmp_path / 'model', '--finetune', 'fc6', '--images',
         tmp_path / 'words')
 
 
 # ---- What is refused
 
 @pytest.mark.parametrize(('options', 'names'), [
-    (('--finetune', 'fc6'), '--pictures'), (('--pictures', '.'), '--finetune'), (('--augment',), '--finetune'),
-    (('--network-learning-rate', '1e-4'), '--finetune'), (('--finetune', 'fc9', '--pictures', '{}'), 'or all'),
-    (('--finetune', 'fc6', '--pictures', 'nowhere'), 'nowhere: no such folder')])
+    (('--finetune', 'fc6'), '--images'), (('--images', '.'), '--finetune'), (('--augment',), '--finetune'),
+    (('--encoder-learning-rate', '1e-4'), '--finetune'), (('--finetune', 'fc9', '--images', '{}'), 'or all'),
+    (('--finetune', 'fc6', '--images', 'nowhere'), 'nowhere: no such folder')])
 def test_what_makes_no_sense_is_refused(options, names, refused, home, tmp_path):
-    options = [option.replace('{}', str(home / 'pictures')) for option in options]
-    assert names in refused('train', home / 'release', '-m', home / 'words', '-o', tmp_path / 'model', *options)
+    options = [option.replace('{}', str(home / 'images')) for option in options]
+    assert names in refused('train', home / 'dataset', '-m', home / 'words', '-o', tmp_path / 'model', *options)
     assert not (tmp_path / 'model' / 'config.json').exists()
 
 
 def test_it_goes_on_as_it_was_begun(home, undisturbed, refused, tmp_path):
     model = shutil.copytree(undisturbed, tmp_path / 'model')
     for settings, said in (dataclasses.replace(SETTINGS, finetune='fc7'), '--finetune fc6, not fc7'), \
-            (dataclasses.replace(SETTINGS, network_learning_rate=1.0), '--network-learning-rate'):
+            (dataclasses.replace(SETTINGS, encoder_learning_rate=1.0), '--encoder-learning-rate'):
         with pytest.raises(InputError, match=said):
             fine_tune(home, model, settings, resume=True)
     with pytest.raises(InputError, match='--finetune fc6, not None'):
-        train(Release(home / 'release'), model, dataclasses.replace(SETTINGS, finetune=None), resume=True)
-    assert 'name it with -m' in refused('train', home / 'release', '-o', tmp_path / 'other', '--finetune', 'fc6',
-                                        '--pictures', home / 'pictures')
+        train(Dataset(home / 'dataset'), model, dataclasses.replace(SETTINGS, finetune=None), resume=True)
+    assert 'name it with -m' in refused('train', home / 'dataset', '-o', tmp_path / 'other', '--finetune', 'fc6',
+                                        '--images', home / 'images')
 
 
 @pytest.mark.gpu
@@ -317,8 +322,8 @@ def test_the_gpu_learns_what_the_cpu_learns(home, undisturbed, tmp_path):
             tmp_path / 'gpu', undisturbed)), strict=True):
         for name in 'main/loss', 'validation/main/loss':
             assert got[name] == pytest.approx(expected[name], rel=1e-3)
-    for name in WEIGHTS, NETWORK:
+    for name in WEIGHTS, ENCODER:
         expected = read_npz(undisturbed / name)
         for key, array in read_npz(tmp_path / 'gpu' / name).items():
-            if key != 'network':
+            if key != 'encoder':
                 np.testing.assert_allclose(array, expected[key], rtol=1e-2, atol=1e-4, err_msg=key)

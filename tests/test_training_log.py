@@ -8,15 +8,15 @@ import pytest
 from test_report_gallery import Elements
 from test_training import SMALL
 
-from chainer_caption import Bundle, Release, Settings, train
+from chainer_caption import Bundle, Dataset, Settings, train
 from chainer_caption.parallel import Processes
 from chainer_caption.training.extensions import Log
 
 
 @pytest.fixture
-def release(make_release):
+def dataset(make_dataset):
     # Six updates of 16 captions an epoch.
-    return Release(make_release())
+    return Dataset(make_dataset())
 
 
 def strict_log(folder):
@@ -34,11 +34,11 @@ def collect(trainer):
 
 
 @pytest.mark.parametrize('stopped', [False, True])
-def test_the_loss_is_the_exact_mean_of_the_updates(stopped, release, tmp_path):
+def test_the_loss_is_the_exact_mean_of_the_updates(stopped, dataset, tmp_path):
     settings, collect.losses = Settings(epochs=2, **SMALL), []
     if stopped:
-        train(release, tmp_path / 'model', settings, extensions=[collect], stop=lambda: len(collect.losses) == 4)
-    train(release, tmp_path / 'model', settings, extensions=[collect], resume=True)
+        train(dataset, tmp_path / 'model', settings, extensions=[collect], stop=lambda: len(collect.losses) == 4)
+    train(dataset, tmp_path / 'model', settings, extensions=[collect], resume=True)
     for i, entry in enumerate(strict_log(tmp_path / 'model')):
         assert entry['main/loss'] == pytest.approx(math.fsum(collect.losses[6 * i:6 * i + 6]) / 6, rel=1e-14)
 
@@ -68,9 +68,9 @@ def explode(trainer):
 
 @pytest.mark.filterwarnings('ignore::RuntimeWarning')
 @pytest.mark.parametrize('by', ['loss', 'cider'])
-def test_a_training_that_diverges_says_so_once_and_keeps_a_sound_model(by, release, tmp_path, capsys):
+def test_a_training_that_diverges_says_so_once_and_keeps_a_sound_model(by, dataset, tmp_path, capsys):
     said, settings = [], Settings(epochs=4, keep_best=by, **SMALL)
-    train(release, tmp_path / 'model', settings, say=said.append, extensions=[explode])
+    train(dataset, tmp_path / 'model', settings, say=said.append, extensions=[explode])
     line, = said
     assert line.startswith('epoch 2: ') and 'diverged' in line and '--overwrite' in line
     first, *others = strict_log(tmp_path / 'model')
@@ -78,7 +78,7 @@ def test_a_training_that_diverges_says_so_once_and_keeps_a_sound_model(by, relea
     for entry in others:
         assert entry['main/loss'] is entry['main/perplexity'] is entry['validation/main/loss'] is None
     kept = Bundle.load(tmp_path / 'model').model        # refuses what is not finite
-    train(release, tmp_path / 'sound', Settings(epochs=1, keep_best=by, **SMALL))
+    train(dataset, tmp_path / 'sound', Settings(epochs=1, keep_best=by, **SMALL))
     np.testing.assert_array_equal(kept.word_vec.W.array, Bundle.load(tmp_path / 'sound').model.word_vec.W.array)
     assert capsys.readouterr().out.splitlines()[4].split()[:2] == ['4', '24']
     page = Elements((tmp_path / 'model' / 'run.html').read_text('utf-8'))
@@ -88,8 +88,8 @@ def test_a_training_that_diverges_says_so_once_and_keeps_a_sound_model(by, relea
 
 
 @pytest.mark.filterwarnings('ignore::RuntimeWarning')
-def test_the_last_epoch_with_finite_weights_is_kept_where_there_is_no_val(make_release, tmp_path):
-    release = Release(make_release(splits=('train', 'train', 'test')))
-    train(release, tmp_path / 'model', Settings(epochs=3, **SMALL), extensions=[explode])
-    train(release, tmp_path / 'sound', Settings(epochs=1, **SMALL))
+def test_the_last_epoch_with_finite_weights_is_kept_where_there_is_no_val(make_dataset, tmp_path):
+    dataset = Dataset(make_dataset(splits=('train', 'train', 'test')))
+    train(dataset, tmp_path / 'model', Settings(epochs=3, **SMALL), extensions=[explode])
+    train(dataset, tmp_path / 'sound', Settings(epochs=1, **SMALL))
     np.testing.assert_array_equal(*(Bundle.load(tmp_path / name).model.word_vec.W.array for name in ('model', 'sound')))

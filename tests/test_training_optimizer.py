@@ -6,16 +6,16 @@ import pytest
 from chainer.backends import cuda
 from test_training import SMALL, log, validation_loss, weights
 
-from chainer_caption import Release, Settings, train
+from chainer_caption import Dataset, Settings, train
 from chainer_caption.training import make_optimizer
 
 UPDATES = 12
 
 
 @pytest.fixture
-def release(make_release):
+def dataset(make_dataset):
     # Six updates of 16 captions an epoch.
-    return Release(make_release())
+    return Dataset(make_dataset())
 
 
 @chainer.training.make_extension(trigger=(1, 'iteration'), priority=chainer.training.PRIORITY_WRITER)
@@ -24,41 +24,41 @@ def watch(trainer):
     watch.seen.append((optimizer.alpha, optimizer.target.word_vec.W.array.astype(np.float64)))
 
 
-def watched(release, folder, **settings):
+def watched(dataset, folder, **settings):
     """Trains for twelve updates; of each: the rate, the word embeddings."""
     watch.seen = []
-    bundle = train(release, folder, Settings(**{'epochs': 2, **SMALL, **settings}), extensions=[watch])
+    bundle = train(dataset, folder, Settings(**{'epochs': 2, **SMALL, **settings}), extensions=[watch])
     return bundle, *zip(*watch.seen, strict=True)
 
 
-def test_the_rate_is_what_is_asked_for(release, tmp_path):
-    _, rates, _ = watched(release, tmp_path / 'model', learning_rate=0.002)
+def test_the_rate_is_what_is_asked_for(dataset, tmp_path):
+    _, rates, _ = watched(dataset, tmp_path / 'model', learning_rate=0.002)
     assert rates == (0.002,) * UPDATES
 
 
-def test_kept_and_validated_is_the_mean_of_the_weights(release, tmp_path):
-    bundle, _, seen = watched(release, tmp_path / 'model', average=UPDATES)
+def test_kept_and_validated_is_the_mean_of_the_weights(dataset, tmp_path):
+    bundle, _, seen = watched(dataset, tmp_path / 'model', average=UPDATES)
     mean = np.mean(seen, axis=0)
     assert np.abs(mean - seen[-1]).max() > 1e-3
     np.testing.assert_allclose(bundle.model.word_vec.W.array, mean, atol=1e-6)
-    assert log(tmp_path / 'model')[-1]['validation/main/loss'] == pytest.approx(validation_loss(bundle, release), 1e-5)
-    bundle, _, seen = watched(release, tmp_path / 'short', average=4)
+    assert log(tmp_path / 'model')[-1]['validation/main/loss'] == pytest.approx(validation_loss(bundle, dataset), 1e-5)
+    bundle, _, seen = watched(dataset, tmp_path / 'short', average=4)
     fading = np.mean(seen[:4], axis=0)
     for later in seen[4:]:
         fading += (later - fading) / 4
     np.testing.assert_allclose(bundle.model.word_vec.W.array, fading, atol=1e-6)
 
 
-def test_a_mean_changes_nothing_that_is_learned(release, tmp_path):
-    _, _, averaged = watched(release, tmp_path / 'averaged', average=3)
-    _, _, plain = watched(release, tmp_path / 'plain')
+def test_a_mean_changes_nothing_that_is_learned(dataset, tmp_path):
+    _, _, averaged = watched(dataset, tmp_path / 'averaged', average=3)
+    _, _, plain = watched(dataset, tmp_path / 'plain')
     np.testing.assert_array_equal(averaged, plain)
     assert not np.array_equal(weights(tmp_path / 'averaged')['word_vec/W'], weights(tmp_path / 'plain')['word_vec/W'])
 
 
-def test_a_training_that_is_stopped_early_keeps_the_mean(release, tmp_path):
+def test_a_training_that_is_stopped_early_keeps_the_mean(dataset, tmp_path):
     watch.seen = []
-    bundle = train(release, tmp_path / 'model', Settings(epochs=2, average=9, **SMALL), extensions=[watch],
+    bundle = train(dataset, tmp_path / 'model', Settings(epochs=2, average=9, **SMALL), extensions=[watch],
                    stop=lambda: len(watch.seen) == 4)
     np.testing.assert_allclose(bundle.model.word_vec.W.array, np.mean([seen[1] for seen in watch.seen], axis=0),
                                atol=1e-6)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from conftest import left_by_training
 
-from chainer_caption import Bundle, InputError, Release, Settings, train
+from chainer_caption import Bundle, Dataset, InputError, Settings, train
 from chainer_caption.models import ShowAndTell
 from chainer_caption.storage import files
 from chainer_caption.storage.archives import read_npz
@@ -33,14 +33,14 @@ def _quick(monkeypatch):
 
 
 @pytest.fixture(scope='module')
-def release(release_dir):
-    return Release(release_dir)
+def dataset(dataset_dir):
+    return Dataset(dataset_dir)
 
 
 @pytest.fixture(scope='module')
-def undisturbed(release, tmp_path_factory):
+def undisturbed(dataset, tmp_path_factory):
     folder = tmp_path_factory.mktemp('undisturbed') / 'model'
-    train(release, folder, SETTINGS)
+    train(dataset, folder, SETTINGS)
     return left_by_training(folder)
 
 
@@ -69,13 +69,13 @@ def loads_or_says_why(folder):
 # Resuming
 
 @pytest.mark.parametrize('update', range(1, UPDATES))
-def test_stopped_after_any_update(update, release, undisturbed, model):
+def test_stopped_after_any_update(update, dataset, undisturbed, model):
     lines = []
-    train(release, model, SETTINGS, stop=stop_after(update), say=lines.append)
+    train(dataset, model, SETTINGS, stop=stop_after(update), say=lines.append)
     assert len(lines) == 1 and lines[0].startswith(f'stopped at update {update}') and '--resume' in lines[0]
     assert f'snapshot-{update}.npz' in snapshots(model)
     Bundle.load(model)                                  # even where no epoch had ended
-    train(release, model, SETTINGS, resume=True)
+    train(dataset, model, SETTINGS, resume=True)
     left = left_by_training(model)
     if update not in (3, 4, 5):                         # there is a snapshot more than without the stop, or it is kept
         assert left == undisturbed
@@ -83,32 +83,32 @@ def test_stopped_after_any_update(update, release, undisturbed, model):
         assert left[name] == undisturbed[name], name
 
 
-def test_stopped_again_and_again(release, undisturbed, model):
+def test_stopped_again_and_again(dataset, undisturbed, model):
     for _ in range(UPDATES - 1):
-        train(release, model, SETTINGS, resume=True, stop=lambda: True)
-    train(release, model, SETTINGS, resume=True)
+        train(dataset, model, SETTINGS, resume=True, stop=lambda: True)
+    train(dataset, model, SETTINGS, resume=True)
     left = left_by_training(model)
     assert snapshots(model) == ['snapshot-5.npz', 'snapshot-6.npz']
     for name in left.keys() & undisturbed.keys() - {'files'}:
         assert left[name] == undisturbed[name], name
 
 
-def test_how_often_and_how_many(release, undisturbed, model, monkeypatch):
+def test_how_often_and_how_many(dataset, undisturbed, model, monkeypatch):
     written = []
     monkeypatch.setattr('chainer_caption.training.snapshots.save_snapshot',
                         lambda path, trainer: (written.append(path.name), save_snapshot(path, trainer)))
-    train(release, model, dataclasses.replace(SETTINGS, snapshot_every=2, keep_snapshots=3))
+    train(dataset, model, dataclasses.replace(SETTINGS, snapshot_every=2, keep_snapshots=3))
     assert written == [f'snapshot-{update}.npz' for update in (0, 2, 3, 4, 6)]
     assert snapshots(model) == ['snapshot-3.npz', 'snapshot-4.npz', 'snapshot-6.npz']
     assert left_by_training(model)['log.json'] == undisturbed['log.json']
     written.clear()
     monkeypatch.setattr('chainer_caption.training.snapshots.MINUTES', 0)
-    train(release, model, ONE_KEPT, overwrite=True)
+    train(dataset, model, ONE_KEPT, overwrite=True)
     assert written == [f'snapshot-{update}.npz' for update in range(UPDATES + 1)]
     assert snapshots(model) == ['snapshot-6.npz']
 
 
-def test_the_old_goes_when_the_new_is_on_the_disk(release, model, monkeypatch):
+def test_the_old_goes_when_the_new_is_on_the_disk(dataset, model, monkeypatch):
     done = []
 
     def noting(name, function):
@@ -117,25 +117,25 @@ def test_the_old_goes_when_the_new_is_on_the_disk(release, model, monkeypatch):
             done.append((name, os.path.basename(path)))
             return function(what, *args, **kwargs)
         return call
-    train(release, model, ONE_KEPT, stop=stop_after(UPDATES - 1))
+    train(dataset, model, ONE_KEPT, stop=stop_after(UPDATES - 1))
     monkeypatch.setattr(files.os, 'fsync', noting('fsync', os.fsync))
     monkeypatch.setattr(files.os, 'replace', noting('replace', os.replace))
     monkeypatch.setattr(pathlib.Path, 'unlink', noting('unlink', pathlib.Path.unlink))
-    train(release, model, ONE_KEPT, resume=True)
+    train(dataset, model, ONE_KEPT, resume=True)
     at = done.index(('replace', 'snapshot-6.npz'))
     assert done[at - 1][0] == 'fsync' and done[at - 1][1].startswith('.snapshot-6.npz')
     assert done[at + 1:] == [('fsync', 'model'), ('unlink', 'snapshot-5.npz')]
 
 
 @pytest.mark.parametrize('option', ['--snapshot-every', '--keep-snapshots'])
-def test_impossible_intervals_are_refused(option, refused, release_dir, model):
-    assert option in refused('train', release_dir, '-o', model, option, '0')
+def test_impossible_intervals_are_refused(option, refused, dataset_dir, model):
+    assert option in refused('train', dataset_dir, '-o', model, option, '0')
 
 
-def test_a_lost_log_is_written_again(release, undisturbed, model):
-    train(release, model, SETTINGS)
+def test_a_lost_log_is_written_again(dataset, undisturbed, model):
+    train(dataset, model, SETTINGS)
     (model / 'log.json').write_text('[{"epoch": 7')
-    train(release, model, SETTINGS, resume=True)
+    train(dataset, model, SETTINGS, resume=True)
     assert left_by_training(model) == undisturbed
 
 
@@ -154,22 +154,22 @@ def flip(at):
     lambda content: content[:len(content) // 2], lambda content: content[:len(content) // 2] + bytes(len(content) // 2),
     flip(0.3), flip(0.7), lambda content: b'something else'],
     ids=['empty', 'head', 'a byte short', 'half', 'half and zeros', 'a bit early', 'a bit late', 'something else'])
-def test_a_damaged_snapshot_gives_way_to_the_one_before(damage, release, undisturbed, model, tmp_path):
-    train(release, model, SETTINGS, stop=stop_after(5))
+def test_a_damaged_snapshot_gives_way_to_the_one_before(damage, dataset, undisturbed, model, tmp_path):
+    train(dataset, model, SETTINGS, stop=stop_after(5))
     newest = model / 'snapshot-5.npz'
     newest.write_bytes(damage(newest.read_bytes()))
     lines = []
-    train(release, model, SETTINGS, resume=True, say=lines.append)
+    train(dataset, model, SETTINGS, resume=True, say=lines.append)
     assert len(lines) == 1 and lines[0].startswith(f'{newest}: ') and 'going on from snapshot-3.npz' in lines[0]
     assert left_by_training(model) == undisturbed
 
 
-def test_without_a_sound_snapshot_nothing_is_touched(refused, release, release_dir, model):
-    train(release, model, SETTINGS, stop=stop_after(5))
+def test_without_a_sound_snapshot_nothing_is_touched(refused, dataset, dataset_dir, model):
+    train(dataset, model, SETTINGS, stop=stop_after(5))
     for name in snapshots(model):
         (model / name).write_bytes((model / name).read_bytes()[:-30])
     before = {path.name: path.read_bytes() for path in model.iterdir()}
-    line = refused('train', release_dir, '-o', model, *OPTIONS, '--resume')
+    line = refused('train', dataset_dir, '-o', model, *OPTIONS, '--resume')
     assert all(str(model / name) in line for name in ('snapshot-3.npz', 'snapshot-5.npz')) and '--overwrite' in line
     assert {path.name: path.read_bytes() for path in model.iterdir()} == before
 
@@ -201,13 +201,13 @@ def test_sound_archives_that_are_no_snapshots(tmp_path):
         restore(read_snapshot(tmp_path / 's.npz'), ShowAndTell(3, 4, 5), tmp_path / 's.npz')
 
 
-def test_a_snapshot_with_a_pickle_is_refused_and_nothing_runs(release, model, payload):
-    train(release, model, ONE_KEPT, stop=stop_after(1))
+def test_a_snapshot_with_a_pickle_is_refused_and_nothing_runs(dataset, model, payload):
+    train(dataset, model, ONE_KEPT, stop=stop_after(1))
     array = np.empty(1, object)
     array[0] = payload
     np.savez(model / 'snapshot-1.npz', **{**read_npz(model / 'snapshot-1.npz'), 'stop_trigger': array})
     with pytest.raises(InputError, match='pickle'):
-        train(release, model, SETTINGS, resume=True)
+        train(dataset, model, SETTINGS, resume=True)
     assert not payload.ran
 
 
@@ -242,9 +242,9 @@ def count_changes(monkeypatch, *args, **kwargs):
 
 
 @pytest.mark.parametrize('begun', ['in an empty folder', 'over an old model', 'over the model it starts from'])
-def test_a_crash_before_any_change_of_the_folder(begun, release, model, tmp_path, monkeypatch):
+def test_a_crash_before_any_change_of_the_folder(begun, dataset, model, tmp_path, monkeypatch):
     old = tmp_path / 'old'
-    train(release, old, Settings(epochs=1, hidden=16, batch_size=32, seed=1))
+    train(dataset, old, Settings(epochs=1, hidden=16, batch_size=32, seed=1))
     start = {'start_from': model} if begun == 'over the model it starts from' else {}
 
     def prepare():
@@ -253,44 +253,44 @@ def test_a_crash_before_any_change_of_the_folder(begun, release, model, tmp_path
             shutil.copytree(old, model)
 
     prepare()
-    changes = count_changes(monkeypatch, release, model, SETTINGS, overwrite=True, **start)
+    changes = count_changes(monkeypatch, dataset, model, SETTINGS, overwrite=True, **start)
     expected = left_by_training(model)
     assert changes > 12
     for number in range(1, changes + 1):
         prepare()
         with monkeypatch.context() as patch, pytest.raises(Crash):
             fail_at(patch, number, Crash())
-            train(release, model, SETTINGS, overwrite=True, **start)
+            train(dataset, model, SETTINGS, overwrite=True, **start)
         if start:
             Bundle.load(model)                          # at every moment the old one or the new
         else:
             loads_or_says_why(model)
         config = json.loads((model / 'config.json').read_text()) if (model / 'config.json').exists() else None
         if config is None or config['training']['seed'] == 1:
-            train(release, model, SETTINGS, overwrite=True, **start)
+            train(dataset, model, SETTINGS, overwrite=True, **start)
         else:
-            train(release, model, SETTINGS, resume=True)
+            train(dataset, model, SETTINGS, resume=True)
         assert left_by_training(model) == expected, f'stopped before change {number}'
 
 
 @pytest.mark.parametrize('code', [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES], ids=errno.errorcode.get)
-def test_what_cannot_be_written_is_named_and_the_rest_is_whole(code, refused, release, release_dir, undisturbed, model,
+def test_what_cannot_be_written_is_named_and_the_rest_is_whole(code, refused, dataset, dataset_dir, undisturbed, model,
                                                                monkeypatch):
-    changes = count_changes(monkeypatch, release, model, SETTINGS)
+    changes = count_changes(monkeypatch, dataset, model, SETTINGS)
     for number in range(2, changes, 3):
         shutil.rmtree(model)
         with monkeypatch.context() as patch:
             fail_at(patch, number, OSError(code, os.strerror(code)))
             with pytest.raises(InputError) as caught:
-                train(release, model, SETTINGS)
+                train(dataset, model, SETTINGS)
         line = str(caught.value)
         assert line.startswith(str(model)) and f'cannot be written ({os.strerror(code)})' in line, line
         loads_or_says_why(model)
-        train(release, model, SETTINGS, resume=True)
+        train(dataset, model, SETTINGS, resume=True)
         assert left_by_training(model) == undisturbed
 
 
-def test_a_disk_that_gets_full_within_a_snapshot(release, undisturbed, model, monkeypatch):
+def test_a_disk_that_gets_full_within_a_snapshot(dataset, undisturbed, model, monkeypatch):
     savez = np.savez
 
     def full(f, **arrays):
@@ -301,58 +301,58 @@ def test_a_disk_that_gets_full_within_a_snapshot(release, undisturbed, model, mo
     with monkeypatch.context() as patch:
         patch.setattr(files.np, 'savez', full)
         with pytest.raises(InputError, match=r'snapshot-6\.npz: cannot be written \(No space left on device\)'):
-            train(release, model, SETTINGS)
+            train(dataset, model, SETTINGS)
     assert snapshots(model) == ['snapshot-0.npz', 'snapshot-3.npz']
     assert not list(model.glob('.*')), 'the half of the new one is gone'
-    train(release, model, SETTINGS, resume=True)
+    train(dataset, model, SETTINGS, resume=True)
     assert left_by_training(model) == undisturbed
 
 
 # What stands in the folder
 
-def test_temporary_files_of_a_killed_training_are_cleared_away(release, model, monkeypatch):
-    train(release, model, SETTINGS, stop=stop_after(2))
+def test_temporary_files_of_a_killed_training_are_cleared_away(dataset, model, monkeypatch):
+    train(dataset, model, SETTINGS, stop=stop_after(2))
     with monkeypatch.context() as patch:
         patch.setattr(files.os, 'unlink', lambda path: None)        # nobody tidies up after a kill
         for name in ('weights.npz', 'snapshot-3.npz', 'log.json'):
-            with pytest.raises(Crash), files.replacing(model / name) as f:
+            with pytest.raises(Crash), files.atomic_write(model / name) as f:
                 f.write(b'half')
                 raise Crash
     (model / '.notes').write_text('mine')
     (model / 'weights.npz.partial').write_text('mine')
     assert len(list(model.glob('.*'))) == 4
-    train(release, model, SETTINGS, resume=True)
+    train(dataset, model, SETTINGS, resume=True)
     assert [path.name for path in model.glob('.*')] == ['.notes']
     assert (model / 'weights.npz.partial').exists()
 
 
-def test_overwriting_leaves_nothing_of_the_old_training(release, undisturbed, model):
-    train(release, model, Settings(epochs=4, hidden=8, batch_size=8, keep_snapshots=9))
-    train(release, model, SETTINGS, overwrite=True)
+def test_overwriting_leaves_nothing_of_the_old_training(dataset, undisturbed, model):
+    train(dataset, model, Settings(epochs=4, hidden=8, batch_size=8, keep_snapshots=9))
+    train(dataset, model, SETTINGS, overwrite=True)
     assert left_by_training(model) == undisturbed
 
 
-def test_one_training_at_a_time(refused, release, release_dir, model):
-    train(release, model, SETTINGS, stop=stop_after(1))
+def test_one_training_at_a_time(refused, dataset, dataset_dir, model):
+    train(dataset, model, SETTINGS, stop=stop_after(1))
     before = sorted(os.listdir(model))
     handle = os.open(model, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
-        line = refused('train', release_dir, '-o', model, *OPTIONS, '--resume')
+        line = refused('train', dataset_dir, '-o', model, *OPTIONS, '--resume')
         assert line.startswith(f'{model}: another training')
     finally:
         os.close(handle)
     assert sorted(os.listdir(model)) == before
 
 
-def test_a_start_that_was_killed_wants_its_weights_once_more(release, undisturbed, model, tmp_path):
-    train(release, tmp_path / 'old', SETTINGS)
+def test_a_start_that_was_killed_wants_its_weights_once_more(dataset, undisturbed, model, tmp_path):
+    train(dataset, tmp_path / 'old', SETTINGS)
     arguments = {'settings': SETTINGS, 'start_from': tmp_path / 'old'}
-    train(release, model, **arguments)
+    train(dataset, model, **arguments)
     expected = left_by_training(model)
     for name in [*snapshots(model), 'weights.npz', 'log.json']:
         (model / name).unlink()
     with pytest.raises(InputError, match='-m'):
-        train(release, model, SETTINGS, resume=True)
-    train(release, model, **arguments, resume=True)
+        train(dataset, model, SETTINGS, resume=True)
+    train(dataset, model, **arguments, resume=True)
     assert left_by_training(model) == expected

@@ -1,7 +1,7 @@
-"""What a captioner gives back: captions, and what became of each picture."""
+"""What a captioner gives back: captions, and what became of each image."""
 import dataclasses
 
-from chainer_caption.data.units import join
+from chainer_caption.data.tokenization import detokenize
 from chainer_caption.report.notebook import result_html
 
 
@@ -14,27 +14,27 @@ class Caption:
         log_prob (float): The sum of the log-probabilities of its words and its `</S>`, nats.
         log_prob_per_token (float): That over the number of words plus `</S>`, nats.
         finished (bool): Whether it came to its end; otherwise it was cut at the greatest length.
-        unit (str): What the tokens are, one of `data.captions.UNITS`.
+        tokenizer (str): What the tokens are, one of `data.captions.TOKENIZERS`.
     """
     tokens: list
     log_prob: float
     log_prob_per_token: float
     finished: bool
-    unit: str = 'words'
+    tokenizer: str = 'words'
 
     @property
     def text(self):
-        return join(self.tokens, self.unit)
+        return detokenize(self.tokens, self.tokenizer)
 
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What became of one picture.
+    """What became of one image.
 
     Attributes:
-        path (str or None): Where the picture lies; None for stored features.
+        path (str or None): Where the image lies; None for stored features.
         filename (str): What to call it.
-        image_id (int or None): Its `imgid`, for a picture of a release.
+        image_id (int or None): Its `imgid`, for an image of a dataset.
         captions (list of Caption): Best first; empty if there was an error.
         error (str or None): Why there are none, in one line.
     """

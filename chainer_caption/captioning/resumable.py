@@ -1,6 +1,6 @@
 """Captions into a file, so that a run which was killed goes on where it was.
 
-While it runs, what is done stands in a journal beside the file, under its name with `.part` behind: a row a picture.
+While it runs, what is done stands in a journal beside the file, under its name with `.part` behind: a row an image.
 The file itself appears when all is done, and takes the place of an older one only then.
 """
 import dataclasses
@@ -12,27 +12,27 @@ import numpy as np
 
 from chainer_caption.captioning.captioner import ROWS
 from chainer_caption.captioning.results import Caption, Result
-from chainer_caption.data.captions import UNITS
+from chainer_caption.data.captions import TOKENIZERS
 from chainer_caption.errors import InputError
-from chainer_caption.features.ahead import BATCH
-from chainer_caption.functions.products import arithmetic
+from chainer_caption.features.prefetch import BATCH
+from chainer_caption.functions.matmul import arithmetic
 from chainer_caption.parallel import Processes
 from chainer_caption.report import open_writer
-from chainer_caption.storage.files import replacing, unwritable
+from chainer_caption.storage.files import atomic_write, unwritable
 from chainer_caption.storage.journal import Journal, stamp
 from chainer_caption.storage.serializers import arrays_digest, to_arrays
 
 
-class Pictures:
-    """Pictures to be captioned.
+class Images:
+    """Images to be captioned.
 
     Args:
-        captioner (Captioner): With a network.
-        paths (list of str): The pictures.
+        captioner (Captioner): With an encoder.
+        paths (list of str): The images.
 
     Attributes:
         captioner (Captioner): As given.
-        items (list): What stands for each picture; here its path.
+        items (list): What stands for each image; here its path.
         batch (int): How many are computed together.
     """
     batch = BATCH
@@ -42,7 +42,7 @@ class Pictures:
 
     @property
     def settings(self):
-        """What the captions depend on besides the model, the search and the pictures; as `Journal` takes it."""
+        """What the captions depend on besides the model, the search and the images; as `Journal` takes it."""
         return {**self.captioner.extractor.identity, 'device': arithmetic(self.captioner.device)}
 
     def caption(self, items, search):
@@ -50,38 +50,38 @@ class Pictures:
         return self.captioner.caption_files(items, search)
 
     def result(self, path):
-        """The result of a picture before it has captions."""
+        """The result of an image before it has captions."""
         return Result(path, path)
 
     def stamp(self, path):
-        """What tells that a picture is the one that was captioned: a list of JSON values."""
+        """What tells that an image is the one that was captioned: a list of JSON values."""
         return [path, *stamp(path)]
 
 
 class StoredFeatures:
-    """Pictures of a release to be captioned by the features stored there; otherwise as `Pictures`.
+    """Images of a dataset to be captioned by the features stored there; otherwise as `Images`.
 
     Args:
         captioner (Captioner): The model.
-        release (Release): The release.
-        split (str): Whose pictures; `items` are their places in `release.captions.filenames`.
+        dataset (Dataset): The dataset.
+        split (str): Whose images; `items` are their places in `dataset.captions.filenames`.
 
     Raises:
         InputError: The split is empty.
     """
     batch = ROWS
 
-    def __init__(self, captioner, release, split):
-        self.captioner, self._release = captioner, release
-        self.items = release.pictures(split).tolist()
-        self.settings = {'split': split, 'feature matrix': release.digest['features'],
+    def __init__(self, captioner, dataset, split):
+        self.captioner, self._dataset = captioner, dataset
+        self.items = dataset.images(split).tolist()
+        self.settings = {'split': split, 'feature matrix': dataset.digest['features'],
                          'device': arithmetic(captioner.device)}
 
     def caption(self, items, search):
-        return self.captioner.caption_pictures(self._release, np.array(items, int), search)
+        return self.captioner.caption_images(self._dataset, np.array(items, int), search)
 
     def result(self, place):
-        captions = self._release.captions
+        captions = self._dataset.captions
         return Result(None, captions.filenames[place], int(captions.image_ids[place]))
 
     def stamp(self, place):
@@ -91,26 +91,26 @@ class StoredFeatures:
 
 
 class CaptionFile:
-    """Captions of pictures on their way into a file. A context manager; leaving its block early loses nothing.
+    """Captions of images on their way into a file. A context manager; leaving its block early loses nothing.
 
-        with CaptionFile(Pictures(captioner, paths), 'captions.jsonl') as captions:
+        with CaptionFile(Images(captioner, paths), 'captions.jsonl') as captions:
             for result in captions.results():
                 print(result.path)
             captions.finish('jsonl')
 
-    What was done before is kept as far as the pictures are still the same: their names, sizes and times of change, or
-    their names and rows in the same feature matrix. It is kept in whole batches, so that every picture is computed in
+    What was done before is kept as far as the images are still the same: their names, sizes and times of change, or
+    their names and rows in the same feature matrix. It is kept in whole batches, so that every image is computed in
     the company that it always has, and the file is the same to the last byte however often its making was stopped.
 
     Args:
-        work (Pictures or StoredFeatures): What to caption.
+        work (Images or StoredFeatures): What to caption.
         output (str or os.PathLike): The file.
         search (BeamSearch, DiverseBeamSearch, Sampling or None): As for `Captioner.caption`.
-        processes (Processes or None): Those that share the pictures; this is process 0. The others have
+        processes (Processes or None): Those that share the images; this is process 0. The others have
             `caption_together` find nothing.
 
     Attributes:
-        done (int): How many of the pictures were done by earlier runs.
+        done (int): How many of the images were done by earlier runs.
 
     Raises:
         InputError: The captioner cannot do it, an earlier run with another model or another search was stopped and not
@@ -127,7 +127,7 @@ class CaptionFile:
         self._journal = Journal(f'{self._output}.part', {
             'model': _digest(work.captioner.bundles), **work.settings, 'search': type(self._search).__name__,
             **{name.replace('_', '-'): value for name, value in dataclasses.asdict(self._search).items()}})
-        # Before any is read: a picture that changes meanwhile is another one to the next run.
+        # Before any is read: an image that changes meanwhile is another one to the next run.
         self._stamps = list(map(work.stamp, work.items))
         same = itertools.takewhile(self._is_done, zip(self._journal.rows(), work.items, self._stamps, strict=False))
         self.done = sum(1 for _ in same) // work.batch * work.batch
@@ -141,7 +141,7 @@ class CaptionFile:
         """Captions what is not done yet.
 
         Yields:
-            Result: One a picture, in their order: first those that were done before, then the others as they are done.
+            Result: One an image, in their order: first those that were done before, then the others as they are done.
         """
         yield from self._kept()
         found = caption_together(self._work, self._search, self._processes, self.done)
@@ -161,7 +161,7 @@ class CaptionFile:
             InputError: The file cannot be written.
         """
         try:
-            with replacing(self._output, 'w', newline='') as f, open_writer(format, f, **settings) as writer:
+            with atomic_write(self._output, 'w', newline='') as f, open_writer(format, f, **settings) as writer:
                 for result in track(self._kept()):
                     writer.write(result)
         except OSError as e:
@@ -181,22 +181,22 @@ class CaptionFile:
 
 
 def caption_together(work, search, processes, done=0):
-    """Captions pictures, in their order, by several processes.
+    """Captions images, in their order, by several processes.
 
     Args:
-        work (Pictures or StoredFeatures): The pictures.
+        work (Images or StoredFeatures): The images.
         search (BeamSearch, DiverseBeamSearch or Sampling): What to caption with.
         processes (Processes): Those that share them, each of which calls this.
-        done (int): How many of the pictures need no captions any more; process 0 says it.
+        done (int): How many of the images need no captions any more; process 0 says it.
 
     Yields:
-        Result: In process 0, one a picture. In the others nothing.
+        Result: In process 0, one an image. In the others nothing.
     """
     return processes.map(lambda mine: work.caption(mine, search), work.items, work.batch, done)
 
 
 def _is_result(found, expected):
-    """Whether a JSON value is a result of the picture of which `expected` is the result without captions."""
+    """Whether a JSON value is a result of the image of which `expected` is the result without captions."""
     names = {field.name for field in dataclasses.fields(Result)}
     return (isinstance(found, dict) and found.keys() == names
             and all(found[name] == getattr(expected, name) for name in ('path', 'filename', 'image_id'))
@@ -208,7 +208,7 @@ def _is_caption(caption):
     return (isinstance(caption, dict) and caption.keys() == {field.name for field in dataclasses.fields(Caption)}
             and isinstance(caption['tokens'], list) and all(isinstance(token, str) for token in caption['tokens'])
             and isinstance(caption['log_prob'], float) and isinstance(caption['log_prob_per_token'], float)
-            and isinstance(caption['finished'], bool) and caption['unit'] in UNITS)
+            and isinstance(caption['finished'], bool) and caption['tokenizer'] in TOKENIZERS)
 
 
 def _digest(bundles):

@@ -1,7 +1,7 @@
 """The command line: arguments, progress, exit codes; no work of its own.
 
 Each command is a module with `DESCRIPTION`, `EXAMPLES`, `add_arguments(parser)` and `run(args)`, which returns the exit
-status: 0 all done, 1 some pictures failed, 2 the call or its input was wrong.
+status: 0 all done, 1 some images failed, 2 the call or its input was wrong.
 """
 import argparse
 import importlib
@@ -82,7 +82,7 @@ def run(name, argv=None, program=None):
             raise InputError(f'{name} works in one process; start it without mpiexec')
         return command.run(args)
     except InputError as e:
-        line, status = f'{program}: {e}', 2
+        line, status = f'{program}: {e.with_option()}', 2
     except BrokenPipeError:
         # Whoever read our output has gone; nothing is left to tell them, not even while Python shuts down.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -12,7 +12,7 @@ from chainer_caption.cli.common import (
     options,
     say,
 )
-from chainer_caption.data import Release
+from chainer_caption.data import Dataset
 from chainer_caption.errors import InputError
 from chainer_caption.parallel import Processes
 
@@ -21,30 +21,30 @@ EXAMPLES = '''\
   benchmark.py train features/flickr8k --json
   benchmark.py train features/coco -g 0 --batch-size 512 --updates 500
   benchmark.py decode features/flickr8k -m model --beam-width 5
-  benchmark.py extract --network vgg19 --batch-size 8'''
+  benchmark.py extract --encoder vgg19 --batch-size 8'''
 
 
 def add_arguments(parser):
     kinds = parser.add_subparsers(dest='kind', required=True, metavar='train|decode|extract')
     train = kinds.add_parser('train', help='captions and tokens a second')
-    train.add_argument('release', metavar='RELEASE')
+    train.add_argument('dataset', metavar='DATASET')
     train.add_argument('--updates', type=int, default=100, metavar='N', help='how many to time (%(default)s)')
     train.add_argument('--batch-size', type=int, default=128, metavar='N', help='(%(default)s)')
     train.add_argument('--architecture', metavar='NAME', help='as for train.py (show_and_tell)')
     train.add_argument('--hidden', type=int, metavar='N', help="(the architecture's own)")
-    train.add_argument('--places', type=int, metavar='T', help='of encoder_decoder (50)')
+    train.add_argument('--max-positions', type=int, metavar='T', help='of encoder_decoder (50)')
     train.add_argument('--min-count', type=int, default=5, metavar='N', help='(%(default)s)')
-    decode = kinds.add_parser('decode', help='pictures a second')
-    decode.add_argument('release', metavar='RELEASE')
+    decode = kinds.add_parser('decode', help='images a second')
+    decode.add_argument('dataset', metavar='DATASET')
     decode.add_argument('-m', '--model', required=True, metavar='MODEL')
     decode.add_argument('--split', default='test', metavar='SPLIT', help='(%(default)s)')
-    decode.add_argument('--pictures', type=int, metavar='N', help='how many of them (all)')
+    decode.add_argument('--limit', type=int, metavar='N', help='how many of them (all)')
     add_beam(decode)
     add_limits(decode)
     for kind in (train, decode):
         add_precision(kind)
-    extract = kinds.add_parser('extract', help='pictures a second through the image network')
-    extract.add_argument('--network', default='vgg19', metavar='NETWORK', help='(%(default)s)')
+    extract = kinds.add_parser('extract', help='images a second through the image encoder')
+    extract.add_argument('--encoder', default='vgg19', metavar='ENCODER', help='(%(default)s)')
     extract.add_argument('--batch-size', type=int, default=8, metavar='N', help='(%(default)s)')
     extract.add_argument('--repeats', type=int, default=5, metavar='N', help='batches to time (%(default)s)')
     for kind in (train, decode, extract):
@@ -54,7 +54,7 @@ def add_arguments(parser):
 
 def run(args):
     from chainer_caption import benchmarks
-    from chainer_caption.functions.products import using_precision
+    from chainer_caption.functions.matmul import using_precision
     from chainer_caption.training.settings import Settings
     processes = Processes.started()
     where = device(args.gpu, processes)
@@ -63,16 +63,16 @@ def run(args):
         raise InputError(f'{args.kind} is measured in one process; start it without mpiexec')
     if args.kind == 'train':
         settings = Settings(batch_size=args.batch_size, architecture=args.architecture, hidden=args.hidden,
-                            places=args.places, min_count=args.min_count, precision=args.precision)
-        release = processes.one_after_another(lambda: Release(args.release))
+                            max_positions=args.max_positions, min_count=args.min_count, precision=args.precision)
+        dataset = processes.one_after_another(lambda: Dataset(args.dataset))
         with using_precision(settings.precision, where, tell):
-            figures = benchmarks.benchmark_training(release, settings, where, args.updates, processes)
+            figures = benchmarks.benchmark_training(dataset, settings, where, args.updates, processes)
     elif args.kind == 'decode':
         with using_precision(args.precision, where, tell):
-            figures = benchmarks.benchmark_decoding(Release(args.release), args.model, where, args.split,
-                                                    args.pictures, {**beam_options(args), **options(args, *LIMITS)})
+            figures = benchmarks.benchmark_decoding(Dataset(args.dataset), args.model, where, args.split,
+                                                    args.limit, {**beam_options(args), **options(args, *LIMITS)})
     else:
-        figures = benchmarks.benchmark_extraction(args.network, where, args.batch_size, args.repeats)
+        figures = benchmarks.benchmark_extraction(args.encoder, where, args.batch_size, args.repeats)
     if processes.first:
         print(json.dumps(figures) if args.json else '\n'.join(f'{name:<16} {value}' for name, value in figures.items()))
     return 0

@@ -4,8 +4,8 @@ import os
 import sys
 
 from chainer_caption.errors import InputError, printable
-from chainer_caption.features.networks import NETWORKS
-from chainer_caption.features.profiles import PROFILES
+from chainer_caption.features.encoders import ENCODERS
+from chainer_caption.features.preprocessing import PREPROCESSINGS
 from chainer_caption.parallel import Processes
 
 
@@ -46,28 +46,29 @@ def add_precision(parser):
 
 
 def add_models(parser):
-    """`-m` of commands that caption pictures: a list of folders, or None for the captioner that comes along."""
+    """`-m` of commands that caption images: a list of folders, or None for the captioner that comes along."""
     parser.add_argument('-m', '--model', action='append', metavar='MODEL',
                         help='model directory that train.py wrote; several, each with -m, caption as one (default: '
                              'the one that comes along, which has learned from Flickr8k)')
 
 
-def add_origin(parser, of):
-    parser.add_argument('--network', choices=sorted(NETWORKS), help=f'the network that {of}')
-    parser.add_argument('--profile', choices=sorted(PROFILES), help='and how the pictures were prepared for it')
+def add_provenance(parser, of):
+    parser.add_argument('--encoder', choices=sorted(ENCODERS), help=f'the encoder that {of}')
+    parser.add_argument('--preprocessing', choices=sorted(PREPROCESSINGS),
+                        help='and how the images were prepared for it')
 
 
 # The options of all searches, of those that draw captions, and of those that search with beams.
 LIMITS = 'top', 'max_length', 'min_length', 'no_repeat_ngram', 'allow_unk'
 OF_SAMPLES = 'temperature', 'top_k', 'top_p', 'seed'
-OF_BEAMS = 'beam_width', 'beam_widths', 'length_normalization', 'groups', 'diversity'
+OF_BEAMS = 'beam_width', 'beam_widths', 'length_normalization', 'beam_groups', 'diversity_penalty'
 
 
 def add_beam(parser):
     """The options of one beam search, but for `LIMITS`."""
     parser.add_argument('--beam-width', type=int, metavar='N',
                         help="1 is greedy search (default: what the model directory says, else 20)")
-    parser.add_argument('--top', type=int, metavar='N', help='captions a picture (5, or the beam width if less)')
+    parser.add_argument('--top', type=int, metavar='N', help='captions an image (5, or the beam width if less)')
     parser.add_argument('--length-normalization', type=float, metavar='A',
                         help='compare captions by log-probability / tokens ** A (default: what the model directory '
                              'says, else 0: not normalised)')
@@ -84,9 +85,9 @@ def add_limits(parser):
 
 def add_ways(parser):
     """Other searches than the beam's."""
-    parser.add_argument('--groups', type=int, metavar='G',
+    parser.add_argument('--beam-groups', type=int, metavar='G',
                         help='diverse beam search: cut the beam into G groups, which avoid each other\'s words')
-    parser.add_argument('--diversity', type=float, metavar='D',
+    parser.add_argument('--diversity-penalty', type=float, metavar='D',
                         help='nats that a word loses for each hypothesis of an earlier group that says it (0.5)')
     parser.add_argument('--sample', action='store_true', default=None,
                         help='draw captions from the model in place of searching for the likeliest')
@@ -94,7 +95,7 @@ def add_ways(parser):
     parser.add_argument('--top-k', type=int, metavar='K', help='draw among the K likeliest words')
     parser.add_argument('--top-p', type=float, metavar='P',
                         help='draw among the likeliest words that have together this probability')
-    parser.add_argument('--seed', type=int, metavar='S', help='what is drawn follows from it and the picture (0)')
+    parser.add_argument('--seed', type=int, metavar='S', help='what is drawn follows from it and the image (0)')
 
 
 def check_ways(args):
@@ -103,8 +104,8 @@ def check_ways(args):
         if getattr(args, name, None) is not None:
             raise InputError(f'--{name.replace("_", "-")} ' + ('is for beams; --sample draws captions' if args.sample
                                                                else 'belongs to --sample'))
-    if args.diversity is not None and args.groups is None:
-        raise InputError('--diversity belongs to --groups')
+    if args.diversity_penalty is not None and args.beam_groups is None:
+        raise InputError('--diversity-penalty belongs to --beam-groups')
 
 
 def search_of(args, captioner, **beam):
@@ -112,7 +113,7 @@ def search_of(args, captioner, **beam):
     if args.sample:
         from chainer_caption.decoding import Sampling
         return Sampling(**options(args, *LIMITS, *OF_SAMPLES))
-    return captioner.search(**options(args, *LIMITS, 'groups', 'diversity'), **beam)
+    return captioner.search(**options(args, *LIMITS, 'beam_groups', 'diversity_penalty'), **beam)
 
 
 def options(args, *names):
@@ -132,11 +133,11 @@ def model_facts(captioner, search):
         captioner (Captioner): The model, or several.
         search (BeamSearch, DiverseBeamSearch or Sampling): What it captions with.
     """
-    origin = captioner.bundle.origin or {'network': 'unknown', 'profile': 'unknown'}
+    provenance = captioner.bundle.provenance or {'encoder': 'unknown', 'preprocessing': 'unknown'}
     if captioner.extractor is not None:
-        origin = {'network': captioner.extractor.network, 'profile': captioner.extractor.profile}
-    return {'Model': ' + '.join(map(name_of, captioner.names)), 'Network': origin['network'],
-            'Profile': origin['profile'], 'Search': str(search)}
+        provenance = {'encoder': captioner.extractor.encoder, 'preprocessing': captioner.extractor.preprocessing}
+    return {'Model': ' + '.join(map(name_of, captioner.names)), 'Encoder': provenance['encoder'],
+            'Preprocessing': provenance['preprocessing'], 'Search': str(search)}
 
 
 def name_of(path):
@@ -162,5 +163,5 @@ def say(line):
 
 
 def failure(filename, reason):
-    """The line on a picture that could not be read, for a terminal."""
+    """The line on an image that could not be read, for a terminal."""
     return printable(f'{filename}: {reason}').encode(errors='backslashreplace').decode()

@@ -1,11 +1,11 @@
-"""describe: what is in a release, and what is wrong with it."""
+"""describe: what is in a dataset, and what is wrong with it."""
 import json
 
 from chainer_caption.cli.common import whole_numbers
-from chainer_caption.data import Release
+from chainer_caption.data import Dataset
 from chainer_caption.errors import InputError
 
-DESCRIPTION = 'Describe a release (pictures, captions, words, features) and find the usual faults of data.'
+DESCRIPTION = 'Describe a dataset (images, captions, words, features) and find the usual faults of data.'
 EXAMPLES = '''\
   describe.py features/flickr8k
   describe.py features/mine --min-count 2,5
@@ -13,7 +13,7 @@ EXAMPLES = '''\
 
 
 def add_arguments(parser):
-    parser.add_argument('release', metavar='RELEASE', help='folder with dataset.json and vgg_feats.mat')
+    parser.add_argument('dataset', metavar='DATASET', help='folder with dataset.json and vgg_feats.mat')
     parser.add_argument('--min-count', type=whole_numbers, metavar='N,N',
                         help='vocabularies of the words seen in training at least so often (1,2,3,5,10)')
     parser.add_argument('--json', action='store_true', help='print one JSON object')
@@ -25,7 +25,7 @@ def run(args):
             raise InputError(f'--min-count {number}: must be at least 1')
     from chainer_caption.data.describe import MIN_COUNTS, describe
     from chainer_caption.report.description import description_text
-    description = describe(Release(args.release), args.min_count or MIN_COUNTS)
-    print(json.dumps(description) if args.json else f'{args.release}\n\n{description_text(description)}',
+    description = describe(Dataset(args.dataset), args.min_count or MIN_COUNTS)
+    print(json.dumps(description) if args.json else f'{args.dataset}\n\n{description_text(description)}',
           end='\n' if args.json else '')
     return 0

@@ -1,16 +1,16 @@
-"""download: data sets and the weights of networks, from those who publish them."""
+"""download: data sets and the weights of encoders, from those who publish them."""
 import os
 
 from tqdm import tqdm
 
 from chainer_caption.cli.common import say
-from chainer_caption.data.sources import PICTURES, RELEASES, WEIGHTS
+from chainer_caption.data.sources import IMAGES, RELEASES, WEIGHTS
 from chainer_caption.errors import InputError
 
-DESCRIPTION = 'Download a data set with its features, or the weights of a network.'
+DESCRIPTION = 'Download a data set with its features, or the weights of an encoder.'
 EXAMPLES = '''\
   download.py flickr8k                      features/flickr8k: captions and features, all that training needs
-  download.py coco --pictures -o /data/coco     the pictures too
+  download.py coco --with-images -o /data/coco     the images too
   download.py vgg19                         to where extract_features.py and generate.py look for it
 
 Stopped and started again with the same command it goes on where it was. What was unpacked is listed in downloads.json,
@@ -24,17 +24,17 @@ def add_arguments(parser):
     parser.add_argument('name', choices=[*RELEASES, *WEIGHTS], help='what to download')
     parser.add_argument('-o', '--output', metavar='FOLDER',
                         help='where to (features/NAME; of weights, the folder where Chainer keeps its models)')
-    parser.add_argument('--pictures', action='store_true', help="a data set's pictures as well")
+    parser.add_argument('--with-images', action='store_true', help="a data set's images as well")
 
 
 def run(args):
     folder, sources = args.output, [RELEASES.get(args.name) or WEIGHTS[args.name]]
-    if args.pictures:
-        if args.name not in PICTURES:
-            raise InputError('--pictures: those of flickr30k are sent on request alone, see '
+    if args.with_images:
+        if args.name not in IMAGES:
+            raise InputError('--with-images: those of flickr30k are sent on request alone, see '
                              'http://shannon.cs.illinois.edu/DenotationGraph' if args.name in RELEASES else
-                             f'--pictures belongs to a data set; {args.name} has none')
-        sources += PICTURES[args.name]
+                             f'--with-images belongs to a data set; {args.name} has none')
+        sources += IMAGES[args.name]
     if folder is None and args.name in RELEASES:
         folder = os.path.join('features', args.name)
     elif folder is None:

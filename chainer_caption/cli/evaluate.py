@@ -1,4 +1,4 @@
-"""evaluate: scores of a model, or of captions made by any system, on a split of a release."""
+"""evaluate: scores of a model, or of captions made by any system, on a split of a dataset."""
 import contextlib
 import json
 import os
@@ -18,11 +18,11 @@ from chainer_caption.cli.common import (
     search_of,
     whole_numbers,
 )
-from chainer_caption.data import SPLITS, Release
+from chainer_caption.data import SPLITS, Dataset
 from chainer_caption.errors import InputError
-from chainer_caption.storage.files import replacing, unwritable
+from chainer_caption.storage.files import atomic_write, unwritable
 
-DESCRIPTION = "Score a model, or captions made by any system, against a release's own."
+DESCRIPTION = "Score a model, or captions made by any system, against a dataset's own."
 EXAMPLES = '''\
   evaluate.py features/flickr8k -m model                          BLEU, ROUGE-L, CIDEr, perplexity on test
   evaluate.py features/flickr8k -m model --beam-widths 1,3,5,20 --length-normalization 0 1
@@ -31,20 +31,20 @@ EXAMPLES = '''\
   evaluate.py features/flickr8k -m model -m model2                two models as one
   evaluate.py features/coco -m model --coco-results results.json --html report.html
 
-captions files, one row a picture; text is split on white space:
+captions files, one row an image; text is split on white space:
   JSON lines of {"filename" or "image_id" (the imgid), "caption" or "captions": [{"caption"}, ...]} as generate.py
   writes them (the first caption counts), or the COCO results format [{"image_id" (the cocoid, or the imgid where the
-  release has no cocoids), "caption"}, ...]
+  dataset has no cocoids), "caption"}, ...]
 
 --json prints {"BLEU-1", ..., "BLEU-4", "ROUGE-L", "CIDEr", "METEOR" (with WordNet's data), "perplexity" (of a model;
 null where it is infinite), "distinct", "vocabulary", "mean_length", "novel", "unfinished" (where it is known), "name",
-"pictures", "split"}, a model's also with "beam_width", "length_normalization" and whatever else the search was made of,
+"images", "split"}, a model's also with "beam_width", "length_normalization" and whatever else the search was made of,
 and with --top above 1 with "distinct-1", "distinct-2", "best-CIDEr"; for several files, widths or normalizations
 {"results": [such an object for each]}'''
 
 
 def add_arguments(parser):
-    parser.add_argument('release', metavar='RELEASE', help='folder with dataset.json and vgg_feats.mat')
+    parser.add_argument('dataset', metavar='DATASET', help='folder with dataset.json and vgg_feats.mat')
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument('-m', '--model', action='append', metavar='MODEL',
                       help='model directory that train.py wrote; several, each with -m, caption as one')
@@ -58,55 +58,55 @@ def add_arguments(parser):
                         help='compare captions by log-probability / tokens ** A; with each beam width (default: what '
                              'the model directory says, else 0)')
     parser.add_argument('--top', type=int, metavar='N',
-                        help='captions a picture (1); the likeliest is scored, and of more is also said how much they '
+                        help='captions an image (1); the likeliest is scored, and of more is also said how much they '
                              'differ, distinct 1- and 2-grams over all of theirs, and the best CIDEr among them')
     add_limits(parser)
     add_ways(parser)
     parser.add_argument('--json', action='store_true', help='print one JSON object')
-    parser.add_argument('--per-picture', metavar='OUT.jsonl', help="write every picture's own scores")
+    parser.add_argument('--per-image', metavar='OUT.jsonl', help="write every image's own scores")
     parser.add_argument('--coco-results', metavar='OUT.json', help='write the captions for the COCO server')
     parser.add_argument('--html', metavar='REPORT', help='write a page with the best and worst captions')
-    parser.add_argument('--pictures', metavar='FOLDER', help='show the pictures of this folder on that page')
+    parser.add_argument('--images', metavar='FOLDER', help='show the images of this folder on that page')
 
 
 def run(args):
     _check(args)
-    from chainer_caption.evaluation.candidates import write_coco_results
     from chainer_caption.evaluation.evaluator import Evaluator
     from chainer_caption.evaluation.metrics import meteor_missing
-    from chainer_caption.report.evaluation_page import score_tables, write_evaluation_page, write_picture_scores
-    release = Release(args.release)
+    from chainer_caption.evaluation.predictions import write_coco_results
+    from chainer_caption.report.evaluation_page import score_tables, write_evaluation_page, write_image_scores
+    dataset = Dataset(args.dataset)
     with contextlib.ExitStack() as stack:
-        # What cannot be written should be found out before the first picture is captioned.
-        out = {name: _open(stack, getattr(args, name)) for name in ('per_picture', 'coco_results', 'html')
+        # What cannot be written should be found out before the first image is captioned.
+        out = {name: _open(stack, getattr(args, name)) for name in ('per_image', 'coco_results', 'html')
                if getattr(args, name) is not None}
         missing = meteor_missing()
         if missing:
             say(missing)
-        evaluator = Evaluator(release, args.split, meteor=not missing, say=say)
-        facts = {'release': os.path.basename(os.path.normpath(args.release)), 'split': args.split,
-                 'pictures': f'{len(evaluator.pictures):,}'}
+        evaluator = Evaluator(dataset, args.split, meteor=not missing, say=say)
+        facts = {'dataset': os.path.basename(os.path.normpath(args.dataset)), 'split': args.split,
+                 'images': f'{len(evaluator.images):,}'}
         if args.model is not None:
             evaluations, more = _evaluate_model(args, evaluator)
             facts.update(more)
         else:
             evaluations = [evaluator.evaluate_file(path) for path in args.captions]
-        filenames = [release.captions.filenames[picture] for picture in evaluator.pictures]
-        if 'per_picture' in out:
-            write_picture_scores(out['per_picture'], evaluations, filenames,
-                                 release.captions.image_ids[evaluator.pictures])
+        filenames = [dataset.captions.filenames[image] for image in evaluator.images]
+        if 'per_image' in out:
+            write_image_scores(out['per_image'], evaluations, filenames,
+                                 dataset.captions.image_ids[evaluator.images])
         if 'coco_results' in out:
-            write_coco_results(out['coco_results'], release, evaluator.pictures, evaluations[0].candidates)
+            write_coco_results(out['coco_results'], dataset, evaluator.images, evaluations[0].predictions)
         if 'html' in out:
             import datetime
-            title = f'{facts["model"] if args.model else "Captions"} on {facts["release"]}, {args.split}'
+            title = f'{facts["model"] if args.model else "Captions"} on {facts["dataset"]}, {args.split}'
             write_evaluation_page(out['html'], evaluations, filenames, evaluator.references, title,
-                                  {**facts, 'date': datetime.date.today().isoformat()}, args.pictures)
+                                  {**facts, 'date': datetime.date.today().isoformat()}, args.images)
     if args.json:
         results = [{**evaluation.to_json(), 'split': args.split} for evaluation in evaluations]
         print(json.dumps(results[0] if len(results) == 1 else {'results': results}))
     else:
-        print(f'{args.release}, {args.split}: {len(filenames):,} pictures\n\n{score_tables(evaluations)}', end='')
+        print(f'{args.dataset}, {args.split}: {len(filenames):,} images\n\n{score_tables(evaluations)}', end='')
     return 0
 
 
@@ -120,11 +120,11 @@ def _check(args):
             if getattr(args, name, None) is not None:
                 raise InputError(f'--{name.replace("_", "-")} is for a model; --captions are as they are')
     check_ways(args)
-    if args.pictures is not None:
+    if args.images is not None:
         if args.html is None:
-            raise InputError('--pictures belongs to --html')
-        if not os.path.isdir(args.pictures):
-            raise InputError(f'{args.pictures}: no such folder')
+            raise InputError('--images belongs to --html')
+        if not os.path.isdir(args.images):
+            raise InputError(f'{args.images}: no such folder')
     sets = len(args.captions or ()) or len(args.beam_widths or [None]) * len(args.length_normalization or [None])
     if args.coco_results is not None and sets > 1:
         raise InputError(f'--coco-results holds one set of captions, these are {sets}; name one file or beam width')
@@ -132,7 +132,7 @@ def _check(args):
 
 def _open(stack, path):
     try:
-        return stack.enter_context(replacing(path, 'w', errors='backslashreplace'))
+        return stack.enter_context(atomic_write(path, 'w', errors='backslashreplace'))
     except OSError as e:
         raise unwritable(path, e) from e
 
@@ -142,19 +142,19 @@ def _evaluate_model(args, evaluator):
     from tqdm import tqdm
 
     from chainer_caption.captioning.captioner import Captioner
-    from chainer_caption.functions.products import using_precision
+    from chainer_caption.functions.matmul import using_precision
     where = device(args.gpu)
     with using_precision(args.precision, where, say):
-        captioner = Captioner.load(args.model, where, pictures=False)
+        captioner = Captioner.load(args.model, where, images=False)
         searches = [search_of(args, captioner, **given(width=width, length_normalization=normalization))
                     for width in args.beam_widths or [None] for normalization in args.length_normalization or [None]]
         # disable=None: a bar on a terminal only.
         evaluations = evaluator.evaluate_model(
             ' + '.join(os.path.basename(os.path.normpath(model)) for model in args.model), captioner, searches,
             1 if args.top is None else args.top,
-            watch=lambda results: tqdm(results, total=len(evaluator.pictures), unit=' pictures', disable=None))
-    origin = captioner.bundle.origin or {}
-    return evaluations, {'model': evaluations[0].name, 'network': origin.get('network', 'unknown'),
-                         'profile': origin.get('profile', 'unknown'),
+            watch=lambda results: tqdm(results, total=len(evaluator.images), unit=' images', disable=None))
+    provenance = captioner.bundle.provenance or {}
+    return evaluations, {'model': evaluations[0].name, 'encoder': provenance.get('encoder', 'unknown'),
+                         'preprocessing': provenance.get('preprocessing', 'unknown'),
                          'vocabulary': f'{len(captioner.bundle.vocabulary):,} words',
                          'greatest length': f'{searches[0].max_length} words'}

@@ -1,13 +1,13 @@
-"""serve: captions over HTTP, and a page to drop pictures on."""
+"""serve: captions over HTTP, and a page to drop images on."""
 import os
 import socket
 
-from chainer_caption.cli.common import add_device, add_models, add_origin, device, model_facts, say
+from chainer_caption.cli.common import add_device, add_models, add_provenance, device, model_facts, say
 from chainer_caption.cli.stopping import Stopping
 from chainer_caption.errors import InputError
 from chainer_caption.storage.files import unreadable
 
-DESCRIPTION = 'Caption pictures over HTTP, for programs and by a page.'
+DESCRIPTION = 'Caption images over HTTP, for programs and by a page.'
 EXAMPLES = '''\
   serve.py --port 8080                      then open http://127.0.0.1:8080
   serve.py -m model -i VGG_ILSVRC_19_layers.caffemodel --port 9000 -g 0
@@ -19,18 +19,18 @@ TOKEN = 'CHAINER_CAPTION_TOKEN'
 
 
 def add_arguments(parser):
-    from chainer_caption.features.pictures import MAX_PIXELS
+    from chainer_caption.features.images import MAX_PIXELS
     add_models(parser)
-    parser.add_argument('-i', '--image-weights', metavar='WEIGHTS',
-                        help="the image network's weights (.caffemodel, .npz, .pth, .safetensors)")
+    parser.add_argument('-i', '--encoder-weights', metavar='WEIGHTS',
+                        help="the image encoder's weights (.caffemodel, .npz, .pth, .safetensors)")
     add_device(parser)
-    add_origin(parser, "made the model's features, if the model does not record it")
+    add_provenance(parser, "made the model's features, if the model does not record it")
     parser.add_argument('--max-pixels', type=int, default=MAX_PIXELS, metavar='N',
-                        help='refuse pictures of more (%(default)s)')
+                        help='refuse images of more (%(default)s)')
     parser.add_argument('--port', type=int, default=8000, metavar='N', help='0 takes a free one (%(default)s)')
     parser.add_argument('--host', default='127.0.0.1', metavar='ADDRESS',
                         help='where to listen (%(default)s, which this machine alone can reach; others need a token)')
-    parser.add_argument('--name', action='append', default=[], metavar='NAME',
+    parser.add_argument('--allowed-host', action='append', default=[], metavar='NAME',
                         help='what this machine is called in addresses of the service, besides its own address')
     parser.add_argument('--token-file', metavar='FILE',
                         help=f'file with the token that requests must know (default: what {TOKEN} says)')
@@ -48,10 +48,10 @@ def run(args):
             raise InputError(f'--host {args.host}: other machines can reach that, so requests need a token: name its '
                              f'file with --token-file, or set {TOKEN}')
         from chainer_caption.captioning.captioner import Captioner
-        captioner = Captioner.load(args.model, device(args.gpu), args.image_weights, args.network, args.profile,
+        captioner = Captioner.load(args.model, device(args.gpu), args.encoder_weights, args.encoder, args.preprocessing,
                                    max_pixels=args.max_pixels, say=say)
         facts = model_facts(captioner, captioner.search())
-        names = args.name if is_loopback(listening) else [*args.name, socket.gethostname()]
+        names = args.allowed_host if is_loopback(listening) else [*args.allowed_host, socket.gethostname()]
         with open_server(captioner, Limits(), facts, names, token) as server, Stopping() as stop:
             say(f'serving at {_address(listening)} (Ctrl-C ends it)')
             server.run([listening])

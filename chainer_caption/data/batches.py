@@ -5,15 +5,15 @@ import numpy as np
 from chainer_caption.data.vocabulary import BOS, EOS, UNK
 
 # Longer captions are cut to this many words, and their cut end is not taught as an end. It bounds the memory of an
-# update; in the public releases, whose longest captions have some fifty words, it cuts nothing.
+# update; in the public datasets, whose longest captions have some fifty words, it cuts nothing.
 MAX_WORDS = 256
 
 
 class CaptionDataset(chainer.dataset.DatasetMixin):
-    """The captions of some pictures, each with the row of its picture's feature.
+    """The captions of some images, each with the row of its image's feature.
 
     Args:
-        rows (array): The row in the feature matrix of each caption's picture, (n,) int.
+        rows (array): The row in the feature matrix of each caption's image, (n,) int.
         words (array): The word ids of all captions, one after another, int32.
         bounds (array): Caption i has words[bounds[i]:bounds[i + 1]]; (n + 1,) int.
 
@@ -31,11 +31,11 @@ class CaptionDataset(chainer.dataset.DatasetMixin):
         self.lengths = np.where(lengths > MAX_WORDS, MAX_WORDS, lengths + 1)
 
     @classmethod
-    def from_release(cls, release, vocabulary, *splits, unknown=True):
-        """The captions of some splits of a release, in the ids of a vocabulary; words that are not in it are `<UNK>`,
+    def from_dataset(cls, dataset, vocabulary, *splits, unknown=True):
+        """The captions of some splits of a dataset, in the ids of a vocabulary; words that are not in it are `<UNK>`,
         or with `unknown=False` left out."""
-        rows, tokens, bounds = release.sentences(*splits)
-        words = vocabulary.encode(release.captions.words)[tokens]
+        rows, tokens, bounds = dataset.sentences(*splits)
+        words = vocabulary.encode(dataset.captions.words)[tokens]
         if not unknown:
             known = words != UNK
             words, bounds = words[known], np.concatenate([[0], np.cumsum(known)])[bounds]
@@ -66,15 +66,15 @@ class CaptionIterator(chainer.dataset.Iterator):
         shuffle (bool): With False, all captions in the order of their length: for validation, where order changes
             nothing, that is the fastest.
         seed (int): The run's seed.
-        per_picture (bool): Whether to keep the captions of a picture together, for models whose work they share; those
-            of a picture that comes last in a minibatch may go on in the next.
+        per_image (bool): Whether to keep the captions of an image together, for models whose work they share; those
+            of an image that comes last in a minibatch may go on in the next.
     """
 
-    def __init__(self, dataset, batch_size, repeat=True, shuffle=True, seed=0, per_picture=False):
+    def __init__(self, dataset, batch_size, repeat=True, shuffle=True, seed=0, per_image=False):
         self.dataset = dataset
         self.batch_size = batch_size
-        # The number of each caption's picture.
-        self._pictures = np.unique(dataset.rows, return_inverse=True)[1] if per_picture else None
+        # The number of each caption's image.
+        self._images = np.unique(dataset.rows, return_inverse=True)[1] if per_image else None
         self._repeat = repeat
         self._shuffle = shuffle
         self._seed = seed
@@ -105,13 +105,13 @@ class CaptionIterator(chainer.dataset.Iterator):
         return None if self._previous_epoch_detail < 0 else self._previous_epoch_detail
 
     def _make_order(self):
-        lengths, pictures = self.dataset.lengths, self._pictures
+        lengths, images = self.dataset.lengths, self._images
         if not self._shuffle:
-            order = np.argsort(-lengths if pictures is None else pictures, kind='stable')
+            order = np.argsort(-lengths if images is None else images, kind='stable')
             return [order[i:i + self.batch_size] for i in range(0, len(order), self.batch_size)]
         rng = np.random.default_rng((self._seed, self.epoch))
-        order = rng.permutation(len(lengths)) if pictures is None else \
-            np.argsort(rng.permutation(pictures.max() + 1)[pictures], kind='stable')
+        order = rng.permutation(len(lengths)) if images is None else \
+            np.argsort(rng.permutation(images.max() + 1)[images], kind='stable')
         batches = [order[i:i + self.batch_size] for i in range(0, len(order), self.batch_size)]
         # The second shuffle puts the smaller minibatch anywhere.
         return [batches[i][np.argsort(-lengths[batches[i]], kind='stable')] for i in rng.permutation(len(batches))]
@@ -148,13 +148,13 @@ class PackCaptions(chainer.dataset.Converter):
     Args:
         features (array): The feature matrix, (N, D) float32 or float16; a memory map does. Where it is already on the
             device, rows are taken there.
-        per_picture (bool): Whether the model is one that is `per_picture`, which is given the features of each picture
+        per_image (bool): Whether the model is one that is `per_image`, which is given the features of each image
             once and told whose each caption is.
     """
 
-    def __init__(self, features, per_picture=False):
+    def __init__(self, features, per_image=False):
         self.features = features
-        self.per_picture = per_picture
+        self.per_image = per_image
 
     def __call__(self, batch, device):
         """Packs a minibatch.
@@ -164,26 +164,26 @@ class PackCaptions(chainer.dataset.Converter):
             device (chainer.backend.Device or None): Where the arrays go. None leaves them on the CPU.
 
         Returns:
-            tuple: `(features (B, D) float32, words (N,) int32, targets (N,) int32, sizes list of int)`; captions are
-            in order of length, longest first, and N is the sum of their lengths. With `per_picture` the features are
-            (P, D), of the distinct pictures, and there are two more: None, and the row of each caption's picture in
+            tuple: `(features (B, D) float32, words (N,) int32, targets (N,) int32, batch_sizes list of int)`; captions
+            are in order of length, longest first, and N is the sum of their lengths. With `per_image` the features are
+            (P, D), of the distinct images, and there are two more: None, and the row of each caption's image in
             them, (B,) int64, on the host.
         """
         batch = sorted(batch, key=lambda example: -len(example[1]))
         rows = np.array([row for row, _ in batch])
-        words, targets, sizes = pack([example[1] for example in batch])
+        words, targets, batch_sizes = pack([example[1] for example in batch])
         if device is not None:
             words, targets = device.send(words), device.send(targets)
-        if not self.per_picture:
-            return take_rows(self.features, rows, device), words, targets, sizes
-        rows, pictures = np.unique(rows, return_inverse=True)
-        return take_rows(self.features, rows, device), words, targets, sizes, None, pictures
+        if not self.per_image:
+            return take_rows(self.features, rows, device), words, targets, batch_sizes
+        rows, images = np.unique(rows, return_inverse=True)
+        return take_rows(self.features, rows, device), words, targets, batch_sizes, None, images
 
-    def expect(self, rows, update):
+    def schedule(self, rows, update):
         """Told which rows `see` will be asked for at the next update; they are there."""
 
-    def see(self, rows, update, device):
-        """The features of pictures at an update: those rows of the matrix, which are always the same."""
+    def get(self, rows, update, device):
+        """The features of images at an update: those rows of the matrix, which are always the same."""
         return take_rows(self.features, rows, device)
 
 
@@ -191,17 +191,17 @@ class PackShare(PackCaptions):
     """One process's share of minibatches that several processes work on.
 
     Every process is given the whole minibatch, which costs nothing before the features are read, and takes each
-    `size`-th caption by length, or with `per_picture` the captions of each `size`-th picture; so the shares take
+    `size`-th caption by length, or with `per_image` the captions of each `size`-th image; so the shares take
     equally long, and how many tokens all of them have together is known without asking.
 
     Args:
-        features, per_picture: As for `PackCaptions`.
+        features, per_image: As for `PackCaptions`.
         rank (int): Which of the processes this is, from 0.
         size (int): How many there are.
     """
 
-    def __init__(self, features, rank, size, per_picture=False):
-        super().__init__(features, per_picture)
+    def __init__(self, features, rank, size, per_image=False):
+        super().__init__(features, per_image)
         self.rank = rank
         self.size = size
 
@@ -218,7 +218,7 @@ class PackShare(PackCaptions):
         # The last minibatch of an epoch may have fewer captions than there are processes: what is left over is read
         # for nothing.
         share = by_length[self.rank::self.size]
-        if self.per_picture:
+        if self.per_image:
             mine = set(sorted({row for row, _ in batch})[self.rank::self.size])
             share = [example for example in by_length if example[0] in mine]
         packed = super().__call__(share or by_length[-1:], device)
@@ -232,14 +232,14 @@ def pack(captions):
         captions (list of array): The targets of each caption, int32, in order of falling length.
 
     Returns:
-        tuple: `(words, targets, sizes)`: the words to read (N,) int32, which are the targets moved on by one behind
-        `<S>`; the words to predict (N,) int32; and the captions that have a word at each step, a list of int.
+        tuple: `(words, targets, batch_sizes)`: the words to read (N,) int32, which are the targets moved on by one
+        behind `<S>`; the words to predict (N,) int32; and the captions that have a word at each step, a list of int.
     """
     lengths = np.array([len(caption) for caption in captions])
     # Where each caption's word t stands in the packed order: the rows of the steps before, then its own place.
     steps = np.arange(lengths[0])
-    sizes = np.searchsorted(-lengths, -steps, side='left')
-    starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
+    batch_sizes = np.searchsorted(-lengths, -steps, side='left')
+    starts = np.concatenate([[0], np.cumsum(batch_sizes)[:-1]])
     caption = np.repeat(np.arange(len(lengths)), lengths)
     step = np.arange(len(caption)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
     place = starts[step] + caption
@@ -248,12 +248,12 @@ def pack(captions):
     targets[place] = flat
     words = np.empty(len(flat), np.int32)
     words[place] = np.where(step == 0, BOS, np.concatenate([[BOS], flat[:-1]]))
-    return words, targets, sizes.tolist()
+    return words, targets, batch_sizes.tolist()
 
 
-def captions_of_rows(sizes):
-    """Which of the captions each row of a packed minibatch is of, (N,) int64; `sizes` as `pack` gives them."""
-    return np.concatenate([np.arange(size) for size in sizes])
+def captions_of_rows(batch_sizes):
+    """Which of the captions each row of a packed minibatch is of, (N,) int64; `batch_sizes` as `pack` gives them."""
+    return np.concatenate([np.arange(size) for size in batch_sizes])
 
 
 def take_rows(features, rows, device=None):

@@ -1,7 +1,7 @@
-"""The formats in which people keep the captions of their pictures, each read into the same.
+"""The formats in which people keep the captions of their images, each read into the same.
 
-Nothing but the file itself is opened: the names in it are compared to those of pictures that are there. Of a folder the
-files are read that have the pictures' names, unless a link leads out of it.
+Nothing but the file itself is opened: the names in it are compared to those of images that are there. Of a folder the
+files are read that have the images' names, unless a link leads out of it.
 """
 import csv
 import dataclasses
@@ -12,9 +12,9 @@ import re
 
 from chainer_caption.data.captions import SPLITS
 from chainer_caption.errors import InputError
-from chainer_caption.storage.files import leads_out, open_regular, parse_json, read_json, unreadable
+from chainer_caption.storage.files import escapes_root, open_regular, parse_json, read_json, unreadable
 
-# Bytes of a file, of a line of it and of a file with one picture's captions, and letters of a caption, at most: putting
+# Bytes of a file, of a line of it and of a file with one image's captions, and letters of a caption, at most: putting
 # accents in order takes the square of their number.
 _LARGEST, _LINE, _SIDECAR, _LETTERS = 2 ** 30, 2 ** 24, 2 ** 20, 10_000
 
@@ -27,7 +27,7 @@ _ALSO = {'validation': 'val', 'valid': 'val', 'dev': 'val'}
 
 @dataclasses.dataclass
 class Described:
-    """What a file says of one picture.
+    """What a file says of one image.
 
     Attributes:
         captions (list of str): Its captions as they were written.
@@ -106,13 +106,13 @@ def _of_karpathy(path, data):
 
 
 def _of_coco(path, data):
-    pictures, found = {}, {}
+    images, found = {}, {}
     for image in _records(path, data, 'images', id=int, file_name=str):
-        found[image['file_name']] = pictures[image['id']] = Described(coco_id=image['id'])
+        found[image['file_name']] = images[image['id']] = Described(coco_id=image['id'])
     for i, annotation in enumerate(_records(path, data, 'annotations', image_id=int, caption=str)):
-        if annotation['image_id'] not in pictures:
+        if annotation['image_id'] not in images:
             raise InputError(f'{path}: annotations[{i}] is of the image {annotation["image_id"]}, which is not there')
-        pictures[annotation['image_id']].captions.append(_checked(annotation['caption'], f'{path}: annotations[{i}]'))
+        images[annotation['image_id']].captions.append(_checked(annotation['caption'], f'{path}: annotations[{i}]'))
     return found
 
 
@@ -170,31 +170,31 @@ def read_flickr(path):
     return found
 
 
-def read_sidecars(folder, pictures):
-    """Reads the captions of pictures from files under their names, with a caption a line.
+def read_sidecars(folder, images):
+    """Reads the captions of images from files under their names, with a caption a line.
 
     Args:
         folder (str or os.PathLike): Where the files are.
-        pictures (iterable of str): The pictures, as paths in a folder of their own, which may be the same.
+        images (iterable of str): The images, as paths in a folder of their own, which may be the same.
 
     Returns:
-        dict: Picture to `Described`, of those that have such a file.
+        dict: Image to `Described`, of those that have such a file.
     """
     found, of_file = {}, {}
-    for picture in pictures:
-        name = os.path.splitext(picture)[0] + '.txt'
+    for image in images:
+        name = os.path.splitext(image)[0] + '.txt'
         path = os.path.join(folder, name)
         if not os.path.lexists(path):
             continue
         if name in of_file:
-            raise InputError(f'{path}: could be of {of_file[name]} and of {picture}; rename one of them')
-        of_file[name] = picture
-        if leads_out(path, folder):
+            raise InputError(f'{path}: could be of {of_file[name]} and of {image}; rename one of them')
+        of_file[name] = image
+        if escapes_root(path, folder):
             raise InputError(f'{path}: a link leads out of {folder}; copy the file there')
         lines = (_text(line, path).strip() for _, line in _lines(path, _SIDECAR))
-        found[picture] = Described([_checked(line, path) for line in lines])
+        found[image] = Described([_checked(line, path) for line in lines])
     if not found:
-        raise InputError(f'{folder}: no captions of the pictures in there; they should be called as the pictures are, '
+        raise InputError(f'{folder}: no captions of the images in there; they should be called as the images are, '
                          'with .txt')
     return found
 
@@ -225,7 +225,7 @@ def _text(line, where):
 
 
 def _described(found, name, split, where):
-    """What is known of a picture, to be added to."""
+    """What is known of an image, to be added to."""
     of = found.setdefault(name, Described(split=split))
     if of.split != split:
         raise InputError(f'{where}: {name} is of the split {of.split} and of {split}')

@@ -1,4 +1,4 @@
-"""The captions of a release: `dataset.json`, checked, as a few flat arrays."""
+"""The captions of a dataset: `dataset.json`, checked, as a few flat arrays."""
 import array
 import contextlib
 import dataclasses
@@ -13,11 +13,12 @@ from chainer_caption.errors import InputError
 from chainer_caption.storage.archives import read_npz
 from chainer_caption.storage.cache import entry_folder, prepare_entry
 from chainer_caption.storage.files import read_json, unreadable, write_npz
+from chainer_caption.storage.legacy import current_keys
 
 SPLITS = ('train', 'restval', 'val', 'test')
 
 #: What captions can be cut into, by the names that `dataset.json` and `config.json` have for it; see `data.units`.
-UNITS = 'words', 'characters', 'katakana'
+TOKENIZERS = 'words', 'characters', 'katakana'
 
 # Bytes of a dataset.json at most; MS COCO's has a seventh of it.
 _LARGEST = 2 ** 30
@@ -25,19 +26,19 @@ _LARGEST = 2 ** 30
 
 @dataclasses.dataclass
 class Captions:
-    """Every sentence of a release, tokenised, with the pictures they describe.
+    """Every sentence of a dataset, tokenised, with the images they describe.
 
     Attributes:
-        filenames (list of str): The pictures' file names.
-        image_ids (numpy.ndarray): Their `imgid`, which is their row in the feature matrix, (pictures,) int64.
-        coco_ids (numpy.ndarray): Their `cocoid`, -1 where there is none, (pictures,) int64.
-        splits (numpy.ndarray): The place of their split in SPLITS, (pictures,) int8.
-        sentences (numpy.ndarray): Picture i has sentences[i] to sentences[i + 1], (pictures + 1,) int64.
+        filenames (list of str): The images' file names.
+        image_ids (numpy.ndarray): Their `imgid`, which is their row in the feature matrix, (images,) int64.
+        coco_ids (numpy.ndarray): Their `cocoid`, -1 where there is none, (images,) int64.
+        splits (numpy.ndarray): The place of their split in SPLITS, (images,) int8.
+        sentences (numpy.ndarray): Image i has sentences[i] to sentences[i + 1], (images + 1,) int64.
         bounds (numpy.ndarray): Sentence j has tokens[bounds[j]:bounds[j + 1]], (sentences + 1,) int64.
         tokens (numpy.ndarray): Places in `words`, int32.
         words (list of str): Every distinct token.
         digest (str): SHA-256 of the file.
-        unit (str): What the tokens are, one of UNITS.
+        tokenizer (str): What the tokens are, one of TOKENIZERS.
     """
     filenames: list
     image_ids: np.ndarray
@@ -48,7 +49,7 @@ class Captions:
     tokens: np.ndarray
     words: list
     digest: str
-    unit: str = 'words'
+    tokenizer: str = 'words'
 
     def sentence(self, j):
         """The tokens of sentence j, a list of str."""
@@ -65,7 +66,7 @@ def read_captions(path):
         Captions: What it holds.
 
     Raises:
-        InputError: The file is missing, is no JSON, or does not hold what a release holds; the line says where.
+        InputError: The file is missing, is no JSON, or does not hold what a dataset holds; the line says where.
     """
     try:
         entry = entry_folder(path) / 'captions.npz'
@@ -98,14 +99,14 @@ def _collector_off():
 
 def _parse(path):
     path = pathlib.Path(path)
-    data = read_json(path, _LARGEST, deep=True)
+    data = current_keys(read_json(path, _LARGEST, deep=True))
     images = data.get('images') if isinstance(data, dict) else None
     if not isinstance(images, list):
-        raise InputError(f'{path}: no list "images"; a release\'s dataset.json has one')
+        raise InputError(f'{path}: no list "images"; a dataset\'s dataset.json has one')
     words, tokens, lengths, sentences = _Numbers(), array.array('i'), [], [0]
     filenames, image_ids, coco_ids, splits = [], [], [], []
     for i, image in enumerate(images):
-        filename, image_id, coco_id, split = _picture(image, f'{path}: images[{i}]')
+        filename, image_id, coco_id, split = _image(image, f'{path}: images[{i}]')
         filenames.append(filename)
         image_ids.append(image_id)
         coco_ids.append(coco_id)
@@ -135,19 +136,19 @@ def _parse(path):
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     return Captions(filenames, image_ids, np.array(coco_ids, np.int64), np.array(splits, np.int8),
                     np.array(sentences, np.int64), np.cumsum([0, *lengths], dtype=np.int64),
-                    np.array(tokens, np.int32), list(words), digest, checked_unit(data, path))
+                    np.array(tokens, np.int32), list(words), digest, checked_tokenizer(data, path))
 
 
-def checked_unit(record, path):
-    """The unit that a JSON object records under `unit`, words where it does not.
+def checked_tokenizer(record, path):
+    """The tokenizer that a JSON object records under `tokenizer`, words where it does not.
 
     Raises:
-        InputError: It is none of UNITS; the line names the file at `path`.
+        InputError: It is none of TOKENIZERS; the line names the file at `path`.
     """
-    unit = record.get('unit', 'words')
-    if unit not in UNITS:
-        raise InputError(f'{path}: "unit" should be {" or ".join(UNITS)}, not {unit!r}')
-    return unit
+    tokenizer = record.get('tokenizer', 'words')
+    if tokenizer not in TOKENIZERS:
+        raise InputError(f'{path}: "tokenizer" should be {" or ".join(TOKENIZERS)}, not {tokenizer!r}')
+    return tokenizer
 
 
 class _Numbers(dict):
@@ -166,7 +167,7 @@ def _field(record, key, kind, where):
     return value
 
 
-def _picture(image, where):
+def _image(image, where):
     if not isinstance(image, dict):
         raise InputError(f'{where} is no object')
     split = _field(image, 'split', str, where)
@@ -202,21 +203,21 @@ def _to_arrays(captions):
     arrays = {name: getattr(captions, name) for name in _ARRAYS}
     for name in _STRINGS:
         arrays[name], arrays[name + '_bounds'] = _from_strings(getattr(captions, name))
-    arrays['digest'], arrays['unit'] = np.array(captions.digest), np.array(captions.unit)
+    arrays['digest'], arrays['tokenizer'] = np.array(captions.digest), np.array(captions.tokenizer)
     return arrays
 
 
 def _from_arrays(arrays):
     strings = {name: _to_strings(arrays[name], arrays[name + '_bounds']) for name in _STRINGS}
-    captions = Captions(digest=str(arrays['digest']), unit=str(arrays['unit']), **strings,
+    captions = Captions(digest=str(arrays['digest']), tokenizer=str(arrays['tokenizer']), **strings,
                         **{name: arrays[name] for name in _ARRAYS})
-    if captions.unit not in UNITS:
-        raise ValueError('the unit is damaged')
-    pictures, sentences = len(captions.filenames), len(captions.bounds) - 1
+    if captions.tokenizer not in TOKENIZERS:
+        raise ValueError('the tokenizer is damaged')
+    images, sentences = len(captions.filenames), len(captions.bounds) - 1
     for name, length, least, limit in (
-            ('image_ids', pictures, 0, 2 ** 62), ('coco_ids', pictures, -1, 2 ** 62),
-            ('splits', pictures, 0, len(SPLITS)), ('tokens', len(captions.tokens), 0, len(captions.words)),
-            ('sentences', pictures + 1, 0, sentences + 1), ('bounds', sentences + 1, 0, len(captions.tokens) + 1)):
+            ('image_ids', images, 0, 2 ** 62), ('coco_ids', images, -1, 2 ** 62),
+            ('splits', images, 0, len(SPLITS)), ('tokens', len(captions.tokens), 0, len(captions.words)),
+            ('sentences', images + 1, 0, sentences + 1), ('bounds', sentences + 1, 0, len(captions.tokens) + 1)):
         array = arrays[name]
         if array.shape != (length,) or array.dtype.kind != 'i' or \
                 (length and not least <= array.min() <= array.max() < limit):

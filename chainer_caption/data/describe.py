@@ -1,4 +1,4 @@
-"""What is in a release, and the usual faults of one's own data.
+"""What is in a dataset, and the usual faults of one's own data.
 
 The figures of features are taken block by block, so that a matrix of gigabytes needs no memory of its size.
 """
@@ -19,8 +19,8 @@ _PERCENTILES = (5, 25, 50, 75, 95, 99)
 # With fewer captions, few words are seen the five times that put them into a vocabulary.
 FEW_CAPTIONS = 1000
 
-# Short captions are said of many pictures. A picture half of whose captions, word for word, are those of training
-# pictures is rare all the same; where more than this share of a split is so, training has seen the split.
+# Short captions are said of many images. An image half of whose captions, word for word, are those of training
+# images is rare all the same; where more than this share of a split is so, training has seen the split.
 _SHARED = 0.05
 
 # What ends a sentence or a clause, also in East Asian writing.
@@ -29,26 +29,27 @@ _SENTENCE_ENDS = ('.', ',', ';', ':', '!', '?', '\u3002', '\u3001', '\uff0c', '\
 _ROWS = 1024
 
 
-def describe(release, min_counts=MIN_COUNTS):
-    """Describes a release.
+def describe(dataset, min_counts=MIN_COUNTS):
+    """Describes a dataset.
 
     Args:
-        release (Release): The release.
+        dataset (Dataset): The dataset.
         min_counts (sequence of int): For which vocabularies, by how often a word must be seen in training to be in it.
 
     Returns:
-        dict: JSON values. `unit`: what captions are cut into, words here whatever it is; `splits`: for each its
-        `pictures`, `captions`, `words` (all of them) and `captions_per_picture` (least, mean, most); `lengths`: of all
+        dict: JSON values. `tokenizer`: what captions are cut into, words here whatever it is; `splits`: for each its
+        `images`, `captions`, `words` (all of them) and `captions_per_image` (least, mean, most); `lengths`: of all
         captions, in words, `mean`, `percentiles`, `longest`; `vocabulary`: for each of `min_counts` the `size` without
         special words, and for `val` and `test` the `coverage`, the share of their distinct words that are in it, and
-        `unk`, the share of their words that are not; `features`: `size` D, `rows` that pictures have, share of `zeros`,
+        `unk`, the share of their words that are not; `features`: `size` D, `rows` that images have, share of `zeros`,
         `norms` (least, mean, most), and how many rows are `constant` or a `duplicate` of one before; `faults`: a list
         of `{"fault", "count", "line"}`, as `find_faults` gives it.
     """
-    rows = _Rows(release)
-    return {'unit': release.captions.unit, 'splits': _splits(release.captions), 'lengths': _lengths(release.captions),
-            'vocabulary': _vocabularies(release.captions, min_counts), 'features': rows.describe(),
-            'faults': find_faults(release, rows)}
+    rows = _Rows(dataset)
+    return {'tokenizer': dataset.captions.tokenizer, 'splits': _splits(dataset.captions),
+            'lengths': _lengths(dataset.captions),
+            'vocabulary': _vocabularies(dataset.captions, min_counts), 'features': rows.describe(),
+            'faults': find_faults(dataset, rows)}
 
 
 def _spread(values):
@@ -62,8 +63,8 @@ def _splits(captions):
     for i, split in enumerate(SPLITS):
         own = counts[captions.splits == i]
         if len(own):
-            described[split] = {'pictures': len(own), 'captions': int(own.sum()),
-                                'words': int(lengths[split_of == i].sum()), 'captions_per_picture': _spread(own)}
+            described[split] = {'images': len(own), 'captions': int(own.sum()),
+                                'words': int(lengths[split_of == i].sum()), 'captions_per_image': _spread(own)}
     return described
 
 
@@ -100,15 +101,15 @@ def _vocabularies(captions, min_counts):
 
 
 class _Rows:
-    """The feature rows of a release's pictures, in the pictures' order.
+    """The feature rows of a dataset's images, in the images' order.
 
     Attributes:
-        zero (numpy.ndarray): Whether a row is all zeros, (pictures,) bool.
+        zero (numpy.ndarray): Whether a row is all zeros, (images,) bool.
         group (list of bytes): What tells a row from others; the same for the same row.
     """
 
-    def __init__(self, release):
-        ids, features = release.captions.image_ids, release.features
+    def __init__(self, dataset):
+        ids, features = dataset.captions.image_ids, dataset.features
         self.size = features.shape[1]
         self.zeros, self.group = 0, []
         norms, constant = [], []
@@ -128,55 +129,55 @@ class _Rows:
                 'duplicate': rows - len(set(self.group))}
 
 
-def find_faults(release, rows=None):
+def find_faults(dataset, rows=None):
     """Finds the usual faults of one's own data.
 
     Args:
-        release (Release): The release.
+        dataset (Dataset): The dataset.
         rows (_Rows or None): Its feature rows, where they have been read.
 
     Returns:
         list of dict: `{"fault": its name, "count": how often, "line": what it is, with an example}`; empty for a
-        release without.
+        dataset without.
     """
-    captions = release.captions
-    rows = rows or _Rows(release)
-    found = itertools.chain(_faults_of_pictures(captions), _faults_of_captions(captions), _faults_of_tokens(captions),
+    captions = dataset.captions
+    rows = rows or _Rows(dataset)
+    found = itertools.chain(_faults_of_images(captions), _faults_of_captions(captions), _faults_of_tokens(captions),
                             _shared_captions(captions), _faults_of_rows(captions, rows))
     return [{'fault': fault, 'count': int(count), 'line': line} for fault, count, line in found]
 
 
-def _faults_of_pictures(captions):
+def _faults_of_images(captions):
     names = collections.Counter(captions.filenames)
     twice = [name for name, count in names.items() if count > 1]
     if twice:
         yield ('duplicate file names', len(twice),
-               f'{len(twice):,} file names are those of several pictures, such as {twice[0]}')
+               f'{len(twice):,} file names are those of several images, such as {twice[0]}')
     counts = np.diff(captions.sentences)
     silent = np.flatnonzero(counts == 0)
     if len(silent):
-        yield ('pictures without captions', len(silent),
-               f'{len(silent):,} pictures have no caption, such as {captions.filenames[silent[0]]}')
+        yield ('images without captions', len(silent),
+               f'{len(silent):,} images have no caption, such as {captions.filenames[silent[0]]}')
     for split, why in (('val', 'nothing chooses the best epoch, and the last one is kept'),
                        ('test', 'there is nothing to score a model on that it was not chosen by')):
         if SPLITS.index(split) not in captions.splits:
-            yield f'no {split} split', 1, f'no picture is of the split {split}: {why}'
+            yield f'no {split} split', 1, f'no image is of the split {split}: {why}'
     training = int(counts[np.isin(captions.splits, [SPLITS.index(split) for split in TRAINING_SPLITS])].sum())
     if training < FEW_CAPTIONS:
         yield ('few captions', training, f'{training:,} training captions are too few to learn from; '
-               f'the small public releases have 15,000 to 30,000')
+               f'the small public datasets have 15,000 to 30,000')
 
 
 def _faults_of_captions(captions):
     lengths = np.diff(captions.bounds)
-    picture = np.repeat(np.arange(len(captions.filenames)), np.diff(captions.sentences))
+    image = np.repeat(np.arange(len(captions.filenames)), np.diff(captions.sentences))
     for fault, where, what in (
             ('empty captions', np.flatnonzero(lengths == 0), 'have no words'),
             ('long captions', np.flatnonzero(lengths > MAX_WORDS), f'have more than {MAX_WORDS} words, of which no '
              'more are learned')):
         if len(where):
             yield fault, len(where), (f'{len(where):,} captions {what}, such as one of '
-                                      f'{captions.filenames[picture[where[0]]]}')
+                                      f'{captions.filenames[image[where[0]]]}')
 
 
 def _has_punctuation(word):
@@ -192,7 +193,7 @@ def _faults_of_tokens(captions):
             ('upper case', lambda word: word != word.lower() and word not in SPECIAL,
              'have upper case; "Dog" and "dog" are learned apart'),
             ('punctuation', _has_punctuation, 'have punctuation, which is learned as if it were spoken'),
-            ('white space', lambda word: word.split() != [word] and (captions.unit, word) != ('characters', ' '),
+            ('white space', lambda word: word.split() != [word] and (captions.tokenizer, word) != ('characters', ' '),
              'are empty or have white space within; a token is one word'),
             ('special words', lambda word: word in SPECIAL, 'are words that a vocabulary keeps for itself')):
         places = [i for i, word in enumerate(captions.words) if is_so(word)]
@@ -202,38 +203,38 @@ def _faults_of_tokens(captions):
 
 
 def _shared_captions(captions):
-    """Splits many of whose pictures are described, word for word, as training pictures are."""
+    """Splits many of whose images are described, word for word, as training images are."""
     training, own = set(), collections.defaultdict(list)
-    picture = np.repeat(np.arange(len(captions.filenames)), np.diff(captions.sentences))
+    image = np.repeat(np.arange(len(captions.filenames)), np.diff(captions.sentences))
     is_training = np.isin(captions.splits, [SPLITS.index(split) for split in TRAINING_SPLITS])
     tokens, bounds = captions.tokens, captions.bounds.tolist()
-    for j, place in enumerate(picture.tolist()):
+    for j, place in enumerate(image.tolist()):
         spoken = tokens[bounds[j]:bounds[j + 1]].tobytes()
         if spoken and is_training[place]:
             training.add(spoken)
         elif spoken:
             own[place].append((spoken, j))
     for split in ('val', 'test'):
-        pictures = [place for place in own if SPLITS[captions.splits[place]] == split]
-        shared = [place for place in pictures
+        images = [place for place in own if SPLITS[captions.splits[place]] == split]
+        shared = [place for place in images
                   if 2 * sum(spoken in training for spoken, _ in own[place]) >= len(own[place])]
-        if len(shared) > _SHARED * len(pictures):
+        if len(shared) > _SHARED * len(images):
             example = next(j for spoken, j in own[shared[0]] if spoken in training)
             yield (f'{split} captions in training', len(shared),
-                   f'{len(shared):,} of {len(pictures):,} pictures of {split} have half their captions or more word '
+                   f'{len(shared):,} of {len(images):,} images of {split} have half their captions or more word '
                    f'for word in training, such as {captions.filenames[shared[0]]}: '
                    f'{" ".join(captions.sentence(example))!r}')
 
 
 def _faults_of_rows(captions, rows):
     if rows.zero.any():
-        yield ('zero features', rows.zero.sum(), f'{rows.zero.sum():,} pictures have features that are all zero, such '
+        yield ('zero features', rows.zero.sum(), f'{rows.zero.sum():,} images have features that are all zero, such '
                f'as {captions.filenames[np.flatnonzero(rows.zero)[0]]}')
     constant = rows.constant & ~rows.zero
     if constant.any():
-        yield ('constant features', constant.sum(), f'{constant.sum():,} pictures have features that are all the same '
+        yield ('constant features', constant.sum(), f'{constant.sum():,} images have features that are all the same '
                f'number, such as {captions.filenames[np.flatnonzero(constant)[0]]}')
-    # Training pictures count as one split here: the same picture in train and restval gives nothing away.
+    # Training images count as one split here: the same image in train and restval gives nothing away.
     side = np.where(captions.splits == SPLITS.index('restval'), SPLITS.index('train'), captions.splits)
     groups = collections.defaultdict(list)
     for place in np.flatnonzero(~rows.zero).tolist():
@@ -245,11 +246,11 @@ def _faults_of_rows(captions, rows):
         count, one = sum(map(len, across)), across[0][0]
         other = next(place for place in across[0] if side[place] != side[one])
         yield ('same features across splits', count,
-               f'{count:,} pictures have the very features of one of another split, such as '
+               f'{count:,} images have the very features of one of another split, such as '
                f'{captions.filenames[one]} ({SPLITS[captions.splits[one]]}) and {captions.filenames[other]} '
-               f'({SPLITS[captions.splits[other]]}): the same picture seems to be in both')
+               f'({SPLITS[captions.splits[other]]}): the same image seems to be in both')
     if within:
         count, (one, other, *_) = sum(len(places) - 1 for places in within), within[0]
         yield ('same features within a split', count,
-               f'{count:,} pictures have the very features of another of their split, such as '
+               f'{count:,} images have the very features of another of their split, such as '
                f'{captions.filenames[one]} and {captions.filenames[other]}')

@@ -99,7 +99,7 @@ def _hdf5(path, key):
             try:
                 yield np.ascontiguousarray(feats[start:stop])
             except (OSError, RuntimeError, ValueError) as e:
-                raise _Refusal(f'damaged at picture {start} or soon after ({e})') from e
+                raise _Refusal(f'damaged at image {start} or soon after ({e})') from e
     # HDF5 lists MATLAB's dimensions in reverse: D x N is read as N x D.
     return {'shape': shape, 'dtype': feats.dtype.str}, read
 

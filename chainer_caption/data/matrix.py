@@ -1,4 +1,4 @@
-"""The feature matrix of a release, whatever file holds it, as rows that can be memory-mapped.
+"""The feature matrix of a dataset, whatever file holds it, as rows that can be memory-mapped.
 
 Formats: MATLAB 5 to 7 (`feats`, D x N), MATLAB 7.3, which is HDF5 (`feats`, D x N as MATLAB sees it), `.npy` and `.npz`
 (`feats`), both N x D. They are told apart by their first bytes, not by their names.
@@ -11,10 +11,10 @@ import numpy as np
 
 from chainer_caption.data.matlab import open_matlab
 from chainer_caption.errors import InputError
-from chainer_caption.features.networks import NETWORKS
+from chainer_caption.features.encoders import ENCODERS
 from chainer_caption.storage.archives import ARCHIVE_ERRORS, npy_header, npz_shapes, plausible, read_npz
 from chainer_caption.storage.cache import entry_folder, prepare_entry
-from chainer_caption.storage.files import open_regular, replacing, unreadable
+from chainer_caption.storage.files import atomic_write, open_regular, unreadable
 
 KEY = 'feats'
 
@@ -40,12 +40,12 @@ def opening_matrix(path):
         path (str or os.PathLike): The file.
 
     Yields:
-        function: Takes the least number of pictures that the matrix must hold, or None, and gives the matrix,
+        function: Takes the least number of images that the matrix must hold, or None, and gives the matrix,
         (N, D), float16 where the file has that, float32 otherwise; read-only. A MATLAB file is being read by another
         process meanwhile: what else there is to be opened had best be opened before.
 
     Raises:
-        InputError: The file is missing or damaged, holds no matrix, too few pictures, or a NaN or an infinity.
+        InputError: The file is missing or damaged, holds no matrix, too few images, or a NaN or an infinity.
     """
     try:
         entry = entry_folder(path)
@@ -55,53 +55,53 @@ def opening_matrix(path):
     except OSError as e:
         raise unreadable(path, e) from e
     if head == b'\x93NUMPY':
-        yield lambda pictures: _open_npy(path, entry, size, pictures)
+        yield lambda images: _open_npy(path, entry, size, images)
         return
     matrix = _mapped(entry / _COPY)
     if matrix is not None:
-        yield lambda pictures: _fitting(matrix, path, pictures)
+        yield lambda images: _fitting(matrix, path, images)
     elif head.startswith(b'PK\x03\x04'):
-        yield lambda pictures: _copied(_source_npz(path, size, pictures), path, entry)
+        yield lambda images: _copied(_source_npz(path, size, images), path, entry)
     else:
         with open_matlab(path, KEY) as (shape, dtype, blocks, begin):
             if isinstance(dtype, str):
                 raise InputError(f'{path}: "{KEY}" is no matrix of real numbers but {dtype} of shape {shape}')
             _check(shape, dtype, path, size)
             begin()
-            yield lambda pictures: _copied(_Source(_fits(shape, path, pictures), dtype, blocks), path, entry)
+            yield lambda images: _copied(_Source(_fits(shape, path, images), dtype, blocks), path, entry)
 
 
-def open_matrix(path, pictures=None):
+def open_matrix(path, images=None):
     """Opens a feature matrix; see `opening_matrix`.
 
     Args:
         path (str or os.PathLike): The file.
-        pictures (int or None): The least number of pictures that it must hold.
+        images (int or None): The least number of images that it must hold.
 
     Returns:
         numpy.ndarray: The matrix.
     """
     with opening_matrix(path) as opened:
-        return opened(pictures)
+        return opened(images)
 
 
-def _fitting(matrix, path, pictures):
-    _fits(matrix.shape, path, pictures)
+def _fitting(matrix, path, images):
+    _fits(matrix.shape, path, images)
     return matrix
 
 
-def _fits(shape, path, pictures):
+def _fits(shape, path, images):
     if len(shape) != 2 or min(shape) < 1:
         raise InputError(f'{path}: features are a matrix, this is an array of shape {shape}')
-    if pictures is None:
+    if images is None:
         return shape
-    # With as many columns as there are pictures it may be D x N. Where there are rows enough, that is a coincidence
-    # (releases may hold more rows than they have captions of) unless there are as many as a network gives numbers.
-    transposed = shape[1] == pictures != shape[0]
-    if shape[0] < pictures or (transposed and shape[0] in {network.dim for network in NETWORKS.values()}):
+    # With as many columns as there are images it may be D x N. Where there are rows enough, that is a coincidence
+    # (datasets may hold more rows than they have captions of) unless there are as many as an encoder gives numbers.
+    transposed = shape[1] == images != shape[0]
+    if shape[0] < images or (transposed and shape[0] in {encoder.dim for encoder in ENCODERS.values()}):
         hint = ' (it looks transposed)' if transposed else ''
-        raise InputError(f'{path}: features of {shape[0]} pictures, {shape[1]} numbers each, but the '
-                         f'captions go up to imgid {pictures - 1}, which needs {pictures}{hint}')
+        raise InputError(f'{path}: features of {shape[0]} images, {shape[1]} numbers each, but the '
+                         f'captions go up to imgid {images - 1}, which needs {images}{hint}')
     return shape
 
 
@@ -126,11 +126,11 @@ def _is_plain(matrix):
     return matrix.dtype in (np.float16, np.float32) and matrix.flags.c_contiguous
 
 
-def _open_npy(path, entry, size, pictures):
+def _open_npy(path, entry, size, images):
     try:
         with open_regular(path) as f:
             shape, dtype, _ = npy_header(f)
-            _check(shape, dtype, path, size, pictures)
+            _check(shape, dtype, path, size, images)
         matrix = _map(path)
     except InputError:
         raise
@@ -149,11 +149,11 @@ def _open_npy(path, entry, size, pictures):
     return matrix
 
 
-def _source_npz(path, size, pictures):
+def _source_npz(path, size, images):
     shapes = npz_shapes(path, KEY)
     if KEY not in shapes:
         raise InputError(f'{path}: holds no array "{KEY}"')
-    _check(*shapes[KEY], path, size, pictures)
+    _check(*shapes[KEY], path, size, images)
     return _sliced(read_npz(path, KEY)[KEY])
 
 
@@ -163,14 +163,14 @@ def _sliced(matrix):
                    lambda: (matrix[start:start + rows] for start in range(0, len(matrix), rows)))
 
 
-def _check(shape, dtype, path, size, pictures=None):
+def _check(shape, dtype, path, size, images=None):
     """Checks what a file says of its matrix, before minutes and memory are spent on the values."""
     if dtype.kind not in 'fiu':
         raise InputError(f'{path}: features are real numbers, these are {dtype}')
     claimed = dtype.itemsize * math.prod(shape)
     if not plausible(claimed, size):
         raise InputError(f'{path}: claims {claimed:,} bytes of features in a file of {size:,}; it is damaged')
-    _fits(shape, path, pictures)
+    _fits(shape, path, images)
 
 
 def _copied(source, path, entry):
@@ -180,7 +180,7 @@ def _copied(source, path, entry):
     if prepare_entry(entry, path):
         try:
             # Written whole or not at all, after its values have been checked.
-            with replacing(entry / _COPY, durable=False) as f:
+            with atomic_write(entry / _COPY, durable=False) as f:
                 np.lib.format.write_array_header_1_0(
                     f, {'descr': dtype.str, 'fortran_order': False, 'shape': tuple(source.shape)})
                 for block in _blocks(source, dtype, path):
@@ -213,5 +213,5 @@ def _finite(block, start, path):
     good = np.isfinite(block)
     if not good.all():
         row, column = np.argwhere(~good)[0]
-        raise InputError(f'{path}: feature {column} of picture {start + row} is {block[row, column]}; '
+        raise InputError(f'{path}: feature {column} of image {start + row} is {block[row, column]}; '
                          'every value must be a finite number')

@@ -1,24 +1,24 @@
-"""Where data sets and networks are to be had, and under which licence.
+"""Where data sets and encoders are to be had, and under which licence.
 
 None of the publishers prints a checksum of these files; the archives have their own, and the rest is held against the
 size that the server says.
 """
 import dataclasses
 
-from chainer_caption.features.networks import VGG_SOURCE
+from chainer_caption.features.encoders import VGG_SOURCE
 
-# Karpathy and Fei-Fei's releases: captions, splits and VGG's features.
+# Karpathy and Fei-Fei's datasets: captions, splits and VGG's features.
 _KARPATHY = 'https://cs.stanford.edu/people/karpathy/deepimagesent/'
 
-# A copy of the pictures that needs no form to be filled in, as the university's own does.
+# A copy of the images that needs no form to be filled in, as the university's own does.
 _FLICKR8K = 'https://github.com/jbrownlee/Datasets/releases/download/Flickr8k/'
 
 # What http://images.cocodataset.org serves, by an address whose certificate is valid.
 _COCO = 'https://s3.amazonaws.com/images.cocodataset.org/zips/'
 
-_OF_FLICKR = ('for research and education that is not commercial, by the terms of Flickr8k and Flickr30k; the pictures '
+_OF_FLICKR = ('for research and education that is not commercial, by the terms of Flickr8k and Flickr30k; the images '
               'belong to their photographers')
-_OF_COCO = "captions: Creative Commons Attribution 4.0; pictures: Flickr's terms of use"
+_OF_COCO = "captions: Creative Commons Attribution 4.0; images: Flickr's terms of use"
 _OF_VGG = 'Creative Commons Attribution, by Simonyan and Zisserman'
 
 
@@ -36,15 +36,15 @@ class Source:
     strip: bool = False
 
 
-#: Releases by name: captions and features.
+#: Datasets by name: captions and features.
 RELEASES = {'flickr8k': Source(_KARPATHY + 'flickr8k.zip', _OF_FLICKR, strip=True),
             'flickr30k': Source(_KARPATHY + 'flickr30k.zip', _OF_FLICKR, strip=True),
             'coco': Source(_KARPATHY + 'coco.zip', _OF_COCO, strip=True)}
 
-#: Their pictures, which training and captioning of a release do not need. Flickr30k's are sent on request alone.
-PICTURES = {'flickr8k': (Source(_FLICKR8K + 'Flickr8k_Dataset.zip', _OF_FLICKR),),
+#: Their images, which training and captioning of a dataset do not need. Flickr30k's are sent on request alone.
+IMAGES = {'flickr8k': (Source(_FLICKR8K + 'Flickr8k_Dataset.zip', _OF_FLICKR),),
             'coco': (Source(_COCO + 'train2014.zip', _OF_COCO), Source(_COCO + 'val2014.zip', _OF_COCO))}
 
-#: Weights of networks by name.
+#: Weights of encoders by name.
 WEIGHTS = {'vgg19': Source(VGG_SOURCE + 'VGG_ILSVRC_19_layers.caffemodel', _OF_VGG),
            'vgg16': Source(VGG_SOURCE + 'VGG_ILSVRC_16_layers.caffemodel', _OF_VGG)}

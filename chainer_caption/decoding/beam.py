@@ -1,7 +1,7 @@
-"""Beam search: the best captions of many pictures at once.
+"""Beam search: the best captions of many images at once.
 
 A hypothesis scores the sum of the log-probabilities of its words and of its `</S>`. Finished hypotheses keep their
-place in the beam; the search of a picture ends when its `top` best are finished and nothing alive can pass them, which
+place in the beam; the search of an image ends when its `top` best are finished and nothing alive can pass them, which
 is exact, because a score only falls as words are added.
 """
 import dataclasses
@@ -11,7 +11,7 @@ import numpy as np
 from chainer_caption.data.vocabulary import BOS, EOS
 from chainer_caption.decoding.search import Hypothesis, Search
 from chainer_caption.errors import InputError
-from chainer_caption.functions.select import select
+from chainer_caption.functions.topk import beam_topk
 
 # Below this products of weights and log-probabilities would be rounded to nothing.
 _LEAST_WEIGHT = 1e-290
@@ -19,13 +19,13 @@ _LEAST_WEIGHT = 1e-290
 
 @dataclasses.dataclass(frozen=True)
 class BeamSearch(Search):
-    """Finds the best captions of pictures::
+    """Finds the best captions of images::
 
         BeamSearch(width=5)(stepper, features)
 
     Attributes:
-        width (int): Hypotheses kept for each picture; 1 is greedy search.
-        top (int): Captions returned for each picture, at most `width`; by default 5, or the width if that is less.
+        width (int): Hypotheses kept for each image; 1 is greedy search.
+        top (int): Captions returned for each image, at most `width`; by default 5, or the width if that is less.
         length_normalization (float): Hypotheses are compared by log_prob / (words + 1) ** length_normalization (Wu et
             al. 2016, in its plain form); 0 compares log-probabilities, 1 log-probabilities per token.
         max_length, min_length, no_repeat_ngram, allow_unk: See `Search`. A hypothesis of the greatest length is
@@ -70,7 +70,7 @@ class BeamSearch(Search):
             features (array): (n, D) float32 on the model's device.
 
         Returns:
-            list of list of Hypothesis: For each picture its captions, best first: `top`, or fewer where there are no
+            list of list of Hypothesis: For each image its captions, best first: `top`, or fewer where there are no
             more.
         """
         found = []
@@ -86,26 +86,26 @@ class BeamSearch(Search):
 
 
 class Beams:
-    """The beams of some pictures, while they are searched.
+    """The beams of some images, while they are searched.
 
-    The beam of each picture is a row of `score`, `alive` and so on, best first. What is alive in all beams are the
+    The beam of each image is a row of `score`, `alive` and so on, best first. What is alive in all beams are the
     rows of the model's state, in the same order.
 
     Args:
         search (BeamSearch): What is searched for.
-        count (int): How many pictures there are.
+        count (int): How many images there are.
 
     Attributes:
-        found (list): For each picture its hypotheses, best first, when it is done.
-        pictures (numpy.ndarray): Those that are not done, (n,) int.
+        found (list): For each image its hypotheses, best first, when it is done.
+        images (numpy.ndarray): Those that are not done, (n,) int.
         alive (numpy.ndarray): Which places of their beams hold what goes on, (n, places) bool.
     """
 
     def __init__(self, search, count):
         self.search = search
-        self.pictures = np.arange(count)
+        self.images = np.arange(count)
         self.found = [None] * count
-        # One hypothesis a picture to begin with: nothing said.
+        # One hypothesis an image to begin with: nothing said.
         self.alive = np.ones((count, 1), bool)
         self._log_prob = np.zeros((count, 1))
         self._score = np.zeros((count, 1))
@@ -114,47 +114,50 @@ class Beams:
 
     def first(self):
         """As `advance`, before there are any scores."""
-        return np.arange(len(self.pictures)), np.full(len(self.pictures), BOS)
+        return np.arange(len(self.images)), np.full(len(self.images), BOS)
 
-    def advance(self, scores, bias, fined=None, fine=0.0):
-        """Makes the beams a word longer, and drops the pictures that are done.
+    def advance(self, scores, bias, penalized=None, penalty=0.0):
+        """Makes the beams a word longer, and drops the images that are done.
 
         Args:
             scores (array): Of what may follow each hypothesis that is alive, without the biases, (m, V) float32.
             bias (array): The biases, (V,) float32.
-            fined (numpy.ndarray or None): For each of them words that are to be avoided, -1 for none: (m, b) int.
-            fine (float): What a word among them loses, nats, as often as it is there. It counts in this choice alone.
+            penalized (numpy.ndarray or None): For each of them words that are to be avoided, -1 for none: (m, b) int.
+            penalty (float): What a word among them loses, nats, as often as it is there. It counts in this choice
+                alone.
 
         Returns:
             tuple: `(parents, words)` for the next step: which of the m each hypothesis continues that is alive now, and
-            the word that it reads; both (n,) int, and empty when all pictures are done.
+            the word that it reads; both (n,) int, and empty when all images are done.
         """
         length = self._words.shape[2] + 1
         avoided = self.search.repeated(self._words[self.alive])
-        fines = avoided, np.full(avoided.shape, np.inf)
+        penalties = avoided, np.full(avoided.shape, np.inf)
         if length > self.search.max_length:
-            self._end_at_greatest_length(scores, bias, fines)
+            self._end_at_greatest_length(scores, bias, penalties)
             return np.zeros((2, 0), int)
         search = self.search
         weight = search.weight(length)
-        if fined is not None:
-            fines = tuple(np.concatenate(pair, axis=1) for pair in zip(fines, (fined, np.full(fined.shape, fine)),
+        if penalized is not None:
+            penalties = tuple(np.concatenate(pair, axis=1) for pair in zip(penalties, (penalized,
+                                                                                       np.full(penalized.shape,
+                                                                                               penalty)),
                                                                        strict=True))
-        # The finished compete with what the alive become; the worst place that they hold is the mark to beat. And
+        # The finished compete with what the alive become; the worst place that they hold is the threshold to beat. And
         # where scores only fall, what is not above the finished one that is last to be returned never will be.
         kept = np.where(self.alive, -np.inf, self._score)
-        floor = np.full(len(kept), -np.inf)
+        threshold = np.full(len(kept), -np.inf)
         place = search.width if search.length_normalization else search.top
         if kept.shape[1] >= place:
-            floor = np.sort(kept, axis=1)[:, -place]
+            threshold = np.sort(kept, axis=1)[:, -place]
         bounds = np.concatenate([[0], np.cumsum(self.alive.sum(axis=1))])
-        new, new_parent, new_word = select(scores, bias, self._log_prob[self.alive], bounds, search.width, floor,
-                                           weight, search.banned(length), fines)
+        new, new_parent, new_word = beam_topk(scores, bias, self._log_prob[self.alive], bounds, search.width, threshold,
+                                           weight, search.suppressed(length), penalties)
         merged = np.concatenate([kept, new], axis=1)
         order = np.argsort(-merged, axis=1, kind='stable')[:, :search.width]
-        if fined is not None:
+        if penalized is not None:
             # Chosen they are worth what they were worth before.
-            new = new + weight * fine * (fined[new_parent] == new_word[..., None]).sum(axis=2)
+            new = new + weight * penalty * (penalized[new_parent] == new_word[..., None]).sum(axis=2)
             merged = np.concatenate([kept, new], axis=1)
             chosen = np.take_along_axis(merged, order, 1)
             order = np.take_along_axis(order, np.argsort(-chosen, axis=1, kind='stable'), 1)
@@ -186,28 +189,29 @@ class Beams:
         for i in np.flatnonzero(done):
             self._keep(i)
         left = ~done
-        self.pictures, self._words = self.pictures[left], self._words[left]
+        self.images, self._words = self.images[left], self._words[left]
         self._log_prob, self._score, self.alive = self._log_prob[left], self._score[left], self.alive[left]
         return parent_row[left][self.alive], word[left][self.alive]
 
-    def _end_at_greatest_length(self, scores, bias, fines):
+    def _end_at_greatest_length(self, scores, bias, penalties):
         """Ends what is alive with `</S>` where that is its likeliest continuation, and cuts the rest."""
         bounds = np.arange(self.alive.sum() + 1)
-        best, _, word = select(scores, bias, self._log_prob[self.alive], bounds, 1, np.full(len(bounds) - 1, -np.inf),
-                               1.0, self.search.banned(self.search.max_length + 1), fines)
+        best, _, word = beam_topk(scores, bias, self._log_prob[self.alive], bounds, 1, np.full(len(bounds) - 1,
+                                                                                               -np.inf),
+                               1.0, self.search.suppressed(self.search.max_length + 1), penalties)
         ends = word[:, 0] == EOS
         log_prob = np.where(ends, best[:, 0], self._log_prob[self.alive])
         cut = self.alive.copy()
         cut[self.alive] = ~ends
         self._log_prob[self.alive] = log_prob
         self._score[self.alive] = log_prob * self.search.weight(self.search.max_length + ends)
-        for i in range(len(self.pictures)):
+        for i in range(len(self.images)):
             self._keep(i, cut[i])
-        self.pictures, self.alive = self.pictures[:0], self.alive[:0]
+        self.images, self.alive = self.images[:0], self.alive[:0]
 
     def _keep(self, i, cut=None):
         order = np.argsort(-self._score[i], kind='stable')[:self.search.top]
-        self.found[self.pictures[i]] = [
+        self.found[self.images[i]] = [
             Hypothesis([int(w) for w in self._words[i, k] if w >= 0], float(self._log_prob[i, k]),
                        bool(cut is None or not cut[k]))
             for k in order if self._score[i, k] > -np.inf]

@@ -11,7 +11,7 @@ from chainer_caption.errors import InputError
 class DiverseBeamSearch(BeamSearch):
     """The search of Vijayakumar et al., "Diverse beam search" (2016), with Hamming diversity::
 
-        DiverseBeamSearch(width=20, groups=5, diversity=0.5)(stepper, features)
+        DiverseBeamSearch(width=20, beam_groups=5, diversity_penalty=0.5)(stepper, features)
 
     The beam is cut into groups of `width / groups` hypotheses, and at each length the groups choose one after the
     other. To group g a hypothesis that becomes longer by the word w, its t-th, is worth its log-probability less
@@ -31,33 +31,34 @@ class DiverseBeamSearch(BeamSearch):
     Raises:
         InputError: One is impossible, or two contradict each other.
     """
-    groups: int = 5
-    diversity: float = 0.5
+    beam_groups: int = 5
+    diversity_penalty: float = 0.5
 
     def __post_init__(self):
         super().__post_init__()
-        if self.groups < 1 or self.width % self.groups:
-            raise InputError(f'--groups {self.groups}: must divide the beam width, {self.width} (--beam-width)')
-        if not 0 <= self.diversity < float('inf'):
-            raise InputError(f'--diversity {self.diversity}: must be a number and not negative')
+        if self.beam_groups < 1 or self.width % self.beam_groups:
+            raise InputError(f'--beam-groups {self.beam_groups}: must divide the beam width, {self.width} '
+                             f'(--beam-width)')
+        if not 0 <= self.diversity_penalty < float('inf'):
+            raise InputError(f'--diversity-penalty {self.diversity_penalty}: must be a number and not negative')
 
     def __str__(self):
-        return f'{super().__str__()} in {self.groups} groups, D {self.diversity:g}'
+        return f'{super().__str__()} in {self.beam_groups} groups, D {self.diversity_penalty:g}'
 
     def __call__(self, stepper, features):
         """Searches, as `BeamSearch` does."""
         found = []
         for part in self.parts(stepper, features, self.width):
             groups = self._search(stepper, features[part])
-            found += [self._chosen(of_picture) for of_picture in zip(*groups, strict=True)]
+            found += [self._chosen(of_image) for of_image in zip(*groups, strict=True)]
         return found
 
     def _search(self, stepper, features):
-        """For each group its hypotheses of each picture, best first."""
-        count, size = len(features), self.width // self.groups
+        """For each group its hypotheses of each image, best first."""
+        count, size = len(features), self.width // self.beam_groups
         shared = {field.name: getattr(self, field.name) for field in dataclasses.fields(BeamSearch)}
         search = BeamSearch(**{**shared, 'width': size, 'top': size})
-        groups = [Beams(search, count) for _ in range(self.groups)]
+        groups = [Beams(search, count) for _ in range(self.beam_groups)]
         state = stepper.start(features)
         steps = [beams.first() for beams in groups]
         while any(len(parents) for parents, _ in steps):
@@ -71,16 +72,16 @@ class DiverseBeamSearch(BeamSearch):
         return [beams.found for beams in groups]
 
     def _advance(self, beams, scores, bias, said, rows, own):
-        """Makes the beams of a group a word longer, in view of what the groups before it have said, (pictures, width),
+        """Makes the beams of a group a word longer, in view of what the groups before it have said, (images, width),
         and adds what it says; the rows to read next."""
         start, stop = rows
         if start == stop:
             return np.zeros((2, 0), int)
-        of = np.repeat(beams.pictures, beams.alive.sum(axis=1))
-        parents, words = beams.advance(scores[start:stop], bias, said[of, :own.start], self.diversity)
+        of = np.repeat(beams.images, beams.alive.sum(axis=1))
+        parents, words = beams.advance(scores[start:stop], bias, said[of, :own.start], self.diversity_penalty)
         mine = np.full(beams.alive.shape, -1)
         mine[beams.alive] = words
-        said[beams.pictures, own] = mine
+        said[beams.images, own] = mine
         return start + parents, words
 
     def _chosen(self, groups):

@@ -8,7 +8,7 @@ from chainer.backends import cuda
 from chainer_caption.data.vocabulary import BOS, EOS
 from chainer_caption.decoding.search import Hypothesis, Search
 from chainer_caption.errors import InputError
-from chainer_caption.functions.choose import choose, shares
+from chainer_caption.functions.sampling_words import sample_words, uniforms
 
 # So many times as many captions as are wanted are drawn at most, where they repeat each other.
 _TRIES = 10
@@ -22,17 +22,17 @@ _LEAST_TEMPERATURE = 0.01
 
 @dataclasses.dataclass(frozen=True)
 class Sampling(Search):
-    """Draws captions of pictures, word by word::
+    """Draws captions of images, word by word::
 
         Sampling(top=5, top_p=0.9, seed=1)(stepper, features)
 
-    What is drawn follows from the seed and the picture's features alone, on the CPU and on a GPU (where two numbers are
-    equal but for rounding, either may win), whatever is drawn beside it. The captions of a picture differ: one that
+    What is drawn follows from the seed and the image's features alone, on the CPU and on a GPU (where two numbers are
+    equal but for rounding, either may win), whatever is drawn beside it. The captions of an image differ: one that
     repeats another is drawn again, `10 * top` captions in all at most. Best first are they by the model's own
     log-probability, whatever the temperature and whatever was drawn among.
 
     Attributes:
-        top (int): Captions for each picture; fewer where no more were drawn that differ.
+        top (int): Captions for each image; fewer where no more were drawn that differ.
         temperature (float): Scores are divided by it: below 1 likely words become likelier, above 1 less so.
         top_k (int or None): Words are drawn among so many, the likeliest; None for all.
         top_p (float or None): And among the likeliest that have together this probability (Holtzman et al. 2020), after
@@ -78,7 +78,7 @@ class Sampling(Search):
             features (array): (n, D) float32 on the model's device.
 
         Returns:
-            list of list of Hypothesis: For each picture its captions, best first.
+            list of list of Hypothesis: For each image its captions, best first.
         """
         found = []
         for part in self.parts(stepper, features, self.top):
@@ -92,29 +92,30 @@ class Sampling(Search):
             wanted = np.minimum([self.top - len(captions) for captions in found], _TRIES * self.top - drawn)
             if not wanted.any():
                 return [sorted(captions.values(), key=lambda hypothesis: -hypothesis.log_prob) for captions in found]
-            picture = np.repeat(np.arange(len(features)), wanted)
-            number = np.arange(len(picture)) + np.repeat(drawn - np.cumsum(wanted) + wanted, wanted)
+            image = np.repeat(np.arange(len(features)), wanted)
+            number = np.arange(len(image)) + np.repeat(drawn - np.cumsum(wanted) + wanted, wanted)
             drawn += wanted
-            for of, hypothesis in zip(picture, self._draw(stepper, start, picture, keys[picture], number), strict=True):
+            for of, hypothesis in zip(image, self._draw(stepper, start, image, keys[image], number), strict=True):
                 if hypothesis is not None:
                     found[of].setdefault(tuple(hypothesis.words), hypothesis)
 
     def _keys(self, features):
-        """A key for each picture, (n, 2) uint32: another for other features, and for another seed."""
+        """A key for each image, (n, 2) uint32: another for other features, and for another seed."""
         rows = np.ascontiguousarray(cuda.to_cpu(features))
         digests = [hashlib.sha256(b'%d ' % self.seed + row.tobytes()).digest()[:8] for row in rows]
         return np.frombuffer(b''.join(digests), '<u4').astype(np.uint32).reshape(-1, 2)
 
-    def _draw(self, stepper, state, picture, keys, number):
-        """Draws captions: for each the row of its picture in `state`, its key, and which under this key it is; a list
+    def _draw(self, stepper, state, image, keys, number):
+        """Draws captions: for each the row of its image in `state`, its key, and which under this key it is; a list
         of Hypothesis, with None where nothing was left to say."""
-        found = [None] * len(picture)
-        rows, parents, read = np.arange(len(picture)), picture, np.full(len(picture), BOS)
-        words, log_prob = np.zeros((len(picture), 0), np.int32), np.zeros(len(picture))
+        found = [None] * len(image)
+        rows, parents, read = np.arange(len(image)), image, np.full(len(image), BOS)
+        words, log_prob = np.zeros((len(image), 0), np.int32), np.zeros(len(image))
         for length in range(1, self.max_length + 2):
             state, scores = stepper.step(state, parents, read)
-            drawn, added = choose(scores, stepper.bias, shares(keys[rows], number[rows] * _PLACES + length),
-                                  self.banned(length), self.repeated(words), self.temperature, self.top_k, self.top_p)
+            drawn, added = sample_words(scores, stepper.bias, uniforms(keys[rows], number[rows] * _PLACES + length),
+                                  self.suppressed(length), self.repeated(words), self.temperature, self.top_k,
+                                        self.top_p)
             ends = drawn == EOS
             for i in np.flatnonzero(ends):
                 found[rows[i]] = Hypothesis(words[i].tolist(), float(log_prob[i] + added[i]), True)

@@ -9,7 +9,7 @@ from chainer_caption.errors import InputError
 from chainer_caption.functions.memory import free_bytes
 
 # What the scores of one step may take: bytes on the CPU, a few times its cache; on a GPU a share of what is free there,
-# since those of two steps, states and gates are there at once. It bounds how many pictures are searched together.
+# since those of two steps, states and gates are there at once. It bounds how many images are searched together.
 _CPU_BYTES = 24 * 2 ** 20
 _GPU_SHARE = 1 / 8
 
@@ -63,7 +63,7 @@ class Search:
         if self.no_repeat_ngram < 0:
             raise InputError(f'--no-repeat-ngram {self.no_repeat_ngram}: must not be negative; 0 allows repetition')
 
-    def banned(self, length):
+    def suppressed(self, length):
         """The ids that are never said as the `length`-th of a caption, a tuple."""
         unknown = () if self.allow_unk else (UNK,)
         ends = (EOS,) if length <= self.min_length else ()
@@ -87,7 +87,7 @@ class Search:
 
     @staticmethod
     def parts(stepper, features, hypotheses):
-        """Slices of the features that can be searched together, if each picture has so many hypotheses."""
+        """Slices of the features that can be searched together, if each image has so many hypotheses."""
         device = chainer.backend.get_device_from_array(features)
         room = _CPU_BYTES if device.xp is np else _GPU_SHARE * free_bytes(device)
         size = max(1, int(room) // (4 * hypotheses * len(stepper.bias)))

@@ -1,7 +1,7 @@
 """How good the captions of a split are, whoever made them: scores, diversity, perplexity.
 
-    evaluator = Evaluator(Release('features/flickr8k'), 'test')
-    ours, = evaluator.evaluate_model('model', Captioner.load('model', pictures=False), [BeamSearch(width=3)])
+    evaluator = Evaluator(Dataset('features/flickr8k'), 'test')
+    ours, = evaluator.evaluate_model('model', Captioner.load('model', images=False), [BeamSearch(width=3)])
     theirs = evaluator.evaluate_file('captions.json')
     print(ours.figures['CIDEr'], theirs.figures['CIDEr'])
 """
@@ -15,10 +15,10 @@ from chainer_caption.data.batches import CaptionDataset, CaptionIterator, PackCa
 from chainer_caption.data.vocabulary import SPECIAL, UNK
 from chainer_caption.errors import InputError
 from chainer_caption.evaluation import metrics
-from chainer_caption.evaluation.candidates import Candidate, read_candidates
 from chainer_caption.evaluation.metrics.cider import SINGLE, CiderScorer
 from chainer_caption.evaluation.metrics.scorer import DEFAULT
 from chainer_caption.evaluation.perplexity import stepped_perplexity, token_means
+from chainer_caption.evaluation.predictions import Prediction, read_predictions
 from chainer_caption.functions.memory import enough_memory
 from chainer_caption.storage.files import json_number
 
@@ -33,19 +33,19 @@ class Evaluation:
     Attributes:
         name (str): Whose they are: the model or the captions' file.
         search (BeamSearch, DiverseBeamSearch, Sampling or None): What they were made with, where a model made them.
-        candidates (list of Candidate): A caption for each picture, in the order of `Evaluator.pictures`.
+        predictions (list of Prediction): A caption for each image, in the order of `Evaluator.images`.
         figures (dict): `BLEU-1` to `BLEU-4`, `ROUGE-L`, `CIDEr` and, if asked for, `METEOR`, as fractions (CIDEr may
-            pass 1); `perplexity` of a model; what `metrics.diversity` says; and where each picture has several captions
+            pass 1); `perplexity` of a model; what `metrics.diversity` says; and where each image has several captions
             `distinct-1` and `distinct-2` (`metrics.distinct_ngrams`) and `best-CIDEr`, that of the best of them.
-        each (dict): The scores of each picture by itself, arrays (pictures,); a corpus's BLEU is not their mean.
-        unit (str): What the captions are cut into, one of `data.captions.UNITS`.
+        each (dict): The scores of each image by itself, arrays (images,); a corpus's BLEU is not their mean.
+        tokenizer (str): What the captions are cut into, one of `data.captions.TOKENIZERS`.
     """
     name: str
     search: object
-    candidates: list
+    predictions: list
     figures: dict
     each: dict
-    unit: str = 'words'
+    tokenizer: str = 'words'
 
     @property
     def label(self):
@@ -61,86 +61,86 @@ class Evaluation:
     def to_json(self):
         """The figures and what they are of as JSON values: a dict. JSON has no infinity; such a perplexity is None."""
         figures = {name: json_number(figure) for name, figure in self.figures.items()}
-        return {**figures, 'name': self.name, **self.settings, 'pictures': len(self.candidates)}
+        return {**figures, 'name': self.name, **self.settings, 'images': len(self.predictions)}
 
 
 class Evaluator:
-    """Scores captions of the pictures of a split against its own.
+    """Scores captions of the images of a split against its own.
 
     Args:
-        release (Release): The release.
+        dataset (Dataset): The dataset.
         split (str): `train`, `restval`, `val` or `test`.
         meteor (bool): Whether to compute METEOR as well, which needs WordNet's data (see `metrics.meteor_missing`).
         say (callable): Takes a notice, one line.
 
     Attributes:
-        pictures (numpy.ndarray): The pictures that are scored, as places in `release.captions.filenames`: those of
+        images (numpy.ndarray): The images that are scored, as places in `dataset.captions.filenames`: those of
             the split that have captions to compare with.
         references (list): The captions of each, lists of tokens.
 
     Raises:
-        InputError: The split has no pictures, or none has a caption.
+        InputError: The split has no images, or none has a caption.
     """
 
-    def __init__(self, release, split, meteor=False, say=lambda line: None):
-        self.release, self.split, self._say = release, split, say
-        everything = release.pictures(split)
-        self._described = np.diff(release.captions.sentences)[everything] > 0
-        self.pictures = everything[self._described]
-        if not len(self.pictures):
-            raise InputError(f'{release.dataset_path}: no picture of the split {split} has a caption to compare with')
-        if len(self.pictures) < len(everything):
-            say(f'{release.dataset_path}: {len(everything) - len(self.pictures):,} pictures of the split {split} have '
+    def __init__(self, dataset, split, meteor=False, say=lambda line: None):
+        self.dataset, self.split, self._say = dataset, split, say
+        everything = dataset.images(split)
+        self._described = np.diff(dataset.captions.sentences)[everything] > 0
+        self.images = everything[self._described]
+        if not len(self.images):
+            raise InputError(f'{dataset.dataset_path}: no image of the split {split} has a caption to compare with')
+        if len(self.images) < len(everything):
+            say(f'{dataset.dataset_path}: {len(everything) - len(self.images):,} images of the split {split} have '
                 'no captions to compare with and are left out')
-        if len(self.pictures) == 1:
-            say(f'{release.dataset_path}: one picture is all that is scored of the split {split}; {SINGLE}')
-        self.references = [release.references(picture) for picture in self.pictures]
+        if len(self.images) == 1:
+            say(f'{dataset.dataset_path}: one image is all that is scored of the split {split}; {SINGLE}')
+        self.references = [dataset.references(image) for image in self.images]
         self._scorer = metrics.Scorer(self.references, (*DEFAULT, 'METEOR') if meteor else DEFAULT)
-        self._training = _training_captions(release)
+        self._training = _training_captions(dataset)
 
-    def score(self, name, candidates, search=None, perplexity=None, more=None):
-        """Scores a caption for each of the pictures.
+    def score(self, name, predictions, search=None, perplexity=None, more=None):
+        """Scores a caption for each of the images.
 
         Args:
             name (str): What to call the evaluation.
-            candidates (list of Candidate): In the order of `pictures`.
+            predictions (list of Prediction): In the order of `images`.
             search (BeamSearch, DiverseBeamSearch, Sampling or None): What they were made with.
             perplexity (float or None): That of the model which made them.
-            more (list or None): All captions of each picture, lists of tokens, `candidates` among them.
+            more (list or None): All captions of each image, lists of tokens, `predictions` among them.
 
         Returns:
             Evaluation: The scores.
         """
-        tokens = [candidate.tokens for candidate in candidates]
+        tokens = [prediction.tokens for prediction in predictions]
         figures, each = self._scorer.score(tokens)
         if perplexity is not None:
             figures['perplexity'] = perplexity
-        finished = [candidate.finished for candidate in candidates]
+        finished = [prediction.finished for prediction in predictions]
         figures.update(metrics.diversity(tokens, self._training, None if None in finished else finished))
         if more is not None:
             figures.update(self._spread(more))
-        return Evaluation(name, search, candidates, figures, each, self.release.captions.unit)
+        return Evaluation(name, search, predictions, figures, each, self.dataset.captions.tokenizer)
 
     def _spread(self, captions):
-        """By how much the captions of the same picture differ, and how good the best of them is."""
-        place = np.repeat(np.arange(len(captions)), [len(of_picture) for of_picture in captions])
+        """By how much the captions of the same image differ, and how good the best of them is."""
+        place = np.repeat(np.arange(len(captions)), [len(of_image) for of_image in captions])
         each = CiderScorer(self.references).score([*itertools.chain.from_iterable(captions)], place)[1]['CIDEr']
         best = np.maximum.reduceat(each, np.searchsorted(place, np.arange(len(captions))))
         return {'distinct-1': metrics.distinct_ngrams(captions, 1), 'distinct-2': metrics.distinct_ngrams(captions, 2),
                 'best-CIDEr': float(best.mean())}
 
     def evaluate_file(self, path):
-        """Scores the captions in a file; see `read_candidates` for what it may hold and what is refused."""
-        return self.score(str(path), read_candidates(path, self.release, self.pictures, self._say))
+        """Scores the captions in a file; see `read_predictions` for what it may hold and what is refused."""
+        return self.score(str(path), read_predictions(path, self.dataset, self.images, self._say))
 
     def evaluate_model(self, name, captioner, searches=(None,), top=1, watch=iter):
-        """Captions the pictures by their stored features and scores the best caption of each.
+        """Captions the images by their stored features and scores the best caption of each.
 
         Args:
             name (str): What to call the evaluations.
             captioner (Captioner): The model.
             searches (sequence of BeamSearch or None): One after another; None is the model's own.
-            top (int): Captions that each finds of a picture. The likeliest is scored; of the others is only said how
+            top (int): Captions that each finds of an image. The likeliest is scored; of the others is only said how
                 much they differ and what the best is worth.
             watch (callable): Takes the iterator of a search's results and gives it back, to show progress.
 
@@ -150,27 +150,27 @@ class Evaluator:
             out where the model cannot say that, so that models with other vocabularies do not compare.
 
         Raises:
-            InputError: The features are not those that the model learned from, it speaks in another unit than the
-                release's captions, or it finds no caption of a picture.
+            InputError: The features are not those that the model learned from, it speaks in another tokenizer than the
+                dataset's captions, or it finds no caption of an image.
         """
-        spoken, written = captioner.bundle.unit, self.release.captions.unit
+        spoken, written = captioner.bundle.tokenizer, self.dataset.captions.tokenizer
         if spoken != written:
-            raise InputError(f'{name}: speaks in {spoken}, but {self.release.dataset_path} has captions in {written}; '
+            raise InputError(f'{name}: speaks in {spoken}, but {self.dataset.dataset_path} has captions in {written}; '
                              'their scores would mean nothing')
         # Each search is only begun when its results are asked for, but what is wrong with any is found here.
         searches = [captioner.search(search, top=top) for search in searches]
-        found = [captioner.caption_release(self.release, self.split, search) for search in searches]
+        found = [captioner.caption_dataset(self.dataset, self.split, search) for search in searches]
         captions = [self._captions(name, watch(results)) for results in found]
         perplexity = self._perplexity(captioner)
         evaluations = []
         for search, of_search in zip(searches, captions, strict=True):
-            best = [Candidate(likeliest.tokens, likeliest.finished) for likeliest, *_ in of_search]
-            more = [[caption.tokens for caption in of_picture] for of_picture in of_search] if top > 1 else None
+            best = [Prediction(likeliest.tokens, likeliest.finished) for likeliest, *_ in of_search]
+            more = [[caption.tokens for caption in of_image] for of_image in of_search] if top > 1 else None
             evaluations.append(self.score(name, best, search, perplexity, more))
         return evaluations
 
     def _captions(self, name, results):
-        """The captions of each picture that is scored."""
+        """The captions of each image that is scored."""
         captions = []
         for result, described in zip(results, self._described, strict=True):
             if result.error is not None:
@@ -182,17 +182,17 @@ class Evaluator:
     def _perplexity(self, captioner):
         models = [bundle.model for bundle in captioner.bundles]
         unsaid = any(SPECIAL[UNK] in getattr(model, 'unsaid', ()) for model in models)
-        data = CaptionDataset.from_release(self.release, captioner.bundle.vocabulary, self.split, unknown=not unsaid)
-        places = captioner.places
+        data = CaptionDataset.from_dataset(self.dataset, captioner.bundle.vocabulary, self.split, unknown=not unsaid)
+        places = captioner.max_positions
         if places is not None and data.lengths.max() > places:
-            self._say(f'{self.release.dataset_path}: {np.count_nonzero(data.lengths > places):,} captions of the split '
+            self._say(f'{self.dataset.dataset_path}: {np.count_nonzero(data.lengths > places):,} captions of the split '
                       f'{self.split} have more words than the {places - 1} that the model has room for, so there is no '
                       'perplexity')
             return None
         alone = len(models) == 1 and getattr(models[0], 'trainable', True)
-        per_picture = alone and getattr(models[0], 'per_picture', False)
-        batches = CaptionIterator(data, _BATCH, repeat=False, shuffle=False, per_picture=per_picture)
-        converter = PackCaptions(self.release.features, per_picture)
+        per_image = alone and getattr(models[0], 'per_image', False)
+        batches = CaptionIterator(data, _BATCH, repeat=False, shuffle=False, per_image=per_image)
+        converter = PackCaptions(self.dataset.features, per_image)
         where = captioner.device if alone else None
         with chainer.using_device(captioner.device), enough_memory(captioner.device):
             packed = (converter(batch, where) for batch in batches)
@@ -201,11 +201,11 @@ class Evaluator:
             return stepped_perplexity(captioner.stepper, packed)
 
 
-def _training_captions(release):
-    """The captions that a model of this release is trained on, or None where there are none."""
+def _training_captions(dataset):
+    """The captions that a model of this dataset is trained on, or None where there are none."""
     try:
-        _, tokens, bounds = release.sentences(*release.training_splits)
+        _, tokens, bounds = dataset.sentences(*dataset.training_splits)
     except InputError:
         return None
-    words = np.array(release.captions.words, object)[tokens]
+    words = np.array(dataset.captions.words, object)[tokens]
     return {tuple(words[start:stop]) for start, stop in itertools.pairwise(bounds)}

@@ -5,7 +5,7 @@ import sys
 import chainer
 import numpy as np
 
-from chainer_caption.functions.products import one_blas_thread
+from chainer_caption.functions.matmul import one_blas_thread
 from chainer_caption.parallel import Processes
 
 
@@ -57,9 +57,9 @@ def stepped_perplexity(stepper, batches):
     """
     xp, nats, tokens = stepper.device.xp, 0.0, 0
     with chainer.using_device(stepper.device), one_blas_thread():
-        for features, words, targets, sizes in batches:
+        for features, words, targets, batch_sizes in batches:
             state, start = stepper.start(stepper.device.send(features)), 0
-            for size in sizes:
+            for size in batch_sizes:
                 now = slice(start, start := start + size)
                 state, scores = stepper.step(state, np.arange(size), words[now])
                 scores += stepper.bias

@@ -29,7 +29,7 @@ _BLOB_SHAPE = 7                                         # BlobShape, whose field
 _BLOB_OLD_SHAPE = (1, 2, 3, 4)                          # num, channels, height, width
 
 
-# No network has more fields than this in all its layers, dimensions in an array, or bytes in a layer's name.
+# No encoder has more fields than this in all its layers, dimensions in an array, or bytes in a layer's name.
 _FIELDS, _DIMENSIONS, _NAME = 1_000_000, 32, 1000
 
 

@@ -1,21 +1,21 @@
-"""Finds pictures on the disk: in folders, and by the names that somebody else gave them."""
+"""Finds images on the disk: in folders, and by the names that somebody else gave them."""
 import collections
 import os
 
 from chainer_caption.errors import InputError
 
-#: Suffixes (lower case) by which pictures are picked out of folders.
+#: Suffixes (lower case) by which images are picked out of folders.
 SUFFIXES = frozenset(('.jpg', '.jpeg', '.jpe', '.jfif', '.png', '.gif', '.webp', '.bmp', '.tif', '.tiff', '.ppm',
                       '.pgm', '.pbm', '.pnm', '.jp2', '.avif'))
 
 
-def find_pictures(paths):
-    """Finds the pictures among files and in folders.
+def find_images(paths):
+    """Finds the images among files and in folders.
 
-    Folders are walked recursively; in them a file is a picture by its suffix (`SUFFIXES`, in any case), hidden files
+    Folders are walked recursively; in them a file is an image by its suffix (`SUFFIXES`, in any case), hidden files
     and folders are passed over, and each folder is walked once however many symbolic links lead to it. A path that
     is no folder is taken as it is, whatever its name, even when it is missing, and so is a folder that cannot be
-    listed: `open_picture` says what is wrong with them.
+    listed: `open_image` says what is wrong with them.
 
     Args:
         paths (iterable of str or os.PathLike, or one of them): Files and folders, mixed.
@@ -32,7 +32,7 @@ def find_pictures(paths):
 
 
 def _walk(top):
-    # Real folders come before links to folders, so that a picture is listed under its own place where it has one.
+    # Real folders come before links to folders, so that an image is listed under its own place where it has one.
     real, links, walked = [top], [], set()
     while real or links:
         folder = real.pop() if real else links.pop(0)
@@ -56,7 +56,7 @@ def _walk(top):
 
 
 def find_in_folder(wanted, folder):
-    """Finds pictures in a folder, in whatever order and folders they lie there, by `find_by_name`.
+    """Finds images in a folder, in whatever order and folders they lie there, by `find_by_name`.
 
     Args:
         wanted (iterable of str): File names.
@@ -71,19 +71,19 @@ def find_in_folder(wanted, folder):
     folder = os.fspath(folder)
     if not os.path.isdir(folder):
         raise InputError(f'{folder}: no such folder')
-    names = {os.path.relpath(path, folder): path for path in find_pictures(folder)}
+    names = {os.path.relpath(path, folder): path for path in find_images(folder)}
     return {name: names[there] for name, there in find_by_name(wanted, names).items()}
 
 
 def find_by_name(wanted, names):
-    """Finds pictures by the names that somebody else gave them.
+    """Finds images by the names that somebody else gave them.
 
     Args:
         wanted (iterable of str): File names, with or without folders.
-        names (iterable of str): The pictures that there are, as paths relative to their common folder.
+        names (iterable of str): The images that there are, as paths relative to their common folder.
 
     Returns:
-        dict: Wanted name to the picture's. A wanted name without the folders, or with more of them, finds its picture,
+        dict: Wanted name to the image's. A wanted name without the folders, or with more of them, finds its image,
         too, where there is no doubt: `1.jpg` is `cats/1.jpg` if that is the only one. Those not found are left out.
     """
     wanted = {name: os.path.normpath(name) for name in wanted}
@@ -98,4 +98,4 @@ def find_by_name(wanted, names):
         if len(alike) == 1:
             (found if path in there else guessed)[name] = there[alike[0]]
     times = collections.Counter([*found.values(), *guessed.values()])
-    return {**found, **{name: picture for name, picture in guessed.items() if times[picture] == 1}}
+    return {**found, **{name: image for name, image in guessed.items() if times[image] == 1}}

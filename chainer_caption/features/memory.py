@@ -1,4 +1,4 @@
-"""Memory that large arrays and pictures had is given back to the system as soon as they are gone."""
+"""Memory that large arrays and images had is given back to the system as soon as they are gone."""
 import ctypes
 import functools
 
@@ -11,7 +11,7 @@ def return_large_blocks():
     """Tells the C library so, for the whole process; does nothing where that library is not glibc.
 
     glibc asks the system for large blocks of their own, but learns from the first that are given back, and keeps
-    blocks of up to 32 MiB thereafter. Those of decoded pictures, of all sizes and from several threads, then leave
+    blocks of up to 32 MiB thereafter. Those of decoded images, of all sizes and from several threads, then leave
     holes of 100 MiB and more that nothing else fits into.
     """
     mallopt = getattr(ctypes.CDLL(None), 'mallopt', None)

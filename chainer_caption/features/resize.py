@@ -3,18 +3,18 @@ import functools
 
 import numpy as np
 
-from chainer_caption.features.pictures import bands
+from chainer_caption.features.images import bands
 
 
 def imresize(image, height, width):
-    """Resizes a picture as MATLAB's `imresize(image, [height width])` does in floating point.
+    """Resizes an image as MATLAB's `imresize(image, [height width])` does in floating point.
 
     Bicubic interpolation (R. Keys, "Cubic convolution interpolation for digital image processing", 1981, a = -0.5);
-    when the picture shrinks the kernel is stretched, so that it averages; at the borders the picture is continued by
+    when the image shrinks the kernel is stretched, so that it averages; at the borders the image is continued by
     its mirror image. Nothing is rounded and nothing clipped: the result can pass 0 and 255 a little.
 
     Args:
-        image (Picture or numpy.ndarray): Shape (H, W, C), uint8 or float. It is read in bands: a float copy of the
+        image (DecodedImage or numpy.ndarray): Shape (H, W, C), uint8 or float. It is read in bands: a float copy of the
             whole would take four times the memory.
         height (int): Rows of the result.
         width (int): Columns of the result.

@@ -25,8 +25,8 @@ _DTYPES = 'float16', 'float32', 'float64', 'F16', 'F32', 'F64'
 class TorchWeights:
     """The arrays of a `.pth` or `.safetensors` file, by Chainer's names.
 
-    Links that are `networks.folded.Folded` say which layer is which, and get each convolution with its batch
-    normalisation folded into it. `networks.others.ResNet101` says which array is which.
+    Links that are `encoders.folded.Folded` say which layer is which, and get each convolution with its batch
+    normalisation folded into it. `encoders.others.ResNet101` says which array is which.
 
     Of VGG, both libraries number the entries of their `features`, activations included; what counts is their order,
     which is that of the convolutions' names.

@@ -1,4 +1,4 @@
-"""Loads the weights of networks: Chainer's `.npz`, Caffe's `.caffemodel`, PyTorch's `.pth` and `.safetensors`."""
+"""Loads the weights of encoders: Chainer's `.npz`, Caffe's `.caffemodel`, PyTorch's `.pth` and `.safetensors`."""
 import hashlib
 import importlib.util
 import os
@@ -8,20 +8,20 @@ import numpy as np
 
 from chainer_caption.errors import InputError
 from chainer_caption.features.caffemodel import read_caffemodel
-from chainer_caption.features.networks.folded import Folded
+from chainer_caption.features.encoders.folding import Folded
 from chainer_caption.features.torch_weights import SUFFIXES, TorchWeights
 from chainer_caption.storage.archives import npz_shapes, read_npz
 from chainer_caption.storage.files import open_regular, unreadable
 
 
-def find_weights(network, path=None):
-    """Finds a network's weights on the disk.
+def find_weights(encoder, path=None):
+    """Finds an encoder's weights on the disk.
 
     Args:
-        network (chainer_caption.features.networks.Network): The network.
+        encoder (chainer_caption.features.encoders.Encoder): The encoder.
         path (str or os.PathLike): The file, if it is known. Without it, the place where Chainer keeps its models is
             searched (`$CHAINER_DATASET_ROOT/pfnet/chainer/models`, as a rule below `~/.chainer/dataset`), and then the
-            Python package that brings the network's weights, if there is one and it is installed.
+            Python package that brings the encoder's weights, if there is one and it is installed.
 
     Returns:
         str: A file that exists.
@@ -31,16 +31,16 @@ def find_weights(network, path=None):
             not the one that it should be.
     """
     folder = weights_folder()
-    candidates = [os.fspath(path)] if path else [os.path.join(folder or os.devnull, name) for name in network.weights]
+    candidates = [os.fspath(path)] if path else [os.path.join(folder or os.devnull, name) for name in encoder.weights]
     for candidate in candidates:
         if os.path.exists(candidate):
             return candidate
-    packaged = None if path or network.package is None else _packaged(network.package, network.weights[0])
+    packaged = None if path or encoder.package is None else _packaged(encoder.package, encoder.weights[0])
     if packaged:
         return packaged
-    missing = f'{path}: no such file' if path else f'no weights for {network.name}'
+    missing = f'{path}: no such file' if path else f'no weights for {encoder.name}'
     where = '' if folder is None else f'put the file into {folder}, or '
-    raise InputError(f'{missing}; they come from {network.source}: {where}name it with -i{network.instead}')
+    raise InputError(f'{missing}; they come from {encoder.source}: {where}name it with -i{encoder.instead}')
 
 
 def weights_folder():
@@ -76,12 +76,12 @@ def load_weights(link, path):
     Args:
         link (chainer.Link): Where to; its parameters keep their dtype.
         path (str or os.PathLike): `.npz` in the layout of Chainer's `save_npz` (`conv1_1/W`), `.caffemodel` whose
-            layers are named as the link's, or, for VGG networks, Caffe's ResNet-101 and those that are `Folded`,
+            layers are named as the link's, or, for VGG encoders, Caffe's ResNet-101 and those that are `Folded`,
             PyTorch's `.pth` or `.safetensors` with the names of torchvision or timm.
 
     Returns:
-        str or None: The profile that such weights were trained with, where their format tells: those of a VGG network
-        or of Caffe's ResNet-101 want `'torchvision'` in PyTorch's.
+        str or None: The preprocessing that such weights were trained with, where their format tells: those of a VGG
+        encoder or of Caffe's ResNet-101 want `'torchvision'` in PyTorch's.
 
     Raises:
         InputError: The file is missing, damaged, of no known format, or does not fit the link.
@@ -100,10 +100,10 @@ def load_weights(link, path):
         raise InputError(f'{path}: weights are .npz, .caffemodel, .pth or .safetensors files')
     for name, shape in shapes.items():
         if name not in arrays.shapes:
-            raise InputError(f'{path}: has no {name}; are these weights of another network?')
+            raise InputError(f'{path}: has no {name}; are these weights of another encoder?')
         if not _alike(arrays.shapes[name], shape):
             raise InputError(f'{path}: {name} has shape {arrays.shapes[name]} where {shape} is wanted; '
-                             'are these weights of another network?')
+                             'are these weights of another encoder?')
     chainer.serializers.NpzDeserializer(_Reader(path, arrays, shapes)).load(link)
     return 'torchvision' if suffix in SUFFIXES and not isinstance(link, Folded) else None
 

@@ -5,7 +5,7 @@ loop (Numba) on the CPU and in an elementwise kernel on a GPU. None waits for th
 
 The packed layout that all of them share: the captions of a minibatch, longest first, are cut into steps, and the rows
 of all steps stand one under another in one matrix. Step t has as many rows as there are captions with more than t
-words, so `sizes`, the rows of each step, never increases and no row is padding.
+words, so `batch_sizes`, the rows of each step, never increases and no row is padding.
 """
 from chainer_caption.functions.adam import Adam
 from chainer_caption.functions.dropout import dropout, mask_key

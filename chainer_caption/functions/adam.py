@@ -10,7 +10,7 @@ import chainer
 import numpy as np
 from chainer.backends import cuda
 
-from chainer_caption.functions.compiled import compiled, in_threads
+from chainer_caption.functions.compiled import compiled, parallel_for
 
 
 class _AdamRule(chainer.optimizers.adam.AdamRule):
@@ -37,7 +37,7 @@ class _AdamRule(chainer.optimizers.adam.AdamRule):
         if not plain or any(a is None or a.dtype != np.float32 or not a.flags.c_contiguous for a in arrays):
             super().update_core_cpu(param)
             return
-        in_threads(_update, param.size, *(a.reshape(-1) for a in arrays), np.float32(1 - hp.beta1),
+        parallel_for(_update, param.size, *(a.reshape(-1) for a in arrays), np.float32(1 - hp.beta1),
                    np.float32(1 - hp.beta2), np.float32(self.alpha_t), np.float32(hp.eps), np.float32(hp.eta),
                    np.float32(hp.weight_decay_rate))
 
@@ -90,7 +90,7 @@ def _follow(average, weights, share):
         cuda.elementwise('T weight, T share', 'T average', 'average += share * (weight - average)',
                          'caption_follow')(weights, share, average)
     elif average.flags.c_contiguous and weights.flags.c_contiguous and weights.dtype == np.float32:
-        in_threads(_follow_loop, weights.size, average.reshape(-1), weights.reshape(-1), share)
+        parallel_for(_follow_loop, weights.size, average.reshape(-1), weights.reshape(-1), share)
     else:
         average += share * (weights - average)
 

@@ -23,8 +23,8 @@ from numba.core import cgutils, types
 from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
-from chainer_caption.functions.buffers import give, take
-from chainer_caption.functions.compiled import compiled, in_threads
+from chainer_caption.functions.buffers import acquire, release
+from chainer_caption.functions.compiled import compiled, parallel_for
 
 # Rows of a panel, which are the words of a vector, and the numbers of k that are packed at once.
 _ROWS = 16
@@ -51,34 +51,34 @@ def available():
     return '+avx512bf16' in features.split(',')
 
 
-class RightFactor:
+class PackedMatrix:
     """The right factor of several products, rounded and packed once.
 
     Args:
         b (numpy.ndarray): (k, m) float32.
-        share (callable): As for `bfloat16_product`.
+        loop (callable): As for `bfloat16_matmul`.
 
     Attributes:
         shape (tuple of int): (k, m).
         packed (numpy.ndarray): What it has become.
     """
 
-    def __init__(self, b, share=in_threads):
+    def __init__(self, b, loop=parallel_for):
         self.shape = b.shape
-        self.packed = _packed(b.T, _WIDE, share)
-        weakref.finalize(self, give, self.packed)
+        self.packed = _packed(b.T, _WIDE, loop)
+        weakref.finalize(self, release, self.packed)
 
 
-def bfloat16_product(a, b, out, share=in_threads):
+def bfloat16_matmul(a, b, out, loop=parallel_for):
     """The matrix product a b of factors that are rounded to bfloat16, to the nearest, ties to even; sums in float32.
 
     Infinities and NaN pass through; numbers too small to be normal count as zero.
 
     Args:
         a (numpy.ndarray): (n, k) float32.
-        b (numpy.ndarray or RightFactor): (k, m) float32.
+        b (numpy.ndarray or PackedMatrix): (k, m) float32.
         out (numpy.ndarray): Where to, (n, m) float32, C-contiguous.
-        share (callable): What shares the work among threads: `in_threads`, or `alone`.
+        loop (callable): What shares the work among threads: `parallel_for`, or `alone`.
     """
     (n, k), m = a.shape, b.shape[1]
     if not k:
@@ -86,13 +86,13 @@ def bfloat16_product(a, b, out, share=in_threads):
         return
     panel = _panel(k)
     piece = max(1, _CACHED // panel) * _ROWS            # the rows of the left factor that tiles take in turn
-    left, right = _packed(a, 1, share), b if isinstance(b, RightFactor) else RightFactor(b, share)
-    share(_multiply, -(-n // piece) * -(-m // (_WIDE * _ROWS)), left, right.packed, k, panel, piece, out)
-    give(left)
+    left, right = _packed(a, 1, loop), b if isinstance(b, PackedMatrix) else PackedMatrix(b, loop)
+    loop(_multiply, -(-n // piece) * -(-m // (_WIDE * _ROWS)), left, right.packed, k, panel, piece, out)
+    release(left)
 
 
-def alone(loop, rows, *args):
-    """Calls a loop as `in_threads` would, in the caller's thread."""
+def serial(loop, rows, *args):
+    """Calls a loop as `parallel_for` would, in the caller's thread."""
     loop(*args, 0, rows)
 
 
@@ -101,15 +101,15 @@ def _panel(k):
     return -(-k // _BLOCK) * _BLOCK // 2 * _ROWS
 
 
-def _packed(x, multiple, share):
+def _packed(x, multiple, loop):
     # The factor (rows, k) in panels, of which there are a multiple of so many.
     if not (x.flags.c_contiguous or x.flags.f_contiguous):
         x = np.ascontiguousarray(x)
     panels, panel = -(-len(x) // (multiple * _ROWS)) * multiple, _panel(x.shape[1])
-    words = take(np, (panels * panel + _ROWS,)).view(np.uint32)
+    words = acquire(np, (panels * panel + _ROWS,)).view(np.uint32)
     # A vector that begins with a line of the cache is loaded in half the time.
     packed = words[-words.ctypes.data % 64 // words.itemsize:]
-    (share if x.size >= _LARGE else alone)(_pack, panels, x, panel, packed)
+    (loop if x.size >= _LARGE else serial)(_pack, panels, x, panel, packed)
     return packed
 
 

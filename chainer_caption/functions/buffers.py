@@ -19,7 +19,7 @@ _KEPT = 6
 _returned = collections.deque(maxlen=_KEPT)
 
 
-def take(xp, shape):
+def acquire(xp, shape):
     """An uninitialised array to be given back with `give`.
 
     Args:
@@ -46,7 +46,7 @@ def take(xp, shape):
     return flat[:size].reshape(shape)
 
 
-def give(array):
+def release(array):
     """Gives back an array that `take` has returned; it must not be used any more."""
     if not isinstance(array, np.ndarray):
         return

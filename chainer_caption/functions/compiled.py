@@ -8,7 +8,7 @@ import os
 import numba
 import numpy as np
 
-from chainer_caption.functions.cores import thread_count
+from chainer_caption.functions.cpu_count import thread_count
 
 # Sums may be reordered and fused, which is what lets a loop be vectorised; infinities and NaN keep their meaning,
 # because a search scores what it must not choose with -inf.
@@ -38,7 +38,7 @@ def _pool(process, threads):
     return concurrent.futures.ThreadPoolExecutor(threads, thread_name_prefix='chainer_caption')
 
 
-def in_threads(loop, rows, *args):
+def parallel_for(loop, rows, *args):
     """Calls `loop(*args, start, stop)` over parts of `range(rows)`, one a core.
 
     The loops write rows that are theirs alone, so the outcome is the same for any number of threads. Threads of our

@@ -1,7 +1,7 @@
 """A convolution layer for inference on the CPU: 3 x 3 convolution, bias, ReLU and, where wanted, 2 x 2 max pooling.
 
 Winograd's minimal filtering, F(4 x 4, 3 x 3) of A. Lavin and S. Gray, "Fast Algorithms for Convolutional Neural
-Networks", 2016: the picture is cut into tiles of 4 x 4 outputs, which see 6 x 6 inputs. Tiles d and filters g are
+Networks", 2016: the image is cut into tiles of 4 x 4 outputs, which see 6 x 6 inputs. Tiles d and filters g are
 transformed, multiplied point by point, summed over the channels, and transformed back::
 
     Y = A^T [ (G g G^T) * (B^T d B) ] A
@@ -13,7 +13,7 @@ largest output.
 """
 import numpy as np
 
-from chainer_caption.functions.compiled import compiled, in_threads, inlined
+from chainer_caption.functions.compiled import compiled, inlined, parallel_for
 
 _TILES = 64                                             # in a group
 _BLOCK = 32                                             # channels that are transformed together
@@ -25,7 +25,7 @@ _G = np.array([[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 
 
 
 def winograd_filters(W):
-    """Transforms the filters of a 3 x 3 convolution, once for all pictures: G g G^T.
+    """Transforms the filters of a 3 x 3 convolution, once for all images: G g G^T.
 
     Args:
         W (numpy.ndarray): Filters as `L.Convolution2D` has them, (K, C, 3, 3), float32.
@@ -39,13 +39,13 @@ def winograd_filters(W):
 
 
 def convolution_relu(x, filters, b, pool=False):
-    """Convolves pictures (3 x 3, stride 1, padded by one with zeros), adds the bias and applies ReLU.
+    """Convolves images (3 x 3, stride 1, padded by one with zeros), adds the bias and applies ReLU.
 
     Equals `F.relu(F.convolution_2d(x, W, b, pad=1))`, and `F.max_pooling_2d(…, 2)` of it when `pool` is set, but for
-    the order of the dimensions. Wrap calls in `products.one_blas_thread`: there is a thread for each core already.
+    the order of the dimensions. Wrap calls in `matmul.one_blas_thread`: there is a thread for each core already.
 
     Args:
-        x (numpy.ndarray): Pictures, channels last: (N, H, W, C), float32, contiguous.
+        x (numpy.ndarray): Images, channels last: (N, H, W, C), float32, contiguous.
         filters (numpy.ndarray): `winograd_filters(W)`, (36, C, K).
         b (numpy.ndarray): Biases, (K,), float32.
         pool (bool): Take the maximum of each 2 x 2 outputs. H and W must be even then.
@@ -54,12 +54,12 @@ def convolution_relu(x, filters, b, pool=False):
         numpy.ndarray: (N, H, W, K), or (N, H / 2, W / 2, K) when pooled; float32. It does not depend on the number
         of threads.
     """
-    pictures, height, width, channels = x.shape
+    images, height, width, channels = x.shape
     if pool and (height % 2 or width % 2):
         raise ValueError(f'cannot pool {height} x {width} outputs by two')
-    shape = (pictures, height // 2, width // 2) if pool else (pictures, height, width)
+    shape = (images, height // 2, width // 2) if pool else (images, height, width)
     y = np.empty((*shape, filters.shape[2]), np.float32)
-    tiles = pictures * -(-height // 4) * -(-width // 4)
+    tiles = images * -(-height // 4) * -(-width // 4)
 
     def compute(start, stop):
         before = np.empty((36, _TILES, channels), np.float32)
@@ -70,7 +70,7 @@ def convolution_relu(x, filters, b, pool=False):
             np.matmul(before[:, :count], filters, out=after[:, :count])
             _transform_outputs(after, b, y, pool, first, count)
 
-    in_threads(compute, -(-tiles // _TILES))
+    parallel_for(compute, -(-tiles // _TILES))
     return y
 
 
@@ -85,14 +85,14 @@ def _transform_inputs(x, before, first, count):
     x_flat, before_flat = x.reshape(-1), before.reshape(-1)
     tile, half = np.zeros(36 * _BLOCK, np.float32), np.zeros(36 * _BLOCK, np.float32)
     for i in range(count):
-        picture, place = divmod(first + i, down * across)
+        image, place = divmod(first + i, down * across)
         top, left = place // across * 4 - 1, place % across * 4 - 1
         for channel in range(0, channels, _BLOCK):
             size = min(_BLOCK, channels - channel)
             for point in range(36):
                 row, column = top + point // 6, left + point % 6
                 if 0 <= row < height and 0 <= column < width:
-                    source = ((picture * height + row) * width + column) * channels + channel
+                    source = ((image * height + row) * width + column) * channels + channel
                     _copy(x_flat, source, tile, point * _BLOCK, size)
                 else:
                     for c in range(size):
@@ -114,7 +114,7 @@ def _transform_outputs(after, b, y, pool, first, count):
     after_flat, y_flat = after.reshape(-1), y.reshape(-1)
     tile, half = np.zeros(36 * _BLOCK, np.float32), np.zeros(36 * _BLOCK, np.float32)
     for i in range(count):
-        picture, place = divmod(first + i, down * across)
+        image, place = divmod(first + i, down * across)
         top, left = place // across * side, place % across * side
         for channel in range(0, channels, _BLOCK):
             size = min(_BLOCK, channels - channel)
@@ -133,7 +133,7 @@ def _transform_outputs(after, b, y, pool, first, count):
             for row in range(min(side, height - top)):
                 for column in range(min(side, width - left)):
                     source = (row * 6 + column) * _BLOCK
-                    target = ((picture * height + top + row) * width + left + column) * channels + channel
+                    target = ((image * height + top + row) * width + left + column) * channels + channel
                     for c in range(size):
                         total = tile[np.uintp(source + c)] + b[np.uintp(channel + c)]
                         y_flat[np.uintp(target + c)] = max(total, np.float32(0))

@@ -1,5 +1,5 @@
 """Convolutions for training: Chainer's, but for the two kinds that fill networks for telephones, which are done on the
-CPU without unfolding the pictures: 1 x 1 convolutions are matrix products as they stand, and depthwise ones loops.
+CPU without unfolding the images: 1 x 1 convolutions are matrix products as they stand, and depthwise ones loops.
 """
 import functools
 
@@ -7,19 +7,19 @@ import chainer
 import chainer.functions as F
 import numpy as np
 
-from chainer_caption.functions.compiled import compiled, in_threads
-from chainer_caption.functions.products import one_blas_thread, product
+from chainer_caption.functions.compiled import compiled, parallel_for
+from chainer_caption.functions.matmul import matmul, one_blas_thread
 
 
 def convolution_2d(x, W, b=None, stride=(1, 1), pad=(0, 0), groups=1):
     """`chainer.functions.convolution_2d`, faster on the CPU where the filters are 1 x 1 or depthwise.
 
     Args:
-        x (chainer.Variable or array): Pictures, (N, C, H, W), floats.
+        x (chainer.Variable or array): Images, (N, C, H, W), floats.
         W (chainer.Variable or array): Filters, (K, C / groups, kH, kW).
         b (chainer.Variable, array or None): Biases, (K,).
         stride (tuple of int): Down and across.
-        pad (tuple of int): Zeros around the pictures, likewise.
+        pad (tuple of int): Zeros around the images, likewise.
         groups (int): Into how many the channels are cut.
 
     Returns:
@@ -43,7 +43,7 @@ class _Pointwise(chainer.FunctionNode):
         pixels = x.reshape(*x.shape[:2], -1)
         y = np.empty((len(x), len(W), pixels.shape[2]), x.dtype)
         with one_blas_thread():
-            in_threads(_multiply, len(x), W[:, :, 0, 0], pixels, y)
+            parallel_for(_multiply, len(x), W[:, :, 0, 0], pixels, y)
         y += b[:, None]
         return y.reshape(len(x), len(W), *x.shape[2:]),
 
@@ -54,10 +54,10 @@ class _Pointwise(chainer.FunctionNode):
         with one_blas_thread():
             if 0 in indexes:
                 gx = np.empty((*x.shape[:2], gy.shape[2]), x.dtype)
-                in_threads(_multiply, len(x), W[:, :, 0, 0].T, gy, gx)
+                parallel_for(_multiply, len(x), W[:, :, 0, 0].T, gy, gx)
                 gx = gx.reshape(x.shape)
-            # The places of all pictures in a row: one product in place of a sum of many.
-            gW = product(_in_a_row(gy), _in_a_row(x.reshape(*x.shape[:2], -1)).T)
+            # The places of all images in a row: one product in place of a sum of many.
+            gW = matmul(_in_a_row(gy), _in_a_row(x.reshape(*x.shape[:2], -1)).T)
         gradients = gx, gW.reshape(W.shape), gy.sum(axis=(0, 2))
         return tuple(chainer.as_variable(gradients[i]) for i in indexes)
 
@@ -89,12 +89,12 @@ class _Depthwise(chainer.FunctionNode):
         gy = np.ascontiguousarray(grad_outputs[0].array)
         # A part for each plane, so that the sum is the same for any number of threads.
         parts = np.empty((*x.shape[:2], *W.shape[2:]), W.dtype)
-        in_threads(_loops(W.shape[3], self._stride)[1], len(_planes(x)), _planes(x), _planes(gy), _planes(parts))
+        parallel_for(_loops(W.shape[3], self._stride)[1], len(_planes(x)), _planes(x), _planes(gy), _planes(parts))
         gradients = self._back(gy, W, x) if 0 in indexes else None, parts.sum(axis=0)[:, None], gy.sum(axis=(0, 2, 3))
         return tuple(chainer.as_variable(gradients[i]) for i in indexes)
 
     def _back(self, gy, W, x):
-        """The gradient of the pictures: a convolution of that of the outputs, spread out, with the filters turned."""
+        """The gradient of the images: a convolution of that of the outputs, spread out, with the filters turned."""
         (high, wide), (height, width) = W.shape[2:], x.shape[2:]
         spread = np.zeros((*x.shape[:2], height + high - 1, width + wide - 1), x.dtype)
         down, across = (self._stride * size for size in gy.shape[2:])
@@ -105,7 +105,7 @@ class _Depthwise(chainer.FunctionNode):
 
 
 def _convolve(x, filters, b, stride, y):
-    in_threads(_loops(filters.shape[2], stride)[0], len(_planes(y)), _planes(x), np.ascontiguousarray(filters), b,
+    parallel_for(_loops(filters.shape[2], stride)[0], len(_planes(y)), _planes(x), np.ascontiguousarray(filters), b,
                _planes(y))
 
 

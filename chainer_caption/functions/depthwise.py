@@ -129,12 +129,12 @@ def add(y, b, x):
 
 @compiled
 def patches(x, first, above, left, y, width):
-    """What the outputs of a 3 x 3 convolution of stride 2 see of a picture, a row of numbers for each.
+    """What the outputs of a 3 x 3 convolution of stride 2 see of an image, a row of numbers for each.
 
     Args:
-        x (numpy.ndarray): The picture, (C, H, W), float32, contiguous.
+        x (numpy.ndarray): The image, (C, H, W), float32, contiguous.
         first (int): The first row of outputs.
-        above, left (int): Rows and columns of zeros around the picture, of which output (0, 0) sees the first.
+        above, left (int): Rows and columns of zeros around the image, of which output (0, 0) sees the first.
         y (numpy.ndarray): Where to, (rows * width, C * 9), float32, contiguous.
         width (int): Outputs of a row.
     """

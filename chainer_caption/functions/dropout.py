@@ -12,7 +12,7 @@ import chainer
 import numpy as np
 from chainer.backends import cuda
 
-from chainer_caption.functions.compiled import HASH32_CUDA, compiled, hash32, in_threads
+from chainer_caption.functions.compiled import HASH32_CUDA, compiled, hash32, parallel_for
 
 
 def mask_key(seed, update, site):
@@ -74,7 +74,7 @@ def apply_mask(x, ratio, key):
         return _mask_kernel()(x, *arguments)
     x = np.ascontiguousarray(x)
     y = np.empty_like(x)
-    in_threads(_mask, x.size, x.reshape(-1), y.reshape(-1), *arguments)
+    parallel_for(_mask, x.size, x.reshape(-1), y.reshape(-1), *arguments)
     return y
 
 

@@ -1,7 +1,7 @@
 """For inference on the CPU: fully connected layers."""
 import numpy as np
 
-from chainer_caption.functions.products import product
+from chainer_caption.functions.matmul import matmul
 
 
 def linear_relu(x, W, b):
@@ -15,6 +15,6 @@ def linear_relu(x, W, b):
     Returns:
         numpy.ndarray: (N, K), float32.
     """
-    y = product(x, W.T)
+    y = matmul(x, W.T)
     y += b
     return np.maximum(y, 0, out=y)

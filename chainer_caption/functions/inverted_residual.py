@@ -2,7 +2,7 @@
 
 The blocks of M. Sandler et al., "MobileNetV2: Inverted Residuals and Linear Bottlenecks", 2018: a 1 x 1 convolution
 that makes many channels of few, a depthwise one, and a 1 x 1 convolution that makes few of them again; ReLU6 after the
-first two. What is wide lives only between them. So it is never made as a whole, which for one picture could be 5 MB:
+first two. What is wide lives only between them. So it is never made as a whole, which for one image could be 5 MB:
 strips of a few rows go through all three while they are in the cache. Rows that two strips see are kept for the second.
 """
 import dataclasses
@@ -71,7 +71,7 @@ def same_padding(size, ksize, stride):
 
 
 class Scratch:
-    """Memory that a thread uses again for all layers and pictures; see buffers.py for what fresh memory costs."""
+    """Memory that a thread uses again for all layers and images; see buffers.py for what fresh memory costs."""
 
     def __init__(self):
         self._flat = {}
@@ -85,11 +85,11 @@ class Scratch:
 
 
 def inverted_residual(pixels, height, width, weights, scratch, name):
-    """Computes one picture's inverted residual. Wrap calls in `products.one_blas_thread`.
+    """Computes one image's inverted residual. Wrap calls in `matmul.one_blas_thread`.
 
     Args:
         pixels (callable): Takes a range of rows, as two ints, and gives them as a matrix: (rows * width, K), float32.
-        height (int): Rows of the picture.
+        height (int): Rows of the image.
         width (int): Its columns.
         weights (InvertedResidual): The weights.
         scratch (Scratch): The thread's memory.
@@ -108,7 +108,7 @@ def inverted_residual(pixels, height, width, weights, scratch, name):
     strip = scratch.take('strip', blocks, (most - 1) * stride + ksize, columns, BLOCK)
     wide = scratch.take('wide', strip.shape[1] * width, channels)
     convolved = scratch.take('convolved', most * out_width, channels)
-    there = -above                                      # the row of the picture up to which the strip is filled
+    there = -above                                      # the row of the image up to which the strip is filled
     for top in range(0, out_height, most):
         bottom = min(top + most, out_height)
         first, last = top * stride - above, (bottom - 1) * stride + ksize - above

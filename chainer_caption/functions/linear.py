@@ -2,7 +2,7 @@
 import chainer
 
 from chainer_caption.functions.buffers import column_sums
-from chainer_caption.functions.products import one_blas_thread, product
+from chainer_caption.functions.matmul import matmul, one_blas_thread
 
 
 def linear(x, W, b):
@@ -25,7 +25,7 @@ class _Linear(chainer.FunctionNode):
         self.retain_inputs((0, 1))
         x, W, b = inputs
         with one_blas_thread():
-            y = product(x, W.T)
+            y = matmul(x, W.T)
         y += b
         return y,
 
@@ -34,5 +34,5 @@ class _Linear(chainer.FunctionNode):
         gy = grad_outputs[0].array
         with one_blas_thread():
             # The gradient of the features, the largest product of the three, is nobody's input.
-            gradients = (product(gy, W) if 0 in indexes else None, product(gy.T, x), column_sums(gy))
+            gradients = (matmul(gy, W) if 0 in indexes else None, matmul(gy.T, x), column_sums(gy))
         return tuple(chainer.as_variable(gradients[i]) for i in indexes)

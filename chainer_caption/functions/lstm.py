@@ -12,14 +12,14 @@ import chainer
 import numpy as np
 from chainer.backends import cuda
 
-from chainer_caption.functions.bfloat16 import RightFactor, alone, bfloat16_product
-from chainer_caption.functions.buffers import column_sums, give, take
-from chainer_caption.functions.compiled import compiled, in_threads, inlined, sigmoid, tanh
-from chainer_caption.functions.cores import thread_count
-from chainer_caption.functions.products import one_blas_thread, product, right_factor
+from chainer_caption.functions.bfloat16 import PackedMatrix, bfloat16_matmul, serial
+from chainer_caption.functions.buffers import acquire, column_sums, release
+from chainer_caption.functions.compiled import compiled, inlined, parallel_for, sigmoid, tanh
+from chainer_caption.functions.cpu_count import thread_count
+from chainer_caption.functions.matmul import matmul, one_blas_thread, prepack
 
 
-def lstm_sequence(x, W_x, b, W_h, sizes, computed=None):
+def lstm_sequence(x, W_x, b, W_h, batch_sizes, computed=None):
     """Runs an LSTM from a zero state over packed sequences.
 
     The equations and the layout of the weights are those of `chainer.functions.lstm` (Hochreiter and Schmidhuber 1997,
@@ -28,26 +28,26 @@ def lstm_sequence(x, W_x, b, W_h, sizes, computed=None):
         c[t] = tanh(a) * sigmoid(i) + c[t - 1] * sigmoid(f),    h[t] = tanh(c[t]) * sigmoid(o)
 
     Args:
-        x (chainer.Variable or array): The inputs of all steps, packed: (N, I) float32, N = sum(sizes). Or those of one
-            step, (sizes[0], I), which every step reads again: then they are multiplied once.
+        x (chainer.Variable or array): The inputs of all steps, packed: (N, I) float32, N = sum(batch_sizes). Or those
+            of one step, (batch_sizes[0], I), which every step reads again: then they are multiplied once.
         W_x (chainer.Variable or array): Input weights (`lstm/upward/W`), (4H, I) float32.
         b (chainer.Variable or array): Biases (`lstm/upward/b`), (4H,) float32.
         W_h (chainer.Variable or array): Recurrent weights (`lstm/lateral/W`), (4H, H) float32.
-        sizes (sequence of int): The rows of each step, on the host; never increasing, each at least 1.
+        batch_sizes (sequence of int): The rows of each step, on the host; never increasing, each at least 1.
         computed (tuple of array or None): The activated gates (N, 4H), c and h (N, H) of these very inputs, where they
             have been computed before (`functions.sampling`); only the gradients are left to be made then.
 
     Returns:
         chainer.Variable: h of all steps, packed: (N, H) float32.
     """
-    return _LSTMSequence(sizes, computed).apply((x, W_x, b, W_h))[0]
+    return _LSTMSequence(batch_sizes, computed).apply((x, W_x, b, W_h))[0]
 
 
 class _LSTMSequence(chainer.FunctionNode):
 
-    def __init__(self, sizes, computed):
+    def __init__(self, batch_sizes, computed):
         self.computed = computed
-        bounds = np.cumsum([0, *sizes]).tolist()
+        bounds = np.cumsum([0, *batch_sizes]).tolist()
         self.steps = list(itertools.pairwise(bounds))     # (start, stop) of each step's rows
 
     def forward(self, inputs):
@@ -57,7 +57,7 @@ class _LSTMSequence(chainer.FunctionNode):
         x, W_x, b, W_h = inputs
         xp = chainer.backend.get_array_module(x)
         units, first, rows = W_h.shape[1], self.steps[0][1], self.steps[-1][1]
-        gates = take(xp, (rows, len(b)))
+        gates = acquire(xp, (rows, len(b)))
         h = xp.empty((rows, units), x.dtype)
         c = xp.empty_like(h)
         # The state that each row starts from, packed like the rows of the steps after the first, which starts from 0.
@@ -66,8 +66,8 @@ class _LSTMSequence(chainer.FunctionNode):
         recurrent = xp.zeros((first, len(b)), x.dtype)
         zero = xp.zeros((first, units), x.dtype)
         with one_blas_thread():
-            product(x, W_x.T, out=gates[:len(x)])
-            recurring = right_factor(W_h.T)
+            matmul(x, W_x.T, out=gates[:len(x)])
+            recurring = prepack(W_h.T)
             for start, stop in self.steps[1:] if len(x) < rows else ():
                 gates[start:stop] = gates[:stop - start]
 
@@ -85,9 +85,9 @@ class _LSTMSequence(chainer.FunctionNode):
             self._in_shares(run, recurring)
         if chainer.config.enable_backprop:
             self.gates, self.c, self.h_before, self.c_before = gates, c, h_before, c_before
-            weakref.finalize(self, give, gates)         # with the graph, whether it is gone backward through or not
+            weakref.finalize(self, release, gates)         # with the graph, whether it is gone backward through or not
         else:
-            give(gates)
+            release(gates)
         return h,
 
     def _remember(self, x):
@@ -102,12 +102,12 @@ class _LSTMSequence(chainer.FunctionNode):
         gh = grad_outputs[0].array
         xp = chainer.backend.get_array_module(x)
         first = self.steps[0][1]
-        ggates = take(xp, self.gates.shape)
+        ggates = acquire(xp, self.gates.shape)
         # What a step hands to the one before it. A caption that ends before the others has handed nothing: zero.
         gh_carried = xp.zeros((first, W_h.shape[1]), x.dtype)
         gc, zero = xp.zeros_like(gh_carried), xp.zeros_like(gh_carried)
         with one_blas_thread():
-            recurring = right_factor(W_h)
+            recurring = prepack(W_h)
 
             def run(low, high, multiply):
                 for rows, before, captions in reversed(list(self._rows_of(low, high))):
@@ -117,12 +117,12 @@ class _LSTMSequence(chainer.FunctionNode):
                         multiply(ggates[rows], recurring, out=gh_carried[captions])
 
             self._in_shares(run, recurring)
-            gb, gW_h = column_sums(ggates), product(ggates[first:].T, self.h_before)
+            gb, gW_h = column_sums(ggates), matmul(ggates[first:].T, self.h_before)
             for start, stop in self.steps[1:] if len(x) < len(ggates) else ():
                 ggates[:stop - start] += ggates[start:stop]
             gread = ggates[:len(x)]
-            gradients = product(gread, W_x) if 0 in indexes else None, product(gread.T, x), gb, gW_h
-        give(ggates)
+            gradients = matmul(gread, W_x) if 0 in indexes else None, matmul(gread.T, x), gb, gW_h
+        release(ggates)
         return tuple(chainer.as_variable(gradients[i]) for i in indexes)
 
     def _rows_of(self, low, high):
@@ -144,17 +144,17 @@ class _LSTMSequence(chainer.FunctionNode):
         and the threads share each product.
         """
         first = self.steps[0][1]
-        if not isinstance(recurring, RightFactor):
-            run(0, first, product)
+        if not isinstance(recurring, PackedMatrix):
+            run(0, first, matmul)
             return
-        sizes = np.array([stop - start for start, stop in self.steps])
-        lengths = (sizes[:, None] > np.arange(first)).sum(axis=0)
+        batch_sizes = np.array([stop - start for start, stop in self.steps])
+        lengths = (batch_sizes[:, None] > np.arange(first)).sum(axis=0)
         threads = min(thread_count(), first)
-        ends = np.searchsorted(np.cumsum(lengths), sizes.sum() * np.arange(1, threads) / threads) + 1
+        ends = np.searchsorted(np.cumsum(lengths), batch_sizes.sum() * np.arange(1, threads) / threads) + 1
         bounds = [0, *ends.tolist(), first]
 
-        multiply = functools.partial(bfloat16_product, share=alone)
-        in_threads(lambda start, stop: run(bounds[start], bounds[stop], multiply), threads)
+        multiply = functools.partial(bfloat16_matmul, loop=serial)
+        parallel_for(lambda start, stop: run(bounds[start], bounds[stop], multiply), threads)
 
 
 def lstm_cell(gates, recurrent, b, c0, c, h):

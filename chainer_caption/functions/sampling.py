@@ -12,10 +12,10 @@ import numpy as np
 from chainer.backends import cuda
 
 from chainer_caption.functions.buffers import column_sums
-from chainer_caption.functions.compiled import compiled, in_threads
+from chainer_caption.functions.compiled import compiled, parallel_for
 from chainer_caption.functions.drawing import draw
 from chainer_caption.functions.lstm import lstm_cell
-from chainer_caption.functions.products import one_blas_thread, product, right_factor
+from chainer_caption.functions.matmul import matmul, one_blas_thread, prepack
 from chainer_caption.functions.word_loss import gradient_kernel, scaled
 
 # Places of a caption that the numbers which are drawn tell apart.
@@ -66,7 +66,7 @@ class Sampled:
     totals: object
 
 
-def sample(voice, key, start, ends, banned, length, numbers=None):
+def sample(voice, key, start, ends, suppressed, length, numbers=None):
     """Draws a caption for each image, word by word, from the softmax of the model's scores.
 
     Args:
@@ -74,7 +74,7 @@ def sample(voice, key, start, ends, banned, length, numbers=None):
         key: Two uint32 words, from `mask_key`; all that is drawn follows from them, on the CPU and on a GPU.
         start (int): The word that is read first.
         ends (int): The word that ends a caption.
-        banned (sequence of int): Words that are not said; the others share their probability.
+        suppressed (sequence of int): Words that are not said; the others share their probability.
         length (int): Words at most, `ends` among them; a caption that has not ended then is cut.
         numbers (numpy.ndarray or None): What tells each row's drawings from the others' under the key, (n,) int;
             processes that share a minibatch give the places in the whole of it. None for 0 to n - 1.
@@ -90,12 +90,12 @@ def sample(voice, key, start, ends, banned, length, numbers=None):
     numbers = np.arange(voice.count) if numbers is None else numbers
 
     def choose(scores, rows, place):
-        words, log_probs, totals = draw(scores, voice.out[1], numbers[rows] * _PLACES + place, key, banned)
+        words, log_probs, totals = draw(scores, voice.out[1], numbers[rows] * _PLACES + place, key, suppressed)
         return cuda.to_cpu(words), log_probs, totals
     return _packed(voice.count, *_speak(voice, start, ends, length, choose))
 
 
-def greedy(voice, start, ends, banned, length):
+def greedy(voice, start, ends, suppressed, length):
     """The caption of each image that has the likeliest word at each place; arguments as for `sample`.
 
     Returns:
@@ -105,7 +105,7 @@ def greedy(voice, start, ends, banned, length):
 
     def choose(scores, rows, place):
         scores += voice.out[1]
-        scores[:, list(banned)] = -np.inf
+        scores[:, list(suppressed)] = -np.inf
         return cuda.to_cpu(xp.argmax(scores, axis=1).astype(np.int32)),
 
     captions = [[] for _ in range(voice.count)]
@@ -131,7 +131,7 @@ def _speak(voice, start, ends, length, choose):
     W_x, W_h, W_out = W_x.T, W_h.T, voice.out[0].T
     if xp is np:
         # BLAS would lay them out anew for each product, which takes longer than a product with a dozen rows.
-        W_x, W_h, W_out = (right_factor(np.ascontiguousarray(W)) for W in (W_x, W_h, W_out))
+        W_x, W_h, W_out = (prepack(np.ascontiguousarray(W)) for W in (W_x, W_h, W_out))
     rows, words = np.arange(voice.count), np.full(voice.count, start, np.int32)
     # A word's share of the gates is the same wherever it stands: it is computed when the word first comes up.
     word_gates, known = xp.empty((len(voice.W), len(b)), np.float32), np.zeros(len(voice.W), bool)
@@ -139,17 +139,17 @@ def _speak(voice, start, ends, length, choose):
     read, said = [], []
     with one_blas_thread():
         if voice.image is not None:
-            gates = product(voice.image, W_x)
+            gates = matmul(voice.image, W_x)
             c, h = _step(gates, xp.zeros_like(gates), c, b)
             read = [(rows, gates, c, h)]
         for place in range(length):
             new = np.unique(words[~known[words]])
             if len(new):
                 known[new], new = True, xp.asarray(new)
-                word_gates[new] = product(voice.W[new], W_x)
+                word_gates[new] = matmul(voice.W[new], W_x)
             gates = word_gates[xp.asarray(words)]
-            c, h = _step(gates, product(h, W_h), c, b)
-            scores = product(voice.joined(h, rows) if voice.joined else h, W_out)
+            c, h = _step(gates, matmul(h, W_h), c, b)
+            scores = matmul(voice.joined(h, rows) if voice.joined else h, W_out)
             words, *more = choose(scores, rows, place)
             said.append((rows, gates, c, h, scores, *more, words))
             alive = np.flatnonzero(words != ends)
@@ -196,7 +196,7 @@ def _packed(count, read, said):
 def sampled_loss(h, W, b, sampled, targets, weights):
     """The weighted negative log-probability of captions that were drawn.
 
-    Equal to `word_loss` with these weights and as many tokens, of a softmax without the banned words.
+    Equal to `word_loss` with these weights and as many tokens, of a softmax without the suppressed words.
 
     Args:
         h (chainer.Variable): The LSTM's outputs, packed, (N, H) float32.
@@ -222,12 +222,12 @@ class _SampledLoss(chainer.FunctionNode):
         xp = chainer.backend.get_array_module(h)
         scores = self.sampled.scores
         if xp is np:
-            in_threads(_gradients, len(scores), scores, self.sampled.totals, self.targets, self.weights)
+            parallel_for(_gradients, len(scores), scores, self.sampled.totals, self.targets, self.weights)
         else:
             words = xp.arange(scores.shape[1], dtype=self.targets.dtype)
             gradient_kernel()(self.sampled.totals[:, None], self.targets[:, None], words, self.weights[:, None], scores)
         with one_blas_thread():
-            self.gradients = product(scores, W), product(scores.T, h), column_sums(scores)
+            self.gradients = matmul(scores, W), matmul(scores.T, h), column_sums(scores)
         return xp.asarray(-(self.sampled.log_probs * self.weights).sum(dtype=np.float64), h.dtype),
 
     def backward(self, indexes, grad_outputs):

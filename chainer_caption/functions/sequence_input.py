@@ -3,7 +3,7 @@ import chainer
 import numpy as np
 from chainer.backends import cuda
 
-from chainer_caption.functions.compiled import HASH32_CUDA, compiled, hash32, in_threads
+from chainer_caption.functions.compiled import HASH32_CUDA, compiled, hash32, parallel_for
 from chainer_caption.functions.dropout import mask_arguments
 
 
@@ -41,7 +41,7 @@ class _SequenceInput(chainer.FunctionNode):
         y[:len(image)] = image
         embedded = y[len(image):]
         if xp is np:
-            in_threads(_embed, len(self.words), W, self.words, embedded, *self.mask)
+            parallel_for(_embed, len(self.words), W, self.words, embedded, *self.mask)
         else:
             _embed_kernel()(W, self.words[:, None], W.shape[1], *self.mask, embedded)
         return y,

@@ -11,9 +11,9 @@ import chainer
 import numpy as np
 from chainer.backends import cuda
 
-from chainer_caption.functions.buffers import column_sums, give, take
-from chainer_caption.functions.compiled import compiled, exp, in_threads
-from chainer_caption.functions.products import one_blas_thread, product
+from chainer_caption.functions.buffers import acquire, column_sums, release
+from chainer_caption.functions.compiled import compiled, exp, parallel_for
+from chainer_caption.functions.matmul import matmul, one_blas_thread
 
 # The largest block of scores, in bytes. A block much smaller costs matrix products of awkward shape.
 BLOCK_BYTES = 64 * 2 ** 20
@@ -64,15 +64,15 @@ class _WordLoss(chainer.FunctionNode):
         with one_blas_thread():
             for start in range(0, n, block):
                 rows = slice(start, min(start + block, n))
-                scores = take(xp, (rows.stop - rows.start, W.shape[0]))
-                product(h[rows], W.T, out=scores)
+                scores = acquire(xp, (rows.stop - rows.start, W.shape[0]))
+                matmul(h[rows], W.T, out=scores)
                 row_losses(scores, b, self.targets[rows], nats[rows], right[rows], scale[rows] if keep else None)
                 if keep:
-                    product(scores, W, out=gh[rows])
+                    matmul(scores, W, out=gh[rows])
                     # One block is the usual case; then its gradients are the sums already.
-                    gW_block, gb_block = product(scores.T, h[rows]), column_sums(scores)
+                    gW_block, gb_block = matmul(scores.T, h[rows]), column_sums(scores)
                     gW, gb = (gW_block, gb_block) if gW is None else (gW + gW_block, gb + gb_block)
-                give(scores)
+                release(scores)
         if keep:
             self.gradients = gh, gW, gb
         if self.weights is not None:
@@ -108,7 +108,7 @@ def row_losses(scores, b, targets, nats, right, scale=None):
     if isinstance(scores, cuda.ndarray):
         _row_losses_gpu(scores, b, targets, nats, right, scale)
     else:
-        in_threads(_row_losses, len(scores), scores, b, targets, nats, right,
+        parallel_for(_row_losses, len(scores), scores, b, targets, nats, right,
                    np.empty(0, np.float32) if scale is None else scale)
 
 

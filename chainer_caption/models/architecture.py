@@ -30,7 +30,7 @@ class Architecture(chainer.Chain):
 
     - `__call__(features, words, targets, sizes, tokens=None, update_key=None)`, the loss of a packed minibatch
       (`data.batches.pack` makes the arguments), nats per token, which reports `loss` and `accuracy`; where it is
-      `per_picture`, with `pictures=None` after `tokens`, see `data.batches.PackCaptions`;
+      `per_image`, with `images=None` after `tokens`, see `data.batches.PackCaptions`;
     - `stepper()`, the trained model as searches take it: `start(features)`, `step(state, parents, words)`, `bias`;
     - a property for each of its `sizes`; and the property `word_vectors`, an array with a row for each
       word. Those that are here are read from the links `image_vec` (D to H), `out_word` (to V) and `word_vec`.
@@ -56,10 +56,10 @@ class Architecture(chainer.Chain):
     trainable = True
     #: The special words that it has no score for.
     unsaid = ()
-    #: Whether all captions of a picture share most of the work, so that they had best be in the same minibatch.
-    per_picture = False
+    #: Whether all captions of an image share most of the work, so that they had best be in the same minibatch.
+    per_image = False
     #: How many tokens its captions have at most, `</S>` among them; None for any.
-    places = None
+    max_positions = None
 
     def __init__(self, dropout):
         super().__init__()

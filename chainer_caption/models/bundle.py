@@ -1,8 +1,8 @@
 """The model directory: everything a trained captioner is, in files that can be read and cannot be run.
 
 `config.json` (sizes, dropout, where the features came from, how it was trained, library versions), `vocabulary.json`
-(words in id order, and their counts), `weights.npz` (the layout of Chainer's `save_npz`), where the image network has
-learned together with the model its `network.npz` in the same layout, and from its training `log.json` and snapshots.
+(words in id order, and their counts), `weights.npz` (the layout of Chainer's `save_npz`), where the image encoder has
+learned together with the model its `encoder.npz` in the same layout, and from its training `log.json` and snapshots.
 There is no pickle in any of them, and none is read: Chainer's `load_npz` would run one, and its serializer would write
 `None` as one.
 """
@@ -16,21 +16,22 @@ import chainer
 import numpy as np
 from chainer.serializers import NpzDeserializer
 
-from chainer_caption.data.captions import checked_unit
+from chainer_caption.data.captions import checked_tokenizer
 from chainer_caption.data.vocabulary import Vocabulary
 from chainer_caption.errors import InputError
-from chainer_caption.features.networks import fine_tuned, is_fine_tuned
-from chainer_caption.models import ARCHITECTURES, own_network
+from chainer_caption.features.encoders import fine_tuned, is_fine_tuned
+from chainer_caption.models import ARCHITECTURES, fine_tuned_encoder
 from chainer_caption.storage.archives import npz_shapes, read_npz
 from chainer_caption.storage.files import (
+    atomic_write,
     read_json,
-    replacing,
     sample_digest,
     sync_folder,
     unwritable,
     write_json,
     write_npz,
 )
+from chainer_caption.storage.legacy import current_array_names, current_keys
 from chainer_caption.storage.serializers import to_arrays
 
 CONFIG, VOCABULARY, WEIGHTS, LOG = 'config.json', 'vocabulary.json', 'weights.npz', 'log.json'
@@ -45,27 +46,28 @@ class Bundle:
     """A model with what it needs to be used.
 
     Attributes:
-        model (Architecture): The network.
+        model (Architecture): The encoder.
         vocabulary (Vocabulary): Its words.
-        origin (dict or None): The `network` and `profile` that made the features it was trained on; None if unknown.
+        provenance (dict or None): The `encoder` and `preprocessing` that made the features it was trained on; None if
+            unknown.
         training (dict): How it was trained; for the record, and to compare with when training is resumed.
         search (dict): What to caption with where nothing else is asked for, as far as the model says it: `width` and
             `length_normalization`, as `BeamSearch` takes them. Training writes none.
-        unit (str): What its words are, one of `data.captions.UNITS`.
-        network (chainer.Chain or None): The image network that learns together with the model, which is saved with it.
-        network_path (pathlib.Path or None): The weights of the image network that was trained with a loaded model.
+        tokenizer (str): What its words are, one of `data.captions.TOKENIZERS`.
+        encoder (chainer.Chain or None): The image encoder that learns together with the model, which is saved with it.
+        encoder_path (pathlib.Path or None): The weights of the image encoder that was trained with a loaded model.
     """
 
-    def __init__(self, model, vocabulary, origin=None, training=None, search=None, unit='words', network=None,
-                 network_path=None):
+    def __init__(self, model, vocabulary, provenance=None, training=None, search=None, tokenizer='words', encoder=None,
+                 encoder_path=None):
         self.model = model
         self.vocabulary = vocabulary
-        self.origin = origin
+        self.provenance = provenance
         self.training = training or {}
         self.search = search or {}
-        self.unit = unit
-        self.network = network
-        self.network_path = network_path
+        self.tokenizer = tokenizer
+        self.encoder = encoder
+        self.encoder_path = encoder_path
 
     def save(self, folder, dtype=None):
         """Writes the model directory: configuration, vocabulary and weights.
@@ -89,26 +91,26 @@ class Bundle:
     def save_config(self, folder):
         search = {'search': self.search} if self.search else {}
         write_json(pathlib.Path(folder) / CONFIG, {
-            'format': FORMAT, 'model': self.model.architecture, **self.model.configuration, 'unit': self.unit,
-            'features': self.origin, **search, 'training': self.training, 'versions': versions()})
+            'format': FORMAT, 'model': self.model.architecture, **self.model.configuration, 'tokenizer': self.tokenizer,
+            'features': self.provenance, **search, 'training': self.training, 'versions': versions()})
 
     def params(self):
-        """Everything that may have learned: the parameters of the model, and those of a network of its own."""
-        return itertools.chain(self.model.params(), self.network.params() if self.network is not None else ())
+        """Everything that may have learned: the parameters of the model, and those of an encoder of its own."""
+        return itertools.chain(self.model.params(), self.encoder.params() if self.encoder is not None else ())
 
     def save_weights(self, folder, dtype=None):
-        """Writes the weights, and with them a network of the model's own."""
+        """Writes the weights, and with them an encoder of the model's own."""
         path = pathlib.Path(folder) / WEIGHTS
         arrays = {name: array.astype(dtype or array.dtype, copy=False)
                   for name, array in to_arrays(self.model).items()}
-        if self.network is None:
+        if self.encoder is None:
             write_npz(path, arrays)
         else:
-            own_network.write_pair(path, arrays, to_arrays(self.network))
+            fine_tuned_encoder.write_pair(path, arrays, to_arrays(self.encoder))
 
-    def save_network(self, folder):
-        """Writes a network of the model's own, as it is, where there are no weights yet that belong to it."""
-        write_npz(pathlib.Path(folder) / own_network.NETWORK, to_arrays(self.network))
+    def save_encoder(self, folder):
+        """Writes an encoder of the model's own, as it is, where there are no weights yet that belong to it."""
+        write_npz(pathlib.Path(folder) / fine_tuned_encoder.ENCODER, to_arrays(self.encoder))
 
     @classmethod
     def load(cls, folder):
@@ -127,7 +129,7 @@ class Bundle:
                 raise InputError(f'{folder}: lacks {name}, ' + (
                     'because its training was stopped before it had a model; train.py --resume goes on with it'
                     if begun else 'so it is no complete model directory; train it again'))
-        config = read_json(folder / CONFIG)
+        config = current_keys(read_json(folder / CONFIG))
         architecture = _check_config(config, folder / CONFIG)
         configuration = architecture.read_configuration(config, folder / CONFIG)
         vocabulary = Vocabulary.from_json(read_json(folder / VOCABULARY), folder / VOCABULARY)
@@ -141,24 +143,24 @@ class Bundle:
         model = architecture(**configuration, initialW=0)
         NpzDeserializer(arrays).load(model)
         model.cleargrads()                              # Chainer makes them beforehand; training makes its own
-        origin, path = _origin(config), None
-        if origin is not None and is_fine_tuned(origin['network']):
-            path = own_network.find(folder / WEIGHTS, arrays.get(own_network.DIGEST))
+        provenance, path = _provenance(config), None
+        if provenance is not None and is_fine_tuned(provenance['encoder']):
+            path = fine_tuned_encoder.find(folder / WEIGHTS, arrays.get(fine_tuned_encoder.DIGEST))
             if path is not None:
-                origin['network'] = fine_tuned(origin['network'], sample_digest(path))
-        return cls(model, vocabulary, origin, config.get('training'), config.get('search'),
-                   checked_unit(config, folder / CONFIG), network_path=path)
+                provenance['encoder'] = fine_tuned(provenance['encoder'], sample_digest(path))
+        return cls(model, vocabulary, provenance, config.get('training'), config.get('search'),
+                   checked_tokenizer(config, folder / CONFIG), encoder_path=path)
 
 
-def read_origin(folder):
+def read_provenance(folder):
     """What the configuration of a model directory says of where its features came from: a dict or None.
 
     Raises:
         InputError: There is no sound configuration.
     """
-    config = read_json(folder / CONFIG)
+    config = current_keys(read_json(folder / CONFIG))
     _check_config(config, folder / CONFIG)
-    return _origin(config)
+    return _provenance(config)
 
 
 def versions():
@@ -173,10 +175,10 @@ def _check_config(config, path):
     if not isinstance(config.get('model'), str) or config['model'] not in ARCHITECTURES:
         raise InputError(f'{path}: a model of the architecture {config.get("model")!r}; known are '
                          f'{", ".join(ARCHITECTURES)}')
-    origin = config.get('features')
-    if origin is not None and not (isinstance(origin, dict) and all(
-            isinstance(origin.get(key), str) for key in ('network', 'profile'))):
-        raise InputError(f'{path}: "features" should name a network and a profile, or be null')
+    provenance = config.get('features')
+    if provenance is not None and not (isinstance(provenance, dict) and all(
+            isinstance(provenance.get(key), str) for key in ('encoder', 'preprocessing'))):
+        raise InputError(f'{path}: "features" should name an encoder and a preprocessing, or be null')
     if not isinstance(config.get('training', {}), dict):
         raise InputError(f'{path}: "training" should be an object')
     _check_search(config.get('search', {}), path)
@@ -193,10 +195,10 @@ def _check_search(search, path):
                              f'{value!r}')
 
 
-def _origin(config):
+def _provenance(config):
     # Nothing else that stands there is passed on.
-    origin = config.get('features')
-    return origin and {key: origin[key] for key in ('network', 'profile')}
+    provenance = config.get('features')
+    return provenance and {key: provenance[key] for key in ('encoder', 'preprocessing')}
 
 
 def check_shapes(path, architecture, **sizes):
@@ -220,7 +222,7 @@ def read_weights(path):
     Raises:
         InputError: It is damaged, or a value is not finite.
     """
-    arrays = read_npz(path)
+    arrays = current_array_names(read_npz(path))
     for name, array in arrays.items():
         if array.dtype.kind == 'f' and not np.isfinite(array).all():
             raise InputError(f'{path}: {name} holds values that are not finite')
@@ -239,7 +241,7 @@ def check_new(folder, resume, overwrite):
         raise InputError(f'{folder}: there is a model in it already; --resume goes on with it, --overwrite replaces it')
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with replacing(folder / '.writable') as f:
+        with atomic_write(folder / '.writable') as f:
             f.write(b'')
         (folder / '.writable').unlink()
     except OSError as e:
@@ -260,7 +262,7 @@ def clear(folder, others=(), keep_model=False):
     if not keep_model:
         (folder / CONFIG).unlink(missing_ok=True)
         sync_folder(folder)
-        for name in (WEIGHTS, VOCABULARY, own_network.NETWORK, own_network.NEXT):
+        for name in (WEIGHTS, VOCABULARY, fine_tuned_encoder.ENCODER, fine_tuned_encoder.NEXT):
             (folder / name).unlink(missing_ok=True)
     for pattern in (LOG, SNAPSHOTS, *others):
         for path in folder.glob(pattern):

@@ -3,8 +3,8 @@ import numpy as np
 from chainer.backends import cuda
 
 from chainer_caption.errors import InputError
-from chainer_caption.functions.compiled import compiled, exp, in_threads
-from chainer_caption.models.origins import origin_text
+from chainer_caption.functions.compiled import compiled, exp, parallel_for
+from chainer_caption.models.provenance import provenance_text
 
 
 class EnsembleStepper:
@@ -40,7 +40,7 @@ class EnsembleStepper:
 def _add_probabilities(scores, bias, share, mean):
     """Adds `share` times softmax(scores + bias) to `mean`, (n, V); `scores` are used up."""
     if not isinstance(scores, cuda.ndarray):
-        in_threads(_add, len(scores), scores, bias, share, mean)
+        parallel_for(_add, len(scores), scores, bias, share, mean)
         return
     scores += bias
     scores -= scores.max(axis=1, keepdims=True)
@@ -78,12 +78,14 @@ def check_ensemble(bundles, names):
     """
     first = bundles[0]
     for bundle, name in zip(bundles[1:], names[1:], strict=True):
-        if (bundle.vocabulary.words, bundle.unit) != (first.vocabulary.words, first.unit):
+        if (bundle.vocabulary.words, bundle.tokenizer) != (first.vocabulary.words, first.tokenizer):
             raise InputError(f'{name}: has another vocabulary than {names[0]}; only models with the same words can '
-                             'caption together, as models trained on the same release with other seeds have')
+                             'caption together, as models trained on the same dataset with other seeds have')
         if bundle.model.feature_size != first.model.feature_size:
             raise InputError(f'{name}: learned from features of {bundle.model.feature_size} numbers, but {names[0]} '
-                             f'from {first.model.feature_size}; an ensemble sees each picture through one network')
-        if bundle.origin != first.origin:
-            raise InputError(f'{name}: learned from features of {origin_text(bundle.origin)}, but {names[0]} from '
-                             f'those of {origin_text(first.origin)}; an ensemble sees each picture through one network')
+                             f'from {first.model.feature_size}; an ensemble sees each image through one encoder')
+        if bundle.provenance != first.provenance:
+            raise InputError(f'{name}: learned from features of {provenance_text(bundle.provenance)}, but {names[0]} '
+                             f'from '
+                             f'those of {provenance_text(first.provenance)}; an ensemble sees each image through one '
+                             f'encoder')

@@ -8,7 +8,7 @@ import numpy as np
 
 from chainer_caption.data.vocabulary import BOS, SPECIAL, UNK
 from chainer_caption.errors import InputError
-from chainer_caption.functions.products import product, right_factor
+from chainer_caption.functions.matmul import matmul, prepack
 from chainer_caption.models.architecture import Architecture
 
 
@@ -131,7 +131,7 @@ class ImportedStepper:
     def __init__(self, model):
         self.device = model.device
         self._cell = CELLS[model.cell]
-        self._W_out = right_factor(model.out_word.W.array.T)
+        self._W_out = prepack(model.out_word.W.array.T)
         with chainer.using_device(self.device):
             #: The biases of the words' scores, (V,); those of what is never said are -inf.
             self.bias = model.out_word.b.array.copy()
@@ -151,8 +151,8 @@ class ImportedStepper:
         """Reads one word in each of some hypotheses; see `Stepper.step`."""
         h, c = state
         parents, words = self.device.send(np.array([parents, words], np.int32))
-        h, c = self._advance(self._word_gates[words] + product(h, self._W_h.T)[parents], c[parents])
-        return (h, c), product(h.astype(np.float32), self._W_out)
+        h, c = self._advance(self._word_gates[words] + matmul(h, self._W_h.T)[parents], c[parents])
+        return (h, c), matmul(h.astype(np.float32), self._W_out)
 
     def _advance(self, gates, c):
         units = c.shape[1]
@@ -163,4 +163,4 @@ class ImportedStepper:
 
 
 def _affine(x, W, b):
-    return product(x, W.T) + b
+    return matmul(x, W.T) + b

@@ -5,7 +5,7 @@ import numpy as np
 
 from chainer_caption.data.batches import captions_of_rows
 from chainer_caption.functions import dropout, linear, lstm_sequence, sequence_input
-from chainer_caption.functions.products import one_blas_thread, product, right_factor
+from chainer_caption.functions.matmul import matmul, one_blas_thread, prepack
 from chainer_caption.models.architecture import initializers_from
 from chainer_caption.models.speaker import Speaker
 from chainer_caption.models.stepper import Stepper
@@ -15,7 +15,7 @@ _FEATURE, _WORDS = range(2)
 
 
 class Merge(Speaker):
-    """The merge architecture of Tanti, Gatt and Camilleri, "What is the role of recurrent neural networks (RNNs) in an
+    """The merge architecture of Tanti, Gatt and Camilleri, "What is the role of recurrent neural encoders (RNNs) in an
     image caption generator?" (INLG 2017), with the layers that the well-known Keras tutorials give it.
 
     The LSTM reads `<S>` and the words. At each word its output and the embedded image (both of width H, the image after
@@ -46,13 +46,13 @@ class Merge(Speaker):
     def stepper(self):
         return MergeStepper(self)
 
-    def outputs(self, features, words, sizes, update_key, computed=None):
+    def outputs(self, features, words, batch_sizes, update_key, computed=None):
         """What the LSTM has read joined with the images; as `Speaker` has it."""
         masks = self.mask_keys(update_key, 2)
         image = F.relu(linear(dropout(features, self.dropout, masks[_FEATURE]), self.image_vec.W, self.image_vec.b))
         x = sequence_input(None, self.word_vec.W, words, self.dropout, masks[_WORDS])
-        h = lstm_sequence(x, self.lstm.upward.W, self.lstm.upward.b, self.lstm.lateral.W, sizes, computed)
-        rows = self.device.send(captions_of_rows(sizes).astype(np.int32))
+        h = lstm_sequence(x, self.lstm.upward.W, self.lstm.upward.b, self.lstm.lateral.W, batch_sizes, computed)
+        rows = self.device.send(captions_of_rows(batch_sizes).astype(np.int32))
         joined = h + sequence_input(None, image, rows, 0, masks[_FEATURE])
         return F.relu(linear(joined, self.joint.W, self.joint.b))
 
@@ -65,21 +65,21 @@ class Merge(Speaker):
 
 class _Joint:
     # A trained Merge's layer in which words and image join. It is linear before its ReLU, so that the image's share of
-    # it is computed once for each picture.
+    # it is computed once for each image.
 
     def __init__(self, model):
         self._image = model.image_vec.W.array, model.image_vec.b.array
-        self._joint = right_factor(model.joint.W.array.T), model.joint.b.array
+        self._joint = prepack(model.joint.W.array.T), model.joint.b.array
         self._xp = model.xp
 
     def read(self, features):
         """The images' shares of the layer, (n, H)."""
         (W, b), (W_joint, b_joint) = self._image, self._joint
-        return product(self._xp.maximum(product(features, W.T) + b, 0), W_joint) + b_joint
+        return matmul(self._xp.maximum(matmul(features, W.T) + b, 0), W_joint) + b_joint
 
     def join(self, h, images):
         """What the output layer reads, from the LSTM's outputs and the shares of their images, (n, H)."""
-        joined = product(h, self._joint[0])
+        joined = matmul(h, self._joint[0])
         joined += images
         return self._xp.maximum(joined, 0, out=joined)
 
@@ -102,7 +102,7 @@ class MergeStepper(Stepper):
             features (array): (n, D) float32, on the device.
 
         Returns:
-            tuple: The state `(h, c, images, pictures)`: the LSTM's before any word, (n, H) float32; the images' share
+            tuple: The state `(h, c, images, rows)`: the LSTM's before any word, (n, H) float32; the images' share
             of the joint layer, (n, H) float32; and whose each row is, (n,) int, on the host.
         """
         images = self._joint.read(features)
@@ -111,7 +111,7 @@ class MergeStepper(Stepper):
 
     def step(self, state, parents, words):
         """As `Stepper.step`, with the states of `start`."""
-        h, c, images, pictures = state
-        pictures = pictures[parents]
+        h, c, images, rows = state
+        rows = rows[parents]
         h, c = self._read((h, c), parents, words)
-        return (h, c, images, pictures), product(self._joint.join(h, images[self.device.send(pictures)]), self._W_out)
+        return (h, c, images, rows), matmul(self._joint.join(h, images[self.device.send(rows)]), self._W_out)

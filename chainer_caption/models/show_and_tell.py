@@ -54,14 +54,14 @@ class ShowAndTell(Speaker):
         """The model as it is now, one word at a time, for searching."""
         return Stepper(self)
 
-    def outputs(self, features, words, sizes, update_key, computed=None):
+    def outputs(self, features, words, batch_sizes, update_key, computed=None):
         """The LSTM's outputs at each word; as `Speaker` has it."""
         ratio = self.dropout
         masks = self.mask_keys(update_key, 4)
         image = linear(dropout(features, ratio, masks[_FEATURE]), self.image_vec.W, self.image_vec.b)
         image = dropout(image, ratio, masks[_IMAGE])
         x = sequence_input(image, self.word_vec.W, words, ratio, masks[_WORDS])
-        h = lstm_sequence(x, self.lstm.upward.W, self.lstm.upward.b, self.lstm.lateral.W, [len(features), *sizes],
+        h = lstm_sequence(x, self.lstm.upward.W, self.lstm.upward.b, self.lstm.lateral.W, [len(features), *batch_sizes],
                           computed)
         # The image's own output says nothing. (split_axis: the gradient of a slice would be a slow scatter.)
         return dropout(F.split_axis(h, [len(features)], axis=0)[1], ratio, masks[_OUTPUT])

@@ -14,12 +14,12 @@ class Speaker(Architecture):
 
     A subclass has, beside what `Architecture` asks for,
 
-    - `outputs(features, words, sizes, update_key, computed=None)`: what the output layer reads at each word of a packed
-      minibatch, (N, H); arguments as for `__call__`, and the LSTM's `computed` as `lstm_sequence` takes it;
+    - `outputs(features, words, batch_sizes, update_key, computed=None)`: what the output layer reads at each word of a
+      packed minibatch, (N, H); arguments as for `__call__`, and the LSTM's `computed` as `lstm_sequence` takes it;
     - `voice(features)`: a `Voice` that says the same, without dropout.
     """
 
-    def __call__(self, features, words, targets, sizes, tokens=None, update_key=None):
+    def __call__(self, features, words, targets, batch_sizes, tokens=None, update_key=None):
         """The loss of a packed minibatch of captions (`batches.pack` makes its arguments).
 
         Reports `loss` (nats per token) and `accuracy`.
@@ -28,7 +28,7 @@ class Speaker(Architecture):
             features (array): One row a caption, longest caption first, (B, D) float32.
             words (array): The words to read, `<S>` first, packed: (N,) int32.
             targets (array): The words to predict, `</S>` last, packed in the same way: (N,) int32.
-            sizes (sequence of int): The captions still running at each word.
+            batch_sizes (sequence of int): The captions still running at each word.
             tokens (float or None): What the sums over tokens are divided by; None for N, their number.
             update_key (tuple of int or None): (seed, number of the update), from which the dropout masks follow.
                 None draws a key from NumPy's global generator, as Chainer's own dropout would.
@@ -36,7 +36,7 @@ class Speaker(Architecture):
         Returns:
             chainer.Variable: The loss, () float32.
         """
-        h = self.outputs(features, words, sizes, update_key)
+        h = self.outputs(features, words, batch_sizes, update_key)
         loss, accuracy = word_loss(h, self.out_word.W, self.out_word.b, targets, tokens)
         chainer.report({'loss': loss, 'accuracy': accuracy}, self)
         return loss
@@ -78,11 +78,12 @@ class Speaker(Architecture):
         Returns:
             chainer.Variable: The sum, nats, () float32.
         """
-        words, targets, sizes = pack(sampled.captions)
-        weights = weights[sampled.order][captions_of_rows(sizes)]
+        words, targets, batch_sizes = pack(sampled.captions)
+        weights = weights[sampled.order][captions_of_rows(batch_sizes)]
         words, targets, weights, order = (self.device.send(array) for array in (words, targets, weights, sampled.order))
         with chainer.using_config('train', False):
-            h = self.outputs(F.permutate(features, order), words, sizes, (0, 0), (sampled.gates, sampled.c, sampled.h))
+            h = self.outputs(F.permutate(features, order), words, batch_sizes, (0, 0), (sampled.gates, sampled.c,
+                                                                                        sampled.h))
         return sampled_loss(h, self.out_word.W, self.out_word.b, sampled, targets, weights)
 
     def _voice(self, count, image=None, joined=None):

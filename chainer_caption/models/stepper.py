@@ -3,9 +3,9 @@ import chainer
 import numpy as np
 from chainer.backends import cuda
 
-from chainer_caption.functions.compiled import compiled, in_threads
+from chainer_caption.functions.compiled import compiled, parallel_for
 from chainer_caption.functions.lstm import LSTM_CELL_CUDA, cell, lstm_cell
-from chainer_caption.functions.products import product, right_factor
+from chainer_caption.functions.matmul import matmul, prepack
 
 
 class Stepper:
@@ -13,7 +13,7 @@ class Stepper:
 
     A word's share of the gates is the same wherever it stands, so all of them are computed once, one product for the
     whole vocabulary, and a step is left with the recurrent product and the output layer. Wrap a search on the CPU in
-    `functions.products.one_blas_thread`.
+    `functions.matmul.one_blas_thread`.
 
     Args:
         model (ShowAndTell): The model, on the device where the search is to run.
@@ -23,7 +23,7 @@ class Stepper:
         self.device = model.device
         self._image = model.image_vec.W.array, model.image_vec.b.array
         self._W_x, self._b = model.lstm.upward.W.array, model.lstm.upward.b.array
-        self._W_h, self._W_out = (right_factor(link.W.array.T) for link in (model.lstm.lateral, model.out_word))
+        self._W_h, self._W_out = (prepack(link.W.array.T) for link in (model.lstm.lateral, model.out_word))
         #: The biases of the words' scores, (V,); `step` leaves them to be added by whoever reads the scores next.
         self.bias = model.out_word.b.array
         with chainer.using_device(self.device):
@@ -40,7 +40,7 @@ class Stepper:
         """
         xp = self.device.xp
         W, b = self._image
-        gates = product(product(features, W.T) + b, self._W_x.T)
+        gates = matmul(matmul(features, W.T) + b, self._W_x.T)
         c = xp.empty((len(features), self._W_h.shape[0]), np.float32)
         h = xp.empty_like(c)
         lstm_cell(gates, xp.zeros_like(gates), self._b, xp.zeros_like(c), c, h)
@@ -59,7 +59,7 @@ class Stepper:
             the biases: (n, V) float32.
         """
         h, c = self._read(state, parents, words)
-        return (h, c), product(h, self._W_out)
+        return (h, c), matmul(h, self._W_out)
 
     def _read(self, state, parents, words):
         # The LSTM's h and c behind the words.
@@ -70,12 +70,12 @@ class Stepper:
         if xp is np:
             # Hypotheses with the same parent share its recurrent product.
             distinct, places = np.unique(parents, return_inverse=True)
-            recurrent = product(h0[distinct], self._W_h)
-            in_threads(_step, len(parents), self._word_gates, words, recurrent, places, self._b, c0, parents, c, h)
+            recurrent = matmul(h0[distinct], self._W_h)
+            parallel_for(_step, len(parents), self._word_gates, words, recurrent, places, self._b, c0, parents, c, h)
         else:
             # Nor is anything put in order before it: the kernel finds the rows.
             parents, words = self.device.send(np.array([parents, words], np.int32))[:, :, None]
-            _step_kernel()(self._word_gates, words, product(h0, self._W_h), parents, self._b, c0, h.shape[1], c, h)
+            _step_kernel()(self._word_gates, words, matmul(h0, self._W_h), parents, self._b, c0, h.shape[1], c, h)
         return h, c
 
 

@@ -1,4 +1,4 @@
-"""What people look at: captions as text, JSON lines, CSV, an HTML gallery, or beside their pictures.
+"""What people look at: captions as text, JSON lines, CSV, an HTML gallery, or beside their images.
 
 A writer takes one result at a time and puts it on the disk before the next one comes, so that a folder of any size is
 reported in little memory and a run that is stopped leaves what it had done (of the gallery, which replaces its file
@@ -11,9 +11,9 @@ only when complete, nothing)::
 A *result* is any object with these attributes (`chainer_caption.captioning.results.Result` is one):
 
 ===================  =====================  ============================================================
-``path``             str or None            where the picture can be opened; None where there is none
+``path``             str or None            where the image can be opened; None where there is none
 ``filename``         str                    the name that is shown and written
-``image_id``         int or None            the ``imgid`` in a release
+``image_id``         int or None            the ``imgid`` in a dataset
 ``error``            str or None            one line saying why there are no captions
 ``captions``         list                   best first; empty or None beside an error
 ===================  =====================  ============================================================

@@ -4,7 +4,7 @@ import math
 
 from chainer_caption.report.html import escape
 
-# The picture, and where in it the curves are; the numbers and names are in the margins. In units of the viewBox, of
+# The image, and where in it the curves are; the numbers and names are in the margins. In units of the viewBox, of
 # which text takes 12.
 _WIDTH, _HEIGHT = 360, 246
 _LEFT, _RIGHT, _TOP, _BOTTOM = 40, 316, 38, 208
@@ -71,7 +71,7 @@ def line_chart(curves, measure, best=None):
 
 
 class _Scale:
-    """Where an epoch and a value are in the picture."""
+    """Where an epoch and a value are in the image."""
 
     def __init__(self, first, last, low, high):
         self.first, self.last, self._low, self._high = first, last, low, high

@@ -1,4 +1,4 @@
-"""The description of a release as text."""
+"""The description of a dataset as text."""
 from chainer_caption.report.rows import one_line
 from chainer_caption.report.tables import table
 
@@ -6,14 +6,14 @@ from chainer_caption.report.tables import table
 def description_text(description):
     """What `chainer_caption.data.describe.describe` found, as lines for a terminal."""
     lengths, features, faults = description['lengths'], description['features'], description['faults']
-    tokens = 'words' if description['unit'] == 'words' else 'characters'
+    tokens = 'words' if description['tokenizer'] == 'words' else 'characters'
     within = ', '.join(f'{p} % within {value:g}' for p, value in lengths['percentiles'].items() if int(p) >= 50)
     captions = f'captions: {lengths["mean"]:.1f} {tokens} in the mean, {within}, the longest {lengths["longest"]}\n' \
         if within else 'captions: none\n'
     norms = features['norms']
     return '\n'.join([
         _splits(description['splits'], tokens), captions, _vocabularies(description['vocabulary'], tokens),
-        f'features: {features["size"]:,} numbers a picture, {features["zeros"]:.1%} of them zero; norms '
+        f'features: {features["size"]:,} numbers an image, {features["zeros"]:.1%} of them zero; norms '
         f'{norms["least"]:.1f} to {norms["most"]:.1f}, {norms["mean"]:.1f} in the mean; {features["constant"]:,} '
         f'constant rows, {features["duplicate"]:,} duplicates\n',
         'faults found:\n' + ''.join(f'  {one_line(fault["line"])}\n' for fault in faults)
@@ -23,10 +23,10 @@ def description_text(description):
 def _splits(splits, tokens):
     rows = []
     for split, own in splits.items():
-        per = own['captions_per_picture']
-        rows.append([split, *(f'{own[key]:,}' for key in ('pictures', 'captions', 'words')),
+        per = own['captions_per_image']
+        rows.append([split, *(f'{own[key]:,}' for key in ('images', 'captions', 'words')),
                      *(f'{per[key]:g}' for key in ('least', 'most')), f'{per["mean"]:.2f}'])
-    return table(rows, ['split', 'pictures', 'captions', tokens, 'least a picture', 'most', 'mean'])
+    return table(rows, ['split', 'images', 'captions', tokens, 'least an image', 'most', 'mean'])
 
 
 def _vocabularies(vocabularies, tokens):

@@ -1,6 +1,6 @@
 """Evaluations as people look at them: tables of text, and an HTML page with the best and the worst captions.
 
-An *evaluation* is a `chainer_caption.evaluation.evaluator.Evaluation`: it has `label`, `figures`, `candidates` and
+An *evaluation* is a `chainer_caption.evaluation.evaluator.Evaluation`: it has `label`, `figures`, `predictions` and
 `each`. The page needs nothing but itself and runs no script; its style is the gallery's (`gallery.css`) and its own
 (`evaluation_page.css`).
 """
@@ -10,7 +10,7 @@ import string
 
 import numpy as np
 
-from chainer_caption.data.units import join
+from chainer_caption.data.tokenization import detokenize
 from chainer_caption.report.gallery import thumbnail
 from chainer_caption.report.html import csp_hash, escape, fact_items, resource
 from chainer_caption.report.rows import json_line
@@ -47,37 +47,38 @@ def _cells(evaluations, figures):
                    for evaluation in evaluations]
 
 
-def write_picture_scores(f, evaluations, filenames, image_ids):
-    """Writes the scores of each picture as JSON lines: `{"name", "filename", "image_id", "caption", "BLEU-1", ...}`.
+def write_image_scores(f, evaluations, filenames, image_ids):
+    """Writes the scores of each image as JSON lines: `{"name", "filename", "image_id", "caption", "BLEU-1", ...}`.
 
     Args:
         f (text file): Where to write.
         evaluations (list of Evaluation): One after another.
-        filenames (list of str): The pictures' names.
+        filenames (list of str): The images' names.
         image_ids (sequence of int): Their `imgid`.
     """
     for evaluation in evaluations:
-        for i, candidate in enumerate(evaluation.candidates):
+        for i, prediction in enumerate(evaluation.predictions):
             f.write(json_line({'name': evaluation.name, **evaluation.settings, 'filename': filenames[i],
-                               'image_id': int(image_ids[i]), 'caption': join(candidate.tokens, evaluation.unit),
+                               'image_id': int(image_ids[i]), 'caption': detokenize(prediction.tokens,
+                                                                                    evaluation.tokenizer),
                                **{name: float(own[i]) for name, own in evaluation.each.items()}}))
 
 
-def write_evaluation_page(f, evaluations, filenames, references, title, facts, pictures=None):
-    """Writes evaluations of the same pictures as an HTML page.
+def write_evaluation_page(f, evaluations, filenames, references, title, facts, images=None):
+    """Writes evaluations of the same images as an HTML page.
 
     Args:
         f (text file): Where to write.
         evaluations (list of Evaluation): At least one; the captions of the one with the highest CIDEr are open.
-        filenames (list of str): The pictures' names.
-        references (list): The pictures' own captions, lists of tokens.
+        filenames (list of str): The images' names.
+        references (list): The images' own captions, lists of tokens.
         title (str): The page's title.
         facts (dict): What was evaluated, in the words to be shown.
-        pictures (str or os.PathLike or None): A folder in which pictures are found by their names, to be shown.
+        images (str or os.PathLike or None): A folder in which images are found by their names, to be shown.
     """
     style = resource('gallery.css') + resource('evaluation_page.css')
     best = max(evaluations, key=lambda evaluation: evaluation.figures['CIDEr'])
-    parts = [_captions(evaluation, filenames, references, pictures, evaluation is best) for evaluation in evaluations]
+    parts = [_captions(evaluation, filenames, references, images, evaluation is best) for evaluation in evaluations]
     f.write(string.Template(resource('evaluation_page.html')).substitute(
         title=escape(title), style=style, style_hash=csp_hash(style), facts=fact_items(facts),
         scores=_html_table(evaluations, _SCORES), habits=_html_table(evaluations, _HABITS), captions=''.join(parts)))
@@ -98,14 +99,14 @@ def _html_table(evaluations, figures):
     return f'<div class="wide"><table>{"".join(lines)}</table></div>'
 
 
-def _captions(evaluation, filenames, references, pictures, is_open):
+def _captions(evaluation, filenames, references, images, is_open):
     each = evaluation.each
-    # Many pictures score nothing by CIDEr; ROUGE-L tells the quite wrong among them from the others.
+    # Many images score nothing by CIDEr; ROUGE-L tells the quite wrong among them from the others.
     order = np.lexsort((each['ROUGE-L'], each['CIDEr']))
     half = len(order) // 2
     parts = []
     for heading, chosen in (('Best captions', order[half:][::-1][:_SHOWN]), ('Worst captions', order[:half][:_SHOWN])):
-        cards = [_card(evaluation, i, filenames[i], references[i], pictures) for i in chosen]
+        cards = [_card(evaluation, i, filenames[i], references[i], images) for i in chosen]
         if cards:
             parts.append(f'<h3>{heading} by CIDEr</h3>\n<section>{"".join(cards)}</section>\n')
     return (f'<details{" open" if is_open else ""}>\n<summary>{escape(evaluation.label)}</summary>\n'
@@ -113,28 +114,29 @@ def _captions(evaluation, filenames, references, pictures, is_open):
 
 
 def _histogram(figures):
-    """How many pictures have which CIDEr, as a picture; bars of a quarter, the last for all that is above."""
+    """How many images have which CIDEr, as an image; bars of a quarter, the last for all that is above."""
     counts = np.bincount(np.minimum(figures / 0.25, _BARS - 1).astype(int))
     height = 60 / counts.max()
     bars = ''.join(f'<rect x="{20 * i}" y="{62 - count * height:.1f}" width="18" height="{count * height:.1f}">'
-                   f'<title>CIDEr from {i / 4:g}: {count:,} pictures</title></rect>' for i, count in enumerate(counts))
+                   f'<title>CIDEr from {i / 4:g}: {count:,} images</title></rect>' for i, count in enumerate(counts))
     marks = ''.join(f'<text x="{20 * i}" y="78">{i // 4}</text>' for i in range(0, len(counts), 4))
-    return (f'<figure><figcaption>Pictures by their CIDEr</figcaption><svg viewBox="0 0 {20 * len(counts)} 82" '
+    return (f'<figure><figcaption>Images by their CIDEr</figcaption><svg viewBox="0 0 {20 * len(counts)} 82" '
             f'width="{20 * len(counts)}" role="img" aria-label="Histogram of CIDEr">{bars}{marks}</svg></figure>\n')
 
 
-def _card(evaluation, i, filename, references, pictures):
+def _card(evaluation, i, filename, references, images):
     scores = ' · '.join(f'{name} {evaluation.each[name][i]:.2f}' for name in ('CIDEr', 'BLEU-4', 'ROUGE-L'))
-    candidate = evaluation.candidates[i]
-    text = escape(join(candidate.tokens, evaluation.unit)) or '<span class="cut">nothing said</span>'
-    cut = ' <span class="cut">cut</span>' if candidate.finished is False else ''
-    listed = ''.join(f'<li><span>{escape(join(reference, evaluation.unit))}</span></li>' for reference in references)
-    return (f'<article>{_picture(filename, pictures)}<div class="text"><p class="best">{text}{cut}</p>'
+    prediction = evaluation.predictions[i]
+    text = escape(detokenize(prediction.tokens, evaluation.tokenizer)) or '<span class="cut">nothing said</span>'
+    cut = ' <span class="cut">cut</span>' if prediction.finished is False else ''
+    listed = ''.join(f'<li><span>{escape(detokenize(reference, evaluation.tokenizer))}</span></li>'
+                     for reference in references)
+    return (f'<article>{_image(filename, images)}<div class="text"><p class="best">{text}{cut}</p>'
             f'<p class="scores">{scores}</p><ol>{listed}</ol><p class="name"><span>{escape(filename)}</span></p></div>'
             '</article>\n')
 
 
-def _picture(filename, folder):
+def _image(filename, folder):
     # A name from a dataset.json may lead anywhere; what is shown is of the folder alone.
     path = os.path.abspath(os.path.join(folder or '', filename))
     if folder is None or not path.startswith(os.path.join(os.path.abspath(folder), '')):

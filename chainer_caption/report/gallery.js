@@ -114,7 +114,7 @@
     }
     gallery.replaceChildren(...blocks.map(block => block.element));
     if (!shown.length) {
-      gallery.append(make('p', {className: 'note'}, rows.length ? 'No picture has these words.' : 'No pictures.'));
+      gallery.append(make('p', {className: 'note'}, rows.length ? 'No image has these words.' : 'No images.'));
     }
     count.value = tally(shown);
     if (blocks.length) fill(blocks[0]);
@@ -134,7 +134,7 @@
     const number = n => n.toLocaleString('en');
     const failed = shown.filter(row => row.error !== undefined).length;
     return (shown.length < rows.length ? number(shown.length) + ' of ' : '') + number(rows.length)
-      + (rows.length === 1 ? ' picture' : ' pictures') + (failed ? `, ${number(failed)} failed` : '');
+      + (rows.length === 1 ? ' image' : ' images') + (failed ? `, ${number(failed)} failed` : '');
   }
 
   function fill(block) {
@@ -165,10 +165,10 @@
     make(tag, {lang: gallery.dataset.lang, dir: 'auto', ...properties}, ...marked(text));
 
   function card(row) {
-    return make('article', {}, ...row.picture ? [picture(row, row.captions[0])] : [], cardText(row, said));
+    return make('article', {}, ...row.image ? [image(row, row.captions[0])] : [], cardText(row, said));
   }
 
-  function picture({picture: {width, height, tint}, data}, best) {
+  function image({image: {width, height, tint}, data}, best) {
     const img = make('img', {
       width, height, alt: best.caption, lang: gallery.dataset.lang, decoding: 'async',
       src: 'data:image/webp;base64,' + data.textContent,

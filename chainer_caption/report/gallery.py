@@ -1,4 +1,4 @@
-"""Results as an HTML gallery: one page that needs nothing but itself, for a few pictures or ten thousand.
+"""Results as an HTML gallery: one page that needs nothing but itself, for a few images or ten thousand.
 
 The page is written in the order in which it is read. Its head (`gallery.html`) holds the style (`gallery.css`) and the
 scripts (`cards.js`, `gallery.js`); each result follows as two `script` elements that are data and never run: a row of
@@ -19,17 +19,17 @@ import string
 
 from PIL import Image
 
-from chainer_caption.features.pictures import PictureError, open_picture
+from chainer_caption.features.images import ImageError, open_image
 from chainer_caption.report.html import csp_hash, escape, fact_items, resource, well_formed
 from chainer_caption.report.rows import Writer, row_of
 from chainer_caption.storage import files
 
-# Thumbnails are made in threads while the next pictures are captioned; so many results wait for theirs at most.
+# Thumbnails are made in threads while the next images are captioned; so many results wait for theirs at most.
 _THREADS, _WAITING = 2, 32
 
 
 class GalleryWriter(Writer):
-    """An HTML gallery: a card for each picture, searchable and sortable, with its captions and their scores.
+    """An HTML gallery: a card for each image, searchable and sortable, with its captions and their scores.
 
     The file appears, or takes the place of an older one, when the writer is closed.
 
@@ -51,10 +51,10 @@ class GalleryWriter(Writer):
         self._put(_head(title, settings or {}, date, lang))
 
     def _open(self, path):
-        return files.replacing(path, 'w')
+        return files.atomic_write(path, 'w')
 
     def write(self, result):
-        """Writes one result; its thumbnail is made from `result.path`, if a picture can be read there."""
+        """Writes one result; its thumbnail is made from `result.path`, if an image can be read there."""
         row = row_of(result)
         for caption in row.get('captions', ()):
             del caption['tokens']
@@ -73,32 +73,32 @@ class GalleryWriter(Writer):
 
     def _put_first(self):
         row, future = self._waiting.popleft()
-        picture = future and future.result()
+        shown = future and future.result()
         encoded = ''
-        if picture:
-            row['picture'], data = picture
+        if shown:
+            row['image'], data = shown
             encoded = base64.b64encode(data).decode('ascii')
         self._put(f'<script type="application/json">{_json_in_html(row)}</script>'
                   f'<script type="text/plain">{encoded}</script>\n')
 
 
 def thumbnail(path, size):
-    """A small copy of a picture.
+    """A small copy of an image.
 
     Args:
-        path (str): The picture.
-        size (int): Its longer side is scaled down to this many pixels; a smaller picture keeps its size.
+        path (str): The image.
+        size (int): Its longer side is scaled down to this many pixels; a smaller image keeps its size.
 
     Returns:
         tuple: `{'width', 'height', 'tint'}`, of which tint is the mean colour as `'#rrggbb'`, and the bytes of a WebP
-        file. None if the picture cannot be read.
+        file. None if the image cannot be read.
     """
     try:
-        with open_picture(path) as picture:
-            image = picture.to_image()
+        with open_image(path) as decoded:
+            image = decoded.to_image()
             image.thumbnail((size, size), Image.Resampling.LANCZOS, reducing_gap=2.0)
-            image = image.copy()                        # which the picture does not own
-    except PictureError:                                # a gallery of stored features is made with or without pictures
+            image = image.copy()                        # which the decoded image does not own
+    except ImageError:                                # a gallery of stored features is made with or without images
         return None
     data = io.BytesIO()
     image.save(data, 'WEBP', quality=70)

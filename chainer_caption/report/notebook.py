@@ -1,4 +1,4 @@
-"""A result as a notebook shows it: a piece of HTML with its picture, its captions and how probable they are."""
+"""A result as a notebook shows it: a piece of HTML with its image, its captions and how probable they are."""
 import base64
 import math
 
@@ -6,9 +6,9 @@ from chainer_caption.report.gallery import thumbnail
 from chainer_caption.report.html import escape
 
 # Styles are in the elements, because a notebook's page is not ours; colours are its own, light or dark.
-_FIGURE = ('<figure style="margin:0;display:flex;flex-wrap:wrap;gap:1em;align-items:flex-start">{picture}'
+_FIGURE = ('<figure style="margin:0;display:flex;flex-wrap:wrap;gap:1em;align-items:flex-start">{image}'
            '<figcaption><code>{filename}</code>{text}</figcaption></figure>')
-_PICTURE = '<img alt="{alt}" width="{width}" height="{height}" src="data:image/webp;base64,{data}"/>'
+_IMAGE = '<img alt="{alt}" width="{width}" height="{height}" src="data:image/webp;base64,{data}"/>'
 _CAPTION = ('<li>{text} <small style="opacity:.7">{log_prob:.2f} nats</small><div style="height:3px;'
             'width:{share:.1f}%;background:currentColor;opacity:.5"></div></li>')
 
@@ -18,13 +18,13 @@ def result_html(result, size=320):
 
     Args:
         result: As `chainer_caption.report` takes it.
-        size (int): Longer side of the picture in pixels, at most.
+        size (int): Longer side of the image in pixels, at most.
 
     Returns:
         str: One element. The bars compare captions to the best one, as in the gallery.
     """
     if result.error is not None:
-        return _FIGURE.format(picture='', filename=escape(result.filename),
+        return _FIGURE.format(image='', filename=escape(result.filename),
                               text=f'<p>No captions: {escape(result.error)}</p>')
     best = result.captions[0]
     items = ''.join(
@@ -32,9 +32,9 @@ def result_html(result, size=320):
                         share=100 * math.exp(min(0.0, caption.log_prob - best.log_prob)))
         for caption in result.captions)
     shown = thumbnail(result.path, size) if result.path is not None else None
-    picture = ''
+    image = ''
     if shown is not None:
         about, data = shown
-        picture = _PICTURE.format(alt=escape(best.text), width=about['width'], height=about['height'],
+        image = _IMAGE.format(alt=escape(best.text), width=about['width'], height=about['height'],
                                   data=base64.b64encode(data).decode('ascii'))
-    return _FIGURE.format(picture=picture, filename=escape(result.filename), text=f'<ol>{items}</ol>')
+    return _FIGURE.format(image=image, filename=escape(result.filename), text=f'<ol>{items}</ol>')

@@ -121,11 +121,11 @@ class JsonLinesWriter(Writer):
 
 class MetadataWriter(Writer):
     """One JSON object a line, `{"file_name", "text"}` with the best caption: the `metadata.jsonl` of Hugging Face's
-    ImageFolder. Pictures without captions are left out.
+    ImageFolder. Images without captions are left out.
 
     Args:
         target: See `Writer`.
-        folder (str): Where the file lies or will lie; pictures are named from there.
+        folder (str): Where the file lies or will lie; images are named from there.
     """
 
     def __init__(self, target, folder='.'):
@@ -144,22 +144,22 @@ class MetadataWriter(Writer):
 
 
 def metadata_name(path, folder):
-    """What a `metadata.jsonl` in a folder calls a picture.
+    """What a `metadata.jsonl` in a folder calls an image.
 
     Raises:
-        InputError: It cannot, because the picture is not below that folder, or its name is no text.
+        InputError: It cannot, because the image is not below that folder, or its name is no text.
     """
     name = os.path.relpath(path, folder)
     if name.split(os.sep)[0] == os.pardir:
-        raise InputError(f'{path}: not below {folder}, and a metadata.jsonl names pictures below its own folder; write '
-                         'it to the folder of the pictures with -o FOLDER/metadata.jsonl')
+        raise InputError(f'{path}: not below {folder}, and a metadata.jsonl names images below its own folder; write '
+                         'it to the folder of the images with -o FOLDER/metadata.jsonl')
     if well_formed(name) != name:
-        raise InputError(f'{path}: a name that is not UTF-8, which a metadata.jsonl cannot hold; rename the picture')
+        raise InputError(f'{path}: a name that is not UTF-8, which a metadata.jsonl cannot hold; rename the image')
     return name
 
 
 class CsvWriter(Writer):
-    """One caption a row under the columns of `COLUMNS`; a picture without captions has one row, with its `error`.
+    """One caption a row under the columns of `COLUMNS`; an image without captions has one row, with its `error`.
 
     Rows are those of RFC 4180. A name, caption or reason that a spreadsheet would run as a formula is preceded by an
     apostrophe, which makes it text (OWASP, "CSV Injection"); what UTF-8 cannot hold, and what a terminal would obey, is

@@ -1,4 +1,4 @@
-"""A training as an HTML page: its curves, its scores, what it said of the same pictures epoch after epoch.
+"""A training as an HTML page: its curves, its scores, what it said of the same images epoch after epoch.
 
 The page needs nothing but itself and runs no script; its style is the gallery's (`gallery.css`), the evaluation's
 (`evaluation_page.css`) and its own (`run_page.css`).
@@ -35,7 +35,7 @@ def write_run_page(f, title, facts, log, best_by, best, references, details):
         log (list of dict): An entry for each epoch, as in `log.json`; a figure that was not finite is None.
         best_by (str): The key of the figure by which an epoch is kept.
         best (dict or None): The entry of the epoch that is kept by it; None where it was never measured.
-        references (dict): What a person said of the sampled pictures: `imgid` to text.
+        references (dict): What a person said of the sampled images: `imgid` to text.
         details (dict): More facts, by their headings: `{'Settings': {'epochs': 30, ...}, ...}`.
     """
     style = resource('gallery.css') + resource('evaluation_page.css') + resource('run_page.css')
@@ -92,7 +92,7 @@ def _samples(log, best, references):
              f'<tr class="reference"><th scope="row">a person</th>{said}</tr>']
     for entry in reversed(sampled):
         lines.append(_epoch(entry, best, [f'<td>{_caption(sample)}</td>' for sample in entry['samples']]))
-    return ('<h2>Samples</h2>\n<p class="key">The likeliest caption of the same pictures of val, epoch after epoch, '
+    return ('<h2>Samples</h2>\n<p class="key">The likeliest caption of the same images of val, epoch after epoch, '
             'and its log-probability in nats.</p>\n'
             f'<div class="wide long samples"><table>{"".join(lines)}</table></div>\n')
 

@@ -1,10 +1,10 @@
-"""A caption as the content of a small file beside its picture."""
+"""A caption as the content of a small file beside its image."""
 import re
 
 from chainer_caption.report.html import escape
 from chainer_caption.report.rows import one_line
 
-#: The suffix of sidecars in Adobe's XMP, the form in which photo managers keep what they know of a picture.
+#: The suffix of sidecars in Adobe's XMP, the form in which photo managers keep what they know of an image.
 XMP = 'xmp'
 
 # dc:description in the language "any", as ISO 16684-1 has it, within what exiv2, and so darktable and digiKam, write.

@@ -17,11 +17,11 @@ from chainer_caption.service.uploads import Uploads
 
 
 def make_app(captioner, queue, limits, facts):
-    """An ASGI application that captions pictures.
+    """An ASGI application that captions images.
 
     Args:
         captioner (Captioner): Says which search a request without options has.
-        queue (CaptionQueue): Where pictures wait for it.
+        queue (CaptionQueue): Where images wait for it.
         limits (Limits): What is too much.
         facts (dict): What captions, in the words that the page shows: `{'Model': 'demo'}`.
     """
@@ -30,8 +30,8 @@ def make_app(captioner, queue, limits, facts):
 
     async def captions(request):
         search = search_of(captioner, request.query_params.multi_items())
-        async with uploads.read(request) as pictures:
-            results = await _results(request, queue, queue.submit(pictures, search), limits.answer_seconds)
+        async with uploads.read(request) as images:
+            results = await _results(request, queue, queue.submit(images, search), limits.answer_seconds)
         return Response(json_line([row_of(result) for result in results]), media_type='application/json')
 
     async def health(request):
@@ -49,7 +49,7 @@ def make_app(captioner, queue, limits, facts):
 
 
 async def _results(request, queue, futures, seconds):
-    """Waits for the results of pictures. Captions that nobody waits for any more are not made."""
+    """Waits for the results of images. Captions that nobody waits for any more are not made."""
     results = asyncio.ensure_future(_all(futures))
     # The body is here; all that can still come is that who sent it has gone.
     gone = asyncio.ensure_future(request.receive())

@@ -41,7 +41,7 @@ class Guard:
         """The answer to what may not be asked; None where it may."""
         host = headers.get('host', '')
         if _name_of(host) not in self._names | _addresses(scope['server'][0]):
-            return _answer(403, f'this is not {host!r}; serve.py --name NAME says what it is called')
+            return _answer(403, f'this is not {host!r}; serve.py --allowed-host NAME says what it is called')
         origins = headers.getlist('origin')
         if any(origin not in (f'http://{host}', f'https://{host}') for origin in origins):
             return _answer(403, 'pages of other sites may not ask')

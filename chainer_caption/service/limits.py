@@ -9,8 +9,8 @@ class Limits:
     """Attributes:
         body_bytes (int): Of one request.
         all_bytes (int): Of all requests together that are not answered yet.
-        pictures (int): In one request.
-        waiting (int): Pictures of all requests together that have no captions yet.
+        images (int): In one request.
+        waiting (int): Images of all requests together that have no captions yet.
         connections (int): That are open at the same time.
         head_seconds (float): In which the head of a request must be here.
         body_seconds (float): And in which its body.
@@ -18,7 +18,7 @@ class Limits:
     """
     body_bytes: int = 64 * _MIB
     all_bytes: int = 512 * _MIB
-    pictures: int = 64
+    images: int = 64
     waiting: int = 256
     connections: int = 400
     head_seconds: float = 10

@@ -16,7 +16,7 @@ _SCHEMAS = {
         'required': ['caption', 'tokens', 'log_prob', 'log_prob_per_token', 'finished']},
     'Row': {
         'type': 'object',
-        'description': 'What became of one picture: captions, best first, or why there are none.',
+        'description': 'What became of one image: captions, best first, or why there are none.',
         'properties': {
             'filename': {'type': 'string'},
             'captions': {'type': 'array', 'items': {'$ref': '#/components/schemas/Caption'}},
@@ -34,35 +34,35 @@ def describe(limits):
         limits (Limits): What the service takes at most.
     """
     rows = {'type': 'array', 'items': {'$ref': '#/components/schemas/Row'}}
-    pictures = {'type': 'array', 'items': {'type': 'string', 'format': 'binary'}, 'maxItems': limits.pictures}
+    images = {'type': 'array', 'items': {'type': 'string', 'format': 'binary'}, 'maxItems': limits.images}
     return {
         'openapi': '3.1.0',
         'info': {'title': 'chainer_caption', 'version': chainer_caption.__version__,
-                 'description': 'Captions of pictures. Nothing is kept, and nothing is sent elsewhere.'},
+                 'description': 'Captions of images. Nothing is kept, and nothing is sent elsewhere.'},
         'paths': {
             '/v1/captions': {'post': {
                 'operationId': 'caption',
-                'summary': 'Captions pictures.',
+                'summary': 'Captions images.',
                 'parameters': [_parameter(name, option) for name, option in OPTIONS.items()],
                 'requestBody': {
                     'required': True,
                     'description': f'{limits.body_bytes:,} bytes at most.',
                     'content': {
-                        'multipart/form-data': {'schema': {'type': 'object', 'properties': {'pictures': pictures}}},
+                        'multipart/form-data': {'schema': {'type': 'object', 'properties': {'images': images}}},
                         'image/*': {'schema': {'type': 'string', 'format': 'binary'}}}},
                 'responses': {
-                    '200': _answer('A row for each picture, in their order, also for one.', rows),
-                    '400': _error('An option or the form is wrong, or there is no picture.'),
+                    '200': _answer('A row for each image, in their order, also for one.', rows),
+                    '400': _error('An option or the form is wrong, or there is no image.'),
                     '401': _error('The token is missing or wrong, where the service wants one.'),
                     '403': _error('`Host` or `Origin` is foreign.'),
                     '408': _error(f'The request was not here as a whole after {limits.body_seconds:g} s.'),
                     '413': _error('The request is too large.'),
-                    '503': {**_error('Too many pictures are waiting.'), 'headers': {'Retry-After': {
+                    '503': {**_error('Too many images are waiting.'), 'headers': {'Retry-After': {
                         'description': 'After how many seconds to try again.', 'schema': {'type': 'integer'}}}}},
                 'security': [{}, {'token': []}]}},
             '/healthz': {'get': {
                 'operationId': 'health',
-                'summary': 'Says that the service is there, and how many pictures wait for captions.',
+                'summary': 'Says that the service is there, and how many images wait for captions.',
                 'responses': {'200': _answer('It is.', {
                     'type': 'object', 'required': ['status', 'waiting'],
                     'properties': {'status': {'const': 'ok'}, 'waiting': {'type': 'integer'}}})}}},
@@ -70,7 +70,7 @@ def describe(limits):
                 'operationId': 'describe', 'summary': 'This description.',
                 'responses': {'200': _answer('OpenAPI 3.1.', {'type': 'object'})}}},
             '/': {'get': {
-                'operationId': 'page', 'summary': 'A page to drop pictures on.',
+                'operationId': 'page', 'summary': 'A page to drop images on.',
                 'responses': {'200': {'description': 'The page.',
                                       'content': {'text/html': {'schema': {'type': 'string'}}}}}}}},
         'components': {'schemas': _SCHEMAS, 'securitySchemes': {'token': {'type': 'http', 'scheme': 'bearer'}}},

@@ -25,17 +25,18 @@ class Option:
 
 
 OPTIONS = {
-    'top': Option(int, 'Captions for a picture.', 1, 100),
+    'top': Option(int, 'Captions for an image.', 1, 100),
     'beam_width': Option(int, '1 is greedy search.', 1, 100, 'beams'),
     'length_normalization': Option(float, 'Captions are compared by log-probability / tokens ** A.', 0, 100, 'beams'),
-    'groups': Option(int, 'Diverse beam search: as many groups avoid each other\'s words.', 1, 100, 'beams'),
-    'diversity': Option(float, 'Nats that a word loses for each hypothesis of an earlier group that says it.', 0, 1000,
+    'beam_groups': Option(int, 'Diverse beam search: as many groups avoid each other\'s words.', 1, 100, 'beams'),
+    'diversity_penalty': Option(float, 'Nats that a word loses for each hypothesis of an earlier group that says it.',
+                                0, 1000,
                         'beams'),
     'sample': Option(bool, 'Draw captions in place of searching for the likeliest.'),
     'temperature': Option(float, 'Below 1 likely words are drawn more often.', 0.01, 1000, 'samples'),
     'top_k': Option(int, 'Draw among so many words, the likeliest.', 1, 2 ** 31 - 1, 'samples'),
     'top_p': Option(float, 'Draw among the likeliest words that have together this probability.', 0, 1, 'samples'),
-    'seed': Option(int, 'What is drawn follows from it and the picture.', 0, 2 ** 53 - 1, 'samples'),
+    'seed': Option(int, 'What is drawn follows from it and the image.', 0, 2 ** 53 - 1, 'samples'),
     'max_length': Option(int, 'Words at most.', 1, 200),
     'min_length': Option(int, 'Words at least.', 0, 200),
     'no_repeat_ngram': Option(int, 'Say no so many words in a row twice in a caption; 0 allows it.', 0, 200),
@@ -68,8 +69,8 @@ def search_of(captioner, query):
         if OPTIONS[name].of == ('beams' if samples else 'samples'):
             raise InputError(f'{name}: is for beams, and sample draws captions' if samples else
                              f'{name}: belongs to sample=true')
-    if 'diversity' in given and 'groups' not in given:
-        raise InputError('diversity: belongs to groups')
+    if 'diversity_penalty' in given and 'beam_groups' not in given:
+        raise InputError('diversity: belongs to beam_groups')
     if 'beam_width' in given:
         given['width'] = given.pop('beam_width')
     try:

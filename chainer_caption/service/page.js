@@ -1,13 +1,13 @@
-// Sends pictures to be captioned, and shows what comes back as the cards of cards.js.
+// Sends images to be captioned, and shows what comes back as the cards of cards.js.
 {
   // So many requests at a time; the service captions together what has come together.
   const AT_ONCE = 6;
-  // The pictures of the camera that are captioned are as wide as this, in pixels; networks see less.
+  // The images of the camera that are captioned are as wide as this, in pixels; encoders see less.
   const WIDE = 640;
 
   const by = id => document.getElementById(id);
   const rows = [];                                      // of all cards, oldest first
-  const waiting = [];                                   // what sends the next pictures, in their order
+  const waiting = [];                                   // what sends the next images, in their order
   let sending = 0;
   let stream = null;
 
@@ -31,14 +31,14 @@
     by('camera').addEventListener('click', watch);
     by('keep').addEventListener('click', keep);
     by('stop').addEventListener('click', unwatch);
-    // Browsers show a camera to pages of this machine and to encrypted ones; a phone takes pictures for any page.
+    // Browsers show a camera to pages of this machine and to encrypted ones; a phone takes images for any page.
     by('camera').hidden = !navigator.mediaDevices?.getUserMedia;
     const touched = matchMedia('(pointer: coarse)').matches;
     by('take').hidden = !touched || !by('camera').hidden;
-    if (touched) by('how').textContent = 'Choose pictures, or take one';
+    if (touched) by('how').textContent = 'Choose images, or take one';
   });
 
-  // ---- Pictures and their cards, newest first
+  // ---- Images and their cards, newest first
 
   function add(files) {
     for (const file of files) {
@@ -49,13 +49,13 @@
   }
 
   function waitingCard(file) {
-    const card = make('article', {ariaBusy: 'true'}, picture(file), make('div', {className: 'text'},
+    const card = make('article', {ariaBusy: 'true'}, image(file), make('div', {className: 'text'},
       make('p', {className: 'waiting'}, 'Waiting for captions …'), make('p', {className: 'name'}, file.name)));
     by('cards').prepend(card);
     return card;
   }
 
-  function picture(file) {
+  function image(file) {
     const img = make('img', {alt: '', src: URL.createObjectURL(file)});
     // What no browser can show, such as TIFF, can have captions all the same.
     img.addEventListener('error', () => img.remove());
@@ -104,7 +104,7 @@
     const failed = rows.filter(row => row.error !== undefined).length;
     const left = sending + waiting.length;
     by('tools').hidden = !by('cards').childElementCount;
-    by('count').value = `${rows.length} ${rows.length === 1 ? 'picture' : 'pictures'}` +
+    by('count').value = `${rows.length} ${rows.length === 1 ? 'image' : 'images'}` +
       (failed ? `, ${failed} failed` : '') + (left ? `, ${left} to do` : '');
   }
 
@@ -117,13 +117,13 @@
 
   // ---- The service
 
-  // The row of a picture. What goes wrong on the way is a row with an error, too.
+  // The row of an image. What goes wrong on the way is a row with an error, too.
   async function caption(file) {
     if (file.size > document.querySelector('main').dataset.most - 1000) {
       return {filename: file.name, error: 'the file is too large'};
     }
     const form = new FormData();
-    form.append('picture', file, file.name);
+    form.append('image', file, file.name);
     try {
       for (;;) {
         const token = sessionStorage.getItem('token');
@@ -183,7 +183,7 @@
 
   let shown = null;
 
-  // A screen reader hears the caption when it changes, and not with each picture.
+  // A screen reader hears the caption when it changes, and not with each image.
   function show(row) {
     const text = cardText(row, said);
     const best = text.querySelector('.best');
@@ -221,7 +221,7 @@
 
   // ---- To take away
 
-  // Of one picture all captions, of several the best of each.
+  // Of one image all captions, of several the best of each.
   async function copy(button, some, each = 1) {
     const lines = some.flatMap(row => (row.captions || []).slice(0, each).map(caption => caption.caption));
     const label = button.dataset.label ??= button.textContent;

@@ -1,4 +1,4 @@
-"""The page: pictures are dropped on it, pasted, chosen or taken, and their captions shown as in the gallery."""
+"""The page: images are dropped on it, pasted, chosen or taken, and their captions shown as in the gallery."""
 import string
 
 from chainer_caption.report.html import csp_hash, escape, fact_items, resource

@@ -1,4 +1,4 @@
-"""Pictures of many requests wait here, and those that have come together are captioned together."""
+"""Images of many requests wait here, and those that have come together are captioned together."""
 import collections
 import concurrent.futures
 import contextlib
@@ -9,8 +9,8 @@ import threading
 import time
 
 from chainer_caption.captioning.results import Result
-from chainer_caption.features.ahead import BATCH
-from chainer_caption.features.pictures import PictureError
+from chainer_caption.features.images import ImageError
+from chainer_caption.features.prefetch import BATCH
 
 # Seconds that somebody who was turned away shall wait, at most.
 _LONGEST = 60
@@ -24,43 +24,43 @@ class Busy(Exception):
     """
 
     def __init__(self, seconds):
-        super().__init__(f'too many pictures are waiting; try again in {seconds} s')
+        super().__init__(f'too many images are waiting; try again in {seconds} s')
         self.seconds = seconds
 
 
 class _Waiting:
-    """A picture that has no captions yet; what is known of it is forgotten when nobody waits for it any more."""
+    """An image that has no captions yet; what is known of it is forgotten when nobody waits for it any more."""
 
     def __init__(self, name, data, search):
         self.name, self.data, self.search = name, data, search
-        self.picture = None
+        self.image = None
         self.future = concurrent.futures.Future()
         self.future.add_done_callback(self._forget)
 
     def _forget(self, future):
-        self.data = self.picture = None
+        self.data = self.image = None
 
 
 class CaptionQueue:
-    """Captions pictures in a thread of its own, which alone uses the captioner; two more read what comes next.
+    """Captions images in a thread of its own, which alone uses the captioner; two more read what comes next.
 
-    What is there when the thread has time is captioned at once, up to `BATCH` pictures of the same search: alone a
-    picture waits for nobody, and in a crowd many go through the network and the search together. A context manager;
+    What is there when the thread has time is captioned at once, up to `BATCH` images of the same search: alone a
+    image waits for nobody, and in a crowd many go through the network and the search together. A context manager;
     leaving its block ends the threads when all is done.
 
     Args:
-        captioner (Captioner): With a network.
-        size (int): How many pictures may wait.
+        captioner (Captioner): With an encoder.
+        size (int): How many images may wait.
     """
 
     def __init__(self, captioner, size):
         self._captioner, self._size = captioner, size
         self._count, self._counting = 0, threading.Lock()
-        self._pace = 0.0                                # seconds that a picture takes, in the latest batches
+        self._pace = 0.0                                # seconds that an image takes, in the latest batches
         self._read, self._held = queue.SimpleQueue(), collections.deque()
-        # Pictures that are read and not yet captioned take more memory than their files.
+        # Images that are read and not yet captioned take more memory than their files.
         self._places = threading.Semaphore(2 * BATCH)
-        self._readers = concurrent.futures.ThreadPoolExecutor(2, thread_name_prefix='pictures')
+        self._readers = concurrent.futures.ThreadPoolExecutor(2, thread_name_prefix='images')
         self._worker = threading.Thread(target=self._work, name='captions')
 
     def __enter__(self):
@@ -73,18 +73,18 @@ class CaptionQueue:
         self._worker.join()
 
     def __len__(self):
-        """How many pictures have no captions yet."""
+        """How many images have no captions yet."""
         return self._count
 
     def busy(self):
         """The `Busy` of this moment."""
         return Busy(min(_LONGEST, 1 + math.floor(self._count * self._pace)))
 
-    def submit(self, pictures, search):
-        """Has pictures captioned.
+    def submit(self, images, search):
+        """Has images captioned.
 
         Args:
-            pictures (list of tuple): Pairs of a name and the bytes of a file.
+            images (list of tuple): Pairs of a name and the bytes of a file.
             search (BeamSearch, DiverseBeamSearch or Sampling): What to caption with.
 
         Returns:
@@ -94,10 +94,10 @@ class CaptionQueue:
             Busy: So many may not wait.
         """
         with self._counting:
-            if self._count + len(pictures) > self._size:
+            if self._count + len(images) > self._size:
                 raise self.busy()
-            self._count += len(pictures)
-        items = [_Waiting(name, data, search) for name, data in pictures]
+            self._count += len(images)
+        items = [_Waiting(name, data, search) for name, data in images]
         for item in items:
             item.future.add_done_callback(self._leave)
             self._readers.submit(self._prepare, item)
@@ -113,12 +113,12 @@ class CaptionQueue:
             return
         self._places.acquire()
         try:
-            item.picture = self._captioner.extractor.prepare(io.BytesIO(data))
+            item.image = self._captioner.extractor.prepare(io.BytesIO(data))
             item.data = None
         except Exception as e:
             self._places.release()
             if item.future.set_running_or_notify_cancel():
-                if isinstance(e, PictureError):
+                if isinstance(e, ImageError):
                     item.future.set_result(Result(None, item.name, error=str(e)))
                 else:
                     item.future.set_exception(e)
@@ -129,7 +129,7 @@ class CaptionQueue:
         while batch := self._batch():
             began = time.monotonic()
             try:
-                pairs = [(item.name, item.picture) for item in batch]
+                pairs = [(item.name, item.image) for item in batch]
                 for item, result in zip(batch, self._captioner.caption_prepared(pairs, batch[0].search), strict=True):
                     item.future.set_result(result)
             except Exception as e:
@@ -139,7 +139,7 @@ class CaptionQueue:
             self._pace += 0.2 * ((time.monotonic() - began) / len(batch) - self._pace)
 
     def _batch(self):
-        """The next pictures that are captioned together; none where there will be no more."""
+        """The next images that are captioned together; none where there will be no more."""
         batch = []
         while not batch:
             if not self._held:

@@ -50,7 +50,7 @@ def is_loopback(listening):
 
 
 def _warm_up(queue, captioner):
-    """Captions a blank picture: what is compiled at first use shall keep nobody waiting."""
+    """Captions a blank image: what is compiled at first use shall keep nobody waiting."""
     blank = io.BytesIO()
     Image.new('RGB', (64, 64)).save(blank, 'PNG')
     for search in captioner.search(), Sampling(top=1):
@@ -59,10 +59,10 @@ def _warm_up(queue, captioner):
 
 @contextlib.contextmanager
 def open_server(captioner, limits, facts, names=(), token=None):
-    """A server that captions pictures.
+    """A server that captions images.
 
     Args:
-        captioner (Captioner): With a network.
+        captioner (Captioner): With an encoder.
         limits (Limits): What it takes at most.
         facts (dict): What captions, in the words that the page shows: `{'Model': 'demo'}`.
         names (iterable of str): What this machine is called, besides its addresses.

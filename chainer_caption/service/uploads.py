@@ -1,4 +1,4 @@
-"""Pictures out of the bodies of requests: in memory and within limits, never on the disk."""
+"""Images out of the bodies of requests: in memory and within limits, never on the disk."""
 import asyncio
 import contextlib
 import dataclasses
@@ -7,12 +7,12 @@ from python_multipart.exceptions import FormParserError
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
 
-# What a picture is called that comes without a name.
-_UNNAMED = 'picture'
+# What an image is called that comes without a name.
+_UNNAMED = 'image'
 
 
 class Uploads:
-    """Reads pictures from requests.
+    """Reads images from requests.
 
     Args:
         limits (Limits): What is too much.
@@ -25,7 +25,7 @@ class Uploads:
 
     @contextlib.asynccontextmanager
     async def read(self, request):
-        """Reads the pictures of a request: the files of a form, or the body itself.
+        """Reads the images of a request: the files of a form, or the body itself.
 
         Args:
             request (starlette.requests.Request): The request. Its room is free again when the block ends.
@@ -39,21 +39,21 @@ class Uploads:
         """
         body = _Body()
         try:
-            yield await asyncio.wait_for(self._pictures(request, body), self._limits.body_seconds)
+            yield await asyncio.wait_for(self._images(request, body), self._limits.body_seconds)
         except asyncio.TimeoutError as e:
             raise HTTPException(408, f'the request was not here after {self._limits.body_seconds:g} s') from e
         finally:
             self._taken -= body.size
 
-    async def _pictures(self, request, body):
+    async def _images(self, request, body):
         chunks = self._chunks(request, body)
         if request.headers.get('content-type', '').lower().startswith('multipart/'):
-            pictures = await self._files(request, chunks)
+            images = await self._files(request, chunks)
         else:
-            pictures = [(_UNNAMED, b''.join([chunk async for chunk in chunks]))]
-        if not any(data for _, data in pictures):
-            raise HTTPException(400, 'no picture: send one as the body, or several as the files of a form')
-        return pictures
+            images = [(_UNNAMED, b''.join([chunk async for chunk in chunks]))]
+        if not any(data for _, data in images):
+            raise HTTPException(400, 'no image: send one as the body, or several as the files of a form')
+        return images
 
     async def _chunks(self, request, body):
         # What says beforehand that it is too large need not come at all.
@@ -72,16 +72,16 @@ class Uploads:
 
     async def _files(self, request, chunks):
         try:
-            form = await _Form(request.headers, chunks, self._limits.pictures).parse()
+            form = await _Form(request.headers, chunks, self._limits.images).parse()
         except (MultiPartException, FormParserError) as e:
             raise HTTPException(400, getattr(e, 'message', 'the form is damaged')) from e
         parts = [part for _, part in form.multi_items()]
         if any(isinstance(part, str) for part in parts):
             await form.close()
             raise HTTPException(400, 'the form holds more than files; options belong into the address, as ?top=1')
-        pictures = [(part.filename or _UNNAMED, part.file.read()) for part in parts]
+        images = [(part.filename or _UNNAMED, part.file.read()) for part in parts]
         await form.close()
-        return pictures
+        return images
 
 
 @dataclasses.dataclass

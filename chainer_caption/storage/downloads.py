@@ -11,7 +11,7 @@ import subprocess
 import time
 
 from chainer_caption.errors import InputError
-from chainer_caption.storage.files import naming, read_json, write_json
+from chainer_caption.storage.files import read_json, with_filename, write_json
 
 # `--disable` must be the first: a user's own configuration may have curl print other things than the file. A server
 # that sends nothing for a minute is given up.
@@ -77,7 +77,7 @@ def download(remote, path, track=lambda count: None, say=lambda line: None):
         OSError: It cannot be written.
     """
     part = _part(path)
-    with naming(part), open(part, 'ab') as f:
+    with with_filename(part), open(part, 'ab') as f:
         try:
             fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as e:

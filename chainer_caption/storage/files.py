@@ -24,7 +24,7 @@ _DEPTH = 32
 
 
 @contextlib.contextmanager
-def replacing(path, mode='wb', durable=True, tidy=True, **kwargs):
+def atomic_write(path, mode='wb', durable=True, tidy=True, **kwargs):
     """Opens a temporary file that takes the place of `path` when the block ends well, and vanishes when it does not.
 
     The content is on the disk (fsync) before the name points to it, so that a crash leaves the old file or the new
@@ -49,10 +49,10 @@ def replacing(path, mode='wb', durable=True, tidy=True, **kwargs):
     if 'b' not in mode:
         kwargs = {'encoding': 'utf-8', 'newline': '\n', **kwargs}
     if is_stream(path):
-        with naming(path), open(path, mode, **kwargs) as f:
+        with with_filename(path), open(path, mode, **kwargs) as f:
             yield f
         return
-    with naming(path):
+    with with_filename(path):
         target = os.path.realpath(path)
         folder, name = os.path.split(target)
         if tidy:
@@ -78,14 +78,14 @@ def is_stream(path):
     return os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path)
 
 
-def leads_out(path, folder):
+def escapes_root(path, folder):
     """Whether a path leads out of a folder, by `..` or by a link."""
     root = os.path.realpath(folder)
     return os.path.commonpath([os.path.realpath(path), root]) != root
 
 
 @contextlib.contextmanager
-def naming(path):
+def with_filename(path):
     """An OSError in its block that names no file, or a temporary one, gets the name of `path`."""
     try:
         yield
@@ -121,7 +121,7 @@ def _locked_temporary(folder, name, permissions):
 
 
 def remove_temporaries(folder, name=None):
-    """Deletes what `replacing` has left in a folder where it was killed: of a file of this name, or of any."""
+    """Deletes what `atomic_write` has left in a folder where it was killed: of a file of this name, or of any."""
     pattern = re.compile(rf'\.{".+" if name is None else re.escape(name)}\.\w{{8}}{re.escape(_TEMPORARY)}')
     with contextlib.suppress(OSError):
         for other in filter(pattern.fullmatch, os.listdir(folder)):
@@ -147,7 +147,7 @@ def json_number(value):
 def write_json(path, value, indent=1):
     """Writes `value` as JSON in UTF-8, whole or not at all."""
     # Half of a surrogate pair, which JSON can spell and UTF-8 cannot, is written as its escape.
-    with replacing(path, 'w', errors='backslashreplace') as f:
+    with atomic_write(path, 'w', errors='backslashreplace') as f:
         json.dump(value, f, ensure_ascii=False, indent=indent)
         f.write('\n')
 
@@ -272,5 +272,5 @@ def write_npz(path, arrays, durable=True):
     for name, array in arrays.items():
         if array.dtype.hasobject:
             raise TypeError(f'{name} is an object array, which only a pickle could hold')
-    with replacing(path, durable=durable) as f:
+    with atomic_write(path, durable=durable) as f:
         np.savez(f, **dict(sorted(arrays.items())))

@@ -10,9 +10,9 @@ import json
 import os
 
 from chainer_caption.errors import InputError
-from chainer_caption.storage.files import naming, parse_json, unwritable
+from chainer_caption.storage.files import parse_json, unwritable, with_filename
 
-# Of a line, in bytes: a picture's captions take some thousand.
+# Of a line, in bytes: an image's captions take some thousand.
 _LONGEST = 2 ** 26
 
 
@@ -80,7 +80,7 @@ class Journal:
 
     def append(self, row):
         """Adds a row, a dict of JSON values. Whoever kills the process after this returns cannot undo it."""
-        with naming(self.path):
+        with with_filename(self.path):
             self._file.write(json.dumps(row).encode('ascii') + b'\n')
             self._file.flush()
 
@@ -93,7 +93,7 @@ class Journal:
 
     def __exit__(self, *exception):
         # What a full disk did not take it does not take now; that has been said.
-        with contextlib.suppress(OSError) if any(exception) else naming(self.path):
+        with contextlib.suppress(OSError) if any(exception) else with_filename(self.path):
             self._file.close()
 
 

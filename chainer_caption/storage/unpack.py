@@ -7,7 +7,7 @@ import zipfile
 
 from chainer_caption.errors import InputError
 from chainer_caption.storage.archives import ARCHIVE_ERRORS, plausible
-from chainer_caption.storage.files import leads_out, open_regular, remove_temporaries, replacing, unreadable
+from chainer_caption.storage.files import atomic_write, escapes_root, open_regular, remove_temporaries, unreadable
 
 _CHUNK = 2 ** 20
 
@@ -47,7 +47,7 @@ def unpack(path, folder, strip=False, track=lambda results: results):
                 remove_temporaries(parent)
             for member in track(list(missing)):
                 with archive.open(member) as source, \
-                        replacing(missing[member], durable=False, tidy=False) as target:
+                        atomic_write(missing[member], durable=False, tidy=False) as target:
                     shutil.copyfileobj(source, target, _CHUNK)
     except InputError:
         raise
@@ -82,7 +82,7 @@ def _places(archive, path, folder, strip, size):
     places = {}
     for member, parts in zip(members, names, strict=True):
         place, kind = os.path.join(folder, *parts), stat.S_IFMT(member.external_attr >> 16)
-        if not parts or '..' in parts or member.filename.startswith('/') or leads_out(place, folder):
+        if not parts or '..' in parts or member.filename.startswith('/') or escapes_root(place, folder):
             raise InputError(f'{path}: {member.filename} would lie outside of {folder}; nothing was unpacked')
         if kind not in (0, stat.S_IFREG):
             raise InputError(f'{path}: {member.filename} is a link or a device; nothing was unpacked')

@@ -1,9 +1,9 @@
-"""Training: from a release and some settings to a model directory, by a `chainer.training.Trainer`.
+"""Training: from a dataset and some settings to a model directory, by a `chainer.training.Trainer`.
 
 `settings` is what a training is made of, `beginning` what it begins with, `objectives` what it aims at, `optimizer` how
-it learns, `sight` what it sees where the image network learns, too; `trainer` puts Chainer's pieces together, and `run`
-runs them, safe against everything that may end it early. `train` is all of it; `make_trainer` is for models and
-extensions of one's own.
+it learns, `online_features` what it sees where the image encoder learns, too; `trainer` puts Chainer's pieces together,
+and `run` runs them, safe against everything that may end it early. `train` is all of it; `make_trainer` is for models
+and extensions of one's own.
 """
 from chainer_caption.training.optimizer import make_optimizer
 from chainer_caption.training.run import train

@@ -3,7 +3,7 @@ from chainer_caption.functions import Adam
 from chainer_caption.training.settings import Settings
 
 
-def make_optimizer(model, device, processes, settings=None, network=None):
+def make_optimizer(model, device, processes, settings=None, encoder=None):
     """Adam on a model, as the settings want it; of several processes it takes the mean gradients.
 
     Args:
@@ -11,7 +11,7 @@ def make_optimizer(model, device, processes, settings=None, network=None):
         device (chainer.backend.Device): Where.
         processes (Processes): Those that train together.
         settings (Settings): None for the defaults.
-        network (chainer.Link or None): The part of what is trained that has the image network's learning rate.
+        encoder (chainer.Link or None): The part of what is trained that has the image encoder's learning rate.
 
     Returns:
         Adam: Set up.
@@ -19,9 +19,9 @@ def make_optimizer(model, device, processes, settings=None, network=None):
     settings = (settings or Settings()).resolved()
     optimizer = Adam(settings.learning_rate, average=settings.average)
     optimizer.setup(model)
-    for param in network.params() if network is not None else ():
+    for param in encoder.params() if encoder is not None else ():
         # A factor of Adam's own rate.
-        param.update_rule.hyperparam.eta = settings.network_learning_rate / settings.learning_rate
+        param.update_rule.hyperparam.eta = settings.encoder_learning_rate / settings.learning_rate
     if processes.size > 1:
         optimizer.add_hook(processes.mean_gradients(device))
     return optimizer

@@ -4,12 +4,13 @@ import math
 import pathlib
 
 from chainer_caption.errors import InputError
-from chainer_caption.functions.products import PRECISIONS
+from chainer_caption.functions.matmul import PRECISIONS
 from chainer_caption.models import ARCHITECTURES
 from chainer_caption.models.bundle import CONFIG, WEIGHTS
-from chainer_caption.models.encoder_decoder import MOST_PLACES
+from chainer_caption.models.encoder_decoder import MAX_POSITIONS
 from chainer_caption.storage import journal
 from chainer_caption.storage.files import read_json, sample_digest
+from chainer_caption.storage.legacy import current_keys
 from chainer_caption.training.extensions import FIGURES
 
 # These may change when training is resumed.
@@ -17,23 +18,25 @@ _MAY_CHANGE = ('epochs', 'patience', 'tensorboard', 'snapshot_every', 'keep_snap
 
 # What there is to choose from; None is the objective's own.
 _KNOWN = {'architecture': (None, *(name for name, model in ARCHITECTURES.items() if model.trainable)),
-          'objective': ('words', 'self-critical'), 'baseline': ('others', 'greedy'), 'keep_best': (None, *FIGURES),
+          'objective': ('cross-entropy', 'self-critical'), 'baseline': ('others', 'greedy'), 'keep_best': (None,
+                                                                                                           *FIGURES),
           'precision': PRECISIONS}
 
 # What only self-critical training has.
-_SELF_CRITICAL = 'baseline', 'samples', 'word_weight'
+_SELF_CRITICAL = 'baseline', 'samples', 'xe_weight'
 
 # What only fine-tuning has.
-_FINE_TUNING = 'network_learning_rate', 'augment'
+_FINE_TUNING = 'encoder_learning_rate', 'augment'
 
 # What NumPy's generators take, and what can be multiplied; long before that the memory is too small.
-_MOST = {'seed': 2 ** 32 - 1, 'hidden': 2 ** 20, 'places': MOST_PLACES, 'batch_size': 2 ** 31, 'samples': 2 ** 16,
+_MOST = {'seed': 2 ** 32 - 1, 'hidden': 2 ** 20, 'max_positions': MAX_POSITIONS, 'batch_size': 2 ** 31,
+         'samples': 2 ** 16,
          'average': 2 ** 53}
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What a training is made of. Given the same release, the same settings give the same model on the CPU.
+    """What a training is made of. Given the same dataset, the same settings give the same model on the CPU.
 
     Attributes:
         epochs (int): Passes over the training captions.
@@ -52,22 +55,22 @@ class Settings:
         snapshot_every (int or None): Updates between two snapshots; besides, there is one at the end of each epoch, and
             ten minutes after the last.
         keep_snapshots (int): How many of them to keep.
-        objective (str): `'words'` or `'self-critical'` (see `objectives`).
+        objective (str): `'cross-entropy'` or `'self-critical'` (see `objectives`).
         baseline (str): Of self-critical training: `'others'` or `'greedy'`.
-        samples (int): Of self-critical training: captions drawn for a picture.
-        word_weight (float): Of self-critical training: the share of the words' loss beside the reward.
+        samples (int): Of self-critical training: captions drawn for an image.
+        xe_weight (float): Of self-critical training: the share of the words' loss beside the reward.
         learning_rate (float or None): Adam's; None takes 0.001 for words and 2e-4 for self-critical training.
         average (int or None): Validated, scored and kept is the mean of the weights over about so many updates (see
             `Adam`); None takes those of the last one.
-        finetune (str or None): The layer of the image network from which on that learns, too, or `'all'` (see
-            `features.networks.stages`); None learns from stored features.
-        network_learning_rate (float or None): Of fine-tuning: that of the image network; None takes a tenth of
+        finetune (str or None): The layer of the image encoder from which on that learns, too, or `'all'` (see
+            `features.encoders.stages`); None learns from stored features.
+        encoder_learning_rate (float or None): Of fine-tuning: that of the image encoder; None takes a tenth of
             `learning_rate`.
-        augment (bool): Of fine-tuning: each time it is learned from, a picture is cut and perhaps mirrored at random.
+        augment (bool): Of fine-tuning: each time it is learned from, an image is cut and perhaps mirrored at random.
         architecture (str or None): One of `models.ARCHITECTURES`; None takes that of the model to start from, or
             `'show_and_tell'`.
-        places (int or None): Of the architecture `'encoder_decoder'`: the most tokens of a caption, `</S>` among them;
-            None takes those of the model to start from, or 50.
+        max_positions (int or None): Of the architecture `'encoder_decoder'`: the most tokens of a caption, `</S>` among
+            them; None takes those of the model to start from, or 50.
         precision (str): Of the factors of matrix products on the CPU, `'float32'` or `'bf16'` (see
             `functions.products`); weights, sums and all else are float32.
     """
@@ -83,21 +86,22 @@ class Settings:
     tensorboard: bool = False
     snapshot_every: int | None = None
     keep_snapshots: int = 2
-    objective: str = 'words'
+    objective: str = 'cross-entropy'
     baseline: str = 'others'
     samples: int = 5
-    word_weight: float = 1.0
+    xe_weight: float = 1.0
     learning_rate: float | None = None
     average: int | None = None
     finetune: str | None = None
-    network_learning_rate: float | None = None
+    encoder_learning_rate: float | None = None
     augment: bool = False
     architecture: str | None = None
-    places: int | None = None
+    max_positions: int | None = None
     precision: str = 'float32'
 
     def __post_init__(self):
-        least = {'epochs': 0, 'batch_size': 1, 'hidden': 1, 'places': 1, 'min_count': 1, 'seed': 0, 'patience': 1,
+        least = {'epochs': 0, 'batch_size': 1, 'hidden': 1, 'max_positions': 1, 'min_count': 1, 'seed': 0,
+                 'patience': 1,
                  'score_every': 0, 'snapshot_every': 1, 'keep_snapshots': 1, 'samples': 1, 'average': 1}
         for name, bound in least.items():
             value = getattr(self, name)
@@ -114,12 +118,12 @@ class Settings:
                                  f'{" or ".join(filter(None, known))}')
         if self.keep_best == 'cider' and not self.score_every:
             raise InputError('--keep-best cider needs captions that are scored: leave out --score-every 0')
-        for name in ('learning_rate', 'network_learning_rate'):
+        for name in ('learning_rate', 'encoder_learning_rate'):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise InputError(f'--{name.replace("_", "-")} {value}: must be above 0')
-        if not 0 <= self.word_weight < math.inf:
-            raise InputError(f'--word-weight {self.word_weight}: must be at least 0')
+        if not 0 <= self.xe_weight < math.inf:
+            raise InputError(f'--xe-weight {self.xe_weight}: must be at least 0')
         self._check_objective()
         self._check_alone(_FINE_TUNING, '--finetune', self.finetune is not None)
 
@@ -138,13 +142,13 @@ class Settings:
 
     def resolved(self):
         """These settings with the objective's own values in place of None; a Settings."""
-        words = self.objective == 'words'
+        words = self.objective == 'cross-entropy'
         learning_rate = self.learning_rate or (0.001 if words else 2e-4)
         return dataclasses.replace(
             self, architecture=self.architecture or 'show_and_tell',
             keep_best=self.keep_best or ('loss' if words or not self.score_every else 'cider'),
             learning_rate=learning_rate,
-            network_learning_rate=self.network_learning_rate or (learning_rate / 10 if self.finetune else None))
+            encoder_learning_rate=self.encoder_learning_rate or (learning_rate / 10 if self.finetune else None))
 
 
 def weights_path(start_from):
@@ -164,7 +168,7 @@ def read_settings(folder):
     """
     if not (folder / CONFIG).exists():
         return None
-    config = read_json(folder / CONFIG)
+    config = current_keys(read_json(folder / CONFIG))
     before = config.get('training') if isinstance(config, dict) else None
     if not isinstance(before, dict) or not isinstance(before.get('hidden'), int):
         raise InputError(f'{folder / CONFIG}: does not say how the model was trained, so it cannot be resumed')
@@ -203,11 +207,11 @@ def check_these(folder, before, training, names):
 def _must_stay(name, training):
     if name == 'score_every':                           # what is kept may not depend on it
         return training['keep_best'] != 'loss'
-    if name in _SELF_CRITICAL and training['objective'] == 'words':
+    if name in _SELF_CRITICAL and training['objective'] == 'cross-entropy':
         return False                                    # nothing follows from it
     return name not in _MAY_CHANGE
 
 
 def _shown(name):
     """A setting as the user knows it."""
-    return {'release': 'release', 'start_from': 'model to start from (-m)'}.get(name, f'--{name.replace("_", "-")}')
+    return {'dataset': 'dataset', 'start_from': 'model to start from (-m)'}.get(name, f'--{name.replace("_", "-")}')

@@ -26,6 +26,7 @@ from chainer_caption.errors import InputError
 from chainer_caption.parallel import Processes
 from chainer_caption.storage.archives import read_npz
 from chainer_caption.storage.files import parse_json, remove_temporaries, write_npz
+from chainer_caption.storage.legacy import current_array_names
 from chainer_caption.storage.serializers import arrays_digest, from_arrays, to_arrays
 
 # Besides the ends of epochs, which may be an hour apart: what a crash can cost, while writing stays below one percent.
@@ -130,7 +131,7 @@ def read_snapshot(path):
     written = arrays.pop(_CHECKSUM, None)
     if written is None or not np.array_equal(written, _checksum(arrays)):
         raise InputError(f'{path}: damaged (its checksum is {"missing" if written is None else "another"})')
-    return arrays
+    return current_array_names(arrays)
 
 
 def restore(arrays, target, path):
@@ -259,7 +260,7 @@ def sole_training(folder):
         except BlockingIOError as e:
             raise InputError(f'{folder}: another training is writing it; wait until that has ended') from e
         except OSError:
-            pass                                        # a network file system that knows no locks of folders
+            pass                                        # an encoder file system that knows no locks of folders
         remove_temporaries(folder)
         yield
     finally:

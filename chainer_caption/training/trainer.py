@@ -23,19 +23,19 @@ from chainer_caption.training.extensions import (
     TellDivergence,
     TokenEvaluator,
     check_tensorboard,
-    scored_pictures,
+    scored_images,
 )
-from chainer_caption.training.objectives import BY_PICTURE, OBJECTIVES
+from chainer_caption.training.objectives import BY_IMAGE, OBJECTIVES
+from chainer_caption.training.online_features import RefreshFeatures
 from chainer_caption.training.optimizer import make_optimizer
 from chainer_caption.training.settings import Settings
-from chainer_caption.training.sight import Look
 from chainer_caption.training.snapshots import Snapshots, TakeSnapshots
 
 # Of the memory free on a GPU, how much the features may take so as to live there.
 _FEATURES_SHARE = 0.5
 
 
-def check_possible(release, settings):
+def check_possible(dataset, settings):
     """Checks that a training can do what its settings ask for, before anything is written.
 
     Raises:
@@ -43,16 +43,16 @@ def check_possible(release, settings):
     """
     if settings.tensorboard:
         check_tensorboard()
-    scored = len(scored_pictures(release))
-    # Without pictures to score, self-critical training keeps the last epoch, as any training does.
+    scored = len(scored_images(dataset))
+    # Without images to score, self-critical training keeps the last epoch, as any training does.
     if (settings.keep_best == 'cider' and not scored) or (settings.resolved().keep_best == 'cider' and scored == 1):
-        what = f'only one picture of the split val has captions, and {SINGLE}' if scored else \
-            'no picture of the split val has captions, so there is no CIDEr to keep the best by'
-        raise InputError(f'{release.dataset_path}: {what}; leave out --keep-best cider or say --keep-best loss')
+        what = f'only one image of the split val has captions, and {SINGLE}' if scored else \
+            'no image of the split val has captions, so there is no CIDEr to keep the best by'
+        raise InputError(f'{dataset.dataset_path}: {what}; leave out --keep-best cider or say --keep-best loss')
 
 
-def check_model(release, current, settings):
-    """Checks that a model can learn from a release what its settings ask for, before anything is written.
+def check_model(dataset, current, settings):
+    """Checks that a model can learn from a dataset what its settings ask for, before anything is written.
 
     Raises:
         InputError: It cannot; the line says why.
@@ -61,17 +61,17 @@ def check_model(release, current, settings):
     if settings.objective == 'self-critical' and not hasattr(model, 'sampled_loss'):
         raise InputError(f'--objective self-critical: a {type(model).__name__} draws no captions; train it with the '
                          'objective words')
-    places = getattr(model, 'places', None)
+    places = getattr(model, 'max_positions', None)
     if places is not None:
-        lengths = CaptionDataset.from_release(release, current.vocabulary, *release.training_splits, 'val').lengths
+        lengths = CaptionDataset.from_dataset(dataset, current.vocabulary, *dataset.training_splits, 'val').lengths
         if lengths.max() > places:
-            raise InputError(f'{release.dataset_path}: {np.count_nonzero(lengths > places):,} captions have more words '
+            raise InputError(f'{dataset.dataset_path}: {np.count_nonzero(lengths > places):,} captions have more words '
                              f'than the {places - 1} that {places} places have room for beside </S>; '
-                             f'--places {lengths.max()} has room for all')
+                             f'--max-positions {lengths.max()} has room for all')
 
 
-def make_trainer(release, current, output, settings=None, device='@numpy', extensions=(), progress=None,
-                 say=lambda line: None, stop=lambda: False, processes=None, sight=None):
+def make_trainer(dataset, current, output, settings=None, device='@numpy', extensions=(), progress=None,
+                 say=lambda line: None, stop=lambda: False, processes=None, online_features=None):
     """A Chainer trainer that trains a captioner, validates it, keeps the best epoch's weights, logs, takes snapshots.
 
     `train` runs it within a model directory. By itself it trains a model of one's own, and like any trainer of Chainer
@@ -85,10 +85,10 @@ def make_trainer(release, current, output, settings=None, device='@numpy', exten
                 model = trainer.updater.get_optimizer('main').target
                 chainer.report({'norm': sum(float((p.array ** 2).sum()) for p in model.params()) ** 0.5})
 
-        release = Release('features/flickr8k')
-        vocabulary = Vocabulary.from_counts(*release.word_counts(*release.training_splits))
-        model = MyCaptioner(release.feature_size, len(vocabulary))
-        trainer = make_trainer(release, Bundle(model, vocabulary), 'out', Settings(epochs=5, score_every=0),
+        dataset = Dataset('features/flickr8k')
+        vocabulary = Vocabulary.from_counts(*dataset.word_counts(*dataset.training_splits))
+        model = MyCaptioner(dataset.feature_size, len(vocabulary))
+        trainer = make_trainer(dataset, Bundle(model, vocabulary), 'out', Settings(epochs=5, score_every=0),
                                extensions=[WeightNorm()])
         trainer.run()                                               # out/log.json has the norm of each epoch
 
@@ -102,7 +102,7 @@ def make_trainer(release, current, output, settings=None, device='@numpy', exten
     nothing begins afresh, and the state of one that is gone is dropped.
 
     Args:
-        release (Release): What to train on.
+        dataset (Dataset): What to train on.
         current (Bundle): What to train: the model, which is moved to the device, and the vocabulary.
         output (str or os.PathLike): The folder for weights, log, snapshots, curves and the page.
         settings (Settings): How; None for the defaults. What makes a model or a vocabulary is not looked at.
@@ -115,28 +115,31 @@ def make_trainer(release, current, output, settings=None, device='@numpy', exten
         say (callable): Takes notices for the user, a line each.
         stop (callable): Asked after each update whether to stop there, with a snapshot.
         processes (Processes or None): Who trains together; None for this process alone.
-        sight (Sight or None): What sees the pictures of its release, which is the one to train on, where `settings`
-            have the image network learn, too; None for the release's features.
+        online_features (OnlineFeatures or None): What sees the images of its dataset, which is the one to train on,
+            where `settings` have the image encoder learn, too; None for the dataset's features.
 
     Returns:
         chainer.training.Trainer: Not yet run.
 
     Raises:
-        InputError: The release or the model has not what the settings ask for.
+        InputError: The dataset or the model has not what the settings ask for.
     """
     settings, processes, device = settings or Settings(), processes or Processes(), chainer.get_device(device)
-    check_possible(release, settings)
-    if (settings.finetune is None) != (sight is None):
-        raise InputError('finetune and sight belong together; train() makes both')
-    check_model(release, current, settings)
+    check_possible(dataset, settings)
+    if (settings.finetune is None) != (online_features is None):
+        raise InputError('finetune and online_features belong together; train() makes both')
+    check_model(dataset, current, settings)
     settings = settings.resolved()
     model, vocabulary = current.model, current.vocabulary
     model.to_device(device)
-    per_picture = getattr(model, 'per_picture', False)
-    converter = make_converter(release.features, device, processes, per_picture) if sight is None else sight
-    kinds, target, network = (OBJECTIVES, model, None) if sight is None else (BY_PICTURE, sight.target, sight.network)
-    objective = kinds[settings.objective](release, current, settings, converter, processes, say)
-    optimizer = make_optimizer(target, device, processes, settings, network)
+    per_image = getattr(model, 'per_image', False)
+    converter = make_converter(dataset.features, device, processes,
+                               per_image) if online_features is None else online_features
+    kinds, target, encoder = (OBJECTIVES, model, None) if online_features is None else (BY_IMAGE,
+                                                                                        online_features.target,
+                                                                                        online_features.encoder)
+    objective = kinds[settings.objective](dataset, current, settings, converter, processes, say)
+    optimizer = make_optimizer(target, device, processes, settings, encoder)
     updater = chainer.training.updaters.StandardUpdater(
         objective.iterator, optimizer, converter=objective.converter, device=device,
         loss_func=lambda *batch: objective.loss(updater.iteration, *batch))
@@ -144,29 +147,29 @@ def make_trainer(release, current, output, settings=None, device='@numpy', exten
     taking = TakeSnapshots(Snapshots(output, settings.keep_snapshots), settings.snapshot_every, stop, processes)
     trainer = chainer.training.Trainer(updater, _stop_trigger(settings, keep_best, taking), out=str(output))
     trainer.reporter.add_observer('main', model)        # who may be a part of what is trained
-    if sight is not None:
-        trainer.extend(Look(sight, optimizer.averaged))
+    if online_features is not None:
+        trainer.extend(RefreshFeatures(online_features, optimizer.averaged))
     # What fits into a line of a terminal; the log has everything.
     columns = ['epoch', 'iteration', *objective.columns]
-    if SPLITS.index('val') in release.captions.splits:
-        validation = CaptionIterator(CaptionDataset.from_release(release, vocabulary, 'val'), settings.batch_size,
-                                     repeat=False, shuffle=False, per_picture=per_picture)
-        trainer.extend(TokenEvaluator(validation, model, converter=PackCaptions(converter.features, per_picture),
+    if SPLITS.index('val') in dataset.captions.splits:
+        validation = CaptionIterator(CaptionDataset.from_dataset(dataset, vocabulary, 'val'), settings.batch_size,
+                                     repeat=False, shuffle=False, per_image=per_image)
+        trainer.extend(TokenEvaluator(validation, model, converter=PackCaptions(converter.features, per_image),
                                       device=device, processes=processes, weights=optimizer.averaged))
         columns += ['validation/main/loss']
         if settings.score_every:
-            trainer.extend(CaptionScores(current, release, device, settings.score_every, processes,
+            trainer.extend(CaptionScores(current, dataset, device, settings.score_every, processes,
                                          optimizer.averaged, start=objective.goes_on))
             columns += CaptionScores.keys
-            if len(scored_pictures(release)) == 1:
-                say(f'{release.dataset_path}: only one picture of the split val has captions; {SINGLE}')
+            if len(scored_images(dataset)) == 1:
+                say(f'{dataset.dataset_path}: only one image of the split val has captions; {SINGLE}')
     else:
-        say(f'{release.dataset_path}: no image is of the split val, so the last epoch is kept and not the best')
+        say(f'{dataset.dataset_path}: no image is of the split val, so the last epoch is kept and not the best')
     for extension in (keep_best, Log(output, processes, objective.reports, objective.per_token), taking):
         trainer.extend(extension)
     if processes.first:
         shown = [PrintTable([*columns, 'elapsed_time'], sys.stdout), TellDivergence(say), Curves(),
-                 RunPage(current, release, settings)]
+                 RunPage(current, dataset, settings)]
         shown += [Events()] if settings.tensorboard else []
         shown += [ProgressBar(settings.epochs, objective.captions, progress)] if progress is not None else []
         for extension in shown:
@@ -176,15 +179,15 @@ def make_trainer(release, current, output, settings=None, device='@numpy', exten
     return trainer
 
 
-def make_converter(features, device, processes, per_picture=False):
-    """The converter of minibatches into this process's share of them, on the device, for models that are `per_picture`
+def make_converter(features, device, processes, per_image=False):
+    """The converter of minibatches into this process's share of them, on the device, for models that are `per_image`
     or not.
 
     The feature matrix moves to the device if that is a GPU with room for it, and stays where it is otherwise.
     """
     features = _placed(features, device)
-    return PackCaptions(features, per_picture) if processes.size == 1 else \
-        PackShare(features, processes.rank, processes.size, per_picture)
+    return PackCaptions(features, per_image) if processes.size == 1 else \
+        PackShare(features, processes.rank, processes.size, per_image)
 
 
 def _placed(features, device):

@@ -1,10 +1,10 @@
-"""The world of the embedded release: scenes of flat shapes, their pictures, captions of them, and what is true of them.
+"""The world of the embedded dataset: scenes of flat shapes, their images, captions of them, and what is true of them.
 
 A scene is plain JSON: `{'background': [four corner colours], 'objects': [object, …]}`, an object being `{'shape',
-'colour', 'x', 'y', 'r', 'angle', 'rgb'}`. `x` and `y` are its centre and `r` its radius as fractions of the picture's
+'colour', 'x', 'y', 'r', 'angle', 'rgb'}`. `x` and `y` are its centre and `r` its radius as fractions of the image's
 side, `y` downwards; `angle` is in degrees; `rgb` is the very tint that the colour's word stands for. What holds between
 objects is never stored, it follows from where they are. `random_scene` leaves wide margins around every limit that the
-words have (what is small, what is left of what), so that nothing in a picture is a matter of taste:
+words have (what is small, what is left of what), so that nothing in an image is a matter of taste:
 
     words                       true when                                       drawn at
     small / big                 r < 0.14 / otherwise                            r ≤ 0.113 / r ≥ 0.165
@@ -118,20 +118,20 @@ def _several(rng):
              'angle': round(rng.uniform(-1, 1) * _TILT[first['shape']], 1)} for x, y in spots]
 
 
-# Pictures
+# Images
 
 def draw(scene, side=256):
     """The scene as a PIL image, RGB, `side` pixels square: soft background, faint shadows, smooth edges."""
-    picture = Image.new('RGB', (2, 2))
-    picture.putdata([tuple(c) for c in scene['background']])
-    picture = picture.resize((side, side), Image.Resampling.BILINEAR)
+    image = Image.new('RGB', (2, 2))
+    image.putdata([tuple(c) for c in scene['background']])
+    image = image.resize((side, side), Image.Resampling.BILINEAR)
     for thing in scene['objects']:
         mask, corner = _mask(thing, side)
         blur = side / 64
         shadow = mask.filter(ImageFilter.GaussianBlur(blur)).point([level // 4 for level in range(256)])
-        picture.paste((20, 20, 40), (round(corner[0] + blur / 2), round(corner[1] + blur)), shadow)
-        picture.paste(tuple(thing['rgb']), corner, mask)
-    return picture
+        image.paste((20, 20, 40), (round(corner[0] + blur / 2), round(corner[1] + blur)), shadow)
+        image.paste(tuple(thing['rgb']), corner, mask)
+    return image
 
 
 def _mask(thing, side, oversample=4):
@@ -346,15 +346,15 @@ def _meant(phrase, scene):
 SPLITS = 'val', 'test', *['train'] * 10                # in turns
 
 
-def write_drawings(folder, language='en', pictures=1800, wordings=5, seed=0):
-    """Draws pictures and describes them: `0000.png` and so on, `captions.csv` as `extract_features.py` takes it, and
+def write_drawings(folder, language='en', images=1800, wordings=5, seed=0):
+    """Draws images and describes them: `0000.png` and so on, `captions.csv` as `extract_features.py` takes it, and
     `scenes.json`.
 
     Args:
         folder (pathlib.Path): Where to write.
         language (str): `'en'` or `'ja'`.
-        pictures (int): How many.
-        wordings (int): Captions a picture, all different; 1 gives the same wording for what is alike.
+        images (int): How many.
+        wordings (int): Captions an image, all different; 1 gives the same wording for what is alike.
         seed (int): What is drawn and said follows from it.
     """
     rng, scenes = random.Random(f'{language} {seed}'), {}
@@ -362,7 +362,7 @@ def write_drawings(folder, language='en', pictures=1800, wordings=5, seed=0):
     with open(folder / 'captions.csv', 'w', encoding='utf-8', newline='') as f:
         rows = csv.writer(f)
         rows.writerow(['filename', 'caption', 'split'])
-        for i in range(pictures):
+        for i in range(images):
             name = f'{i:04}.png'
             scenes[name] = scene = random_scene(rng)
             said = _said(scene, language)
@@ -380,7 +380,7 @@ def _said(scene, language):
 
 
 def print_truth(path, language='en'):
-    """Counts how many of the best captions in a JSON lines file of generate.py's are true of their pictures, which have
+    """Counts how many of the best captions in a JSON lines file of generate.py's are true of their images, which have
     a `scenes.json` beside them."""
     judge = is_true
     if language == 'ja':
@@ -389,31 +389,31 @@ def print_truth(path, language='en'):
     rows = [json.loads(line) for line in path.read_text(encoding='utf-8').splitlines()]
     right = 0
     for row in rows:
-        picture = pathlib.Path(row['filename'])
-        scene = json.loads((picture.parent / 'scenes.json').read_text(encoding='utf-8'))[picture.name]
+        image = pathlib.Path(row['filename'])
+        scene = json.loads((image.parent / 'scenes.json').read_text(encoding='utf-8'))[image.name]
         best = row['captions'][0]
         right += judge(best['tokens'], scene)
         if not judge(best['tokens'], scene):
-            print(f'not true: {picture.name}: {best["caption"]}')
-    print(f'{right} of the {len(rows)} best captions are true of their picture ({right / len(rows):.0%})')
+            print(f'not true: {image.name}: {best["caption"]}')
+    print(f'{right} of the {len(rows)} best captions are true of their image ({right / len(rows):.0%})')
 
 
 def main():
     parser = argparse.ArgumentParser(description='Counts true captions of drawings; or, with -o, draws and describes.')
-    parser.add_argument('captions', type=pathlib.Path, nargs='?', help="JSON lines of generate.py's, of pictures that "
+    parser.add_argument('captions', type=pathlib.Path, nargs='?', help="JSON lines of generate.py's, of images that "
                         'have a scenes.json beside them')
-    parser.add_argument('-o', '--output', type=pathlib.Path, help='folder to draw into: pictures, captions.csv, '
+    parser.add_argument('-o', '--output', type=pathlib.Path, help='folder to draw into: images, captions.csv, '
                         'scenes.json')
     parser.add_argument('--language', choices=('en', 'ja'), default='en', help='of the captions (%(default)s)')
-    parser.add_argument('--pictures', type=int, default=1800, help='how many to draw (%(default)s)')
-    parser.add_argument('--wordings', type=int, choices=range(1, 6), default=5, help='captions a picture; 1 has one '
+    parser.add_argument('--limit', type=int, default=1800, help='how many to draw (%(default)s)')
+    parser.add_argument('--wordings', type=int, choices=range(1, 6), default=5, help='captions an image; 1 has one '
                         'way to say each thing (%(default)s)')
     parser.add_argument('--seed', type=int, default=0, help='of what is drawn (%(default)s)')
     args = parser.parse_args()
     if (args.captions is None) == (args.output is None):
         parser.error('name a file of captions, or a folder to draw into with -o')
     if args.output is not None:
-        write_drawings(args.output, args.language, args.pictures, args.wordings, args.seed)
+        write_drawings(args.output, args.language, args.limit, args.wordings, args.seed)
     elif args.captions.is_file():
         print_truth(args.captions, args.language)
     else:

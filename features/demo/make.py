@@ -1,12 +1,12 @@
-"""Makes the embedded release: draws it, teaches the network behind it, computes its features, writes it all.
+"""Makes the embedded dataset: draws it, teaches the encoder behind it, computes its features, writes it all.
 
-    python features/demo/make.py                 everything anew, the network included (long)
-    python features/demo/make.py --keep-network  with the network that the package has
+    python features/demo/make.py                 everything anew, the encoder included (long)
+    python features/demo/make.py --keep-encoder  with the encoder that the package has
 
-The pictures and captions are a function of the seed; the network is too, but for roundings of the library that
-multiplies matrices. Pictures of the splits are not kept, `release` draws them again; those in `unseen` are. (The
-network in the package has had a longer course than `taught` gives: its convolutions had learned twice as many shapes
-before. Of 500 new pictures it gets 99.8 % wholly right.)
+The images and captions are a function of the seed; the encoder is too, but for roundings of the library that
+multiplies matrices. Images of the splits are not kept, `dataset` draws them again; those in `unseen` are. (The
+encoder in the package has had a longer course than `taught` gives: its convolutions had learned twice as many shapes
+before. Of 500 new images it gets 99.8 % wholly right.)
 """
 import argparse  # noqa: I001 (compat before Chainer)
 import io
@@ -25,9 +25,9 @@ import chainer
 import chainer.functions as F
 import chainer.links as L
 from chainer_caption.features.extractor import Extractor
-from chainer_caption.features.profiles import PROFILES
-from chainer_caption.features.networks import demo
-from chainer_caption.storage.files import replacing, write_json, write_npz
+from chainer_caption.features.preprocessing import PREPROCESSINGS
+from chainer_caption.features.encoders import demo
+from chainer_caption.storage.files import atomic_write, write_json, write_npz
 
 HERE = pathlib.Path(__file__).resolve().parent
 WEIGHTS = pathlib.Path(demo.__file__).with_suffix('.npz')
@@ -35,13 +35,13 @@ SPLITS = {'train': 1500, 'val': 150, 'test': 150}
 UNSEEN = 48
 
 
-# The release
+# The dataset
 
-def release(seed=0):
+def dataset(seed=0):
     """The scenes of the splits and what is said of them.
 
     Returns:
-        list of (dict, dict): A scene, and the picture's entry in `dataset.json`, for each `imgid` from 0.
+        list of (dict, dict): A scene, and the image's entry in `dataset.json`, for each `imgid` from 0.
     """
     splits = [split for split, count in SPLITS.items() for _ in range(count)]
     return [_described(f'{seed} {imgid}', imgid, split) for imgid, split in enumerate(splits)]
@@ -66,10 +66,10 @@ def unseen(seed=0):
 
 
 def features(scenes, extractor, batch_size=100):
-    """The features of scenes, computed from picture files as a user's are: float32, shape (N, 4096)."""
+    """The features of scenes, computed from image files as a user's are: float32, shape (N, 4096)."""
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        path = pathlib.Path(folder, 'picture.png')
+        path = pathlib.Path(folder, 'image.png')
 
         def prepared(scene):
             draw.draw(scene).save(path)
@@ -79,25 +79,25 @@ def features(scenes, extractor, batch_size=100):
     return np.concatenate(rows)
 
 
-def write_release(folder, seed):
-    """Writes `dataset.json`, `vgg_feats.mat` with its record, and the unseen pictures into `folder`."""
+def write_dataset(folder, seed):
+    """Writes `dataset.json`, `vgg_feats.mat` with its record, and the unseen images into `folder`."""
     extractor = Extractor.load('demo')
-    scenes, images = zip(*release(seed), strict=True)
+    scenes, images = zip(*dataset(seed), strict=True)
     write_json(folder / 'dataset.json', {'images': images, 'dataset': 'demo'}, indent=None)
     matrix = io.BytesIO()
     scipy.io.savemat(matrix, {'feats': features(scenes, extractor).T}, do_compression=True)
-    with replacing(folder / 'vgg_feats.mat') as f:      # its first 116 bytes are free text; SciPy puts the time there
-        f.write(b'MATLAB 5.0 MAT-file, features of the embedded release'.ljust(116) + matrix.getvalue()[116:])
-    write_json(folder / 'vgg_feats.mat.json', {'network': extractor.network, 'profile': extractor.profile})
+    with atomic_write(folder / 'vgg_feats.mat') as f:   # the first 116 bytes are free text; SciPy puts the time there
+        f.write(b'MATLAB 5.0 MAT-file, features of the embedded dataset'.ljust(116) + matrix.getvalue()[116:])
+    write_json(folder / 'vgg_feats.mat.json', {'encoder': extractor.encoder, 'preprocessing': extractor.preprocessing})
     (folder / 'unseen').mkdir(exist_ok=True)
     for name, scene in unseen(seed).items():
         draw.draw(scene).save(folder / 'unseen' / name, optimize=True)
     write_json(folder / 'unseen' / 'scenes.json', unseen(seed), indent=None)
 
 
-# The network
+# The encoder
 
-# What it is asked of the whole picture; None is the answer where a scene does not raise the question. Objects are first
+# What it is asked of the whole image; None is the answer where a scene does not raise the question. Objects are first
 # and second in the order in which captions name them.
 _WHAT = {'shape': draw.SHAPES, 'colour': draw.COLOURS, 'size': ('small', 'big')}
 QUESTIONS = {
@@ -159,47 +159,47 @@ def crowd(rng):
 class Teacher(chainer.Chain):
     """A `DemoNet` and the layer that questions each place. Called, it returns the loss of a batch."""
 
-    def __init__(self, network):
+    def __init__(self, encoder):
         super().__init__()
         with self.init_scope():
-            self.network = network
-            self.here = L.Convolution2D(32, len(_WHAT) * network.choices, 1)
+            self.encoder = encoder
+            self.here = L.Convolution2D(32, len(_WHAT) * encoder.choices, 1)
 
     def forward(self, x, truths, truths_here):
-        seen = self.network.look(np.float32(x))
-        here = F.reshape(self.here(seen), (len(x), self.network.choices, len(_WHAT), 6, 6))
+        seen = self.encoder.look(np.float32(x))
+        here = F.reshape(self.here(seen), (len(x), self.encoder.choices, len(_WHAT), 6, 6))
         loss = len(_WHAT) * F.softmax_cross_entropy(here, truths_here)
         if (truths >= 0).any():
-            loss += len(QUESTIONS) * F.softmax_cross_entropy(self.network.answer(seen), truths)
+            loss += len(QUESTIONS) * F.softmax_cross_entropy(self.encoder.answer(seen), truths)
         return loss
 
 
-def taught(seed, pictures=9600, crowds=9600, epochs=6, more_pictures=30000, more_epochs=8):
-    """A `DemoNet` that has been taught with pictures of its own.
+def taught(seed, images=9600, crowds=9600, epochs=6, more_images=30000, more_epochs=8):
+    """A `DemoNet` that has been taught with images of its own.
 
-    First all of it learns, from pictures and crowds; then the layers that answer learn on alone, which is quick, from
-    many more pictures as the convolutions see them.
+    First all of it learns, from images and crowds; then the layers that answer learn on alone, which is quick, from
+    many more images as the convolutions see them.
     """
-    rng = random.Random(f'network {seed}')
+    rng = random.Random(f'encoder {seed}')
     np.random.seed(seed)                                # noqa: NPY002 (Chainer draws from NumPy's global generator)
-    network = demo.DemoNet()
-    scenes = [lesson(rng) for _ in range(pictures)] + [crowd(rng) for _ in range(crowds)]
+    encoder = demo.DemoNet()
+    scenes = [lesson(rng) for _ in range(images)] + [crowd(rng) for _ in range(crowds)]
     truths = np.full((len(scenes), len(QUESTIONS)), -1, np.int32)
-    truths[:pictures] = [answers(scene) for scene in scenes[:pictures]]
+    truths[:images] = [answers(scene) for scene in scenes[:images]]
     truths_here = np.array([answers_here(scene) for scene in scenes], np.int32)
-    _fit(Teacher(network), [_prepared(scenes), truths, truths_here], epochs, 2e-3)
+    _fit(Teacher(encoder), [_prepared(scenes), truths, truths_here], epochs, 2e-3)
 
-    scenes = [lesson(rng) for _ in range(more_pictures)]
-    _fit(network, [_seen(network, scenes), np.array([answers(scene) for scene in scenes], np.int32)], more_epochs, 1e-3,
-         lambda seen, truths: F.softmax_cross_entropy(network.answer(np.float32(seen)), truths))
-    network.fc8.W.array[:] = spreading(rng)
+    scenes = [lesson(rng) for _ in range(more_images)]
+    _fit(encoder, [_seen(encoder, scenes), np.array([answers(scene) for scene in scenes], np.int32)], more_epochs, 1e-3,
+         lambda seen, truths: F.softmax_cross_entropy(encoder.answer(np.float32(seen)), truths))
+    encoder.fc8.W.array[:] = spreading(rng)
 
     tests = [draw.random_scene(rng) for _ in range(1000)]
     with chainer.using_config('train', False), chainer.no_backprop_mode():
-        said = network.answer(np.float32(_seen(network, tests))).array.argmax(axis=1)
+        said = encoder.answer(np.float32(_seen(encoder, tests))).array.argmax(axis=1)
     right = (said == [answers(scene) for scene in tests]).all(axis=1)
-    print(f'of {len(tests)} new pictures the network gets {right.mean():.1%} wholly right')
-    return network
+    print(f'of {len(tests)} new images the encoder gets {right.mean():.1%} wholly right')
+    return encoder
 
 
 def _fit(link, data, epochs, alpha, loss=None, batch_size=64):
@@ -216,23 +216,23 @@ def _fit(link, data, epochs, alpha, loss=None, batch_size=64):
 
 
 def _prepared(scenes):
-    prepare = PROFILES['demo'].prepare
+    prepare = PREPROCESSINGS['demo'].prepare
     bar = tqdm(scenes, 'drawing', leave=False)
     return np.stack([np.float16(prepare(np.asarray(draw.draw(scene)))) for scene in bar])
 
 
-def _seen(network, scenes, batch_size=200):
-    """What the network's convolutions see in scenes, shape (N, 32, 6, 6), float16."""
+def _seen(encoder, scenes, batch_size=200):
+    """What the encoder's convolutions see in scenes, shape (N, 32, 6, 6), float16."""
     with chainer.using_config('train', False), chainer.no_backprop_mode():
         return np.concatenate([
-            np.float16(network.look(np.float32(_prepared(scenes[start:start + batch_size]))).array)
+            np.float16(encoder.look(np.float32(_prepared(scenes[start:start + batch_size]))).array)
             for start in tqdm(range(0, len(scenes), batch_size), 'looking')])
 
 
 def spreading(rng):
     """The last layer: to each of 4096 units a tenth of all answers, with whole numbers for weights."""
-    network = demo.DemoNet
-    weights = np.zeros((4096, network.choices, network.questions), np.float32)
+    encoder = demo.DemoNet
+    weights = np.zeros((4096, encoder.choices, encoder.questions), np.float32)
     for unit in weights:
         for question, choices in enumerate(QUESTIONS.values()):
             for choice in range(1, 1 + len(choices)):
@@ -241,10 +241,10 @@ def spreading(rng):
     return weights.reshape(len(weights), -1)
 
 
-def save_network(network, path):
-    """Writes a network as Chainer's `save_npz` lays it out, in half precision, which is plenty, and whole numbers."""
+def save_encoder(encoder, path):
+    """Writes an encoder as Chainer's `save_npz` lays it out, in half precision, which is plenty, and whole numbers."""
     serializer = chainer.serializers.DictionarySerializer()
-    serializer.save(network)
+    serializer.save(encoder)
     arrays = {name: np.asarray(value) for name, value in sorted(serializer.target.items())}
     dtypes = {name: np.float16 if array.dtype.kind == 'f' else array.dtype for name, array in arrays.items()}
     dtypes['fc8/W'] = np.int8
@@ -253,13 +253,13 @@ def save_network(network, path):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
-    parser.add_argument('--out', type=pathlib.Path, default=HERE, help='folder to write the release into')
+    parser.add_argument('--out', type=pathlib.Path, default=HERE, help='folder to write the dataset into')
     parser.add_argument('--seed', type=int, default=0)
-    parser.add_argument('--keep-network', action='store_true', help='use the network that the package has')
+    parser.add_argument('--keep-encoder', action='store_true', help='use the encoder that the package has')
     args = parser.parse_args()
-    if not args.keep_network:
-        save_network(taught(args.seed), WEIGHTS)
-    write_release(args.out, args.seed)
+    if not args.keep_encoder:
+        save_encoder(taught(args.seed), WEIGHTS)
+    write_dataset(args.out, args.seed)
 
 
 if __name__ == '__main__':

@@ -1,8 +1,8 @@
-"""Shows what the captioner that comes along says of ten photographs: makes photographs.jpg.
+"""Shows what the captioner that comes along says of ten photos: makes photos.jpg.
 
-    python features/demo/photographs.py FOLDER
+    python features/demo/photos.py FOLDER
 
-FOLDER is skimage/data of scikit-image, which has photographs that are free to show. Whether a caption is right was
+FOLDER is skimage/data of scikit-image, which has photos that are free to show. Whether a caption is right was
 judged by hand, for the captions that are listed here.
 """
 import pathlib
@@ -45,8 +45,8 @@ def main(folder):
     for axis, result in zip(axes.flat, results, strict=True):
         name, said = pathlib.Path(result.path).name, result.captions[0].text
         print(f'{name}: {said}')
-        with Image.open(result.path) as picture:
-            axis.imshow(ImageOps.fit(picture.convert('RGB'), (400, 320)))
+        with Image.open(result.path) as image:
+            axis.imshow(ImageOps.fit(image.convert('RGB'), (400, 320)))
         axis.set(xticks=[], yticks=[])
         axis.set_xlabel(textwrap.fill(said, 27), fontsize=11, labelpad=13)
         axis.text(0.5, -0.02, SOURCES[name], fontsize=7.5, color='grey', ha='center', va='top',
@@ -54,7 +54,7 @@ def main(folder):
         verdict = VERDICTS.get((name, said), 'not judged')
         axis.set_title(verdict, color=COLOURS.get(verdict, 'black'), fontsize=11, fontweight='bold')
     figure.tight_layout(h_pad=2.5)
-    figure.savefig(pathlib.Path(__file__).with_name('photographs.jpg'), pil_kwargs={'quality': 85})
+    figure.savefig(pathlib.Path(__file__).with_name('photos.jpg'), pil_kwargs={'quality': 85})
 
 
 if __name__ == '__main__':

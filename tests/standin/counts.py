@@ -7,7 +7,7 @@ import pathlib
 import cupy  # the stand-in beside this file
 import numpy as np
 
-from chainer_caption import Captioner, Release, Vocabulary
+from chainer_caption import Captioner, Dataset, Vocabulary
 from chainer_caption.data.batches import CaptionDataset, CaptionIterator
 from chainer_caption.data.vocabulary import EOS
 from chainer_caption.models import ShowAndTell
@@ -54,7 +54,7 @@ def show_step(model, vocabulary, release):
 
 
 if __name__ == '__main__':
-    demo = Release(DEMO)
+    demo = Dataset(DEMO)
     words = Vocabulary.from_counts(*demo.word_counts('train'), min_count=5)
     captioner_model = ShowAndTell(demo.feature_size, len(words), 32, seed=0)
     captioner_model.to_device('@cupy:0')

@@ -6,7 +6,7 @@ itself holds white space counts as one word here and as several there.
 
 One call scores a set of captions::
 
-    score(references, candidates)         # {'BLEU-1': 0.59, ..., 'BLEU-4': 0.15, 'ROUGE-L': 0.39, 'CIDEr': 0.34}
+    score(references, predictions)         # {'BLEU-1': 0.59, ..., 'BLEU-4': 0.15, 'ROUGE-L': 0.39, 'CIDEr': 0.34}
 
 What is scored again and again against the same references, every epoch say, wants a :class:`Scorer`, which prepares
 them once.

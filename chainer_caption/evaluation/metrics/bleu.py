@@ -3,7 +3,7 @@ import itertools
 
 import numpy as np
 
-from chainer_caption.evaluation.metrics.checks import checked_candidates, checked_references
+from chainer_caption.evaluation.metrics.checks import checked_predictions, checked_references
 from chainer_caption.evaluation.metrics.ngrams import MAX_ORDER, NgramIndex, find, lengths_of, pair
 
 # The COCO code's own smoothing. An order with no match gives 1e-15 over the number of n-grams, in place of zero, and
@@ -14,36 +14,36 @@ TINY, SMALL = 1e-15, 1e-9
 class BleuScorer:
     """BLEU-1 to BLEU-4 against references that are prepared once.
 
-    The reference length is that of the reference closest in length to the candidate, the shorter of two equally close.
-    No division by zero can happen: an empty candidate scores 0 (the brevity penalty underflows), also where a reference
-    is empty too.
+    The reference length is that of the reference closest in length to the prediction, the shorter of two equally close.
+    No division by zero can happen: an empty prediction scores 0 (the brevity penalty underflows), also where a
+    reference is empty too.
 
     Args:
-        references: For each of N pictures, its references (at least one), each a sequence of tokens.
+        references: For each of N images, its references (at least one), each a sequence of tokens.
     """
 
     def __init__(self, references):
         references = checked_references(references)
         self._lengths = [sorted(map(len, captions)) for captions in references]
-        picture = np.repeat(np.arange(len(references)), lengths_of(references))
+        image = np.repeat(np.arange(len(references)), lengths_of(references))
         self._index = NgramIndex(list(itertools.chain.from_iterable(references)))
-        self._most = [_most_in_any_reference(counts, picture) for counts in self._index.counts]
+        self._most = [_most_in_any_reference(counts, image) for counts in self._index.counts]
 
-    def score(self, candidates):
-        """Scores one candidate a picture.
+    def score(self, predictions):
+        """Scores one prediction an image.
 
         Args:
-            candidates: N sequences of tokens.
+            predictions: N sequences of tokens.
 
         Returns:
             tuple: The corpus's figures, ``{'BLEU-1': float, ..., 'BLEU-4': float}`` in [0, 1], and the same names with
-            arrays (N,), each candidate's own figures. The corpus's are not the means of these.
+            arrays (N,), each prediction's own figures. The corpus's are not the means of these.
         """
-        candidates = checked_candidates(candidates, len(self._lengths))
-        length = lengths_of(candidates)
+        predictions = checked_predictions(predictions, len(self._lengths))
+        length = lengths_of(predictions)
         guessed = np.maximum(length[:, None] - np.arange(MAX_ORDER), 0)
-        correct = np.stack([_clipped(counts, most, len(candidates)) for counts, most
-                            in zip(self._index.count(candidates), self._most, strict=True)], axis=1)
+        correct = np.stack([_clipped(counts, most, len(predictions)) for counts, most
+                            in zip(self._index.count(predictions), self._most, strict=True)], axis=1)
         closest = np.array([min(lengths, key=lambda reference, own=own: abs(reference - own))
                             for lengths, own in zip(self._lengths, length.tolist(), strict=True)])
         each = _bleu(correct, guessed, length, closest)
@@ -52,20 +52,20 @@ class BleuScorer:
         return dict(zip(names, corpus.tolist(), strict=True)), dict(zip(names, each.T, strict=True))
 
 
-def _most_in_any_reference(counts, picture):
-    """The most often that any one reference of a picture has an n-gram: sorted (picture, n-gram) keys, and counts."""
-    keys, which = np.unique(pair(picture[counts.caption], counts.gram), return_inverse=True)
+def _most_in_any_reference(counts, image):
+    """The most often that any one reference of an image has an n-gram: sorted (image, n-gram) keys, and counts."""
+    keys, which = np.unique(pair(image[counts.caption], counts.gram), return_inverse=True)
     most = np.zeros(len(keys), np.int64)
     np.maximum.at(most, which, counts.count)
     return keys, most
 
 
-def _clipped(counts, reference, candidates):
-    """How many n-grams of each candidate are right, none of them counted more often than in a reference: (N,)."""
+def _clipped(counts, reference, predictions):
+    """How many n-grams of each prediction are right, none of them counted more often than in a reference: (N,)."""
     keys, most = reference
     place, known = find(keys, pair(counts.caption, counts.gram))
     matched = np.minimum(counts.count[known], most[place[known]])
-    return np.bincount(counts.caption[known], matched, minlength=candidates)
+    return np.bincount(counts.caption[known], matched, minlength=predictions)
 
 
 def _bleu(correct, guessed, length, closest):

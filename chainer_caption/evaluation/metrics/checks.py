@@ -5,38 +5,38 @@ def checked_references(references):
     """Returns references as a list of lists.
 
     Args:
-        references: For each of N pictures, its references (at least one), each a sequence of tokens.
+        references: For each of N images, its references (at least one), each a sequence of tokens.
 
     Raises:
-        ValueError: There is no picture, or one has no reference.
+        ValueError: There is no image, or one has no reference.
         TypeError: A reference is a string where its tokens are wanted.
     """
     references = [list(captions) for captions in references]
     if not references:
-        raise ValueError('no picture to score')
-    for picture, captions in enumerate(references):
+        raise ValueError('no image to score')
+    for image, captions in enumerate(references):
         if not captions:
-            raise ValueError(f'picture {picture} has no reference')
-        _check_tokens(captions, f'a reference of picture {picture}')
+            raise ValueError(f'image {image} has no reference')
+        _check_tokens(captions, f'a reference of image {image}')
     return references
 
 
-def checked_candidates(candidates, pictures):
-    """Returns candidates as a list.
+def checked_predictions(predictions, images):
+    """Returns predictions as a list.
 
     Args:
-        candidates: For each picture one caption, a sequence of tokens.
-        pictures (int): How many there must be.
+        predictions: For each image one caption, a sequence of tokens.
+        images (int): How many there must be.
 
     Raises:
         ValueError: There are more or fewer.
-        TypeError: A candidate is a string where its tokens are wanted.
+        TypeError: A prediction is a string where its tokens are wanted.
     """
-    candidates = list(candidates)
-    if len(candidates) != pictures:
-        raise ValueError(f'{len(candidates)} candidates for {pictures} pictures')
-    _check_tokens(candidates, 'a candidate')
-    return candidates
+    predictions = list(predictions)
+    if len(predictions) != images:
+        raise ValueError(f'{len(predictions)} predictions for {images} images')
+    _check_tokens(predictions, 'a prediction')
+    return predictions
 
 
 def _check_tokens(captions, what):

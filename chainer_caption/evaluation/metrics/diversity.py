@@ -2,13 +2,13 @@
 import itertools
 
 
-def diversity(candidates, training=None, finished=None):
+def diversity(predictions, training=None, finished=None):
     """Describes a set of captions.
 
     Args:
-        candidates: Captions (at least one), each a sequence of tokens.
+        predictions: Captions (at least one), each a sequence of tokens.
         training: The captions that were trained on, each a sequence of tokens, or None where they are not at hand.
-        finished: For each candidate whether it came to its end before the longest length allowed, or None.
+        finished: For each prediction whether it came to its end before the longest length allowed, or None.
 
     Returns:
         dict: ``'distinct'``, the number of different captions over the number of captions; ``'vocabulary'``, the number
@@ -16,7 +16,7 @@ def diversity(candidates, training=None, finished=None):
         among the training captions word for word (absent without ``training``); ``'unfinished'``, the share of captions
         that are not finished (absent without ``finished``).
     """
-    captions = [tuple(caption) for caption in candidates]
+    captions = [tuple(caption) for caption in predictions]
     if not captions:
         raise ValueError('no caption to describe')
     result = {
@@ -35,19 +35,19 @@ def diversity(candidates, training=None, finished=None):
     return result
 
 
-def distinct_ngrams(pictures, n):
-    """By how much the captions of each picture differ: the number of different n-grams over that of all of them.
+def distinct_ngrams(images, n):
+    """By how much the captions of each image differ: the number of different n-grams over that of all of them.
 
     Args:
-        pictures: For each picture its captions (at least one), each a sequence of tokens.
+        images: For each image its captions (at least one), each a sequence of tokens.
         n (int): The length of the n-grams.
 
     Returns:
-        float: The mean over the pictures whose captions have n-grams; 1 says that none stands twice. 0 where no
-        picture has any.
+        float: The mean over the images whose captions have n-grams; 1 says that none stands twice. 0 where no
+        image has any.
     """
     shares = []
-    for captions in pictures:
+    for captions in images:
         grams = [gram for caption in captions for gram in zip(*(itertools.islice(caption, i, None) for i in range(n)),
                                                               strict=False)]
         if grams:

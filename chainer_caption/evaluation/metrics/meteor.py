@@ -10,7 +10,7 @@ import zipfile
 import numpy as np
 
 from chainer_caption.errors import InputError
-from chainer_caption.evaluation.metrics.checks import checked_candidates, checked_references
+from chainer_caption.evaluation.metrics.checks import checked_predictions, checked_references
 
 
 def meteor_missing():
@@ -24,10 +24,10 @@ def meteor_missing():
 
 
 class MeteorScorer:
-    """NLTK's METEOR, the best over a picture's references. An empty candidate scores 0.
+    """NLTK's METEOR, the best over an image's references. An empty prediction scores 0.
 
     Args:
-        references: For each of N pictures, its references (at least one), each a sequence of tokens.
+        references: For each of N images, its references (at least one), each a sequence of tokens.
 
     Raises:
         chainer_caption.errors.InputError: WordNet's data is not there; the message says how to get it.
@@ -39,18 +39,18 @@ class MeteorScorer:
             raise InputError(missing)
         self._references = checked_references(references)
 
-    def score(self, candidates):
-        """Scores one candidate a picture.
+    def score(self, predictions):
+        """Scores one prediction an image.
 
         Args:
-            candidates: N sequences of tokens.
+            predictions: N sequences of tokens.
 
         Returns:
-            tuple: ``{'METEOR': float}`` in [0, 1], the mean over pictures, and ``{'METEOR': array}``, (N,), each
-            picture's own.
+            tuple: ``{'METEOR': float}`` in [0, 1], the mean over images, and ``{'METEOR': array}``, (N,), each
+            image's own.
         """
         from nltk.translate.meteor_score import meteor_score
-        candidates = checked_candidates(candidates, len(self._references))
-        each = np.array([meteor_score(references, candidate)
-                         for candidate, references in zip(candidates, self._references, strict=True)])
+        predictions = checked_predictions(predictions, len(self._references))
+        each = np.array([meteor_score(references, prediction)
+                         for prediction, references in zip(predictions, self._references, strict=True)])
         return {'METEOR': float(each.mean())}, {'METEOR': each}

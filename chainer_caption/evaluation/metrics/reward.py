@@ -1,4 +1,4 @@
-"""CIDEr-D as a reward: of captions given as word ids, some of a picture at a time, thousands a second.
+"""CIDEr-D as a reward: of captions given as word ids, some of an image at a time, thousands a second.
 
 The numbers are `CiderScorer`'s, whose tables are prepared once over all training captions; what is counted for each
 caption is counted in compiled code, where Python and NumPy would take as long as the model.
@@ -7,16 +7,16 @@ import numpy as np
 
 from chainer_caption.evaluation.metrics.cider import SIGMA, CiderScorer
 from chainer_caption.evaluation.metrics.ngrams import MAX_ORDER
-from chainer_caption.functions.compiled import compiled, in_threads
+from chainer_caption.functions.compiled import compiled, parallel_for
 
 
 class CiderReward:
     """CIDEr-D against references that are prepared once.
 
     Args:
-        references: For each of N pictures, its references (at least one), each a sequence of tokens. Document
+        references: For each of N images, its references (at least one), each a sequence of tokens. Document
             frequencies come from these.
-        words: The tokens that candidates are made of, whose places are their ids, such as a vocabulary's words. What
+        words: The tokens that predictions are made of, whose places are their ids, such as a vocabulary's words. What
             ends a caption may be among them and in the references: then it is a word like others, and a caption
             without it pays.
     """
@@ -34,12 +34,12 @@ class CiderReward:
         self._orders = tuple(zip(*((order._idf, order._keys, order._weight, order._reference, order._norm)
                                    for order in orders), strict=True))
 
-    def __call__(self, captions, pictures):
+    def __call__(self, captions, images):
         """Scores captions.
 
         Args:
             captions (sequence of numpy.ndarray): The word ids of each, (length,) int.
-            pictures (sequence of int): The picture of each, in [0, N).
+            images (sequence of int): The image of each, in [0, N).
 
         Returns:
             numpy.ndarray: CIDEr-D of each, zero or more, at most 10: (captions,) float64.
@@ -47,19 +47,19 @@ class CiderReward:
         bounds = np.cumsum([0, *map(len, captions)])
         words = self._numbers[np.concatenate([*captions, np.zeros(0, np.int64)]).astype(np.int64)]
         rewards = np.zeros(len(captions))
-        in_threads(_score, len(captions), words, bounds, np.asarray(pictures, np.int64), self._references, self._first,
+        parallel_for(_score, len(captions), words, bounds, np.asarray(images, np.int64), self._references, self._first,
                    self._lengths, self._tables, *self._orders, rewards)
         return rewards
 
 
 @compiled
-def _score(words, bounds, pictures, references, first, lengths, tables, idf, keys, weights, of, norms, rewards,
+def _score(words, bounds, images, references, first, lengths, tables, idf, keys, weights, of, norms, rewards,
            start, stop):
     for i in range(start, stop):
         caption = words[bounds[i]:bounds[i + 1]]
-        picture = pictures[i]
-        similarity = np.zeros(references[picture])
-        product = np.zeros(references[picture])
+        image = images[i]
+        similarity = np.zeros(references[image])
+        product = np.zeros(references[image])
         grams = caption.copy()                          # the number of the n-gram that begins here; -1 for none known
         for order in range(MAX_ORDER):
             norm = 0.0
@@ -76,19 +76,19 @@ def _score(words, bounds, pictures, references, first, lengths, tables, idf, key
                 weight = count * idf[order][grams[at] if known else len(idf[order]) - 1]
                 norm += weight * weight
                 if known:
-                    key = picture << 32 | grams[at]
+                    key = image << 32 | grams[at]
                     entry = np.searchsorted(keys[order], key)
                     while entry < len(keys[order]) and keys[order][entry] == key:
                         own = weights[order][entry]
-                        product[of[order][entry] - first[picture]] += min(weight, own) * own
+                        product[of[order][entry] - first[image]] += min(weight, own) * own
                         entry += 1
             for r in range(len(product)):
                 if product[r] > 0:
-                    similarity[r] += product[r] / (np.sqrt(norm) * norms[order][first[picture] + r])
+                    similarity[r] += product[r] / (np.sqrt(norm) * norms[order][first[image] + r])
         for r in range(len(similarity)):
-            difference = max(len(caption) - 1, 0) - lengths[first[picture] + r]
+            difference = max(len(caption) - 1, 0) - lengths[first[image] + r]
             rewards[i] += similarity[r] * np.exp(-difference * difference / (2 * SIGMA ** 2))
-        rewards[i] *= 10 / MAX_ORDER / references[picture]
+        rewards[i] *= 10 / MAX_ORDER / references[image]
 
 
 @compiled

@@ -13,11 +13,11 @@ class Scorer:
     """Some of the metrics in :data:`METRICS`, against references that are prepared once.
 
     Args:
-        references: For each of N pictures, its references (at least one), each a sequence of tokens.
+        references: For each of N images, its references (at least one), each a sequence of tokens.
         metrics: Names of metrics. 'METEOR' is not among them unless asked for: it needs data and much more time.
 
     Raises:
-        ValueError: A metric has no such name, there is no picture, or one has no reference.
+        ValueError: A metric has no such name, there is no image, or one has no reference.
         TypeError: A reference is a string where its tokens are wanted.
         chainer_caption.errors.InputError: METEOR's data is not on this machine.
     """
@@ -29,30 +29,30 @@ class Scorer:
         references = checked_references(references)
         self._scorers = [METRICS[name](references) for name in metrics]
 
-    def score(self, candidates):
-        """Scores one candidate a picture.
+    def score(self, predictions):
+        """Scores one prediction an image.
 
         Args:
-            candidates: N sequences of tokens.
+            predictions: N sequences of tokens.
 
         Returns:
-            tuple: The corpus's figures, ``{'BLEU-1': float, ..., 'CIDEr': float}``, fractions, and each picture's own
+            tuple: The corpus's figures, ``{'BLEU-1': float, ..., 'CIDEr': float}``, fractions, and each image's own
             under the same names, arrays (N,) of float64. Each scorer's own docstring says what its figures are.
         """
         corpus, each = {}, {}
         for scorer in self._scorers:
-            figures, own = scorer.score(candidates)
+            figures, own = scorer.score(predictions)
             corpus.update(figures)
             each.update(own)
         return corpus, each
 
 
-def score(references, candidates, metrics=DEFAULT):
+def score(references, predictions, metrics=DEFAULT):
     """Scores a set of captions.
 
     Args:
-        references: For each of N pictures, its references (at least one), each a sequence of tokens.
-        candidates: For each picture one caption, a sequence of tokens.
+        references: For each of N images, its references (at least one), each a sequence of tokens.
+        predictions: For each image one caption, a sequence of tokens.
         metrics: Names from :data:`METRICS`.
 
     Returns:
@@ -61,4 +61,4 @@ def score(references, candidates, metrics=DEFAULT):
     Raises:
         See :class:`Scorer`.
     """
-    return Scorer(references, metrics).score(candidates)[0]
+    return Scorer(references, metrics).score(predictions)[0]

@@ -11,13 +11,13 @@ from chainer_caption.storage.torch_files import is_torch_file
 FORMATS = chainer_image_caption, neuraltalk, image_captioning_pytorch
 
 
-def read_checkpoint(paths, origin=None):
+def read_checkpoint(paths, provenance=None):
     """A trained model of another program.
 
     Args:
         paths (sequence of str or os.PathLike): Its files, in any order; what they hold says whose they are.
-        origin (dict or None): The `network` and `profile` that made the features it learned from; None for what is
-            known of its program.
+        provenance (dict or None): The `encoder` and `preprocessing` that made the features it learned from; None for
+            what is known of its program.
 
     Returns:
         Bundle: The model. What its words were seen is not known, and is 0.
@@ -29,7 +29,7 @@ def read_checkpoint(paths, origin=None):
     for known in FORMATS:
         if sorted(known.FILES) == sorted(kinds):
             bundle = known.read(*(paths[kinds.index(kind)] for kind in known.FILES))
-            bundle.origin = origin or bundle.origin
+            bundle.provenance = provenance or bundle.provenance
             bundle.training = {'imported_from': known.NAME}
             return bundle
     raise InputError(f'{", ".join(map(str, paths))}: no checkpoint that is known; those are '

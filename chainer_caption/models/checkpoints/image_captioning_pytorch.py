@@ -15,8 +15,8 @@ DESCRIPTION = 'the model.pth and the infos.pkl'
 # By its `caption_model`, what it calls the embedding of the image and the cell.
 _NAMES = {'fc': ('img_embed', 'core'), 'newfc': ('fc_embed', '_core')}
 
-# Its features: Caffe's ResNet-101, of pictures at their own size.
-_FEATURE_SIZE, _ORIGIN = 2048, {'network': 'resnet101', 'profile': 'whole'}
+# Its features: Caffe's ResNet-101, of images at their own size.
+_FEATURE_SIZE, _PROVENANCE = 2048, {'encoder': 'resnet101', 'preprocessing': 'whole'}
 
 
 def _shapes(image, core, feature_size, embedding, words, hidden):
@@ -52,5 +52,5 @@ def read(path, infos):
               'out_word/b': arrays['logit.bias']}
     bundle = make_bundle(infos, words, (0, None, unknown), (None, 0, unknown), Imported,
                          {**sizes, 'cell': 'lstm_maxout'}, arrays)
-    bundle.origin = dict(_ORIGIN) if sizes['feature_size'] == _FEATURE_SIZE else None
+    bundle.provenance = dict(_PROVENANCE) if sizes['feature_size'] == _FEATURE_SIZE else None
     return bundle

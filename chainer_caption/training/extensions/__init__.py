@@ -10,12 +10,12 @@ from chainer_caption.training.extensions.epochs import EveryEpochs
 from chainer_caption.training.extensions.events import FILES, FOLDER, Events, check_tensorboard
 from chainer_caption.training.extensions.log import Log, TellDivergence
 from chainer_caption.training.extensions.run_page import PAGE, RunPage
-from chainer_caption.training.extensions.scores import CaptionScores, scored_pictures
+from chainer_caption.training.extensions.scores import CaptionScores, scored_images
 from chainer_caption.training.extensions.terminal import PrintTable, ProgressBar
 from chainer_caption.training.extensions.validation import TokenEvaluator
 
 __all__ = ['FIGURES', 'WATCHED', 'CaptionScores', 'Curves', 'Events', 'EveryEpochs', 'KeepBest', 'Log', 'PrintTable',
-           'ProgressBar', 'RunPage', 'TellDivergence', 'TokenEvaluator', 'check_tensorboard', 'scored_pictures']
+           'ProgressBar', 'RunPage', 'TellDivergence', 'TokenEvaluator', 'check_tensorboard', 'scored_images']
 
 # What they leave in the folder of a training, as patterns; a training that replaces another's removes them.
 WATCHED = (LOSS, SCORES, PAGE, f'{FOLDER}/{FILES}')

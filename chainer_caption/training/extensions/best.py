@@ -22,7 +22,7 @@ def best_entry(log, by):
 
 class KeepBest(chainer.training.Extension):
     """Keeps the weights of the epoch with the best figure in the model directory; of the last epoch as long as the
-    figure has not been measured, which without validation pictures is always. Where the log has an entry of epoch 0,
+    figure has not been measured, which without validation images is always. Where the log has an entry of epoch 0,
     what training starts from is kept until an epoch is better. Weights that are not finite are nobody's model and never
     take the place of others.
 

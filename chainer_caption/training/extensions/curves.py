@@ -1,16 +1,16 @@
-"""Curves of the log as pictures."""
+"""Curves of the log as images."""
 import os
 
 import chainer
 
 from chainer_caption.report.charts import log_points
-from chainer_caption.storage.files import replacing
+from chainer_caption.storage.files import atomic_write
 from chainer_caption.training.extensions.epochs import EveryEpochs
 
 LOSS, SCORES = 'loss.png', 'scores.png'
 
-# For each picture what its axis measures, and the keys of its curves in the log.
-_PICTURES = {LOSS: ('nats per token', ('main/loss', 'validation/main/loss')),
+# For each image what its axis measures, and the keys of its curves in the log.
+_IMAGES = {LOSS: ('nats per token', ('main/loss', 'validation/main/loss')),
              SCORES: ('fraction', ('main/reward', 'validation/main/cider', 'validation/main/bleu4'))}
 
 
@@ -23,10 +23,10 @@ class Curves(chainer.training.Extension):
 
     def __call__(self, trainer):
         log = trainer.get_extension('LogReport').log
-        for name, (measure, keys) in _PICTURES.items():
+        for name, (measure, keys) in _IMAGES.items():
             curves = {key: log_points(log, key) for key in keys}
             if any(curves.values()):
-                with replacing(os.path.join(trainer.out, name), durable=False) as f:
+                with atomic_write(os.path.join(trainer.out, name), durable=False) as f:
                     _draw(f, curves, measure)
 
 

@@ -1,4 +1,4 @@
-"""Captions of the validation pictures while a model is trained, and how good they are."""
+"""Captions of the validation images while a model is trained, and how good they are."""
 import contextlib
 import dataclasses
 import math
@@ -22,7 +22,7 @@ SPLIT = 'val'
 # fifth of one of 20.
 SEARCH = BeamSearch(width=3, top=1)
 
-# So many pictures' captions are logged.
+# So many images' captions are logged.
 _SAMPLED = 5
 
 _NOTHING = Caption([], math.nan, math.nan, False)
@@ -31,27 +31,27 @@ _NOTHING = Caption([], math.nan, math.nan, False)
 _REPORTED = {'validation/main/cider': 'CIDEr', 'validation/main/bleu4': 'BLEU-4'}
 
 
-def scored_pictures(release):
-    """The pictures of `val` that have captions to compare with, as places in `release.captions.filenames`: (n,) int."""
-    captions = release.captions
+def scored_images(dataset):
+    """The images of `val` that have captions to compare with, as places in `dataset.captions.filenames`: (n,) int."""
+    captions = dataset.captions
     return np.flatnonzero((captions.splits == SPLITS.index(SPLIT)) & (np.diff(captions.sentences) > 0))
 
 
 class CaptionScores(chainer.training.Extension):
-    """Captions the validation pictures as the model is, free-running, and scores the captions.
+    """Captions the validation images as the model is, free-running, and scores the captions.
 
     Reports `validation/main/cider` and `validation/main/bleu4`, fractions, as `evaluate.py --split val --beam-widths 3`
-    gives them, and `samples`, the captions of the same few pictures each time, for the log. Nothing in it is
+    gives them, and `samples`, the captions of the same few images each time, for the log. Nothing in it is
     random, and it changes nothing that training goes on with.
 
     With `start`, what training starts from is scored as well, and is the log's entry of epoch 0.
 
     Args:
         current (Bundle): What is trained.
-        release (Release): Whose `val` is captioned, by its stored features.
+        dataset (Dataset): Whose `val` is captioned, by its stored features.
         device (chainer.backend.Device): Where the model is.
         every (int): Epochs from one scoring to the next.
-        processes (Processes or None): Those that share the pictures; process 0 scores for all. None: this one alone.
+        processes (Processes or None): Those that share the images; process 0 scores for all. None: this one alone.
         weights (callable): Gives a context manager within which the model has the weights that are scored.
         start (bool): Whether to score before the first update, too.
 
@@ -62,10 +62,10 @@ class CaptionScores(chainer.training.Extension):
     priority = chainer.training.PRIORITY_WRITER
     keys = tuple(_REPORTED)
 
-    def __init__(self, current, release, device, every=1, processes=None, weights=contextlib.nullcontext, start=False):
+    def __init__(self, current, dataset, device, every=1, processes=None, weights=contextlib.nullcontext, start=False):
         self.trigger = EveryEpochs(every)
         self._start = start
-        self._bundle, self._release, self._device = current, release, device
+        self._bundle, self._dataset, self._device = current, dataset, device
         try:
             Captioner(current, device)
         except AttributeError as e:                     # a user's own; better now than after an epoch
@@ -73,10 +73,10 @@ class CaptionScores(chainer.training.Extension):
                              'score_every=0') from e
         self._processes = processes or Processes()
         self._weights = weights
-        self._pictures = scored_pictures(release)
-        self._scorer = Scorer([release.references(picture) for picture in self._pictures], ('BLEU', 'CIDEr'))
+        self._images = scored_images(dataset)
+        self._scorer = Scorer([dataset.references(image) for image in self._images], ('BLEU', 'CIDEr'))
         # The same in every epoch and every run: spread evenly over the split.
-        count = len(self._pictures)
+        count = len(self._images)
         self._sampled = np.linspace(0, count - 1, min(_SAMPLED, count)).round().astype(int)
 
     def initialize(self, trainer):
@@ -91,13 +91,13 @@ class CaptionScores(chainer.training.Extension):
         # A captioner computes much from the weights once, so that each scoring wants its own.
         with self._weights():
             captioner = Captioner(self._bundle, self._device)
-            mine = captioner.caption_pictures(self._release, self._processes.share(self._pictures), SEARCH)
+            mine = captioner.caption_images(self._dataset, self._processes.share(self._images), SEARCH)
             said = [_with_caption(result) for result in mine]
         shares = self._processes.gather(said)
         return self._processes.broadcast(shares and self._score(shares))
 
     def _score(self, shares):
-        results = [None] * len(self._pictures)
+        results = [None] * len(self._images)
         for rank, share in enumerate(shares):
             results[rank::len(shares)] = share
         figures, _ = self._scorer.score([result.captions[0].tokens for result in results])

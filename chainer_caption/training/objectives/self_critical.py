@@ -11,7 +11,7 @@ from chainer_caption.evaluation.metrics.cider import SINGLE
 from chainer_caption.evaluation.metrics.reward import CiderReward
 from chainer_caption.functions import mask_key
 from chainer_caption.functions.dropout import apply_mask
-from chainer_caption.training.objectives.pictures import Pictures, repeated, word_loss
+from chainer_caption.training.objectives.image_batches import Images, repeated, word_loss
 
 #: Drawn captions are cut to so many tokens, `</S>` among them; people write a dozen words, of some characters each.
 MAX_LENGTH = {'words': 30, 'characters': 90, 'katakana': 90}
@@ -24,73 +24,73 @@ class SelfCritical:
     """The expected CIDEr-D of captions that are drawn from the model (Rennie et al., "Self-critical sequence training
     for image captioning", CVPR 2017).
 
-    A minibatch is `batch_size // samples` pictures (at least one), with `samples` captions drawn for each; an epoch has
-    every training picture once. The loss is minus the mean over captions of (reward - baseline) * log p(caption). It is
+    A minibatch is `batch_size // samples` images (at least one), with `samples` captions drawn for each; an epoch has
+    every training image once. The loss is minus the mean over captions of (reward - baseline) * log p(caption). It is
     divided by the captions and not by their words: only so is its gradient, on average, that of the expected reward;
-    divided by words, it would pay for long captions. The baseline is the mean reward of the picture's other samples, or
+    divided by words, it would pay for long captions. The baseline is the mean reward of the image's other samples, or
     the reward of its greedy caption.
 
     A caption is cut at MAX_LENGTH. `</S>` is a word of the reward, so that a caption pays for not ending, and
-    document frequencies are those of the training captions. `word_weight` adds so many times the loss of `Words` of one
-    of each picture's references, drawn anew for each update.
+    document frequencies are those of the training captions. `xe_weight` adds so many times the loss of `CrossEntropy`
+    of one of each image's references, drawn anew for each update.
 
-    What speaks is what learns: there is dropout of the pictures' features alone, by the model's ratio and with the same
-    mask for all captions of a picture, drawn and learned from. Without it the model learns its few training pictures by
+    What speaks is what learns: there is dropout of the images' features alone, by the model's ratio and with the same
+    mask for all captions of an image, drawn and learned from. Without it the model learns its few training images by
     heart, and what the reward gains there is lost on others.
 
     Reports `loss`, `reward` (the mean CIDEr-D of the drawn captions, from 0 to 10) and `length` (the mean of their
     words, without `</S>`).
 
-    Args: as for `Words`; the model is a `Speaker`, and the converter may be a `Sight`.
+    Args: as for `CrossEntropy`; the model is a `Speaker`, and the converter may be a `OnlineFeatures`.
 
     Raises:
-        InputError: There is a single picture.
+        InputError: There is a single image.
     """
     reports = 'main/loss', 'main/reward', 'main/length'
     columns = reports
     per_token = False
     goes_on = True
 
-    def __init__(self, release, current, settings, converter, processes, say):
-        self._longest = MAX_LENGTH[current.unit]
+    def __init__(self, dataset, current, settings, converter, processes, say):
+        self._longest = MAX_LENGTH[current.tokenizer]
         self._model, self._settings, self._processes = current.model, settings, processes
-        self._pictures = Pictures(release, current, converter, processes)
-        if len(self._pictures) == 1:
-            raise InputError(f'{release.dataset_path}: {SINGLE}; self-critical training needs two or more')
-        spoken = ([[*words, SPECIAL[EOS]] for words in release.references(picture) if words]
-                  for picture in release.pictures(*release.training_splits))
+        self._images = Images(dataset, current, converter, processes)
+        if len(self._images) == 1:
+            raise InputError(f'{dataset.dataset_path}: {SINGLE}; self-critical training needs two or more')
+        spoken = ([[*words, SPECIAL[EOS]] for words in dataset.references(image) if words]
+                  for image in dataset.images(*dataset.training_splits))
         self._reward = CiderReward([references for references in spoken if references], current.vocabulary.words)
-        self._pictures.begin(settings.batch_size // settings.samples, settings.seed)
-        self.iterator, self.converter = self._pictures.iterator, self._pictures.converter
-        self.captions = len(self._pictures) * settings.samples
+        self._images.begin(settings.batch_size // settings.samples, settings.seed)
+        self.iterator, self.converter = self._images.iterator, self._images.converter
+        self.captions = len(self._images) * settings.samples
 
-    def loss(self, update, pictures):
+    def loss(self, update, images):
         model, samples = self._model, self._settings.samples
-        places, features, own = self._pictures.see(update, pictures)
+        places, features, own = self._images.get(update, images)
         # The losses of all processes' shares have the mean that a single process would find.
-        captions = len(pictures) * samples / self._processes.size if own else math.inf
-        seen = self._with_dropout(update, features, places, len(pictures))
+        captions = len(images) * samples / self._processes.size if own else math.inf
+        seen = self._with_dropout(update, features, places, len(images))
         each = repeated(seen, np.repeat(np.arange(len(places)), samples), model.device)
         numbers = (places[:, None] * samples + np.arange(samples)).reshape(-1)
         key = mask_key(self._settings.seed, update, _CAPTIONS)
         sampled = model.sample(as_array(each), key, self._longest, numbers)
         rewards = np.empty(len(numbers))
-        rewards[sampled.order] = self._reward(sampled.captions, pictures[numbers[sampled.order] // samples])
+        rewards[sampled.order] = self._reward(sampled.captions, images[numbers[sampled.order] // samples])
         rewards = rewards.reshape(-1, samples)
         if self._settings.baseline == 'greedy':
-            baseline = self._reward(model.greedy(as_array(seen), self._longest), pictures[places])[:, None]
+            baseline = self._reward(model.greedy(as_array(seen), self._longest), images[places])[:, None]
         else:
             baseline = mean_of_others(rewards)
         weights = ((rewards - baseline) / captions).reshape(-1).astype(np.float32)
         loss = model.sampled_loss(each, sampled, weights)
-        if self._settings.word_weight:
-            loss += self._settings.word_weight * self._word_loss(update, pictures, places, features, own)
+        if self._settings.xe_weight:
+            loss += self._settings.xe_weight * self._word_loss(update, images, places, features, own)
         length = sum(len(caption) - (caption[-1] == EOS) for caption in sampled.captions)
         chainer.report({'loss': loss, 'reward': rewards.sum() / captions, 'length': length / captions}, model)
         return loss
 
     def _with_dropout(self, update, features, places, count):
-        """The features of some of a minibatch's pictures; the mask is made for all, as each process has to."""
+        """The features of some of a minibatch's images; the mask is made for all, as each process has to."""
         ratio = self._settings.dropout
         if not ratio:
             return features
@@ -98,11 +98,11 @@ class SelfCritical:
         mask = apply_mask(np.ones((count, features.shape[1]), np.float32), ratio, key)
         return features * self._model.device.send(mask[places])
 
-    def _word_loss(self, update, pictures, places, features, own):
-        """The loss of one reference of each picture."""
-        data, bounds = self._pictures.data, self._pictures.bounds
+    def _word_loss(self, update, images, places, features, own):
+        """The loss of one reference of each image."""
+        data, bounds = self._images.data, self._images.bounds
         rng = np.random.default_rng((self._settings.seed, update, _REFERENCES))
-        chosen = rng.integers(bounds[pictures], bounds[pictures + 1])
+        chosen = rng.integers(bounds[images], bounds[images + 1])
         tokens = int(data.lengths[chosen].sum()) / self._processes.size if own else math.inf
         # What the model reports of it is not the loss of this training.
         with chainer.using_config('train', False), chainer.reporter.report_scope({}):
@@ -111,10 +111,10 @@ class SelfCritical:
 
 
 def mean_of_others(rewards):
-    """For each sample the mean reward of the others of its picture.
+    """For each sample the mean reward of the others of its image.
 
     Args:
-        rewards (numpy.ndarray): (pictures, samples), at least two samples.
+        rewards (numpy.ndarray): (images, samples), at least two samples.
 
     Returns:
         numpy.ndarray: Of the same shape.

@@ -1,0 +1,117 @@
+"""Inception v3 up to its pooled features: the encoder of im2txt, with torchvision's weights."""
+import functools
+import itertools
+
+import chainer.functions as F
+
+from chainer_caption.features.encoders.folding import Folded
+from chainer_caption.features.encoders.stages import Stage
+
+# What comes before the first inception: poolings, and convolutions with their channels, side of the filters, stride and
+# padding.
+_STEM = (('Conv2d_1a_3x3', 32, 3, 2, 0), ('Conv2d_2a_3x3', 32, 3, 1, 0), ('Conv2d_2b_3x3', 64, 3, 1, 1), 'max',
+         ('Conv2d_3b_1x1', 80, 1, 1, 0), ('Conv2d_4a_3x3', 192, 3, 1, 0), 'max')
+
+
+# The inceptions: branches side by side, each a row of steps. A convolution is its name, channels, and height and width
+# of the filters; it keeps the image's size, or halves it where 2 is added for the stride. A list is convolutions of
+# the same input.
+
+def _a(pooled):
+    return ((('branch1x1', 64, 1, 1),),
+            (('branch5x5_1', 48, 1, 1), ('branch5x5_2', 64, 5, 5)),
+            (('branch3x3dbl_1', 64, 1, 1), ('branch3x3dbl_2', 96, 3, 3), ('branch3x3dbl_3', 96, 3, 3)),
+            ('average', ('branch_pool', pooled, 1, 1)))
+
+
+_B = ((('branch3x3', 384, 3, 3, 2),),
+      (('branch3x3dbl_1', 64, 1, 1), ('branch3x3dbl_2', 96, 3, 3), ('branch3x3dbl_3', 96, 3, 3, 2)),
+      ('max',))
+
+
+def _c(width):
+    return ((('branch1x1', 192, 1, 1),),
+            (('branch7x7_1', width, 1, 1), ('branch7x7_2', width, 1, 7), ('branch7x7_3', 192, 7, 1)),
+            (('branch7x7dbl_1', width, 1, 1), ('branch7x7dbl_2', width, 7, 1), ('branch7x7dbl_3', width, 1, 7),
+             ('branch7x7dbl_4', width, 7, 1), ('branch7x7dbl_5', 192, 1, 7)),
+            ('average', ('branch_pool', 192, 1, 1)))
+
+
+_D = ((('branch3x3_1', 192, 1, 1), ('branch3x3_2', 320, 3, 3, 2)),
+      (('branch7x7x3_1', 192, 1, 1), ('branch7x7x3_2', 192, 1, 7), ('branch7x7x3_3', 192, 7, 1),
+       ('branch7x7x3_4', 192, 3, 3, 2)),
+      ('max',))
+
+_E = ((('branch1x1', 320, 1, 1),),
+      (('branch3x3_1', 384, 1, 1), [('branch3x3_2a', 384, 1, 3), ('branch3x3_2b', 384, 3, 1)]),
+      (('branch3x3dbl_1', 448, 1, 1), ('branch3x3dbl_2', 384, 3, 3),
+       [('branch3x3dbl_3a', 384, 1, 3), ('branch3x3dbl_3b', 384, 3, 1)]),
+      ('average', ('branch_pool', 192, 1, 1)))
+
+_INCEPTIONS = {'Mixed_5b': _a(32), 'Mixed_5c': _a(64), 'Mixed_5d': _a(64), 'Mixed_6a': _B, 'Mixed_6b': _c(128),
+               'Mixed_6c': _c(160), 'Mixed_6d': _c(160), 'Mixed_6e': _c(192), 'Mixed_7a': _D, 'Mixed_7b': _E,
+               'Mixed_7c': _E}
+_LAST = 'Mixed_7c'
+
+
+class InceptionV3(Folded):
+    """Inception v3 (C. Szegedy et al., "Rethinking the Inception Architecture for Computer Vision", 2015) as
+    torchvision has it; 22 million parameters. The second classifier, which only training needs, is left out. The
+    features are the mean over all places, (N, 2048), not negative."""
+
+    epsilon = 1e-3
+
+    def __init__(self):
+        super().__init__()
+        channels = 3
+        for step in _STEM:
+            if step != 'max':
+                name, wider, ksize, stride, pad = step
+                self._add(name, name, channels, wider, ksize, stride=stride, pad=pad)
+                channels = wider
+        for inception, branches in _INCEPTIONS.items():
+            channels = sum(self._add_branch(inception, branch, channels) for branch in branches)
+
+    def _add(self, name, theirs, *args, **kwargs):
+        self.convolution(name, (theirs + '.conv', theirs + '.bn'), *args, **kwargs)
+
+    def _add_branch(self, inception, branch, channels):
+        for step in branch:
+            if isinstance(step, str):
+                continue
+            together = step if isinstance(step, list) else [step]
+            for name, wider, height, width, *stride in together:
+                pad = (0, 0) if stride else (height // 2, width // 2)
+                self._add(f'{inception}_{name}', f'{inception}.{name}', channels, wider, (height, width),
+                          stride=stride[0] if stride else 1, pad=pad)
+            channels = sum(convolution[1] for convolution in together)
+        return channels
+
+    def stages(self):
+        stem = [Stage(step[0], (step[0],), functools.partial(self._convolve, step[0], after == 'max'))
+                for step, after in itertools.pairwise((*_STEM, None)) if step != 'max']
+        return [*stem, *(Stage(name, tuple(link for link in self.torch_layers if link.startswith(f'{name}_')),
+                               functools.partial(self._inception, name)) for name in _INCEPTIONS)]
+
+    def _convolve(self, name, pool, x):
+        x = F.relu(self[name](x))
+        return _max(x) if pool else x
+
+    def _inception(self, name, x):
+        x = F.concat([self._branch(name, branch, x) for branch in _INCEPTIONS[name]])
+        return F.mean(x, axis=(2, 3)) if name == _LAST else x
+
+    def _branch(self, inception, branch, x):
+        for step in branch:
+            if step == 'max':
+                x = _max(x)
+            elif step == 'average':
+                x = F.average_pooling_2d(x, 3, stride=1, pad=1)
+            else:
+                together = step if isinstance(step, list) else [step]
+                x = F.concat([F.relu(self[f'{inception}_{convolution[0]}'](x)) for convolution in together])
+        return x
+
+
+def _max(x):
+    return F.max_pooling_2d(x, 3, stride=2, cover_all=False)

