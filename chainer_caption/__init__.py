@@ -36,7 +36,7 @@ class _BeforeChainer:
 
     def find_spec(self, name, path=None, target=None):
         if name == 'chainer':
-            sys.meta_path.remove(self)
+            # The entry stays: to remove it while Python iterates over the list would skip the next finder.
             importlib.import_module('chainer_caption.compat')
 
 

@@ -4,8 +4,8 @@ What is timed is the work and not its beginnings: loading, compiling and the fir
 their real lengths, validation is not part of training's time.
 """
 import dataclasses
-import resource
 import statistics
+import sys
 import time
 
 import chainer
@@ -137,4 +137,8 @@ def _peak_mib(device):
     if device.xp is cuda.cupy:
         with chainer.using_device(device):              # whose pool it is
             return cuda.cupy.get_default_memory_pool().total_bytes() // 2 ** 20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 2 ** 10
+    try:
+        import resource
+    except ImportError:
+        return None                                     # Windows
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // (2 ** 20 if sys.platform == 'darwin' else 2 ** 10)

@@ -169,3 +169,17 @@ def test_cupy_needs_no_home(fresh, cupy_environment, tmp_path):
         print(folder)
     ''', {**cupy_environment, 'HOME': str(nowhere), 'TMPDIR': str(tmp_path)}).strip()
     assert folder.startswith(f'{tmp_path}/') and not os.path.exists(folder)
+
+
+def test_the_import_hook_skips_no_other_finder(fresh):
+    # It came just before another one, which must still be asked for Chainer.
+    assert fresh('''
+        import sys
+        import chainer_caption
+        class Next:
+            def find_spec(self, name, path=None, target=None):
+                if name == 'chainer':
+                    print('asked')
+        sys.meta_path.insert(1, Next())
+        import chainer
+    ''') == 'asked\n'

@@ -1,4 +1,7 @@
 """Products of bfloat16: right to the last bit of float32 sums, in whatever company, and only where the CPU can."""
+import subprocess
+import sys
+
 import chainer
 import chainer.functions as F
 import numpy as np
@@ -123,3 +126,13 @@ def test_threads_share_the_captions_of_an_lstm_and_change_nothing(batch_sizes, m
     for others in found[1:]:
         for x, y in zip(others, found[0], strict=True):
             np.testing.assert_array_equal(x, y)
+
+
+def test_without_numbas_private_parts_float32_works(package_environment):
+    program = '''if True:
+        import sys
+        import numba
+        sys.modules['numba.core.registry'] = sys.modules['numba.core.cgutils'] = None
+        from chainer_caption.functions import bfloat16, lstm, matmul
+        assert not bfloat16.available()'''
+    subprocess.run([sys.executable, '-c', program], env=package_environment, check=True)

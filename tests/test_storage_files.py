@@ -1,4 +1,5 @@
 """Files appear whole or not at all, and a killed process leaves nothing that stays."""
+import errno
 import os
 import signal
 import stat
@@ -7,7 +8,7 @@ import sys
 
 import pytest
 
-from chainer_caption.storage.files import atomic_write
+from chainer_caption.storage.files import atomic_write, reserve
 
 KILLED = '''
 import os, signal, sys
@@ -115,3 +116,27 @@ def test_two_writers_leave_each_other_alone(tmp_path):
             second.write(b'second')
         assert path.read_bytes() == b'second'
     assert path.read_bytes() == b'first' and os.listdir(tmp_path) == ['a.txt']
+
+
+@pytest.mark.parametrize('name', ['x' * 255, 'é' * 127, 'y' * 101, 'z' * 90])
+def test_any_legal_name_can_be_written(name, tmp_path):
+    with atomic_write(tmp_path / name) as f:
+        f.write(b'content')
+        temporary, = tmp_path.iterdir()
+        assert len(os.fsencode(temporary.name)) <= 118
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    left = tmp_path / temporary.name                    # as a killed process would leave it
+    left.write_bytes(b'part')
+    with atomic_write(tmp_path / name) as f:
+        f.write(b'again')
+    assert [path.name for path in tmp_path.iterdir()] == [name] and not left.exists()
+
+
+def test_disk_space_is_reserved_where_the_system_cannot(monkeypatch, tmp_path):
+    monkeypatch.delattr(os, 'posix_fallocate')
+    with open(tmp_path / 'a', 'wb') as f:
+        f.write(b'head')
+        reserve(f, 1000)
+        with pytest.raises(OSError, match='No space left') as caught:
+            reserve(f, 2 ** 62)
+    assert caught.value.errno == errno.ENOSPC and (tmp_path / 'a').stat().st_size == 1000

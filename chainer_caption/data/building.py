@@ -20,7 +20,7 @@ from chainer_caption.errors import InputError
 from chainer_caption.features.folders import find_by_name, find_images
 from chainer_caption.features.images import ImageError
 from chainer_caption.features.prefetch import BATCH, computed, prepared_batches
-from chainer_caption.storage.files import read_json, unwritable, with_filename, write_json
+from chainer_caption.storage.files import read_json, reserve, unwritable, with_filename, write_json
 from chainer_caption.storage.journal import Journal, check_same, stamp
 from chainer_caption.storage.legacy import current_keys
 
@@ -220,7 +220,7 @@ def _create(path, shape, dtype):
         np.lib.format.write_array_header_1_0(
             f, {'shape': shape, 'fortran_order': False, 'descr': np.lib.format.dtype_to_descr(dtype)})
         # A disk that is too small says so now and not hours later.
-        os.posix_fallocate(f.fileno(), 0, f.tell() + math.prod(shape) * dtype.itemsize)
+        reserve(f, f.tell() + math.prod(shape) * dtype.itemsize)
 
 
 def _described(names, captions, splitting, tokenizer, say):

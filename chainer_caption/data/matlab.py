@@ -1,6 +1,5 @@
 """MATLAB's files, read by a process of their own (`matlab_child.py`), which hostile bytes may crash."""
 import contextlib
-import fcntl
 import json
 import math
 import os
@@ -105,7 +104,8 @@ def _reading(path, *keys):
 def start(arguments, environment):
     child = subprocess.Popen([sys.executable, os.fspath(_CHILD), *arguments], env=environment, stdin=subprocess.PIPE,
                              stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(ImportError, AttributeError, OSError):     # Linux alone has it; elsewhere it is slower
+        import fcntl
         fcntl.fcntl(child.stdout, fcntl.F_SETPIPE_SZ, _PIPE)
     return child
 
@@ -131,6 +131,7 @@ def _frame(child, path):
         raise InputError(f'{path}: {data.decode("utf-8", "replace")}')
     if not length or len(data) < length:
         status = child.wait()
-        reason = 'takes too long to read' if -status == signal.SIGXCPU else f'makes its reader fail ({status})'
+        slow = -status == getattr(signal, 'SIGXCPU', None)
+        reason = 'takes too long to read' if slow else f'makes its reader fail ({status})'
         raise InputError(f'{path}: not a sound MATLAB file nor HDF5: {reason}')
     return data

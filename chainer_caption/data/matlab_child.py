@@ -8,16 +8,19 @@ It writes frames: a length as eight bytes, then so many bytes; a negative length
 frame is JSON, `{"shape", "dtype"}` or `{"shape", "kind"}` of what is no array of numbers; the others, once a byte has
 come in on standard input, are rows of the array as they lie in memory. So it goes for each KEY.
 """
+import contextlib
 import json
 import math
 import os
-import resource
 import struct
 import sys
 
 # What reading may take beyond the matrix itself, in bytes and in seconds of the processor, and how many bytes of a
 # matrix it must read a second.
 _MEMORY, _SECONDS, _BYTES_A_SECOND = 2 ** 30, 60, 2 ** 23
+
+# The largest matrix in a file of a given size where memory cannot be limited; as in storage/archives.py.
+_SMALL, _RATIO = 2 ** 26, 100
 
 _BLOCK = 2 ** 24                # bytes that are read at a time
 
@@ -67,7 +70,8 @@ def _mat(path, key):
 
     def read():
         claimed = dtype.itemsize * shape[0] * shape[1]
-        limit(3 * claimed, claimed)                     # as bytes, as an array, and as one of another type
+        # As bytes, as an array, and as one of another type.
+        _bound(path, 3 * claimed, claimed)
         feats = scipy.io.loadmat(path, variable_names=[key])[key]
         if not isinstance(feats, np.ndarray) or feats.dtype.kind != 'f' or feats.shape != tuple(shape):
             raise _Refusal(f'"{key}" is no full matrix of real numbers')
@@ -94,7 +98,7 @@ def _hdf5(path, key):
         return {'shape': shape, 'kind': str(feats.dtype)}, None
 
     def read():
-        limit(0, feats.dtype.itemsize * math.prod(shape))
+        _bound(path, 0, feats.dtype.itemsize * math.prod(shape))
         for start, stop in _blocks(shape, feats.dtype.itemsize):
             try:
                 yield np.ascontiguousarray(feats[start:stop])
@@ -109,20 +113,39 @@ def _blocks(shape, itemsize):
     return ((start, start + rows) for start in range(0, shape[0], rows))
 
 
+def _bound(path, memory, claimed):
+    if not limit(memory, claimed) and claimed > _SMALL + _RATIO * os.path.getsize(path):
+        raise _Refusal(f'declares {claimed:,} bytes, more than its size can justify')
+
+
 def limit(memory, data):
-    """Limits what this process may take from now on, beyond `memory` bytes and for reading `data` bytes."""
-    with open('/proc/self/statm', encoding='ascii') as f:
-        taken = int(f.read().split()[0]) * resource.getpagesize()
-    used = sum(resource.getrusage(resource.RUSAGE_SELF)[:2])
-    for kind, wanted in ((resource.RLIMIT_AS, taken + _MEMORY + memory),
-                         (resource.RLIMIT_CPU, int(used + _SECONDS + data / _BYTES_A_SECOND))):
-        hard = resource.getrlimit(kind)[1]
-        resource.setrlimit(kind, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
+    """Limits what this process may take from now on, beyond `memory` bytes and for reading `data` bytes.
+
+    Returns:
+        bool: Whether memory is limited. Linux alone has what that needs.
+    """
+    try:
+        import resource
+        used = sum(resource.getrusage(resource.RUSAGE_SELF)[:2])
+        _lower(resource, resource.RLIMIT_CPU, int(used + _SECONDS + data / _BYTES_A_SECOND))
+        with open('/proc/self/statm', encoding='ascii') as f:
+            taken = int(f.read().split()[0]) * resource.getpagesize()
+        _lower(resource, resource.RLIMIT_AS, taken + _MEMORY + memory)
+    except (ImportError, AttributeError, OSError, ValueError):
+        return False
+    return True
+
+
+def _lower(resource, kind, wanted):
+    hard = resource.getrlimit(kind)[1]
+    resource.setrlimit(kind, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
 
 
 if __name__ == '__main__':
     # This folder is not one to import from: its modules have names that others might mean.
     sys.path[:] = [folder for folder in sys.path if folder != os.path.dirname(os.path.abspath(__file__))]
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with contextlib.suppress(ImportError):
+        import resource
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     limit(0, 0)
     main(*sys.argv[1:], stdin=sys.stdin.buffer, stdout=sys.stdout.buffer)

@@ -1,4 +1,5 @@
 """Memory that large arrays and images had is given back to the system as soon as they are gone."""
+import contextlib
 import ctypes
 import functools
 
@@ -14,6 +15,5 @@ def return_large_blocks():
     blocks of up to 32 MiB thereafter. Those of decoded images, of all sizes and from several threads, then leave
     holes of 100 MiB and more that nothing else fits into.
     """
-    mallopt = getattr(ctypes.CDLL(None), 'mallopt', None)
-    if mallopt is not None:
-        mallopt(_M_MMAP_THRESHOLD, _LARGE)
+    with contextlib.suppress(AttributeError, OSError, TypeError):       # another C library; Windows
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE)

@@ -19,8 +19,7 @@ import weakref
 
 import numpy as np
 from llvmlite import ir
-from numba.core import cgutils, types
-from numba.core.registry import cpu_target
+from numba import types
 from numba.extending import intrinsic
 
 from chainer_caption.functions.buffers import acquire, release
@@ -47,7 +46,13 @@ _WORDS, _SUMS, _NUMBERS = ir.VectorType(_I32, 16), ir.VectorType(ir.FloatType(),
 @functools.cache
 def available():
     """Whether this CPU has the instructions, and Numba may use them."""
-    *_, features = cpu_target.target_context.codegen().magic_tuple()
+    try:
+        # Private to Numba; setup.cfg bounds its version.
+        from numba.core import cgutils  # noqa: F401 (what is needed later must be there)
+        from numba.core.registry import cpu_target
+        *_, features = cpu_target.target_context.codegen().magic_tuple()
+    except (ImportError, AttributeError, TypeError, ValueError):
+        return False
     return '+avx512bf16' in features.split(',')
 
 
@@ -156,6 +161,7 @@ def _multiply(left, right, k, panel, piece, out, start, stop):
 @intrinsic
 def _pack_block(typing, x, row, column, packed, to):
     """Rounds and packs x[row:row + 16, column:column + 32]; x is C- or F-contiguous."""
+    from numba.core import cgutils
     transposed = x.layout == 'F'
 
     def generate(context, builder, signature, args):
@@ -251,6 +257,7 @@ def _store(builder, value, pointer, align):
 
 
 def _call(builder, name, result, *args):
+    from numba.core import cgutils
     # The types are those that the instructions had before LLVM knew bfloat16; later versions convert them.
     kind = ir.FunctionType(result, [arg.type for arg in args])
     return builder.call(cgutils.get_or_insert_function(builder.module, kind, f'llvm.x86.avx512bf16.{name}'), args)

@@ -12,7 +12,7 @@ def thread_count():
     told = os.environ.get('OMP_NUM_THREADS', '').split(',')[0]
     if told.isdigit():
         return max(1, int(told))
-    cores = len(os.sched_getaffinity(0))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
     return math.ceil(min(cores, cpu_quota()))
 
 

@@ -1,45 +1,48 @@
-"""Files written whole or not at all, and JSON of strangers read with no more memory than its size can justify."""
+"""Atomic file writing, and JSON from untrusted files read within a bound of memory."""
 import contextlib
 import errno
-import fcntl
 import hashlib
 import json
 import math
 import os
 import re
 import secrets
+import shutil
 import stat
+from collections.abc import Iterator, Mapping
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from chainer_caption.errors import InputError
+from chainer_caption.storage.locks import lock
+
+Path = str | os.PathLike[str]
 
 _SAMPLE = 64 * 1024
 
-# Ends the names of files on their way.
+# Suffix of temporary files. A longer name than this many bytes is replaced by its digest in a temporary file's name,
+# which is 18 bytes longer: file systems allow 255 bytes, encrypted ones 143.
 _TEMPORARY = '.partial'
+_LONG_NAME = 100
 
-# No file of ours is nested as deeply, and whatever walks through a value or prints it can rely on that.
+# The deepest nesting of JSON: no file of this package comes near it, and recursive readers can rely on it.
 _DEPTH = 32
 
 
 @contextlib.contextmanager
-def atomic_write(path, mode='wb', durable=True, tidy=True, **kwargs):
-    """Opens a temporary file that takes the place of `path` when the block ends well, and vanishes when it does not.
+def atomic_write(path: Path, mode: str = 'wb', durable: bool = True, tidy: bool = True, **kwargs: Any) -> Iterator[Any]:
+    """Opens a temporary file that replaces `path` when the block succeeds and is deleted when it does not.
 
-    The content is on the disk (fsync) before the name points to it, so that a crash leaves the old file or the new
-    one, never a part of it. `durable=False` leaves out the waiting for the disk, for what can be made again. What an
-    earlier attempt left in the folder, because its process was killed, is removed.
-
-    A symbolic link stays one, and it is the file it leads to that is replaced. The new file has the permissions of the
-    old one, or where there was none, those that any new file gets. A pipe or a device is not replaced but written to.
+    A crash leaves the old file or the new one, never a part of it. A symbolic link stays, and its target is replaced.
+    The new file has the permissions of the old one. A pipe or a device is written to instead.
 
     Args:
-        path (str or os.PathLike): The file to write. Its folder must exist.
-        mode (str): `'wb'` or `'w'`; text is UTF-8 with plain newlines.
-        durable (bool): Whether to wait until the content is on the disk.
-        tidy (bool): Whether to look for what an earlier attempt left. In a folder of many files whoever writes most of
-            them does that once, by `remove_temporaries`.
+        path: The file to write. Its folder must exist.
+        mode: `'wb'` or `'w'`; text is UTF-8 with plain newlines.
+        durable: Whether to wait until the content is on the disk (fsync).
+        tidy: Whether to delete the temporary files of killed processes for this path. In a folder of many files call
+            `remove_temporaries` once instead.
         **kwargs: Passed on to `open`.
 
     Yields:
@@ -73,20 +76,20 @@ def atomic_write(path, mode='wb', durable=True, tidy=True, **kwargs):
             sync_folder(folder)
 
 
-def is_stream(path):
-    """Whether a path is that of a pipe or a device, which takes what comes and keeps nothing."""
+def is_stream(path: Path) -> bool:
+    """Whether a path is a pipe or a device."""
     return os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path)
 
 
-def escapes_root(path, folder):
+def escapes_root(path: Path, folder: Path) -> bool:
     """Whether a path leads out of a folder, by `..` or by a link."""
     root = os.path.realpath(folder)
     return os.path.commonpath([os.path.realpath(path), root]) != root
 
 
 @contextlib.contextmanager
-def with_filename(path):
-    """An OSError in its block that names no file, or a temporary one, gets the name of `path`."""
+def with_filename(path: Path) -> Iterator[None]:
+    """Gives an OSError in its block the name of `path` if it names no file, or a temporary one."""
     try:
         yield
     except OSError as e:
@@ -95,42 +98,49 @@ def with_filename(path):
         raise
 
 
-def _permissions(path):
-    """Those of a file, as bits of its mode; None where there is no file."""
+def _permissions(path: str) -> int | None:
+    """The permission bits of a file; None where there is no file."""
     with contextlib.suppress(OSError):
         return stat.S_IMODE(os.stat(path).st_mode)
+    return None
 
 
-def _locked_temporary(folder, name, permissions):
-    # Its lock says that somebody is writing it; the system takes that away from a process that is killed. A file with
-    # permissions of its own is never, not even at its beginning, open to more people than they allow; others get what
-    # the umask leaves, which the system alone can tell without changing it for a moment.
+def _stem(name: str) -> str:
+    data = os.fsencode(name)
+    return name if len(data) <= _LONG_NAME else hashlib.sha256(data).hexdigest()[:32]
+
+
+def _locked_temporary(folder: str, name: str, permissions: int | None) -> tuple[int, str]:
+    # The lock tells other processes that the file is being written; the system frees it when the process is killed. A
+    # file that replaces a private one is private from the start. Others get what the umask leaves.
     while True:
-        temporary = os.path.join(folder, f'.{name}.{secrets.token_hex(4)}{_TEMPORARY}')
+        temporary = os.path.join(folder, f'.{_stem(name)}.{secrets.token_hex(4)}{_TEMPORARY}')
         with contextlib.suppress(FileExistsError):
-            handle = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC,
+            handle = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, 'O_CLOEXEC', 0),
                              0o666 if permissions is None else permissions & 0o700)
             with contextlib.suppress(OSError):          # a file system without permissions
                 if permissions is not None:
-                    os.fchmod(handle, permissions)
-            with contextlib.suppress(OSError):          # a file system without locks
-                fcntl.flock(handle, fcntl.LOCK_EX)
+                    os.chmod(handle if os.chmod in os.supports_fd else temporary, permissions)
+            lock(handle, wait=True)
             if os.fstat(handle).st_nlink:
                 return handle, temporary
-            os.close(handle)                            # removed by another process before it was locked
+            os.close(handle)                            # another process removed it before it was locked
 
 
-def remove_temporaries(folder, name=None):
-    """Deletes what `atomic_write` has left in a folder where it was killed: of a file of this name, or of any."""
-    pattern = re.compile(rf'\.{".+" if name is None else re.escape(name)}\.\w{{8}}{re.escape(_TEMPORARY)}')
+def remove_temporaries(folder: Path, name: str | None = None) -> None:
+    """Deletes the temporary files that killed processes left in a folder: for one file name, or for all.
+
+    A file system without locks cannot tell which are being written, so they stay there.
+    """
+    pattern = re.compile(rf'\.{".+" if name is None else re.escape(_stem(name))}\.\w{{8}}{re.escape(_TEMPORARY)}')
     with contextlib.suppress(OSError):
         for other in filter(pattern.fullmatch, os.listdir(folder)):
             with contextlib.suppress(OSError), open(os.path.join(folder, other), 'rb') as f:
-                fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                os.unlink(f.name)
+                if lock(f):
+                    os.unlink(f.name)
 
 
-def sync_folder(folder):
+def sync_folder(folder: Path) -> None:
     """Waits until the names in a folder are on the disk."""
     handle = os.open(folder, os.O_RDONLY)
     try:
@@ -139,43 +149,58 @@ def sync_folder(folder):
         os.close(handle)
 
 
-def json_number(value):
-    """A number as JSON has it, which knows neither infinities nor NaN: itself, or None for one of these."""
+def reserve(f: BinaryIO, size: int) -> None:
+    """Allocates disk space for an open file of `size` bytes, so that a disk that is too small fails now.
+
+    Raises:
+        OSError: The space is not free.
+    """
+    try:
+        os.posix_fallocate(f.fileno(), 0, size)         # type: ignore[attr-defined,unused-ignore]
+    except (AttributeError, OSError) as e:              # not on macOS, nor on every file system
+        if isinstance(e, OSError) and e.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+            raise
+        if size > shutil.disk_usage(os.path.dirname(os.path.abspath(f.name))).free:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), f.name) from e
+        f.truncate(size)
+
+
+def json_number(value: float) -> float | None:
+    """A number as JSON can hold it: None for infinities and NaN."""
     return value if math.isfinite(value) else None
 
 
-def write_json(path, value, indent=1):
-    """Writes `value` as JSON in UTF-8, whole or not at all."""
+def write_json(path: Path, value: object, indent: int | None = 1) -> None:
+    """Writes a value as JSON in UTF-8, atomically."""
     # Half of a surrogate pair, which JSON can spell and UTF-8 cannot, is written as its escape.
     with atomic_write(path, 'w', errors='backslashreplace') as f:
         json.dump(value, f, ensure_ascii=False, indent=indent)
         f.write('\n')
 
 
-def open_regular(path):
+def open_regular(path: Path) -> BinaryIO:
     """Opens a file to read its bytes.
 
     Raises:
-        OSError: It cannot be opened, or is a pipe, which would be waited for, or a device, which may have no end.
+        OSError: It cannot be opened, or is a pipe or a device.
     """
-    f = open(path, 'rb', opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK))  # noqa: SIM115 (returned)
+    flags = getattr(os, 'O_NONBLOCK', 0)                # a pipe is not waited for
+    f = open(path, 'rb', opener=lambda path, given: os.open(path, given | flags))  # noqa: SIM115 (returned)
     if not stat.S_ISREG(os.fstat(f.fileno()).st_mode):
         f.close()
         raise OSError(errno.EINVAL, 'not a regular file', os.fspath(path))
     return f
 
 
-def parse_json(data, deep=False):
-    """The value that bytes of JSON in UTF-8 spell.
+def parse_json(data: bytes, deep: bool = False) -> Any:
+    """Parses JSON in UTF-8.
 
     Args:
-        data (bytes): The text.
-        deep (bool): Whether it may be nested as deeply as it likes. Finding out how deep it is takes a third of the
-            time of parsing, and a caller that only looks at known places need not know.
+        data: The text.
+        deep: Whether any nesting is allowed. The check takes a third of the time of parsing.
 
     Raises:
-        ValueError: They are no JSON, or it is nested too deeply; a `json.JSONDecodeError` or `UnicodeDecodeError` says
-            more.
+        ValueError: Not JSON, or nested too deeply; a `json.JSONDecodeError` or `UnicodeDecodeError` has details.
     """
     try:
         value = json.loads(data.decode('utf-8-sig'))
@@ -194,16 +219,16 @@ def parse_json(data, deep=False):
 _TOO_DEEP = 'the JSON is nested too deeply to be what this file should hold'
 
 
-def read_json(path, limit=2 ** 25, deep=False):
+def read_json(path: Path, limit: int = 2 ** 25, deep: bool = False) -> Any:
     """Reads a JSON file in UTF-8.
 
     Args:
-        path (str or os.PathLike): The file.
-        limit (int): A file of more bytes is refused; in memory it may become thirty times as large.
-        deep (bool): As for `parse_json`.
+        path: The file.
+        limit: The largest size in bytes; in memory it may become thirty times as large.
+        deep: As for `parse_json`.
 
     Raises:
-        InputError: The file is missing or cannot be read, is too large, is cut short, or is no JSON.
+        InputError: The file is missing, unreadable, too large, cut short, or not JSON.
     """
     try:
         with open_regular(path) as f:
@@ -216,12 +241,8 @@ def read_json(path, limit=2 ** 25, deep=False):
     return decode_json(data, path, deep)
 
 
-def decode_json(data, path, deep=False):
-    """The value that the content of the JSON file `path` spells.
-
-    Raises:
-        InputError: As `read_json`.
-    """
+def decode_json(data: bytes, path: Path, deep: bool = False) -> Any:
+    """Parses the content of the JSON file `path`; raises InputError as `read_json` does."""
     try:
         return parse_json(data, deep)
     except UnicodeDecodeError as e:
@@ -234,13 +255,12 @@ def decode_json(data, path, deep=False):
         raise InputError(f'{path}: {e or "too large for the memory"}') from e
 
 
-def _cut_short(path):
-    return InputError(f'{path}: the JSON is cut short (a download broken off?); fetch the file again')
+def _cut_short(path: Path) -> InputError:
+    return InputError(f'{path}: the JSON is cut short (an incomplete download?); fetch the file again')
 
 
-def sample_digest(path):
-    """SHA-256 over a file's size and 64 KiB each of its head, middle and tail: tells files apart without reading
-    gigabytes."""
+def sample_digest(path: Path) -> str:
+    """SHA-256 over a file's size and 64 KiB each of its head, middle and tail, as hexadecimal digits."""
     digest = hashlib.sha256()
     with open_regular(path) as f:
         size = os.fstat(f.fileno()).st_size
@@ -251,26 +271,26 @@ def sample_digest(path):
     return digest.hexdigest()
 
 
-def unreadable(path, error):
-    """An InputError for a file that the system will not open. `error` is the OSError."""
+def unreadable(path: Path, error: OSError) -> InputError:
+    """The InputError for a file that cannot be opened or read."""
     if isinstance(error, FileNotFoundError):
         return InputError(f'{path}: no such file')
     return InputError(f'{path}: cannot be read ({error.strerror or error})')
 
 
-def unwritable(path, error):
-    """An InputError for a file or folder that the system will not write. `error` is the OSError."""
+def unwritable(path: Path, error: OSError) -> InputError:
+    """The InputError for a file or folder that cannot be written."""
     return InputError(f'{path}: cannot be written ({error.strerror or error})')
 
 
-def write_npz(path, arrays, durable=True):
-    """Writes `{name: array}` as an uncompressed `.npz`, whole or not at all.
+def write_npz(path: Path, arrays: Mapping[str, np.ndarray], durable: bool = True) -> None:
+    """Writes `{name: array}` as an uncompressed `.npz`, atomically. Equal arrays give equal bytes.
 
-    Equal arrays give equal bytes: they stand in the order of their names, and NumPy gives each the same date. Object
-    arrays, which would be pickled, are refused.
+    Raises:
+        TypeError: An object array, which would be pickled.
     """
     for name, array in arrays.items():
         if array.dtype.hasobject:
             raise TypeError(f'{name} is an object array, which only a pickle could hold')
     with atomic_write(path, durable=durable) as f:
-        np.savez(f, **dict(sorted(arrays.items())))
+        np.savez(f, **dict(sorted(arrays.items())))     # type: ignore[arg-type]

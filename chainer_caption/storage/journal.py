@@ -4,13 +4,13 @@ The file holds lines of JSON: what the run was asked for, then a row for each pi
 that was cut off is as good as none.
 """
 import contextlib
-import fcntl
 import itertools
 import json
 import os
 
 from chainer_caption.errors import InputError
 from chainer_caption.storage.files import parse_json, unwritable, with_filename
+from chainer_caption.storage.locks import lock
 
 # Of a line, in bytes: an image's captions take some thousand.
 _LONGEST = 2 ** 26
@@ -35,7 +35,7 @@ class Journal:
         except OSError as e:
             raise unwritable(self.path, e) from e
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(self._file, self.path)
             begun = list(itertools.islice(self._lines(), 2))
             if len(begun) == 2:
                 check_same(self.path, begun[0], settings)

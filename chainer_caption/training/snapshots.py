@@ -13,7 +13,6 @@ The file is named after its update, `snapshot-1234.npz`, is on the disk before a
 SHA-256 of its contents by which one that is damaged is known. There is no pickle in it, and none is read.
 """
 import contextlib
-import fcntl
 import os
 import pathlib
 import re
@@ -27,6 +26,7 @@ from chainer_caption.parallel import Processes
 from chainer_caption.storage.archives import read_npz
 from chainer_caption.storage.files import parse_json, remove_temporaries, write_npz
 from chainer_caption.storage.legacy import current_array_names
+from chainer_caption.storage.locks import lock
 from chainer_caption.storage.serializers import arrays_digest, from_arrays, to_arrays
 
 # Besides the ends of epochs, which may be an hour apart: what a crash can cost, while writing stays below one percent.
@@ -256,11 +256,9 @@ def sole_training(folder):
     handle = os.open(folder, os.O_RDONLY)
     try:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(handle, folder)
         except BlockingIOError as e:
             raise InputError(f'{folder}: another training is writing it; wait until that has ended') from e
-        except OSError:
-            pass                                        # an encoder file system that knows no locks of folders
         remove_temporaries(folder)
         yield
     finally:

@@ -1,0 +1,47 @@
+"""Locks that keep two processes from writing the same file, on every system; the system frees a killed process's."""
+import errno
+import functools
+import logging
+import os
+from typing import IO, Any
+
+_log = logging.getLogger('chainer_caption')
+
+
+def lock(file: int | IO[Any], path: str | os.PathLike[str] | None = None, wait: bool = False) -> bool:
+    """Takes an exclusive lock that lasts until the file is closed.
+
+    Args:
+        file: The open file, or its descriptor.
+        path: The name for a notice where the system or the file system has no locks; without one there is no notice.
+        wait: Whether to wait for a process that holds the lock.
+
+    Returns:
+        Whether there is a lock now. Without one the caller goes on: two runs at once are rarer than such file systems.
+
+    Raises:
+        BlockingIOError: Another process holds the lock, and `wait` is false.
+    """
+    try:
+        import portalocker
+    except ImportError as e:                            # it needs fcntl or msvcrt
+        return _unlocked(path, str(e))
+    flags = portalocker.LOCK_EX if wait else portalocker.LOCK_EX | portalocker.LOCK_NB
+    try:
+        portalocker.lock(file, flags)
+    except (portalocker.AlreadyLocked, BlockingIOError) as e:
+        raise BlockingIOError(errno.EAGAIN, 'locked by another process') from e
+    except (portalocker.LockException, OSError) as e:   # ENOSYS, ENOLCK, EOPNOTSUPP: network and FUSE file systems
+        return _unlocked(path, str(e.__cause__ or e))
+    return True
+
+
+def _unlocked(path: str | os.PathLike[str] | None, reason: str) -> bool:
+    if path is not None:
+        _notify(os.fspath(path), reason)
+    return False
+
+
+@functools.cache
+def _notify(path: str, reason: str) -> None:
+    _log.warning('%s: cannot be locked here (%s); start no second run that writes it', path, reason)
