@@ -1,4 +1,4 @@
 #!/usr/bin/env python3
-from chainer_caption.cli import run
+from _command import main
 
-raise SystemExit(run('extract_features'))
+main('extract_features')
