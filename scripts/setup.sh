@@ -76,7 +76,8 @@ echo "setup: installing into .venv ($("$PYTHON" --version))" >&2
 "$PYTHON" -m venv "$new"
 export PIP_CONSTRAINT=scripts/constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1
 "$new/bin/python" -m pip --quiet install --upgrade pip
-"$new/bin/python" -m pip --quiet install --build-constraint scripts/build-constraints.txt --editable ".[$extras]"
+# setuptools warns of every editable installation.
+PYTHONWARNINGS=ignore "$new/bin/python" -m pip --quiet install --build-constraint scripts/build-constraints.txt --editable ".[$extras]"
 # Numba compiles once: better now than during a user's first caption.
 "$new/bin/python" -c 'from chainer_caption import Captioner
 for result in Captioner.load(say=lambda line: None).caption("features/demo/unseen"): pass'

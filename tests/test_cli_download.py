@@ -164,7 +164,7 @@ def test_ranges_refused(call, vgg, tmp_path):
         assert call('download', 'vgg19', '-o', tmp_path)[0] == 2
     vgg.ranges, vgg.breaks_after = False, None
     status, _, err = call('download', 'vgg19', '-o', tmp_path)
-    assert status == 0 and 'the server does not send the rest of a file; it begins anew' in err
+    assert status == 0 and 'the server does not send the rest of a file; the download starts again' in err
     assert (tmp_path / 'file').read_bytes() == WEIGHTS
     os.unlink(tmp_path / 'file')
     vgg.breaks_after = 170_000

@@ -1,7 +1,8 @@
-"""What stands on the disk: files written whole or not at all, archives of strangers, downloads, journals, the cache.
+"""Files on disk: atomic writing, locks, untrusted archives and pickles, downloads, journals, the cache.
 
-`files` has JSON and the writing of files; `archives` reads NumPy's archives, `torch_files` PyTorch's and `pickles` what
-is within those, without running anything in them; `serializers` makes arrays of what Chainer's objects hold; `journal`
-is for work that takes long; `cache` keeps what opening a file costs; `downloads` fetches files, and `unpack` unpacks
-zip archives.
+`files` writes files atomically and reads JSON; `locks` keeps two processes from writing one file; `archives` reads
+NumPy's archives, `torch_files` PyTorch's, and `pickles` and `pickle_files` the pickles in them, without executing
+anything; `serializers` turns Chainer's objects into arrays; `journal` makes long work resumable; `cache` keeps what is
+expensive to compute from a file; `downloads` fetches files and `unpack` unpacks zip archives; `legacy` maps the names
+that earlier versions wrote.
 """

@@ -1,23 +1,24 @@
-"""NumPy's archives of strangers, read without executing anything in them, and with no more memory than their size can
-justify."""
+"""Untrusted NumPy archives, read without executing anything in them and within a bound of memory set by their size."""
 import math
 import os
 import re
 import struct
 import zipfile
 import zlib
+from collections.abc import Callable
+from typing import IO, Any
 
 import numpy as np
 
 from chainer_caption.errors import InputError
-from chainer_caption.storage.files import open_regular, unreadable
+from chainer_caption.storage.files import Path, open_regular, unreadable
 
-# What NumPy, zipfile and zlib raise on bytes that are no sound archive or claim more than memory holds.
+#: What NumPy, zipfile and zlib raise on bytes that are no valid archive or claim more than memory holds.
 ARCHIVE_ERRORS = (ValueError, KeyError, EOFError, NotImplementedError, RuntimeError, OverflowError, MemoryError,
                   struct.error, zipfile.BadZipFile, zlib.error)
 
-# What a file may hold beyond its size, in bytes, and how many times that size: compressed floats shrink to a half, rows
-# of zeros and a few whole numbers to a fiftieth.
+# A file may hold at most this many bytes, plus its size times the ratio. Compressed floats shrink to a half, rows of
+# zeros and a few whole numbers to a fiftieth.
 _SMALL, _RATIO = 2 ** 26, 100
 
 _MEMBERS = 10_000               # arrays in an archive; the largest snapshot has some fifty
@@ -27,20 +28,24 @@ _CHUNK = 2 ** 20
 _ENTRY = re.compile(r"'(\w+)'\s*:\s*('[^']*'|True|False|\([\d\sL,]*\))")
 _DESCR = re.compile(r"'[<>=|]?[?a-zA-Z]\d{0,9}'")
 
+Header = tuple[tuple[int, ...], np.dtype, bool]
 
-def plausible(claimed, size):
-    """Whether a file of `size` bytes may be believed to hold `claimed` bytes of numbers."""
+
+def plausible(claimed: int, size: int) -> bool:
+    """Whether a file of `size` bytes can hold `claimed` bytes of numbers."""
     return claimed <= _SMALL + _RATIO * size
 
 
-def npy_header(f):
-    """The shape and dtype of the `.npy` that begins where the open file `f` stands, and whether it is in Fortran order.
+def npy_header(f: IO[bytes]) -> Header:
+    """Reads the header of the `.npy` that begins at the current position of a file.
 
-    NumPy reads the header as a Python expression. Here a pattern reads it, which fits what NumPy writes and no other
-    expression.
+    NumPy reads it as a Python expression; here a pattern matches what NumPy writes and nothing else.
+
+    Returns:
+        The shape, the dtype, and whether the array is in Fortran order.
 
     Raises:
-        One of ARCHIVE_ERRORS: No `.npy` begins there, or its header is damaged.
+        One of ARCHIVE_ERRORS: There is no `.npy`, or its header is damaged.
     """
     magic = f.read(8)
     if magic[:6] != b'\x93NUMPY' or magic[6:] not in (b'\1\0', b'\2\0', b'\3\0'):
@@ -48,11 +53,10 @@ def npy_header(f):
     width = 2 if magic[6] == 1 else 4
     length = int.from_bytes(f.read(width), 'little')
     header = f.read(min(length, _HEADER)).decode('latin-1')
-    if len(header) != length or not header.startswith('{') or not header.rstrip().endswith('}'):
-        raise ValueError('the header of an array is damaged')
     inside = header.strip()[1:-1]
     entries = dict(_ENTRY.findall(inside))
-    if _ENTRY.sub('', inside).strip(', \n') or entries.keys() != {'descr', 'fortran_order', 'shape'}:
+    if len(header) != length or not header.startswith('{') or not header.rstrip().endswith('}') or \
+            _ENTRY.sub('', inside).strip(', \n') or entries.keys() != {'descr', 'fortran_order', 'shape'}:
         raise ValueError('the header of an array is damaged')
     shape, order, descr = entries['shape'], entries['fortran_order'], entries['descr']
     if not shape.startswith('(') or order not in ('True', 'False') or not _DESCR.fullmatch(descr):
@@ -66,46 +70,42 @@ def npy_header(f):
         raise ValueError(f'an array of type {descr}') from e
 
 
-def npz_shapes(path, only=None):
-    """What an `.npz` says it holds, read from its headers alone: `{name: (shape, dtype)}`.
-
-    Nothing is unpickled and no array is read, so that sizes can be checked before memory is taken. `only` names the one
-    array to look at; the others may be whatever they are.
-
-    Raises:
-        InputError: No sound `.npz`, or an array in it would need unpickling, or claims more than the file can hold.
-    """
-    return {name: (shape, dtype) for name, (shape, dtype, _) in _npz(path, lambda f, header: header, only)}
-
-
-def read_npz(path, only=None):
-    """Reads arrays of an `.npz`: `{name: array}`. Pickles are refused; see `npz_shapes` to check sizes first.
+def npz_shapes(path: Path, only: str | None = None) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+    """Reads the headers of an `.npz`, so that sizes can be checked before memory is taken.
 
     Args:
-        path (str or os.PathLike): The file.
-        only (str or None): The one array to read; the others are not even looked at.
+        path: The file.
+        only: The one array to look at; the others are ignored.
+
+    Returns:
+        `{name: (shape, dtype)}`.
 
     Raises:
-        InputError: As `npz_shapes`.
+        InputError: Not a valid `.npz`, or an array in it is pickled, or claims more than the file can hold.
     """
+    return {name: header[:2] for name, header in _npz(path, lambda f, header: header, only)}
+
+
+def read_npz(path: Path, only: str | None = None) -> dict[str, np.ndarray]:
+    """Reads the arrays of an `.npz`: `{name: array}`. Arguments and errors are those of `npz_shapes`."""
     if only is None:
         npz_shapes(path)                                # its refusals come before any array
     return dict(_npz(path, _read_array, only))
 
 
-def _npz(path, read, only=None):
-    """Pairs of each array's name with what `read` gives for its open file and its header."""
+def _npz(path: Path, read: Callable[[IO[bytes], Header], Any], only: str | None = None) -> list[tuple[str, Any]]:
+    """Pairs of each array's name and the result of `read`, which takes its open file and its header."""
     found = []
     try:
         with open_regular(path) as f, zipfile.ZipFile(f) as archive:
-            for name, member in sound_members(archive, os.fstat(f.fileno()).st_size).items():
+            for name, member in valid_members(archive, os.fstat(f.fileno()).st_size).items():
                 if only is None or name == only:
                     with archive.open(member) as array:
                         header = npy_header(array)
                         if header[1].hasobject:
                             raise InputError(f'{path}: {name} is pickled, and loading a pickle could run anything; '
                                              'refused')
-                        if array.tell() + _bytes(*header[:2]) != member.file_size:
+                        if array.tell() + _bytes(header) != member.file_size:
                             raise ValueError(f'{name} has not the bytes for its shape {header[0]}')
                         found.append((name, read(array, header)))
     except OSError as e:
@@ -117,18 +117,15 @@ def _npz(path, read, only=None):
     return found
 
 
-def sound_members(archive, size):
-    """The members of a zip archive by name, without NumPy's suffix, if they can be what they say.
+def valid_members(archive: zipfile.ZipFile, size: int) -> dict[str, zipfile.ZipInfo]:
+    """The members of a zip archive by name, without NumPy's suffix, if their sizes are possible.
 
     Args:
-        archive (zipfile.ZipFile): The archive.
-        size (int): Of its file, in bytes.
-
-    Returns:
-        dict: Name to zipfile.ZipInfo.
+        archive: The archive.
+        size: The size of its file in bytes.
 
     Raises:
-        ValueError: They cannot.
+        ValueError: The members are too many or too large, overlap, repeat a name, or have an unknown compression.
     """
     members = archive.infolist()
     names = [member.filename.removesuffix('.npy') for member in members]
@@ -145,13 +142,13 @@ def sound_members(archive, size):
     return dict(zip(names, members, strict=True))
 
 
-def _bytes(shape, dtype):
-    return math.prod(shape) * dtype.itemsize
+def _bytes(header: Header) -> int:
+    return math.prod(header[0]) * header[1].itemsize
 
 
-def _read_array(f, header):
+def _read_array(f: IO[bytes], header: Header) -> np.ndarray:
     shape, dtype, fortran_order = header
-    data = np.empty(_bytes(shape, dtype), np.uint8)
+    data = np.empty(_bytes(header), np.uint8)
     at = 0
     while at < len(data):
         chunk = f.read(min(_CHUNK, len(data) - at))

@@ -1,9 +1,8 @@
-"""What opening a file costs, kept for the next time.
+"""Cache of what is expensive to compute from a file.
 
-A cache entry is named after the file's path and identity (size, time of change, and a digest of its head, middle and
-tail); a file that has changed has another identity, and entries of what it was before are deleted. An entry that
-nobody has used for long goes, too, and sooner where its file is not there any more. Nothing here has to survive: an
-entry that is missing or damaged is made again.
+A cache entry is a folder named after the file's path and identity (size, modification time, and a digest of its head,
+middle and tail). Entries of an earlier state of the file are deleted, and so are entries that were not used for long.
+An entry that is missing or damaged is computed again.
 """
 import contextlib
 import hashlib
@@ -12,31 +11,29 @@ import pathlib
 import shutil
 import time
 
-from chainer_caption.storage.files import sample_digest
+from chainer_caption.storage.files import Path, sample_digest
 
-# Entries are not read across a change of their layout.
+#: Version of the entries' layout; those of another version are not read.
 VERSION = 1
 
-# For how many days an entry stays unused. A file that is not there may be on a disk that will be mounted again, hence
-# the week; one that is there may not be wanted any more. To err costs the time of opening it once more.
+# Days after which an unused entry is deleted; sooner where its file is missing, which may be on an unmounted disk.
 _DAYS, _DAYS_WITHOUT_FILE = 90, 7
 
-_ENTRIES = f'{"[0-9a-f]" * 16}-{"[0-9a-f]" * 16}'        # nothing else that stands in the folder is touched
+_ENTRIES = f'{"[0-9a-f]" * 16}-{"[0-9a-f]" * 16}'        # nothing else in the folder is touched
 
-# In an entry: the path of the file that it is of. The time of change of the entry's folder is that of its last use.
+# File in an entry with the path of its source. The folder's modification time is that of the last use.
 _SOURCE = 'source'
 
 
-def cache_folder():
+def cache_folder() -> pathlib.Path:
     """`$XDG_CACHE_HOME/chainer_caption`, by default `~/.cache/chainer_caption`."""
-    # The XDG specification: a path that is not absolute is to be ignored. Whoever has no home, as an account that the
-    # system has no entry of, gets a folder that nobody can make, and keeps nothing.
+    # A path that is not absolute is ignored (XDG specification). Without a home the folder is one that cannot be made.
     bases = os.environ.get('XDG_CACHE_HOME', ''), os.path.expanduser('~/.cache'), os.devnull
     return pathlib.Path(next(filter(os.path.isabs, bases))) / 'chainer_caption'
 
 
-def entry_folder(path):
-    """The folder of the cache entry for a file as it is now; it need not exist yet. If it does, it counts as used.
+def entry_folder(path: Path) -> pathlib.Path:
+    """The folder of the cache entry for a file in its current state. It may not exist yet; if it does, it is now used.
 
     Raises:
         OSError: The file cannot be read.
@@ -45,20 +42,16 @@ def entry_folder(path):
     place = hashlib.sha256(os.fsencode(path)).hexdigest()[:16]
     identity = f'{VERSION} {os.stat(path).st_mtime_ns} {sample_digest(path)}'
     entry = cache_folder() / f'{place}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}'
-    with contextlib.suppress(OSError):                  # it is not there, or another user's
+    with contextlib.suppress(OSError):                  # missing, or another user's
         os.utime(entry)
     return entry
 
 
-def prepare_entry(entry, path):
-    """Makes the folder of a cache entry and deletes those of the same file as it was before.
-
-    Args:
-        entry (pathlib.Path): The folder, from `entry_folder`.
-        path (str or os.PathLike): The file.
+def prepare_entry(entry: pathlib.Path, path: Path) -> bool:
+    """Makes the folder of a cache entry, from `entry_folder`, and deletes the entries of earlier states of the file.
 
     Returns:
-        bool: Whether the folder can be written to.
+        Whether the folder is writable.
     """
     try:
         entry.mkdir(parents=True, exist_ok=True)
@@ -71,8 +64,8 @@ def prepare_entry(entry, path):
         return False
 
 
-def forget_unused():
-    """Deletes the entries that nobody has used for long."""
+def forget_unused() -> None:
+    """Deletes the entries that were not used for long."""
     with contextlib.suppress(OSError):
         for entry in cache_folder().glob(_ENTRIES):
             days = (time.time() - entry.stat().st_mtime) / 86_400
@@ -80,7 +73,7 @@ def forget_unused():
                 shutil.rmtree(entry, ignore_errors=True)
 
 
-def _source_exists(entry):
+def _source_exists(entry: pathlib.Path) -> bool:
     with contextlib.suppress(OSError):
         return os.path.exists((entry / _SOURCE).read_bytes())
     return False

@@ -1,50 +1,51 @@
-"""Files from the network, by curl: a download that was broken off goes on where it was.
+"""Resumable downloads by curl.
 
-While it is under way it stands beside its place, under its name with `.part` behind, and with `.part.json` what the
-server said of it, so that two files are never made one.
+An incomplete download stands beside its final place with the suffix `.part`, and `.part.json` records what the server
+reported, so that parts of two different files are never joined.
 """
 import contextlib
 import email
-import fcntl
 import os
 import subprocess
 import time
+from collections.abc import Callable
+from typing import Any, BinaryIO
 
 from chainer_caption.errors import InputError
 from chainer_caption.storage.files import read_json, with_filename, write_json
+from chainer_caption.storage.locks import lock
 
-# `--disable` must be the first: a user's own configuration may have curl print other things than the file. A server
-# that sends nothing for a minute is given up.
+# `--disable` must be first: a user's configuration may make curl print more than the file. A server that sends nothing
+# for a minute is given up.
 _CURL = ('curl', '--disable', '--silent', '--show-error', '--fail', '--globoff', '--location', '--max-redirs', '10',
          '--connect-timeout', '30', '--speed-limit', '1', '--speed-time', '60')
 
 # curl's exit status where the server does not send parts of files (`man curl`, CURLE_RANGE_ERROR).
 _NO_RANGES = 33
 
-# How often in a row it may get no farther; and how many seconds to wait after the first time, twice as many after each.
+# Attempts in a row without progress; seconds to wait after the first, doubled after each.
 _TRIES, _WAIT = 5, 1
 
 _CHUNK = 2 ** 18
 
 
-def ask(url):
-    """What a server says of a file.
+def ask(url: str) -> dict[str, Any]:
+    """Asks a server about a file.
 
     Args:
-        url (str): Its address, HTTP or HTTPS; of the latter no redirection leads to the former.
+        url: An HTTP or HTTPS address; HTTPS is never redirected to HTTP.
 
     Returns:
-        dict: `url`; `size` in bytes (int); `etag` and `last-modified`, strings or None, which tell whether it is still
-        the same.
+        `url`; `size` in bytes; `etag` and `last-modified`, which identify the version (str or None).
 
     Raises:
-        InputError: The server cannot be reached, has no such file, or does not say how large it is.
+        InputError: The server cannot be reached, has no such file, or does not report its size.
     """
     with _curl(url, '--head') as curl:
         answer, complaint = curl.communicate()
     if curl.returncode:
         raise InputError(f'{url}: cannot be had ({complaint.decode(errors="replace").strip()})')
-    # After redirections there are several heads, of which the last one is the file's.
+    # After redirections there are several heads; the last one is the file's.
     head = answer.decode('latin-1').replace('\r\n', '\n').strip().split('\n\n')[-1].partition('\n')[2]
     fields = email.message_from_string(head)
     size = fields.get('Content-Length', '')
@@ -53,33 +54,33 @@ def ask(url):
     return {'url': url, 'size': int(size), 'etag': fields.get('ETag'), 'last-modified': fields.get('Last-Modified')}
 
 
-def begun(remote, path):
-    """How many bytes of a file have been fetched before, as `download` would go on with them."""
+def begun(remote: dict[str, Any], path: str) -> int:
+    """The bytes of a file that an earlier `download` fetched and this one would keep."""
     try:
         return os.path.getsize(_part(path)) if read_json(f'{_part(path)}.json') == remote else 0
     except (InputError, OSError):
         return 0
 
 
-def download(remote, path, track=lambda count: None, say=lambda line: None):
-    """Fetches a file, or the rest of it.
+def download(remote: dict[str, Any], path: str, track: Callable[[int], object] = lambda count: None,
+             say: Callable[[str], object] = lambda line: None) -> None:
+    """Downloads a file, or the rest of it.
 
     Args:
-        remote (dict): What `ask` says of it.
-        path (str): Where to; it appears there when it is whole. Its folder must exist.
-        track (callable): Takes the number of bytes that have come, again and again; a negative one if they have to come
-            once more.
-        say (callable): Takes notices, a line each.
+        remote: The result of `ask`.
+        path: The destination, in an existing folder; the file appears there when it is complete.
+        track: Is called with the number of bytes that arrived; negative if they are fetched again.
+        say: Is called with notices, one line each.
 
     Raises:
-        InputError: It does not come, or not as it was announced, or another run is fetching it. What came is kept, and
-            the next call goes on with it.
-        OSError: It cannot be written.
+        InputError: The download fails, differs from what was announced, or another run is fetching the file. What
+            arrived is kept, and the next call continues.
+        OSError: The file cannot be written.
     """
-    part = _part(path)
+    part, url = _part(path), remote['url']
     with with_filename(part), open(part, 'ab') as f:
         try:
-            fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(f, part)
         except BlockingIOError as e:
             raise InputError(f'{part}: another run is writing it; wait until that has ended') from e
         if not 0 < begun(remote, path) <= remote['size']:
@@ -89,14 +90,14 @@ def download(remote, path, track=lambda count: None, say=lambda line: None):
         while (before := os.fstat(f.fileno()).st_size) < remote['size']:
             status, complaint = _transfer(remote, f, before, track)
             if status == _NO_RANGES:
-                say(f'{remote["url"]}: the server does not send the rest of a file; it begins anew')
+                say(f'{url}: the server does not send the rest of a file; the download starts again')
                 track(-before)
                 f.truncate(0)
             now = os.fstat(f.fileno()).st_size
             tries, farthest = 0 if now > farthest else tries + 1, max(farthest, before, now)
             if tries == _TRIES:
-                raise InputError(f'{remote["url"]}: broken off after {now:,} of {remote["size"]:,} bytes '
-                                 f'({complaint}); the same command goes on from there')
+                raise InputError(f'{url}: broken off after {now:,} of {remote["size"]:,} bytes ({complaint}); '
+                                 'the same command continues from there')
             time.sleep(_WAIT * 2 ** (tries - 1) if tries else 0)
         os.fsync(f.fileno())
         os.replace(part, path)                          # while it is locked
@@ -104,11 +105,11 @@ def download(remote, path, track=lambda count: None, say=lambda line: None):
         os.unlink(f'{part}.json')
 
 
-def _part(path):
+def _part(path: str) -> str:
     return f'{path}.part'
 
 
-def _curl(url, *options):
+def _curl(url: str, *options: str) -> 'subprocess.Popen[bytes]':
     protocols = '=https' if url.startswith('https:') else '=http,https'
     try:
         return subprocess.Popen([*_CURL, '--proto', protocols, '--proto-redir', protocols, *options, url],
@@ -117,11 +118,12 @@ def _curl(url, *options):
         raise InputError('curl, which downloads files, is not installed: apt-get install curl') from e
 
 
-def _transfer(remote, f, offset, track):
-    """Has curl send what is behind the offset, and appends it; curl's exit status and what it has to say."""
+def _transfer(remote: dict[str, Any], f: BinaryIO, offset: int, track: Callable[[int], object]) -> tuple[int, str]:
+    """Appends what is behind the offset; returns curl's exit status and its message."""
     with _curl(remote['url'], '--continue-at', str(offset)) as curl:
+        assert curl.stdout is not None and curl.stderr is not None
         try:
-            while chunk := curl.stdout.read1(_CHUNK):
+            while chunk := curl.stdout.read1(_CHUNK):   # type: ignore[attr-defined]
                 offset += len(chunk)
                 if offset > remote['size']:
                     f.truncate(0)

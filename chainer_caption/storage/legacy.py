@@ -1,4 +1,6 @@
-"""Names that files of version 1.0.0 use, in one place: whoever reads such a file sees today's names only."""
+"""Names in files of version 1.0.0, mapped to today's names when they are read."""
+from collections.abc import Mapping
+from typing import Any
 
 # Keys of JSON objects: config.json, dataset.json, the record beside a feature matrix, the record of an extraction.
 _KEYS = {'network': 'encoder', 'profile': 'preprocessing', 'unit': 'tokenizer', 'places': 'max_positions',
@@ -6,7 +8,7 @@ _KEYS = {'network': 'encoder', 'profile': 'preprocessing', 'unit': 'tokenizer', 
          'image_weights': 'encoder_weights', 'word_weight': 'xe_weight',
          'network_learning_rate': 'encoder_learning_rate'}
 
-# Objects within config.json that have such keys, too.
+# Objects within config.json whose keys are mapped, too.
 _NESTED = 'features', 'training'
 
 #: The fine-tuned encoder's files in a model directory.
@@ -16,15 +18,8 @@ ENCODER_FILES = 'network.npz', 'network-next.npz'
 _DIGEST, _SNAPSHOT = 'network', '/network/'
 
 
-def current_keys(record):
-    """A JSON object with today's names for its keys.
-
-    Args:
-        record: Any JSON value; what is no object comes back as it is.
-
-    Returns:
-        The same value, or a new dict.
-    """
+def current_keys(record: Any) -> Any:
+    """A copy of a JSON object with today's keys; any other JSON value as it is."""
     if not isinstance(record, dict):
         return record
     found = {key if _KEYS.get(key, key) in record else _KEYS.get(key, key): value for key, value in record.items()}
@@ -33,7 +28,7 @@ def current_keys(record):
     return {key: current_keys(value) if key in _NESTED else value for key, value in found.items()}
 
 
-def current_array_names(arrays):
-    """The arrays of a `weights.npz` or a snapshot under today's names; a dict."""
+def current_array_names(arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """The arrays of a `weights.npz` or a snapshot under today's names."""
     return {'encoder' if name == _DIGEST else name.replace(_SNAPSHOT, '/encoder/', 1): array
             for name, array in arrays.items()}

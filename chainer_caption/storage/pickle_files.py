@@ -1,34 +1,31 @@
-"""Files of strangers that are pickles, with NumPy's arrays in them, whichever Python and NumPy wrote them; read without
-running anything."""
+"""Untrusted pickle files with NumPy arrays, of any Python and NumPy, read without executing anything."""
 import math
 import os
 import re
 import types
+from typing import Any
 
 import numpy as np
 
 from chainer_caption.errors import InputError
-from chainer_caption.storage.files import open_regular
+from chainer_caption.storage.files import Path, open_regular
 from chainer_caption.storage.pickles import Built, read_pickle, reading
 
-# The largest is read whole; protocol 0 takes three bytes for one of an array.
+# The largest file in bytes; it is read whole. Protocol 0 takes three bytes for one of an array.
 _MOST = 2 ** 31
 
 _TYPE = re.compile(r'[fiub][1248]')
 
 
-def read_pickle_file(path):
-    """The value that a file spells, of plain values, NumPy's arrays and numbers, and `argparse.Namespace`.
-
-    Args:
-        path (str or os.PathLike): The file.
+def read_pickle_file(path: Path) -> Any:
+    """Reads a pickle file of plain values, NumPy arrays and scalars, and `argparse.Namespace`.
 
     Returns:
-        The value. Arrays in it are `PickledArray`, namespaces `PickledNamespace`, and strings of Python 2 are text or
+        The value. Its arrays are `PickledArray`, its namespaces `PickledNamespace`, and strings of Python 2 are text or
         bytes (see `storage.pickles`).
 
     Raises:
-        InputError: The file cannot be read, is damaged or too large, or would call what no such value needs.
+        InputError: The file is unreadable, damaged or too large, or would call any other function.
     """
     with reading(path, 'Python', 'pickle'), open_regular(path) as f:
         size = os.fstat(f.fileno()).st_size
@@ -38,44 +35,45 @@ def read_pickle_file(path):
 
 
 class PickledNamespace(Built):
-    """An `argparse.Namespace` as a pickle describes it.
+    """An `argparse.Namespace` in a pickle.
 
     Attributes:
-        values (dict): Its attributes.
+        values: Its attributes by name.
     """
 
-    def __init__(self):
-        self.values = {}
+    def __init__(self) -> None:
+        self.values: dict[str, Any] = {}
 
-    def build(self, state):
+    def build(self, state: Any) -> None:
         if not isinstance(state, dict):
             raise ValueError('a namespace without its names')
         self.values = state
 
 
 class PickledArray(Built):
-    """An array as a pickle describes it.
+    """A NumPy array in a pickle.
 
     Attributes:
-        shape (tuple of int): Its shape.
-        dtype (numpy.dtype): Of its numbers.
+        shape: Its shape.
+        dtype: The dtype of its numbers.
     """
 
-    shape = dtype = None
+    shape: tuple[int, ...]
+    dtype: np.dtype
 
-    def build(self, state):
+    def build(self, state: Any) -> None:
         _, shape, dtype, fortran_order, data = state
         data = _as_bytes(data)
         if not isinstance(dtype, _Type) or not isinstance(shape, tuple) or len(shape) > 32 or \
                 not all(type(n) is int and 0 <= n < 2 ** 62 for n in shape):
             raise ValueError(f'an array of shape {shape!r:.100}')
-        self.shape, self.dtype, self._data, self._order = shape, dtype.dtype, data, 'F' if fortran_order else 'C'
+        self.shape, self.dtype, self._data, self._fortran = shape, dtype.dtype, data, bool(fortran_order)
         if math.prod(shape) * self.dtype.itemsize != len(data):
             raise ValueError(f'an array of shape {shape} with {len(data):,} bytes of {self.dtype}')
 
-    def read(self):
-        """The array, a read-only numpy.ndarray of `shape` and `dtype`."""
-        return np.frombuffer(self._data, self.dtype).reshape(self.shape, order=self._order)
+    def read(self) -> np.ndarray:
+        """The array, read-only."""
+        return np.frombuffer(self._data, self.dtype).reshape(self.shape, order='F' if self._fortran else 'C')
 
 
 class _Type(Built):
@@ -91,12 +89,14 @@ class _Type(Built):
 
 
 def _as_bytes(data):
-    # What Python 2 wrote as a string may happen to be text.
+    # A string of Python 2 may be valid text.
     data = data.encode() if isinstance(data, str) else data
     if not isinstance(data, bytes):
         raise ValueError('an array without its bytes')
     return data
 
+
+# Stand-ins for the functions that a pickle may call. They must be plain functions.
 
 def _array(*_):
     return PickledArray()

@@ -1,27 +1,26 @@
-"""Pickles of strangers, read without running anything.
+"""Untrusted pickles, read without executing anything.
 
-A pickle is a program for a small machine with a stack, and Python's own machine calls whatever the program names. This
-one knows only the instructions that plain values need, and of the names only those that its caller gives it, with what
-stands for them here; `pickletools` takes the instructions apart. Python's unpickler is not used at all.
-
-A string of Python 2 is bytes that were mostly meant as text. It is text here where it is UTF-8, and bytes where it is
-not; so nothing of it is lost.
+A pickle is a program for a stack machine, and Python's unpickler calls any function that the program names. This
+machine has only the instructions that plain values need and the names that its caller allows, each with a stand-in;
+`pickletools` decodes the instructions. A string of Python 2 becomes text where it is UTF-8, and bytes where it is not.
 """
 import codecs
 import contextlib
 import io
 import pickletools
 import types
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, BinaryIO
 
 from chainer_caption.errors import InputError
 from chainer_caption.storage.archives import ARCHIVE_ERRORS
-from chainer_caption.storage.files import unreadable
+from chainer_caption.storage.files import Path, unreadable
 
-# A state dict takes some forty instructions for each of its arrays, and a few dozen bytes for its name.
+# A state dict takes some forty instructions for each array, and a few dozen bytes for its name.
 _INSTRUCTIONS = 500_000
 _BYTES = 2 ** 24
 
-# Their argument is the value. LONG4 is not among them: its numbers can have millions of digits.
+# Their argument is the value. LONG4 is excluded: its numbers can have millions of digits.
 _VALUES = {'BININT', 'BININT1', 'BININT2', 'LONG1', 'INT', 'LONG', 'BINFLOAT', 'FLOAT', 'BINUNICODE',
            'SHORT_BINUNICODE', 'UNICODE', 'BINBYTES', 'SHORT_BINBYTES'}
 _OF_PYTHON_2 = 'STRING', 'BINSTRING', 'SHORT_BINSTRING'
@@ -33,20 +32,17 @@ _CODES = {opcode.code.encode('latin-1'): opcode for opcode in pickletools.opcode
 
 
 class ForbiddenCall(ValueError):
-    """A pickle that would call what it must not; the message is the name."""
+    """A pickle would call a function that is not allowed; the message is its name."""
 
 
 @contextlib.contextmanager
-def reading(path, program, kind):
-    """Whatever goes wrong in reading a file with pickles in it becomes one line that names it.
+def reading(path: Path, program: str, kind: str) -> Iterator[None]:
+    """Turns any error in reading a file with pickles into an InputError that names the file.
 
     Args:
-        path (str or os.PathLike): The file.
-        program (str): What else would load it.
-        kind (str): What it should be.
-
-    Raises:
-        InputError: The line.
+        path: The file.
+        program: The program that would execute it, for the message.
+        kind: The kind of file that is expected.
     """
     try:
         yield
@@ -62,31 +58,32 @@ def reading(path, program, kind):
 
 
 class Built:
-    """What a pickle makes first and gives its content afterwards: `build(state)` takes that."""
+    """An object that a pickle makes first and fills afterwards, by `build(state)`."""
 
-    def build(self, state):
+    def build(self, state: Any) -> None:
         raise NotImplementedError
 
 
-def read_pickle(f, known, persistent=None, most=_BYTES):
-    """The value that a pickle spells.
+def read_pickle(f: BinaryIO, known: Mapping[str, Any], persistent: Callable[[Any], Any] | None = None,
+                most: int = _BYTES) -> Any:
+    """Reads the pickle at the current position of a file, and leaves the file where the pickle ends.
 
     Args:
-        f (binary file): Where it begins; the file is left where it ends.
-        known (dict): The names that may stand in it (`'module.name'`), and what each stands for. Functions may be
-            called by the pickle, with any arguments; other values are data. Where one gives a `Built`, that is built.
-        persistent (callable or None): Takes what the pickle says of an object kept elsewhere, and gives that object.
-        most (int): The bytes that are read at most.
+        f: The file.
+        known: The allowed names (`'module.name'`) with their stand-ins. The pickle may call those that are functions,
+            with any arguments; other values are data. A `Built` that one returns is built.
+        persistent: Takes a reference to an object stored elsewhere and returns that object.
+        most: The largest number of bytes to read.
 
     Raises:
-        ForbiddenCall: It has another name.
-        ValueError: It is no sound pickle, has instructions that plain values do not need, or is too long.
+        ForbiddenCall: The pickle has another name.
+        ValueError: The pickle is damaged or too long, or has instructions that plain values do not need.
     """
     start = f.tell()
     stream = io.BytesIO(f.read(most))
     try:
         value = _run(stream, known, persistent)
-    except (IndexError, KeyError, TypeError, Warning) as e:     # what is not there is taken, or is of another kind
+    except (IndexError, KeyError, TypeError, Warning) as e:     # it takes what is missing or of another type
         raise ValueError('a damaged pickle') from e
     f.seek(start + stream.tell())
     return value
@@ -120,7 +117,7 @@ def _instructions(stream):
         if opcode is None:
             raise ValueError('no pickle, or one cut short')
         name = opcode.name
-        if name == 'STRING':                            # of which pickletools wants that it is ASCII
+        if name == 'STRING':                            # pickletools wants ASCII
             argument = _quoted(stream.readline().rstrip(b'\r\n'))
         else:
             argument = opcode.arg.reader(stream) if opcode.arg else None
@@ -174,7 +171,7 @@ class _Machine:
         self.push(self.memo[index])
 
     def name(self, argument):
-        # Both parts in one argument, or else on the stack.
+        # Both parts are in one argument, or on the stack.
         name = argument.replace(' ', '.', 1) if argument else '{:s}.{:s}'.format(*self.last(2))
         if name not in self.known:
             raise ForbiddenCall(name)
@@ -188,7 +185,7 @@ class _Machine:
 
     def build(self, _):
         state = self.stack.pop()
-        if isinstance(self.stack[-1], Built):           # nothing else here has attributes that could be given
+        if isinstance(self.stack[-1], Built):           # nothing else here has attributes
             self.stack[-1].build(state)
 
     def find(self, _):
@@ -204,7 +201,7 @@ def _append(container, items):
 
 
 def _set(container, items):
-    # The hash of a tuple within a tuple within a tuple, and so on, would end in a crash.
+    # The hash of a deeply nested tuple would crash the interpreter.
     if type(container) is not dict or not all(isinstance(key, (str, int, float, bytes)) for key in items[::2]):
         raise ValueError('a pickle that puts items where there can be none')
     container.update(zip(items[::2], items[1::2], strict=True))

@@ -1,19 +1,20 @@
-"""What a Chainer object holds as arrays by name, and back: Chainer's serializers without their pickles.
+"""The state of Chainer objects as arrays by name, and back: Chainer's serializers without pickles.
 
-Chainer's `load_npz` would run a pickle, and its serializer would write `None` as one.
+Chainer's `load_npz` would execute a pickle, and its serializer writes `None` as one.
 """
 import hashlib
 import warnings
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from chainer.serializers import DictionarySerializer, NpzDeserializer
 
-# What stands in a file for None: an array that no parameter or counter has the shape of.
+# Stands for None in a file: an array of a shape that no parameter or counter has.
 _NONE = np.zeros((0, 0, 0), np.int8)
 
 
 class _Serializer(DictionarySerializer):
-    """Chainer's serializer, but that None is written as an array and not as a pickle."""
 
     def __getitem__(self, key):
         return _Serializer(self.target, self.path + key.strip('/') + '/')
@@ -37,28 +38,28 @@ class _Deserializer(NpzDeserializer):
         return super().__call__(key, value)
 
 
-def to_arrays(target):
-    """What a Chainer object serializes, as a dict of arrays on the CPU, None included."""
+def to_arrays(target: Any) -> dict[str, np.ndarray]:
+    """The serialized state of a Chainer object as arrays on the CPU, None included."""
     serializer = _Serializer()
     serializer.save(target)
     return {name: np.asarray(array) for name, array in serializer.target.items()}
 
 
-def from_arrays(arrays, target):
-    """Loads what `to_arrays` made into an object of the same kind.
+def from_arrays(arrays: Mapping[str, np.ndarray], target: Any) -> None:
+    """Loads the result of `to_arrays` into an object of the same kind.
 
     Raises:
-        KeyError, ValueError, TypeError, AttributeError, IndexError or Warning: It is of another kind.
+        KeyError, ValueError, TypeError, AttributeError, IndexError or Warning: The object is of another kind.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter('error')                  # Chainer goes on without what is not there
+        warnings.simplefilter('error')                  # Chainer only warns of missing arrays
         _Deserializer(arrays).load(target)
 
 
-def arrays_digest(arrays):
-    """SHA-256 over the names, types, shapes and values of `{name: array}`, as hexadecimal digits."""
+def arrays_digest(arrays: Mapping[str, np.ndarray]) -> str:
+    """SHA-256 over the names, dtypes, shapes and values of `{name: array}`, as hexadecimal digits."""
     digest = hashlib.sha256()
     for name, array in sorted(arrays.items()):
         digest.update(f'{name} {array.dtype} {array.shape}'.encode())
-        digest.update(np.ascontiguousarray(array))      # without a copy
+        digest.update(np.ascontiguousarray(array))      # type: ignore[arg-type]
     return digest.hexdigest()

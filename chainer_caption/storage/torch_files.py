@@ -1,8 +1,8 @@
-"""PyTorch's files of weights (`.pth`), read without PyTorch and without running anything.
+"""PyTorch weights files (`.pth`), read without PyTorch and without executing anything.
 
-`torch.save` writes a pickle that describes the tensors, and their numbers beside it: since PyTorch 1.6 as the members
-of a zip archive, before that one after the other in one file (`torch/serialization.py` has both). Each tensor is a view
-of a storage, a row of numbers: where it begins, its shape and its strides, all in elements.
+`torch.save` writes a pickle that describes the tensors, and their numbers: since PyTorch 1.6 as the members of a zip
+archive, before that one after the other in one file (`torch/serialization.py`). Each tensor is a view of a storage, a
+one-dimensional array: an offset, a shape and strides, all in elements.
 """
 import dataclasses
 import math
@@ -11,22 +11,22 @@ import zipfile
 
 import numpy as np
 
-from chainer_caption.storage.archives import sound_members
-from chainer_caption.storage.files import open_regular
+from chainer_caption.storage.archives import valid_members
+from chainer_caption.storage.files import Path, open_regular
 from chainer_caption.storage.pickles import read_pickle, reading
 
-# What begins the old format: a pickled number, its version, and facts of the machine that wrote it.
+# The old format begins with a pickled number, its version, and properties of the machine that wrote it.
 _MAGIC, _VERSION = 0x1950a86a20f9469cfc6c, 1001
 
 _DIMENSIONS = 32
 
 _DTYPES = {'Float': '<f4', 'Double': '<f8', 'Half': '<f2', 'Long': '<i8', 'Int': '<i4', 'Short': '<i2', 'Char': '|i1',
            'Byte': '|u1', 'Bool': '|b1'}
-_FOREIGN = 'BFloat16'                                   # which NumPy does not have
+_FOREIGN = 'BFloat16'                                   # NumPy has no such dtype
 
 
-def is_torch_file(head):
-    """Whether a file that begins with these bytes, 16 or more, is one of PyTorch's, in either format."""
+def is_torch_file(head: bytes) -> bool:
+    """Whether a file that begins with these bytes, 16 or more, is a PyTorch file, in either format."""
     return head[:2] == b'PK' or _MAGIC.to_bytes(10, 'little') in head[:16]
 
 
@@ -35,42 +35,37 @@ class _Storage:
     key: str
     dtype: np.dtype
     size: int                                           # in elements, as `start`
-    start: int = 0                                      # of a storage that is a part of another
+    start: int = 0                                      # not 0 for a part of another storage
 
 
 @dataclasses.dataclass(frozen=True)
 class _View:
     storage: _Storage
     offset: int
-    shape: tuple
-    strides: tuple
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
 
 
 @dataclasses.dataclass(frozen=True)
 class StoredTensor:
-    """A tensor that is still in its file.
+    """A tensor that has not been read from its file yet.
 
     Attributes:
-        path (str or os.PathLike): The file.
-        place (int): Where in it the first of its numbers is, in bytes.
-        dtype (numpy.dtype): Of its numbers.
-        shape (tuple of int): Its shape.
-        strides (tuple of int): From one number to the next in each dimension, in elements.
+        path: The file.
+        place: The offset of its first number in the file, in bytes.
+        dtype: The dtype of its numbers.
+        shape: Its shape.
+        strides: Its strides in elements.
     """
 
-    path: str
+    path: Path
     place: int
     dtype: np.dtype
-    shape: tuple
-    strides: tuple
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
 
-    def read(self):
-        """Reads it: a contiguous numpy.ndarray of `shape` and `dtype`.
-
-        Raises:
-            OSError: The file cannot be read any more.
-            EOFError: It has become shorter.
-        """
+    def read(self) -> np.ndarray:
+        """Reads the tensor as a contiguous array; raises OSError or EOFError where the file has changed."""
         count = _span(self.shape, self.strides)
         numbers = np.fromfile(self.path, self.dtype, count, offset=self.place)
         if len(numbers) < count:
@@ -79,19 +74,16 @@ class StoredTensor:
         return np.ascontiguousarray(np.lib.stride_tricks.as_strided(numbers, self.shape, strides)).reshape(self.shape)
 
 
-def read_state_dict(path):
-    """The tensors of a state dict that `torch.save` has written, by name; none is read yet.
+def read_state_dict(path: Path) -> dict[str, StoredTensor]:
+    """The tensors of a state dict written by `torch.save`, by name; none is read yet.
 
     Args:
-        path (str or os.PathLike): The file, in either of PyTorch's formats. What is no tensor in it is left out, and of
-            a checkpoint that has the key `state_dict` that one is taken.
-
-    Returns:
-        dict: Name to StoredTensor.
+        path: The file, in either format. Values that are no tensors are left out; of a checkpoint with the key
+            `state_dict` its value is taken.
 
     Raises:
-        InputError: The file cannot be read, is none of PyTorch's or damaged, claims more than it can hold, or is a
-            pickle that would call what no state dict needs.
+        InputError: The file is unreadable, damaged or no PyTorch file, claims more than it can hold, or is a pickle
+            that would call other functions than a state dict needs.
     """
     with reading(path, 'PyTorch', "file of PyTorch's"):
         with open_regular(path) as f:
@@ -117,11 +109,11 @@ def _stored(path, view, places):
     return StoredTensor(path, places[storage.key] + at * dtype.itemsize, dtype, view.shape, view.strides)
 
 
-# Both formats: the value of the pickle, and where in the file each storage begins.
+# Both readers return the value of the pickle, and the offset in the file of each storage.
 
 def _zipped(f, size):
     with zipfile.ZipFile(f) as archive:
-        members = sound_members(archive, size)
+        members = valid_members(archive, size)
         folder, = (name.removesuffix('data.pkl') for name in members if name.split('/')[1:] == ['data.pkl'])
         if members.get(f'{folder}byteorder') and archive.read(members[f'{folder}byteorder']) != b'little':
             raise ValueError('written on a machine with another order of bytes')
@@ -132,7 +124,7 @@ def _zipped(f, size):
             member = members[f'{folder}data/{key}']
             if member.compress_type != zipfile.ZIP_STORED or storage.size * storage.dtype.itemsize > member.file_size:
                 raise ValueError(f'storage {key} has not the bytes of its {storage.size:,} numbers')
-            # Between the member's own header and its bytes stand its name and padding, whose lengths only that knows.
+            # A member's own header gives the lengths of its name and padding, which precede its bytes.
             f.seek(member.header_offset + 26)
             lengths = f.read(4)
             place = member.header_offset + 30 + int.from_bytes(lengths[:2], 'little') + \
@@ -171,10 +163,10 @@ def _inside(place, length, size):
     return place
 
 
-# The names of a state dict, and what stands for them here.
+# Stand-ins for the functions that a state dict names.
 
 def _read(f):
-    storages = {}
+    storages: dict[str, _Storage] = {}
 
     def persistent(described):
         kind, dtype, key, _, size, *view = described
@@ -206,7 +198,7 @@ def _tensor(storage, offset, shape, strides, *_):
     (offset,), shape, strides = _counts([offset]), _counts(shape), _counts(strides)
     if not isinstance(storage, _Storage) or len(shape) != len(strides):
         raise ValueError('a tensor of unknown kind')
-    # One that repeats its numbers could be of any size.
+    # A tensor that repeats its numbers could have any size.
     if offset + _span(shape, strides) > storage.size or math.prod(shape) > storage.size:
         raise ValueError(f'a tensor of shape {shape} lies outside of its storage')
     return _View(storage, offset, shape, strides)
@@ -224,7 +216,7 @@ def _counts(numbers):
 
 
 def _span(shape, strides):
-    """From the first of a tensor's numbers to behind the last, in elements."""
+    """The number of elements from a tensor's first number to its last."""
     return 0 if 0 in shape else 1 + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
 
 

@@ -1,9 +1,10 @@
-"""Zip archives of strangers, unpacked into a folder and nowhere else."""
+"""Untrusted zip archives, unpacked into a folder and nowhere else."""
 import os
 import pathlib
 import shutil
 import stat
 import zipfile
+from collections.abc import Callable, Iterable
 
 from chainer_caption.errors import InputError
 from chainer_caption.storage.archives import ARCHIVE_ERRORS, plausible
@@ -11,24 +12,24 @@ from chainer_caption.storage.files import atomic_write, escapes_root, open_regul
 
 _CHUNK = 2 ** 20
 
-# What macOS adds to archives and nobody wants.
+# macOS adds it to archives.
 _UNWANTED = '__MACOSX/'
 
 
-def unpack(path, folder, strip=False, track=lambda results: results):
-    """Unpacks a zip archive. Each file appears whole; those that are there already, by their size, are passed over.
+def unpack(path: str, folder: str, strip: bool = False,
+           track: Callable[[list[zipfile.ZipInfo]], Iterable[zipfile.ZipInfo]] = lambda members: members) -> None:
+    """Unpacks a zip archive. Files are written atomically; those that exist with their size are skipped.
 
-    Everything is looked at before the first file is written, and the checksum of each file as it is.
+    All names and sizes are checked before the first file is written, and checksums while it is.
 
     Args:
-        path (str): The archive.
-        folder (str): Where to. It is made.
-        strip (bool): Whether the one folder that all in the archive is in is left out.
-        track (callable): Takes the list of members and returns an iterator of them, to show how far it is.
+        path: The archive.
+        folder: The destination; it is made.
+        strip: Whether the one folder that contains everything in the archive is left out.
+        track: Takes the list of members and returns an iterator of them, to show progress.
 
     Raises:
-        InputError: It is no sound archive, or a name in it leads out of the folder, or is that of a link; or there is
-            not the room for what is in it.
+        InputError: The archive is damaged, a name in it leads out of the folder or is a link, or the disk is too small.
         OSError: A file cannot be written.
     """
     try:
@@ -55,17 +56,8 @@ def unpack(path, folder, strip=False, track=lambda results: results):
         raise InputError(f'{path}: not a sound archive ({e}); delete it, and the same command fetches it again') from e
 
 
-def check_room(folder, size, what):
-    """Refuses what does not fit onto a disk.
-
-    Args:
-        folder (str): A folder on it.
-        size (int): Bytes that are wanted.
-        what (str): What wants them.
-
-    Raises:
-        InputError: So many are not free.
-    """
+def check_room(folder: str, size: int, what: str) -> None:
+    """Raises InputError unless `size` bytes are free on the disk of a folder; `what` needs them."""
     free = shutil.disk_usage(folder).free
     if size > free:
         raise InputError(f'{folder}: {what} needs {size / 1e6:,.0f} MB, and {free / 1e6:,.0f} MB are free there; make '
@@ -73,7 +65,7 @@ def check_room(folder, size, what):
 
 
 def _places(archive, path, folder, strip, size):
-    """Where each file of an archive belongs: a dict of zipfile.ZipInfo to str."""
+    """The destination of each file of an archive: a dict of zipfile.ZipInfo to str."""
     members = [member for member in archive.infolist()
                if not member.filename.endswith('/') and not member.filename.startswith(_UNWANTED)]
     names = [pathlib.PurePosixPath(member.filename).parts for member in members]
