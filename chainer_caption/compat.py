@@ -1,8 +1,8 @@
 """Makes Chainer 7.8.1, unmodified, import and run on today's Python and NumPy.
 
-Chainer's last release is of January 2022; what it uses of NumPy and of the standard library has been removed since.
-This module puts back just that, and only where it is missing: a name that exists is never touched, so on an old
-NumPy or Python importing it does nothing. The package imports it before Chainer; other code may do the same::
+Chainer's last release is of January 2022. This module restores the names of NumPy and of the standard library that it
+uses and that were removed since; a name that exists is never changed. The package imports it before Chainer; other code
+may do the same::
 
     import chainer_caption.compat
     import chainer
@@ -20,6 +20,7 @@ import sys
 import tempfile
 import types
 import warnings
+from typing import Any
 
 import numpy
 
@@ -36,9 +37,9 @@ _SCTYPES = {
 }
 
 
-def _restore_numpy_names():
-    # `numpy.__dict__` is asked, not hasattr: NumPy answers for removed names with a warning or an error of its own,
-    # and NumPy 2 has its own `numpy.bool`, which stays.
+def _restore_numpy_names() -> None:
+    # `numpy.__dict__`, not hasattr: NumPy answers for removed names with a warning or an error, and NumPy 2 has its own
+    # `numpy.bool`, which stays.
     names = numpy.__dict__
     for name, builtin in _ALIASES.items():
         if name not in names:
@@ -48,17 +49,16 @@ def _restore_numpy_names():
         setattr(numpy, 'sctypes', restored)  # noqa: B010 (the linter would rewrite numpy.sctypes as removed)
 
 
-def _restore_numpy_distutils():
-    # Removed on Python 3.12, with the distutils it was built on: numpy.distutils. Chainer asks it which BLAS NumPy was
-    # built with, for `chainer.print_runtime_info()` and a warning about macOS's Accelerate; {} answers "not known".
-    # On Python 3.10 and 3.11 it may be there and yet not be imported: that of NumPy 2.0 and 2.1 wants a distutils that
-    # setuptools 74 has given up. So it is imported, and not merely looked for.
+def _restore_numpy_distutils() -> None:
+    # Removed on Python 3.12. Chainer asks it which BLAS NumPy was built with; {} answers "not known". On Python 3.10
+    # and 3.11 the one of NumPy 2.0 and 2.1 exists but needs a distutils that setuptools 74 removed: so it is imported,
+    # and not only looked for.
     with contextlib.suppress(ImportError):
         importlib.import_module('numpy.distutils.system_info')
         return
-    system_info = types.ModuleType('numpy.distutils.system_info')
+    system_info: Any = types.ModuleType('numpy.distutils.system_info')
     system_info.get_info = lambda name, notfound_action=0: {}
-    distutils = types.ModuleType('numpy.distutils')
+    distutils: Any = types.ModuleType('numpy.distutils')
     distutils.system_info = system_info
     distutils.__path__ = []
     distutils.__spec__ = importlib.machinery.ModuleSpec('numpy.distutils', None, is_package=True)
@@ -66,10 +66,9 @@ def _restore_numpy_distutils():
     sys.modules['numpy.distutils.system_info'] = system_info
 
 
-def _import_cupy():
-    # Two things that CuPy 14 lacks nobody need be told of. It has dropped cuDNN, and Chainer would say that CuPy should
-    # be reinstalled; one GPU needs no NCCL, and CuPy would warn of its absence as soon as Chainer asks for it. With a
-    # CuPy that is missing or fails Chainer deals itself.
+def _import_cupy() -> None:
+    # CuPy 14 has no cuDNN, and Chainer would advise to reinstall CuPy. CuPy warns of a missing NCCL as soon as Chainer
+    # asks for it, though one GPU needs none. Chainer itself handles a CuPy that is missing or fails.
     if importlib.util.find_spec('cupy') is None:
         return
     with contextlib.suppress(Exception):
@@ -80,11 +79,11 @@ def _import_cupy():
         importlib.import_module('cupy.cuda.nccl')
 
 
-def _find_kernel_cache():
-    # Where the folder in which CuPy keeps compiled kernels cannot be made or written, as without a home, CuPy fails. It
-    # then gets a folder that this user alone can write into and that goes when this process ends.
+def _find_kernel_cache() -> None:
+    # CuPy fails where its folder of compiled kernels cannot be made or written, as without a home. It then gets a
+    # private folder that is deleted when this process ends.
     folder = os.environ.get('CUPY_CACHE_DIR', os.path.expanduser('~/.cupy/kernel_cache'))
-    known = os.path.isabs(folder)                       # the ~ stays where nobody knows the home
+    known = os.path.isabs(folder)                       # ~ is not expanded where there is no home
     with contextlib.suppress(OSError):
         if known:
             os.makedirs(folder, exist_ok=True)
@@ -95,9 +94,8 @@ def _find_kernel_cache():
 
 _restore_numpy_names()
 with warnings.catch_warnings():
-    # Deprecated where they still exist, and imported by Chainer as it starts: numpy.distutils (NumPy 1.23, Python 3.10
-    # and 3.11) and pkg_resources (setuptools 67.5; removed in 81, below which the distribution pins it). What they
-    # warn of is answered here and is nothing that users of this package could act on.
+    # Chainer imports both as it starts: numpy.distutils, deprecated by NumPy 1.23, and pkg_resources, deprecated by
+    # setuptools 67.5 and removed in 81. Users of this package cannot act on the warnings.
     warnings.simplefilter('ignore')
     _restore_numpy_distutils()
     importlib.import_module('pkg_resources')

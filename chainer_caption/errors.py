@@ -7,7 +7,7 @@ _CONTROL = re.compile('[\0-\x1f\x7f-\x9f\u2028\u2029]')
 _LONGEST = 2000
 
 
-def printable(text):
+def printable(text: str) -> str:
     """`text`, which may come from strangers, as one line that a terminal can be trusted with: lines are joined, control
     characters escaped as in Python (`'\\x1b'`), and the middle of what is endless is left out."""
     text = ' '.join(re.split('[\r\n]+', text.strip('\r\n')))

@@ -1,7 +1,7 @@
-"""Several processes that work as one: those that mpiexec has started, by way of ChainerMN and MPI; or this one alone.
+"""Several processes started by mpiexec that work as one, by ChainerMN and MPI; or this process alone.
 
-Only process 0 prints and writes. The processes agree without asking wherever they can: from the same seed each draws
-the same minibatches and takes its share of them (`batches.PackShare`), so gradients and figures are all that travels.
+Only process 0 prints and writes. From the same seed each process makes the same minibatches and takes its share of them
+(`batches.PackShare`), so only gradients and figures are exchanged.
 """
 import contextlib
 import itertools
@@ -9,28 +9,25 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 
 from chainer_caption.errors import InputError
 
-# How a process is told which of several it is and how many they are: by Open MPI, by MPICH and its kin, and by Slurm
-# through PMIx. PMIx has no number, so Slurm's of the step is taken; SLURM_NTASKS may be that of the whole job. Open MPI
-# uses PMIx, too, and may itself have been started within a step, so its own word comes first.
-_TOLD = (('OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_SIZE'), ('PMI_RANK', 'PMI_SIZE'),
-         ('PMIX_RANK', 'SLURM_STEP_NUM_TASKS'))
+T = TypeVar('T')
+
+# Environment variables of a process's rank and of the number of processes: of Open MPI, of MPICH and its kin, and of
+# Slurm through PMIx. PMIx has no number of processes; SLURM_NTASKS may be that of the whole job, so the step's is
+# used. Open MPI uses PMIx, too, and may run within a Slurm step, so its own variables come first.
+_VARIABLES = (('OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_SIZE'), ('PMI_RANK', 'PMI_SIZE'),
+              ('PMIX_RANK', 'SLURM_STEP_NUM_TASKS'))
 
 
-def told_rank(environment):
-    """Which of several processes this one is, as who started it has told it.
-
-    Args:
-        environment (dict): As `os.environ`.
-
-    Returns:
-        str or None: None where it is alone: a single task needs no MPI.
-    """
-    for rank, size in _TOLD:
+def told_rank(environment: Mapping[str, str]) -> str | None:
+    """This process's rank according to the environment (as `os.environ`); None for a single process."""
+    for rank, size in _VARIABLES:
         if rank in environment:
             return None if environment.get(size) == '1' else environment[rank]
     return None
@@ -38,32 +35,31 @@ def told_rank(environment):
 
 RANK = told_rank(os.environ)
 
-# Seconds for which the processes leave it to process 0 to say what is wrong, because what is wrong is as a rule wrong
-# for all of them.
+# Seconds for which the other processes let process 0 print an error, which is usually the same in all.
 _DEFERENCE = 2
 
 
 class Processes:
-    """The processes at work.
+    """The processes of this run.
 
     Attributes:
-        rank (int): Which of them this is, from 0.
-        size (int): How many there are.
-        first (bool): Whether this is the one that prints and writes.
+        rank: This process's number, from 0.
+        size: The number of processes.
+        first: Whether this is process 0, which prints and writes.
     """
 
-    def __init__(self, comm=None):
+    def __init__(self, comm: Any = None) -> None:
         self._comm = comm
-        self.rank = 0 if comm is None else comm.Get_rank()
-        self.size = 1 if comm is None else comm.Get_size()
+        self.rank: int = 0 if comm is None else comm.Get_rank()
+        self.size: int = 1 if comm is None else comm.Get_size()
         self.first = self.rank == 0
 
     @classmethod
-    def started(cls):
-        """Those that were started together with this one by mpiexec, or this one alone.
+    def started(cls) -> 'Processes':
+        """The processes that mpiexec started together with this one, or this one alone.
 
         Raises:
-            InputError: mpiexec has started this process, and mpi4py, which would tell it more, is not installed.
+            InputError: mpiexec started this process, and mpi4py is not installed.
         """
         if RANK is None:
             return cls()
@@ -74,12 +70,14 @@ class Processes:
                              'scripts/setup.sh mpi installs it') from e
         return cls(MPI.COMM_WORLD) if MPI.COMM_WORLD.Get_size() > 1 else cls()
 
-    def device(self, device):
-        """The device of this process: on the CPU as given. The processes of a host that see the same GPUs take one
-        each, from the given one on; where a launcher such as Slurm shows each its own, that is the one it takes.
+    def device(self, device: Any) -> Any:
+        """The device of this process.
+
+        On the CPU it is `device`. Processes of a host that see the same GPUs take one each, from `device` on; where a
+        launcher such as Slurm shows each process its own GPU, it takes that one.
 
         Args:
-            device (chainer.backend.Device): The device of the first process of each host.
+            device: The chainer.backend.Device of the first process of each host.
 
         Raises:
             InputError: There are fewer GPUs than processes that see them.
@@ -99,12 +97,11 @@ class Processes:
                                  'start no more processes on a host than it has GPUs')
             device = chainer.get_device(f'@cupy:{number}')
         with chainer.using_device(device):
-            cuda.cupy.zeros(1)                          # what cannot be used is noticed here and no sooner
+            cuda.cupy.zeros(1)                          # an unusable GPU fails here, not before
         return device
 
-    def one_after_another(self, make):
-        """Calls a function in the first process of each host, and then in the others: what the first one finds and
-        leaves in a cache the others find there."""
+    def one_after_another(self, make: Callable[[], T]) -> T:
+        """Calls a function in the first process of each host and then in the others, which find what it cached."""
         if self._comm is None:
             return make()
         host = self._host()
@@ -115,73 +112,66 @@ class Processes:
         host.Barrier()
         return make()
 
-    def _host(self):
+    def _host(self) -> Any:
         """The communicator of the processes of this host."""
         from mpi4py import MPI
         return self._comm.Split_type(MPI.COMM_TYPE_SHARED)
 
-    def share(self, items):
+    def share(self, items: Sequence[T]) -> Sequence[T]:
         """This process's part of a sequence."""
         return items[self.rank::self.size]
 
-    def sum(self, values):
-        """The sums over processes.
-
-        Args:
-            values (sequence of float): This process's summands.
-
-        Returns:
-            numpy.ndarray: float64, the same in each process.
-        """
+    def sum(self, values: Any) -> np.ndarray:
+        """The sums of each process's values over all processes; float64, the same in each process."""
         values = np.array(values, np.float64)
         if self._comm is not None:
             self._comm.Allreduce(values.copy(), values)
         return values
 
-    def broadcast(self, value):
-        """What process 0 has for all (the value that the others give is not looked at)."""
+    def broadcast(self, value: T) -> T:
+        """Process 0's value in all processes."""
         return value if self._comm is None else self._comm.bcast(value)
 
-    def gather(self, value):
-        """In process 0 the list of what all processes have; None in the others."""
+    def gather(self, value: T) -> list[T] | None:
+        """The list of all processes' values in process 0; None in the others."""
         return [value] if self._comm is None else self._comm.gather(value)
 
-    def map(self, function, items, batch, done=0):
-        """Works on a sequence together: the processes take whole batches in turn, which begin where they would if there
-        was only one.
+    def map(self, function: Callable[[list[Any]], Iterable[T]], items: Sequence[Any], batch: int,
+            done: int = 0) -> Iterator[T]:
+        """Processes a sequence together: the processes take whole batches in turn, the same ones as a single process.
 
         Args:
-            function (callable): Takes a list of items and gives an iterator of a result for each.
-            items (list): The same in each process.
-            batch (int): How many go together.
-            done (int): How many have been worked on before; process 0 says it.
+            function: Takes a list of items and returns an iterable of one result for each.
+            items: The same in each process.
+            batch: The number of items in a batch.
+            done: The number of items that are done already; process 0's counts.
 
         Yields:
-            The results, in order; in process 0, where all of them come together. Elsewhere nothing.
+            The results in order, in process 0; nothing in the others.
         """
         items = items[self.broadcast(done):]
         batches = [items[i:i + batch] for i in range(0, len(items), batch)]
-        # Called at once, and what it refuses is refused before anything is opened for the results.
+        # The function is called here: what it refuses is refused before a file for the results is opened.
         return self._in_turn(batches, iter(function([item for share in self.share(batches) for item in share])))
 
-    def _in_turn(self, batches, mine):
+    def _in_turn(self, batches: list[Sequence[Any]], mine: Iterator[T]) -> Iterator[T]:
         for number, part in enumerate(batches):
             owner = number % self.size
             if self.first:
                 yield from self._comm.recv(source=owner) if owner else itertools.islice(mine, len(part))
             elif owner == self.rank:
-                # Waits until it has been taken: nobody runs ahead with all that it finds.
+                # A synchronous send: no process runs ahead of process 0.
                 self._comm.ssend(list(itertools.islice(mine, len(part))), 0)
 
-    def number(self, update):
-        """A number that no other process and no other update has; dropout masks that differ follow from it."""
+    def number(self, update: int) -> int:
+        """A number that no other process and no other update has, for the seeds of dropout masks."""
         return update * self.size + self.rank
 
-    def mean_gradients(self, device):
-        """The optimizer hook that averages gradients over several processes (see `MeanGradients`).
+    def mean_gradients(self, device: Any) -> 'MeanGradients':
+        """The optimizer hook that averages gradients over the processes.
 
         Raises:
-            InputError: The processes are to train on GPUs, and CuPy has no NCCL, by which those talk to each other.
+            InputError: The processes train on GPUs, and CuPy finds no NCCL.
         """
         import chainermn
         from chainer.backends import cuda
@@ -191,75 +181,72 @@ class Processes:
             communicator = chainermn.create_communicator('pure_nccl', self._comm)
         except RuntimeError as e:
             raise InputError(f'several GPUs need NCCL, and CuPy has none ({e}); install nvidia-nccl-cu13 or '
-                             'nvidia-nccl-cu12') from e
-        # Its kernels that copy all gradients at once do not compile with CuPy 14, which leaves cuda_fp16.h out; a copy
-        # for each parameter does as well. `set_config` would lose the value on its way.
+                             'nvidia-nccl-cu12, as scripts/setup.sh cuda13x or cuda12x does') from e
+        # Its kernels that copy all gradients at once do not compile with CuPy 14, which lacks cuda_fp16.h; one copy for
+        # each parameter works. `set_config` would lose the value.
         with communicator.config_scope():
             communicator.batched_copy = False
         return MeanGradients(communicator)
 
 
 class MeanGradients:
-    """An optimizer hook: the gradients become their means over the processes, before the update.
+    """An optimizer hook that averages gradients over the processes before the update.
 
-    ChainerMN's own multi-node optimizer does the same, but spends the first update on making the weights equal; here
-    they are equal from the start, and N processes take the very updates that one would.
+    ChainerMN's multi-node optimizer spends the first update on making the weights equal; here they are equal from the
+    start, and N processes make the same updates as one.
 
     Args:
-        communicator (chainermn.CommunicatorBase): Who means the gradients.
+        communicator: The chainermn.CommunicatorBase.
     """
     name = 'MeanGradients'
     timing = 'pre'
     call_for_each_param = False
 
-    def __init__(self, communicator):
+    def __init__(self, communicator: Any) -> None:
         self._communicator = communicator
 
-    def __call__(self, optimizer):
+    def __call__(self, optimizer: Any) -> None:
         self._communicator.multi_node_mean_grad(optimizer.target)
 
 
 class SharedContext:
-    """A context manager for any number of threads: the first to come in sets it up, the last to go out undoes it.
-
-    Settings of the process that each thread set up and undid by itself would be undone while others rely on them.
+    """A context manager for process-wide settings in any number of threads: the first to enter sets it up, the last to
+    leave undoes it.
 
     Args:
-        make (callable): Gives the context manager that sets it up and undoes it; called whenever somebody is the first.
+        make: Returns the context manager that sets it up and undoes it.
 
     Attributes:
-        inside (int): How many are in it.
+        inside: The number of threads inside.
     """
 
-    def __init__(self, make):
+    def __init__(self, make: Callable[[], Any]) -> None:
         self._make = make
         self._lock = threading.Lock()
         self._undo = contextlib.ExitStack()
         self.inside = 0
 
-    def __enter__(self):
+    def __enter__(self) -> None:
         with self._lock:
             if not self.inside:
                 self._undo.enter_context(self._make())
             self.inside += 1
 
-    def __exit__(self, *exception):
+    def __exit__(self, *exception: object) -> None:
         with self._lock:
             self.inside -= 1
             if not self.inside:
                 self._undo.close()
 
 
-def defer():
-    """Called by a process that is about to say what has gone wrong: all but process 0 wait for a moment, in which
-    process 0 may say the same and end them."""
+def defer() -> None:
+    """Before a process prints an error: all but process 0 wait, in which time process 0 may print it and end them."""
     if RANK not in (None, '0'):
         time.sleep(_DEFERENCE)
 
 
-def end(status):
-    """Ends all processes with an exit status, if there are others; one that has failed calls this, because its partners
-    would wait for it for ever."""
+def end(status: int) -> None:
+    """Ends all processes with an exit status, if there are several: after a failure the others would wait for ever."""
     if 'mpi4py.MPI' in sys.modules:
         comm = sys.modules['mpi4py.MPI'].COMM_WORLD
         if comm.Get_size() > 1:
