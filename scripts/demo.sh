@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# On a fresh machine: sets up, trains on the embedded dataset features/demo, captions images that were in no split,
-# counts how many of the best captions are true, and writes a gallery of them.
+# On a fresh machine: sets up, trains on the embedded dataset features/demo, captions images of no split, counts how many
+# of the best captions are true, and writes a gallery.
 #
 #   scripts/demo.sh            writes into the folder demo/
 #   scripts/demo.sh -g 0       trains and captions on the first GPU
@@ -15,12 +15,12 @@ echo 'Training on features/demo ...'
 $python scripts/train.py features/demo -o demo/model --overwrite \
     --epochs 15 --hidden 256 --batch-size 64 --dropout 0.3 "$@"
 echo
-echo 'Captions of images that were in no split, the five best each:'
+echo 'Captions of images of no split, the five best of each:'
 $python scripts/generate.py -m demo/model features/demo/unseen "$@"
 echo
 $python scripts/generate.py -m demo/model features/demo/unseen -o demo/captions.jsonl "$@"
 $python features/demo/draw.py demo/captions.jsonl
 $python scripts/generate.py -m demo/model features/demo/unseen -o demo/gallery.html "$@"
-echo 'The training: demo/model/run.html'
-echo 'The gallery: demo/gallery.html'
-echo 'Your own photos, with a captioner that comes along: .venv/bin/chainer-caption generate ~/Images -o captions.html'
+echo 'Training report: demo/model/run.html'
+echo 'Gallery: demo/gallery.html'
+echo 'Your own images, with the pretrained model: .venv/bin/chainer-caption generate ~/Pictures -o captions.html'

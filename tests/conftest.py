@@ -1,4 +1,4 @@
-"""What the tests share: a small dataset that can be learned, a model trained on it, and a cache of their own."""
+"""Shared fixtures: a small learnable dataset, a model trained on it, and a cache of the tests' own."""
 import json
 import os
 import pathlib
@@ -26,7 +26,7 @@ SPLITS = 'train', 'train', 'train', 'restval', 'val', 'test'
 
 
 def gpu_is_there():
-    """Whether there is a GPU and CuPy; CuPy may be there alone."""
+    """Whether there are a GPU and CuPy."""
     from chainer.backends import cuda
     return cuda.available and cuda.cupy.cuda.is_available()
 
@@ -38,7 +38,7 @@ def pytest_runtest_setup(item):
 
 @pytest.fixture(autouse=True, scope='session')
 def _session_cache(tmp_path_factory):
-    # For the fixtures that live longer than a test.
+    # For fixtures that outlive a test.
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path_factory.mktemp('cache')))
         yield
@@ -46,7 +46,7 @@ def _session_cache(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path_factory, monkeypatch):
-    """The package's cache folder, empty and of this test alone; it does not exist yet."""
+    """The package's cache folder for this test; it does not exist yet."""
     base = tmp_path_factory.mktemp('cache')
     monkeypatch.setenv('XDG_CACHE_HOME', str(base))
     return base / 'chainer_caption'
@@ -61,14 +61,14 @@ def shared():
 
 
 def read_image(path, **options):
-    """An image as a whole: RGB, (H, W, 3) uint8; arguments as `open_image` has them."""
+    """A decoded image, RGB (H, W, 3) uint8; options are those of `open_image`."""
     with open_image(path, **options) as image:
         return np.asarray(image)
 
 
 def write_dataset(folder, images=48, dim=16, seed=0, splits=SPLITS, dtype=np.float32):
-    """Writes a dataset whose captions follow from its features: each image has a colour and a shape, one feature
-    for each of them, and noise. Splits take turns; columns are in the order of the images; three sentences each."""
+    """Writes a dataset whose captions can be predicted from its features: each image has a colour and a shape, one
+    feature for each, and noise. Splits take turns; columns are in the images' order; three sentences each."""
     rng = np.random.default_rng(seed)
     colour, shape = rng.integers(len(COLOURS), size=images), rng.integers(len(SHAPES), size=images)
     feats = rng.normal(0, 0.1, (dim, images))
@@ -88,7 +88,7 @@ def write_dataset(folder, images=48, dim=16, seed=0, splits=SPLITS, dtype=np.flo
 
 
 def draw_images(folder, count):
-    """Writes small images of noise, under the names that `write_dataset` has for them."""
+    """Writes small images of noise with the names of `write_dataset`."""
     folder.mkdir(parents=True)
     rng = np.random.default_rng(0)
     for i in range(count):
@@ -97,7 +97,7 @@ def draw_images(folder, count):
 
 
 def left_by_training(folder):
-    """All that a training leaves in a model directory, but for clock times and images: a dict to be compared."""
+    """Everything that a training leaves in a model directory except clock times and plots, as a dict to compare."""
     left = {'files': sorted(os.listdir(folder)), 'config.json': read_json(folder / 'config.json'),
             'vocabulary.json': read_json(folder / 'vocabulary.json'),
             'log.json': [{key: value for key, value in entry.items() if key != 'elapsed_time'}
@@ -111,7 +111,7 @@ def left_by_training(folder):
 
 @pytest.fixture
 def make_dataset(tmp_path):
-    """A factory of small datasets: `make_dataset(folder=None, **as write_dataset takes them)` gives the folder."""
+    """A factory of small datasets: `make_dataset(folder=None, **options of write_dataset)` returns the folder."""
     def make(folder=None, **kwargs):
         return write_dataset(tmp_path / 'dataset' if folder is None else pathlib.Path(folder), **kwargs)
     return make
@@ -119,13 +119,13 @@ def make_dataset(tmp_path):
 
 @pytest.fixture(scope='session')
 def dataset_dir(tmp_path_factory):
-    """The dataset that `model_dir` was trained on; not to be changed."""
+    """The dataset of `model_dir`; read-only."""
     return write_dataset(tmp_path_factory.mktemp('shared') / 'dataset')
 
 
 @pytest.fixture(scope='session')
 def model_dir(dataset_dir):
-    """A model directory, trained briefly and not well; not to be changed."""
+    """A briefly trained model directory; read-only."""
     folder = dataset_dir.with_name('model')
     train(Dataset(dataset_dir), folder, Settings(epochs=2, batch_size=32, hidden=16))
     return folder
@@ -133,10 +133,10 @@ def model_dir(dataset_dir):
 
 @pytest.fixture(scope='session')
 def demo_model(tmp_path_factory):
-    """An untrained model for the features of the small encoder that comes with the package; not to be changed."""
+    """An untrained model for features of the embedded demo encoder; read-only."""
     vocabulary = Vocabulary.from_counts({f'word{i}': 9 for i in range(20)}, 9)
     folder = tmp_path_factory.mktemp('demo') / 'model'
-    # From a seed: there are weights that have nothing to say of an image.
+    # With a seed: some weights generate empty captions.
     model = ShowAndTell(4096, len(vocabulary), 8, seed=0)
     Bundle(model, vocabulary, {'encoder': 'demo', 'preprocessing': 'demo'}).save(folder)
     return folder
@@ -144,27 +144,27 @@ def demo_model(tmp_path_factory):
 
 @pytest.fixture(scope='session')
 def served_model(tmp_path_factory):
-    """A model directory, untrained, that says something else of each image; not to be changed."""
+    """An untrained model directory that generates a different caption for each image; read-only."""
     import serving
     return serving.make_model(tmp_path_factory.mktemp('served') / 'model')
 
 
 @pytest.fixture(scope='session')
 def served_captioner(served_model):
-    """It, loaded."""
+    """The captioner of `served_model`."""
     return Captioner.load(served_model)
 
 
 @pytest.fixture(scope='session')
 def package_environment():
-    """The environment for interpreters that the tests start: they import this package, from anywhere."""
+    """The environment of interpreters that the tests start: they import this package from any folder."""
     root = str(pathlib.Path(chainer_caption.__file__).parents[1])
     path = os.pathsep.join(filter(None, [root, os.environ.get('PYTHONPATH')]))
     return {**os.environ, 'PYTHONPATH': path, 'OMP_NUM_THREADS': '1', 'OPENBLAS_NUM_THREADS': '1'}
 
 
-# What Chainer wants of CuPy as it starts, with what CuPy 14 answers on a machine without a GPU: there is no cuDNN, a
-# warning for want of NCCL, an error where there is no place for its kernels.
+# The parts of CuPy that Chainer imports, as CuPy 14 behaves on a machine without a GPU: no cuDNN, a warning where NCCL
+# is missing, an error where the folder of kernels cannot be made.
 CUPY = {
     'cupy/__init__.py': """
         import os
@@ -195,7 +195,7 @@ CUPY = {
 
 @pytest.fixture
 def cupy_environment(package_environment, tmp_path):
-    """As `package_environment`, with a stand-in for CuPy 14 on a machine without a GPU."""
+    """`package_environment` with a stand-in for CuPy 14 on a machine without a GPU."""
     for name, text in CUPY.items():
         path = tmp_path / 'stand_in' / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -206,7 +206,7 @@ def cupy_environment(package_environment, tmp_path):
 
 
 class Payload:
-    """An object that leaves a mark, a folder, where it is unpickled."""
+    """An object that makes a folder when it is unpickled."""
 
     def __init__(self, mark):
         self.mark = mark
@@ -221,13 +221,13 @@ class Payload:
 
 @pytest.fixture
 def payload(tmp_path):
-    """What somebody could hide in a pickle: `payload.ran` says whether it was run."""
+    """A malicious pickle's object: `payload.ran` tells whether it was executed."""
     return Payload(tmp_path / 'it_ran')
 
 
 @pytest.fixture
 def call(capsys, monkeypatch):
-    """Calls a command in this process: `call('train', …)` gives (exit status, stdout, stderr)."""
+    """Calls a command in this process: `call('train', …)` returns (exit status, stdout, stderr)."""
     def run(name, *argv):
         monkeypatch.setattr(sys, 'argv', [f'{name}.py'])
         capsys.readouterr()
@@ -241,7 +241,7 @@ def call(capsys, monkeypatch):
 
 @pytest.fixture
 def refused(call):
-    """Calls a command that must end with status 2, nothing on stdout and one line on stderr, which is returned."""
+    """Calls a command that must exit with 2 and one line on stderr, which is returned."""
     def run(name, *argv):
         status, out, err = call(name, *argv)
         assert status == 2 and out == '', (status, out, err)
@@ -265,7 +265,7 @@ def disk(tmp_path):
 
 @pytest.fixture
 def room():
-    """Leaves so many bytes on the first GPU for the rest of the test: `room(2 ** 20)`."""
+    """Limits the free memory of the first GPU for the rest of the test: `room(2 ** 20)` bytes."""
     from chainer.backends import cuda
 
     def leave(size):

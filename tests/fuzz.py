@@ -1,11 +1,10 @@
-"""Fuzzes everything that reads files of strangers: whatever the bytes, reading ends in success or in our own error.
+"""Fuzzes every reader of untrusted files: whatever the bytes, reading succeeds or raises an InputError.
 
     python tests/fuzz.py --inputs 100000 [--reader NAME ...] [--seed S] [--keep FOLDER]
 
-Inputs follow from the seed, the reader and their number alone. They are read in a process of their own, a worker, which
-says what it is about to read. So a crash is noticed and counted like another exception, a hang (more than 20 seconds
-of the processor) like a crash; memory is limited, and counted as a finding where it runs away. The exit status is 0 if
-nothing was found.
+Inputs depend on the seed, the reader and their number only. A worker process reports each input before it reads it, so
+that a crash is counted like any other exception, and a hang (more than 20 seconds of processor time) like a crash.
+Memory is limited, and growth beyond a bound is a finding. The exit status is 0 if nothing was found.
 """
 import argparse
 import collections
@@ -34,11 +33,11 @@ from chainer_caption import InputError
 from chainer_caption.data import matlab, matlab_child
 from chainer_caption.features.images import ImageError
 
-SECONDS = 20                    # of the processor, for an input
-MEMORY = 300 * 2 ** 20          # more than an input may add to what the process has ever taken, in bytes
-ADDRESSES = 3 * 2 ** 30         # beyond what the worker has when it begins
-FILES = 100                     # that a fork of the worker reads, one after another
-PATIENCE = 0.5                  # with a fork whose file is not wanted any more, in seconds
+SECONDS = 20                    # of processor time for an input
+MEMORY = 300 * 2 ** 20          # bytes by which an input may raise the process's peak
+ADDRESSES = 3 * 2 ** 30         # bytes of address space beyond what the worker has at its start
+FILES = 100                     # files that one fork of the worker reads
+PATIENCE = 0.5                  # seconds before a fork is killed whose file is no longer needed
 
 
 def make(name, reader, seed, number):
@@ -49,8 +48,8 @@ def make(name, reader, seed, number):
     return inputs.mutate(rng, reader.seeds)
 
 
-crashes = collections.Counter()     # of children that read MATLAB's files
-idle = []                           # forks that have no file to read
+crashes = collections.Counter()     # of children that read MATLAB files
+idle = []                           # forks without a file to read
 
 _OF_FILES = h5f.OBJ_FILE | h5f.OBJ_GROUP | h5f.OBJ_DATASET | h5f.OBJ_ATTR
 
@@ -72,20 +71,20 @@ class Fork:
     def _serve(self, orders):
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         signal.setitimer(signal.ITIMER_PROF, 0)
-        gc.freeze()                                     # what is the worker's need not be looked through each time
+        gc.freeze()                                     # the worker's objects are not scanned each time
         for _ in range(FILES):
             arguments, (stdin, stdout), *_ = socket.recv_fds(orders, 2 ** 16, 2)
             matlab_child.limit(0, 0)
             with contextlib.suppress(BrokenPipeError), open(stdin, 'rb') as source, open(stdout, 'wb') as sink:
                 matlab_child.main(*json.loads(arguments), stdin=source, stdout=sink)
             gc.collect()
-            # What a file has left open would be found in place of the next one, which has the same inode.
+            # HDF5 would return an object left open in place of the next file, which has the same inode.
             if h5f.get_obj_count(h5f.OBJ_ALL, _OF_FILES):
                 break
             orders.send(b'.')
 
     def end(self):
-        """Waits until it has read its file or is dead, and gives its exit status."""
+        """Waits until the file is read or the fork is dead; returns its exit status."""
         with contextlib.suppress(ConnectionResetError):
             if self.orders.recv(1):
                 self._left -= 1
@@ -101,8 +100,8 @@ class Fork:
 
 
 class ForkedChild:
-    """What `matlab.start` starts, but forked, and for several files, which takes a hundredth of the time. Its crashes
-    are no findings: the process is there to be crashed."""
+    """Replaces the process of `matlab.start` by a fork for several files, which takes a hundredth of the time. Its
+    crashes are contained and no findings."""
 
     def __init__(self, arguments, environment):
         self._fork, self._status = idle.pop() if idle else Fork(), None
@@ -111,14 +110,14 @@ class ForkedChild:
         socket.send_fds(self._fork.orders, [json.dumps(arguments).encode()], [theirs, out])
         os.close(theirs)
         os.close(out)
-        self.stdin, self.stdout = open(ours, 'wb'), open(result, 'rb')  # noqa: SIM115 (closed by who started it)
+        self.stdin, self.stdout = open(ours, 'wb'), open(result, 'rb')  # noqa: SIM115 (closed by the caller)
 
     def kill(self):
         if self._status is None:
             with contextlib.suppress(BrokenPipeError):
                 self.stdin.close()
             self.stdout.close()
-            # Without its pipes it has soon done, as a rule.
+            # Without its pipes it usually ends soon.
             if not select.select([self._fork.orders], [], [], PATIENCE)[0]:
                 os.kill(self._fork.pid, signal.SIGKILL)
 
@@ -129,10 +128,10 @@ class ForkedChild:
 
 
 def work(seed, keep):
-    """The worker: reads orders, `[reader, first, last]`, and says what it does, all as lines of JSON."""
+    """The worker: reads orders `[reader, first, last]` and reports what it does, all as lines of JSON."""
     from fuzz_readers import readers
     orders, answers = sys.stdin, os.fdopen(os.dup(1), 'w')
-    sys.stdout = io.StringIO()                          # what is trained prints a table
+    sys.stdout = io.StringIO()                          # training prints a table
     matlab.start = ForkedChild
     with tempfile.TemporaryDirectory(dir='/dev/shm' if os.path.isdir('/dev/shm') else None) as folder:
         known = readers(folder)
@@ -174,7 +173,7 @@ def _try(path, reader, data):
 
 
 class Worker:
-    """Starts the worker anew whenever it has died."""
+    """Restarts the worker when it has died."""
 
     def __init__(self, seed):
         self._seed, self._process = seed, None

@@ -1,5 +1,5 @@
-"""Hostile bytes for the fuzzer: mutations of any bytes, and of formats from within, so that they come past the
-checksums, lengths and compression that would keep plain mutations out."""
+"""Hostile bytes for the fuzzer: mutations of any bytes, and of formats below the checksums, lengths and compression
+that would reject plain mutations."""
 import io
 import json
 import pickletools
@@ -32,7 +32,7 @@ DESCRS = ("'<f4'", "'<f8'", "'>f4'", "'|O'", "'O'", "'<U5'", "'|V8'", "'|S0'", "
 
 
 def mutate(rng, seeds):
-    """A few changes of one of the seeds, which know nothing of what the bytes mean."""
+    """One of the seeds with a few changes that ignore the format."""
     data = bytearray(rng.choice(seeds))
     for _ in range(rng.choice((1, 1, 1, 2, 3, 5, 10, 30))):
         _change(rng, data, seeds)
@@ -40,7 +40,7 @@ def mutate(rng, seeds):
 
 
 def _change(rng, data, seeds):
-    # Headers are where the damage is done.
+    # Mostly in headers.
     at = rng.randrange(min(len(data), rng.choice((32, 200, 1500, 10 ** 9))) or 1) if data else 0
     what = rng.randrange(11)
     if what == 0:
@@ -102,7 +102,7 @@ def _replaced(rng, value):
 
 
 def npy(rng, body=b''):
-    """A `.npy` whose header says what it likes."""
+    """A `.npy` with a wrong or unusual header."""
     entries = [f"'descr': {rng.choice(DESCRS[:3] if rng.random() < 0.6 else DESCRS)}",
                f"'fortran_order': {rng.choice(('True', 'False', 'False', '0', 'None'))}",
                f"'shape': {rng.choice(SHAPES[:4] if rng.random() < 0.5 else SHAPES)}"]
@@ -117,7 +117,7 @@ def npy(rng, body=b''):
 
 
 def npz(rng, seeds):
-    """An archive of one of the seeds put together anew, with some of its arrays and of its directory changed."""
+    """One of the seeds, an archive, rebuilt with changes in its arrays and its directory."""
     with zipfile.ZipFile(io.BytesIO(rng.choice(seeds))) as archive:
         members = [(name, archive.read(name)) for name in archive.namelist()]
     for _ in range(rng.choice((1, 1, 2, 5))):
@@ -143,10 +143,10 @@ def _archive(rng, members, method):
         for name, data in members:
             info = zipfile.ZipInfo((name.split('\0')[0] or '0').encode('utf-8', 'replace').decode())
             info.compress_type = archive.compression
-            archive.NameToInfo.pop(info.filename, None)  # no warning of a name that is there twice
+            archive.NameToInfo.pop(info.filename, None)  # no warning of a repeated name
             archive.writestr(info, data)
     data = bytearray(stream.getvalue())
-    if rng.random() < 0.5:                              # within the directory, which stands at the end
+    if rng.random() < 0.5:                              # within the directory at the end
         start = data.rindex(b'PK\5\6') if rng.random() < 0.3 else data.index(b'PK\1\2')
         for _ in range(rng.choice((1, 2, 4))):
             at, size = rng.randrange(start, len(data)), rng.choice((1, 2, 4))
@@ -165,7 +165,7 @@ INSTRUCTIONS = (b'(', b't', b')', b'\x85', b'\x86', b'}', b']', b's', b'u', b'a'
 
 
 def instructions(rng, data):
-    """A pickle some of whose instructions are others, gone or doubled."""
+    """A pickle with some instructions replaced, removed or repeated."""
     starts = [at for _, _, at in pickletools.genops(data)]
     parts = [data[start:stop] for start, stop in zip(starts, [*starts[1:], len(data)], strict=True)]
     for _ in range(rng.choice((1, 1, 2, 5, 20))):
@@ -181,7 +181,7 @@ def pickled(rng, seeds):
 
 
 def torch_file(rng, seeds):
-    """A file of PyTorch's, in either format, with changes in what its pickles say and in what is beside them."""
+    """A PyTorch file, in either format, with changes in its pickles and around them."""
     data = rng.choice(seeds)
     change = (lambda part: instructions(rng, part)) if rng.random() < 0.7 else (lambda part: mutate(rng, [part]))
     if data[:2] == b'PK':
@@ -224,7 +224,7 @@ def mat5(rng, seeds):
 
 
 def caffemodel(rng, seeds):
-    """Fields within fields, of numbers that mean something and of others."""
+    """Nested fields with known and unknown numbers."""
     if rng.random() < 0.5:
         return mutate(rng, seeds)
 
@@ -253,7 +253,7 @@ def caffemodel(rng, seeds):
 
 
 def safetensors(rng, seeds):
-    """The header's JSON changed, and its length."""
+    """A file with changes in the header's JSON and its length."""
     data = rng.choice(seeds)
     length = struct.unpack('<Q', data[:8])[0]
     header = hostile_json(rng, [data[8:8 + length]])
@@ -262,7 +262,7 @@ def safetensors(rng, seeds):
 
 
 def png(rng, seeds):
-    """Chunks changed, doubled and moved, with checksums that are right."""
+    """Chunks changed, repeated and moved, with valid checksums."""
     data, at, chunks = rng.choice(seeds), 8, []
     while at + 12 <= len(data):
         size = struct.unpack('>I', data[at:at + 4])[0]

@@ -1,4 +1,4 @@
-"""Everything that reads files of strangers, each with valid files made by code and with a use of what was read."""
+"""Every reader of untrusted files, each with valid files made by code and with a use of the result."""
 import contextlib
 import dataclasses
 import functools
@@ -55,11 +55,11 @@ class Reader:
 
     Attributes:
         seeds (list of bytes): Valid files.
-        read (callable): Takes the path of a file, reads it and uses what it read.
-        make (callable or None): Takes a `random.Random` and the seeds and makes hostile bytes of the format, beside
-            what `fuzz_inputs.mutate` makes.
-        suffix (str): Of the file's name.
-        share (float): Of the inputs, in relation to others.
+        read (callable): Takes the path of a file, reads it and uses the result.
+        make (callable or None): Takes a `random.Random` and the seeds and returns hostile bytes of the format, used
+            beside those of `fuzz_inputs.mutate`.
+        suffix (str): The suffix of the file's name.
+        share (float): The share of the inputs, relative to other readers.
     """
     seeds: list
     read: object
@@ -69,13 +69,13 @@ class Reader:
 
 
 def readers(folder):
-    """All readers by name; `folder` is theirs to work in."""
+    """All readers by name; they work in `folder`."""
     place = pathlib.Path(folder)
     os.environ['XDG_CACHE_HOME'] = str(place / 'cache')
     dataset = write_dataset(place / 'dataset', 12, 5)
     model = place / 'model'
     train(Dataset(dataset), model, dataclasses.replace(SETTINGS, epochs=1))
-    return {**_of_releases(place, dataset), **_of_weights(place), **_of_models(place, dataset, model),
+    return {**_of_datasets(place, dataset), **_of_weights(place), **_of_models(place, dataset, model),
             **_of_checkpoints(place), **_of_captions(place, dataset), **_archives(place), **_images()}
 
 
@@ -92,7 +92,7 @@ def _mat73(**kwargs):
     return stream.getvalue()
 
 
-def _of_releases(place, dataset):
+def _of_datasets(place, dataset):
     np.save(place / 'feats.npy', np.random.default_rng(1).random((12, 5)).astype(np.float32))
     data = (dataset / 'dataset.json').read_bytes()
     coco = json.loads(data)
@@ -140,10 +140,10 @@ def _use_sidecar(place, path):
 
 
 def _cached(place, dataset, name):
-    """A damaged entry of the cache is as good as none, or gives what can be used."""
+    """A damaged cache entry is ignored, or usable."""
     copy = shutil.copytree(dataset, place / f'of {name}')
     (copy / 'vgg_feats.mat').unlink()
-    np.save(copy / 'feats.npy', np.random.default_rng(1).random((12, 5)))      # double, so that it is copied
+    np.save(copy / 'feats.npy', np.random.default_rng(1).random((12, 5)))      # float64, so that it is copied
     opened = Dataset(copy)
     kept = (place / 'cache').rglob(name)
     entry, seed = max((path.stat().st_mtime_ns, path, path.read_bytes()) for path in kept)[1:]
@@ -228,7 +228,7 @@ def _of_models(place, dataset, model):
         current = Bundle(before.model, before.vocabulary, None, {})
         trainer = make_trainer(opened, current, out, SETTINGS)
         arrays = read_npz(path)
-        arrays.pop('checksum', None)                    # whoever changes a file can write another checksum into it
+        arrays.pop('checksum', None)                    # an attacker can write a valid checksum
         restore(arrays, trainer, path)
         trainer.run(show_loop_exception_msg=False)
 
@@ -274,7 +274,7 @@ def _use_model(bundle):
 
 
 class _StandIn:
-    """Stands where a captioner stands, and where an extractor does."""
+    """A stand-in for a captioner and for an extractor."""
     encoder = preprocessing = 'demo'
     device = chainer.get_device('@numpy')
     dim = 3
@@ -349,7 +349,7 @@ def _extraction(place):
 
 
 def _lines(make):
-    """Makes JSON lines of what makes JSON: some of them changed."""
+    """Turns a maker of JSON into one of JSON lines, some of them changed."""
     def made(rng, seeds):
         lines = rng.choice(seeds).splitlines(keepends=True)
         for _ in range(rng.choice((1, 1, 3))):

@@ -1,5 +1,5 @@
-"""Files of strangers end in success or in one line, and take neither memory nor time: the bombs that have names, and a
-share of what `fuzz.py` does."""
+"""Untrusted files are read or refused in one line, within bounds of memory and time: known bombs, and a short run of
+`fuzz.py`."""
 import contextlib
 import io
 import json
@@ -37,9 +37,9 @@ LINK = VGG((1, 1), 2, 5, 8)
 
 @contextlib.contextmanager
 def little_memory(mebibytes=100):
-    """The block takes no more than so much, at any moment, of what this process has."""
+    """The block raises the memory peak of this process by no more than this."""
     try:
-        pathlib.Path('/proc/self/clear_refs').write_text('5')       # the peak begins anew
+        pathlib.Path('/proc/self/clear_refs').write_text('5')       # resets the peak
     except OSError:
         yield
         return
@@ -54,7 +54,7 @@ def _kibibytes(what):
 
 
 def refusal(read, path, *args):
-    """What is said of a file, in one harmless line without its name."""
+    """The message that refuses a file, one printable line, without the file's name."""
     with little_memory(), pytest.raises((InputError, ImageError)) as caught:
         read(path, *args)
     message = str(caught.value)
@@ -62,7 +62,7 @@ def refusal(read, path, *args):
     return message.removeprefix(f'{path}: ')
 
 
-def test_a_share_of_the_fuzzing(package_environment):
+def test_a_short_run_of_the_fuzzer(package_environment):
     done = subprocess.run([sys.executable, os.path.join(os.path.dirname(__file__), 'fuzz.py'), '--inputs', '1000'],
                           env={**package_environment, 'NUMBA_NUM_THREADS': '1'}, capture_output=True, text=True,
                           check=False)
@@ -77,7 +77,7 @@ def npy_of(shape, descr='<f4', body=bytes(80), length=None):
 
 
 def npz_of_zeros(path, shape, names=('feats',)):
-    """An archive of floats that are all zero, of which a thousand fit into four bytes."""
+    """A compressed archive of zeros: a thousand floats take four bytes."""
     with zipfile.ZipFile(path, 'w', zipfile.ZIP_DEFLATED) as archive:
         for name in names:
             with archive.open(f'{name}.npy', 'w') as f:
@@ -139,7 +139,7 @@ def test_header_bombs(tmp_path):
 
 
 def test_zlib_bomb_within_a_matlab_file(tmp_path):
-    """5 x 7 numbers, whose element claims, and unpacks to, 200 MB: it stays in the process that reads it."""
+    """5 x 7 numbers in an element that unpacks to 200 MB, which stays in the child process."""
     body = mat5_claiming(5, 7)[128:]
     at = body.index(struct.pack('<II', 9, 280))
     bomb = zlib.compressobj(1)
@@ -175,12 +175,12 @@ def test_json_of_a_million_levels(opening, tmp_path, model_dir, dataset_dir):
         with little_memory(), pytest.raises(InputError, match='nested too deeply'):
             Bundle.load(model)
     path.write_text(json.dumps({'a': 1}) + '\n' + bomb + '\n')
-    with Journal(path, {'a': 2}) as journal:            # nothing has been done that could be read
+    with Journal(path, {'a': 2}) as journal:            # no row can be read
         assert list(journal.rows()) == []
 
 
-def test_moderately_deep_json_is_no_trap_either(tmp_path, model_dir):
-    """What parses, but makes whoever prints it or walks through it run out of stack."""
+def test_moderately_deep_json(tmp_path, model_dir):
+    """It parses, but recursive code would run out of stack."""
     model = shutil.copytree(model_dir, tmp_path / 'model')
     config = json.loads((model / 'config.json').read_text())
     for depth in (33, 500, 900):
@@ -216,12 +216,12 @@ def test_jpeg_2000_of_endless_tiles(tmp_path):
     Image.new('RGB', (255, 255)).save(stream, 'JPEG2000', no_jp2=True)
     content = bytearray(stream.getvalue())
     at = content.index(b'\xff\x51') + 6
-    content[at + 16:at + 24] = struct.pack('>II', 1, 1)             # the size of a tile
+    content[at + 16:at + 24] = struct.pack('>II', 1, 1)             # the tile size
     (tmp_path / 'bomb.j2k').write_bytes(content)
     assert 'tiles' in refusal(read_image, tmp_path / 'bomb.j2k')
 
 
-def test_file_of_terabytes_with_the_head_of_a_image(tmp_path):
+def test_sparse_file_of_terabytes_with_an_image_header(tmp_path):
     with open(tmp_path / 'bomb.webp', 'wb') as f:
         f.write(b'RIFF\xff\xff\xff\x7fWEBPVP8 ')
         f.truncate(2 ** 40)
@@ -229,11 +229,11 @@ def test_file_of_terabytes_with_the_head_of_a_image(tmp_path):
 
 
 @pytest.mark.parametrize('content', [
-    b'\x80' * 5_000_000,                                                    # a number that never ends
+    b'\x80' * 5_000_000,                                                    # an endless number
     b'\xa2\6' + b'\xff' * 8 + b'\x7f' + b'x' * 100,                         # a layer of 9 exabytes
     b'\xa2\6\x20\x0a\1a\x3a\x1b\x3a\x14\x0a\x12' + b'\xff' * 8 + b'\x7f' + b'\xff' * 8 + b'\1' + b'\x2a\4' + bytes(9),
     b'\xa2\6\x06\x0a\1a\x3a\xff\xff\x7f', b'\x08\1' * 2_000_000], ids=range(5))
-def test_caffemodels_that_lie(content, tmp_path):
+def test_invalid_caffemodels(content, tmp_path):
     (tmp_path / 'a.caffemodel').write_bytes(content)
     assert 'no caffemodel' in refusal(read_caffemodel, tmp_path / 'a.caffemodel')
 
@@ -248,18 +248,18 @@ def safetensors_of(header, length=None, body=bytes(16)):
     safetensors_of({'features.0.weight': {'dtype': 'F32', 'shape': [10 ** 12], 'data_offsets': [0, 4 * 10 ** 12]}}),
     safetensors_of({'features.0.weight': {'dtype': 'F32', 'shape': [2 ** 62, 2], 'data_offsets': [0, 16]}})],
     ids=range(5))
-def test_safetensors_that_lie(content, tmp_path):
+def test_invalid_safetensors(content, tmp_path):
     (tmp_path / 'a.safetensors').write_bytes(content)
     refusal(TorchWeights, tmp_path / 'a.safetensors', LINK, {})
 
 
-def test_safetensors_with_a_layer_of_a_number_too_long(tmp_path):
+def test_safetensors_with_a_layer_number_of_5000_digits(tmp_path):
     entry = {'dtype': 'F32', 'shape': [4], 'data_offsets': [0, 16]}
     (tmp_path / 'a.safetensors').write_bytes(safetensors_of({f'features.{"9" * 5000}.weight': entry}))
     assert TorchWeights(tmp_path / 'a.safetensors', LINK, {}).shapes == {}
 
 
-def test_captions_that_take_the_square_of_their_length(tmp_path, dataset_dir):
+def test_captions_whose_metrics_take_quadratic_time(tmp_path, dataset_dir):
     dataset = Dataset(dataset_dir)
     line = json.dumps({'image_id': 5, 'caption': 'word ' * 3000})
     (tmp_path / 'a.jsonl').write_text(line)

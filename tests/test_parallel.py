@@ -36,7 +36,7 @@ def find_mpiexec():
 
 @pytest.fixture(scope='session')
 def together(package_environment):
-    """Runs Python in several processes: `together(2, *argv)` gives what `subprocess.run` does."""
+    """Runs Python in several processes: `together(2, *argv)` returns the result of `subprocess.run`."""
     mpiexec = find_mpiexec()
     environment = {**package_environment, 'OMPI_ALLOW_RUN_AS_ROOT': '1', 'OMPI_ALLOW_RUN_AS_ROOT_CONFIRM': '1',
                    # More processes than this machine may have cores; and none is tied to one that others are busy on.
@@ -51,7 +51,7 @@ def together(package_environment):
 
 @pytest.fixture(scope='module')
 def trained(together, dataset_dir, tmp_path_factory):
-    """Trains in some processes: `trained(size, *options)` gives the model directory; the same one when asked again."""
+    """Trains in some processes: `trained(size, *options)` returns the model directory, once for each call."""
     made = {}
 
     def make(size, *options):
@@ -113,7 +113,7 @@ def test_each_caption_is_in_one_share(dataset_dir):
     ({'OMPI_COMM_WORLD_RANK': '1', 'OMPI_COMM_WORLD_SIZE': '2', 'PMIX_RANK': '1'}, '1'),
     ({'PMI_RANK': '0', 'PMI_SIZE': '3'}, '0'),
     ({'PMIX_RANK': '0', 'SLURM_STEP_NUM_TASKS': '2', 'SLURM_NTASKS': '2'}, '0'),
-    ({'PMIX_RANK': '0'}, '0'),                          # nobody says that it is alone
+    ({'PMIX_RANK': '0'}, '0'),                          # the number of processes is unknown
     # Alone: a task of Slurm's, also within a larger job; mpiexec -n 1.
     ({'PMIX_RANK': '0', 'SLURM_STEP_NUM_TASKS': '1', 'SLURM_NTASKS': '4'}, None),
     ({'PMI_RANK': '0', 'PMI_SIZE': '1'}, None),

@@ -1,4 +1,4 @@
-"""A context of the process that threads share: set up once, undone when the last one leaves."""
+"""A process-wide context that threads share: set up once, undone when the last thread leaves."""
 import contextlib
 import threading
 

@@ -1,4 +1,4 @@
-"""Files appear whole or not at all, and a killed process leaves nothing that stays."""
+"""Files are written atomically, and the temporary files of killed processes are deleted."""
 import errno
 import os
 import signal
@@ -35,7 +35,7 @@ def test_a_file_appears_when_it_is_whole(tmp_path):
 
 @pytest.fixture
 def umask():
-    """The umask 027, and a check that nobody changes it."""
+    """The umask 027, and a check that it stays."""
     before = os.umask(0o027)
     yield
     assert os.umask(before) == 0o027
@@ -52,7 +52,7 @@ def test_permissions_are_those_of_the_old_file_or_of_any_new_one(permissions, um
         # Changing the umask, if only for a moment, would be met by the files that other threads make just then.
         patch.setattr(os, 'umask', None)
         with atomic_write(path, 'w') as f:
-            assert not os.fstat(f.fileno()).st_mode & 0o777 & ~expected, 'nobody else reads it on its way, either'
+            assert not os.fstat(f.fileno()).st_mode & 0o777 & ~expected, 'private while it is written, too'
             f.write('new')
     assert path.read_text() == 'new' and path.stat().st_mode & 0o777 == expected
 

@@ -1,4 +1,4 @@
-"""Disks that are full or read-only: a line that names the file, status 2, and what was there before still there."""
+"""Full and read-only disks: one line that names the file, status 2, and earlier files kept."""
 import os
 import subprocess
 import sys
@@ -20,7 +20,7 @@ def remount(folder, options):
 
 
 def fill(folder, leave=0):
-    """Takes all the room that is there, but for some bytes."""
+    """Fills a disk, except for `leave` bytes."""
     with open(folder / 'filler', 'wb', buffering=0) as f:
         try:
             while f.write(bytes(4096)) == 4096:

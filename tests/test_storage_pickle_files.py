@@ -1,4 +1,4 @@
-"""Pickles are read to the last bit, of whatever Python and NumPy, and nothing that is hidden in one is run."""
+"""Pickles of any Python and NumPy are read exactly, and no code in them is executed."""
 import argparse
 import io
 import pickle

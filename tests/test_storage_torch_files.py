@@ -1,4 +1,4 @@
-"""PyTorch's files of weights are read to the last bit, without PyTorch, and nothing that is hidden in one is run."""
+"""PyTorch weights files are read exactly, without PyTorch, and no code in them is executed."""
 import io
 import pickle
 import zipfile

@@ -1,4 +1,4 @@
-"""Files of strangers are believed in nothing that matters, lead to no other file, and reach every output escaped."""
+"""Untrusted files: their values are checked, they lead to no other file, and every output escapes them."""
 import io
 import json
 import pathlib
@@ -30,7 +30,7 @@ from chainer_caption.training.snapshots import Snapshots, read_snapshot
 HOSTILE = 'a\x1b[2J\x07\r\n\x85\u2028b'
 
 
-# ---- Numbers and shapes that whoever uses them trusts
+# ---- Numbers and shapes are checked before use
 
 @pytest.mark.parametrize('name, changes', [
     ('config.json', {'hidden': 10 ** 4290}), ('config.json', {'vocabulary_size': 2 ** 63}),
@@ -43,7 +43,7 @@ def test_numbers_too_large(name, changes, tmp_path, model_dir):
         Bundle.load(model)
 
 
-def test_nothing_but_network_and_profile_is_taken_from_a_model(tmp_path, model_dir):
+def test_only_encoder_and_preprocessing_are_taken_from_a_model(tmp_path, model_dir):
     model = shutil.copytree(model_dir, tmp_path / 'model')
     config = json.loads((model / 'config.json').read_text())
     config['features'] = {'encoder': 'demo', 'preprocessing': 'demo', 'weights': '/etc/passwd', 'device': '@cupy:7'}
@@ -52,26 +52,26 @@ def test_nothing_but_network_and_profile_is_taken_from_a_model(tmp_path, model_d
 
 
 @pytest.mark.parametrize('name, value', [
-    ('updater/optimizer:main/out_word/W/m', np.zeros(3, np.float32)),      # the compiled update would read beyond it
+    ('updater/optimizer:main/out_word/W/m', np.zeros(3, np.float32)),      # a compiled loop would read beyond it
     ('updater/optimizer:main/out_word/W/v', np.zeros((12, 16))),
     ('updater/iterator:main/current_position', np.int64(10 ** 6)), ('updater/iterator:main/epoch', np.int64(-1)),
     ('updater/model:main/out_word/b', np.full(12, np.nan, np.float32)), ('updater/iteration', np.array('text')),
     ('extensions/LogReport/_log', np.array('5')), ('extensions/LogReport/_log', np.array('[' * 5000)),
     ('extensions/LogReport/_log', np.array('[{"epoch": "\x1b[2J"}]')), ('updater/iteration', None)])
-def test_snapshots_that_lie(name, value, tmp_path, model_dir, dataset_dir):
+def test_forged_snapshots_are_refused(name, value, tmp_path, model_dir, dataset_dir):
     model = shutil.copytree(model_dir, tmp_path / 'model')
     path = model / f'snapshot-{Snapshots(model).updates()[0]}.npz'
     arrays = read_snapshot(path)
     assert name in arrays
     arrays[name] = value
     arrays = {key: np.asarray(array) for key, array in arrays.items() if array is not None}
-    with open(path, 'wb') as f:                         # whoever changes a file can write another checksum into it
+    with open(path, 'wb') as f:                         # an attacker can write a valid checksum
         np.savez(f, **arrays, checksum=np.frombuffer(bytes.fromhex(arrays_digest(arrays)), np.uint8))
     with pytest.raises(InputError, match='not a snapshot of this training'):
         train(Dataset(dataset_dir), model, Settings(epochs=3, batch_size=32, hidden=16), resume=True)
 
 
-def test_a_cache_entry_that_lies_is_made_again(tmp_path, dataset_dir, cache):
+def test_a_forged_cache_entry_is_computed_again(tmp_path, dataset_dir, cache):
     dataset = Dataset(dataset_dir)
     entry, = cache.rglob('captions.npz')
     sound = read_npz(entry)
@@ -85,13 +85,13 @@ def test_a_cache_entry_that_lies_is_made_again(tmp_path, dataset_dir, cache):
         assert again.word_counts('train') == dataset.word_counts('train')
 
 
-# ---- C code that crashes, hangs or takes memory does so in a process of its own
+# ---- C code that crashes, hangs or takes memory runs in a separate process
 
 @pytest.mark.parametrize('program, reason', [
     ('import os, signal; os.kill(os.getpid(), signal.SIGSEGV)', r'makes its reader fail \(-11\)'),
     ('import os, signal; os.kill(os.getpid(), signal.SIGXCPU)', 'takes too long to read'),
     ('raise SystemExit(3)', r'makes its reader fail \(3\)'), ('print("x" * 100)', 'makes its reader fail')])
-def test_the_reader_of_matlab_files_may_die(program, reason, tmp_path, monkeypatch):
+def test_a_crash_of_the_matlab_reader_is_one_line(program, reason, tmp_path, monkeypatch):
     (tmp_path / 'child.py').write_text(program)
     monkeypatch.setattr(matlab, '_CHILD', tmp_path / 'child.py')
     (tmp_path / 'vgg_feats.mat').write_bytes(mat5_claiming(5, 7))
@@ -100,15 +100,15 @@ def test_the_reader_of_matlab_files_may_die(program, reason, tmp_path, monkeypat
 
 
 def test_the_byte_that_crashes_scipy(tmp_path):
-    """A type of numbers that does not exist, on which SciPy 1.17 ends its process."""
+    """An unknown number type, on which SciPy 1.17 ends its process."""
     content, tag = mat5_claiming(5, 7), struct.pack('<II', 9, 280)
     assert content.count(tag) == 1
     (tmp_path / 'vgg_feats.mat').write_bytes(content.replace(tag, struct.pack('<II', 50, 280)))
     assert 'not a sound MATLAB file' in refusal(open_matrix, tmp_path / 'vgg_feats.mat')
 
 
-def test_a_variable_that_is_there_twice_is_the_first(tmp_path):
-    """What is checked is what is read."""
+def test_of_a_repeated_variable_the_first_is_read(tmp_path):
+    """The variable that is checked is the one that is read."""
     path = tmp_path / 'vgg_feats.mat'
     path.write_bytes(mat5_claiming(2500, 10 ** 9) + mat5_claiming(5, 7)[128:])
     assert 'claims' in refusal(open_matrix, path)
@@ -166,20 +166,20 @@ def test_file_names_of_a_dataset_show_no_other_images(tmp_path):
 
 # ---- Escaped in every output
 
-def test_a_message_is_one_line_that_a_terminal_can_be_trusted_with():
+def test_a_message_is_one_printable_line():
     for error in (InputError(f'{HOSTILE}: x'), ImageError('a.png', HOSTILE)):
         assert str(error).startswith('a\\x1b[2J\\x07 \\x85\\u2028b') and str(error).isprintable()
     assert len(str(InputError('x' * 10 ** 6))) < 2100
 
 
-def test_what_is_printed(capsys):
+def test_printed_text_is_escaped(capsys):
     say(HOSTILE)
     assert capsys.readouterr().err == 'a\\x1b[2J\\x07 \\x85\\u2028b\n'
     assert failure('\x1b[1m\udcff', 'x\ny').isprintable()
     assert score_tables([_Evaluation(1)]).replace('\n', '').isprintable()
 
 
-def test_rows_of_every_format():
+def test_rows_of_every_format_are_escaped():
     results = [Result(HOSTILE, HOSTILE, captions=[Caption([HOSTILE, '</script>'], -1.0, -0.5, True)])]
     for kind in ('text', 'jsonl', 'csv'):
         stream = io.StringIO()
@@ -193,7 +193,7 @@ def test_rows_of_every_format():
 
 
 @pytest.mark.parametrize('begin', ['=', '+', '-', '@', '\t', '\r', '\n', '\uff1d', '\uff0b', '\uff0d', '\uff20'])
-def test_formulas_in_csv(begin):
+def test_formulas_in_csv_are_escaped(begin):
     stream = io.StringIO()
     with open_writer('csv', stream) as writer:
         writer.write(Result(f'{begin}1', f'{begin}1', captions=[Caption([f'{begin}1'], -1.0, -0.5, True)]))
@@ -202,7 +202,7 @@ def test_formulas_in_csv(begin):
 
 
 def test_a_journal_shows_no_other_image(call, demo_model, tmp_path):
-    """A journal that came with a folder names a result's image; only that which was asked for is believed."""
+    """A forged journal names another image; only the image that was asked for counts."""
     Image.new('RGB', (8, 8), 'red').save(tmp_path / 'secret.png')
     Image.new('RGB', (8, 8)).save(tmp_path / 'a.png')
     command = '-m', demo_model, tmp_path / 'a.png', '--beam-width', 2, '-o', tmp_path / 'out.jsonl'
