@@ -93,7 +93,7 @@ class Processes:
             host = self._host()
             number = device.device.id + host.allgather(seen)[:host.Get_rank()].count(seen)
             if number >= len(seen):
-                raise InputError(f'-g: process {self.rank} needs GPU {number} and sees {len(seen)}; '
+                raise InputError(f'process {self.rank} needs GPU {number} and sees {len(seen)}; '
                                  'start no more processes on a host than it has GPUs')
             device = chainer.get_device(f'@cupy:{number}')
         with chainer.using_device(device):

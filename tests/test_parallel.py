@@ -176,14 +176,14 @@ def test_processes_that_see_the_same_gpus_take_one_each(take_gpus):
     assert take_gpus([['a', 'b', 'c']] * 2) == ['a', 'b']
     assert take_gpus([['a', 'b', 'c']] * 2, 1) == ['b', 'c']
     first, second, third = take_gpus([['a', 'b']] * 3)
-    assert (first, second) == ('a', 'b') and third.startswith('-g: process 2 needs GPU 2 and sees 2; ')
+    assert (first, second) == ('a', 'b') and third.startswith('process 2 needs GPU 2 and sees 2; ')
 
 
 def test_processes_that_are_shown_a_gpu_each_take_that(take_gpus):
     assert take_gpus([['a'], ['b'], ['c']]) == ['a', 'b', 'c']
     assert take_gpus([['a', 'b'], ['c', 'd']], 1) == ['b', 'd']
     first, second = take_gpus([['a'], ['a']])           # the very same one
-    assert first == 'a' and second.startswith('-g: process 1 needs GPU 1 and sees 1; ')
+    assert first == 'a' and second.startswith('process 1 needs GPU 1 and sees 1; ')
 
 
 def test_gradients_of_gpus_are_not_packed_by_kernels_that_do_not_compile(monkeypatch):

@@ -96,16 +96,6 @@ def _as_bytes(data):
     return data
 
 
-# Stand-ins for the functions that a pickle may call. They must be plain functions.
-
-def _array(*_):
-    return PickledArray()
-
-
-def _type(text, *_):
-    return _Type(text)
-
-
 def _scalar(described, data):
     if not isinstance(described, _Type):
         raise ValueError('a number of unknown type')
@@ -120,14 +110,6 @@ def _encode(text, encoding):
     return text.encode('latin-1')
 
 
-def _no_bytes():
-    return b''
-
-
-def _namespace(*_):
-    return PickledNamespace()
-
-
 def _reconstructor(made, *_):
     # How protocols 0 and 1 make an object.
     if not isinstance(made, types.FunctionType):
@@ -135,8 +117,10 @@ def _reconstructor(made, *_):
     return made()
 
 
+# The functions that a pickle may call, with their stand-ins.
 _KNOWN = {
-    'numpy.ndarray': None, 'numpy.dtype': _type, '_codecs.encode': _encode, '__builtin__.bytes': _no_bytes,
+    'numpy.ndarray': None, 'numpy.dtype': lambda text, *_: _Type(text), '_codecs.encode': _encode,
+    '__builtin__.bytes': lambda: b'', 'argparse.Namespace': lambda *_: PickledNamespace(), '__builtin__.object': None,
+    'copy_reg._reconstructor': _reconstructor,
     **{f'numpy.{core}.multiarray.{name}': function for core in ('core', '_core')
-       for name, function in (('_reconstruct', _array), ('scalar', _scalar))},
-    'argparse.Namespace': _namespace, '__builtin__.object': None, 'copy_reg._reconstructor': _reconstructor}
+       for name, function in (('_reconstruct', lambda *_: PickledArray()), ('scalar', _scalar))}}

@@ -24,8 +24,9 @@ _BYTES = 2 ** 24
 _VALUES = {'BININT', 'BININT1', 'BININT2', 'LONG1', 'INT', 'LONG', 'BINFLOAT', 'FLOAT', 'BINUNICODE',
            'SHORT_BINUNICODE', 'UNICODE', 'BINBYTES', 'SHORT_BINBYTES'}
 _OF_PYTHON_2 = 'STRING', 'BINSTRING', 'SHORT_BINSTRING'
-_CONSTANTS = {'NONE': None, 'NEWTRUE': True, 'NEWFALSE': False, 'EMPTY_TUPLE': ()}
-_EMPTY = {'EMPTY_LIST': list, 'EMPTY_DICT': dict}
+_CONSTANTS: dict[str, Callable[[], Any]] = {
+    'NONE': lambda: None, 'NEWTRUE': lambda: True, 'NEWFALSE': lambda: False, 'EMPTY_TUPLE': tuple,
+    'EMPTY_LIST': list, 'EMPTY_DICT': dict}
 _FRAMING = 'PROTO', 'FRAME'
 
 _CODES = {opcode.code.encode('latin-1'): opcode for opcode in pickletools.opcodes}
@@ -99,9 +100,7 @@ def _run(stream, known, persistent):
         elif name in _OF_PYTHON_2:
             machine.push(_text(argument))
         elif name in _CONSTANTS:
-            machine.push(_CONSTANTS[name])
-        elif name in _EMPTY:
-            machine.push(_EMPTY[name]())
+            machine.push(_CONSTANTS[name]())
         elif name in _STEPS:
             _STEPS[name](machine, argument)
         elif name not in _FRAMING and name != 'STOP':

@@ -204,10 +204,6 @@ def _tensor(storage, offset, shape, strides, *_):
     return _View(storage, offset, shape, strides)
 
 
-def _parameter(tensor, *_):
-    return tensor
-
-
 def _counts(numbers):
     if not isinstance(numbers, (tuple, list)) or len(numbers) > _DIMENSIONS or \
             not all(type(number) is int and 0 <= number < 2 ** 62 for number in numbers):
@@ -221,7 +217,8 @@ def _span(shape, strides):
 
 
 _KNOWN = {'collections.OrderedDict': _ordered, 'torch._utils._rebuild_tensor_v2': _tensor,
-          'torch._utils._rebuild_tensor': _tensor, 'torch._utils._rebuild_parameter': _parameter,
-          'torch.nn.parameter.Parameter': _parameter,
+          'torch._utils._rebuild_tensor': _tensor,
+          'torch._utils._rebuild_parameter': lambda tensor, *_: tensor,
+          'torch.nn.parameter.Parameter': lambda tensor, *_: tensor,
           **{f'torch.{name}Storage': np.dtype(dtype) for name, dtype in _DTYPES.items()},
           f'torch.{_FOREIGN}Storage': _FOREIGN}
