@@ -22,6 +22,9 @@ done
 suits='import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))'
 if [ -n "${PYTHON:-}" ]; then
     "$PYTHON" -c "$suits" 2>/dev/null || fail "PYTHON=$PYTHON is no Python 3.10 to 3.13"
+elif base=$(.venv/bin/python -c 'import sys; print(sys._base_executable)' 2>/dev/null) &&
+        "$base" -c "$suits" 2>/dev/null; then
+    PYTHON=$base                                        # the one that was chosen before
 else
     for candidate in python3 python3.13 python3.12 python3.11 python3.10; do
         if "$candidate" -c "$suits" 2>/dev/null; then PYTHON=$candidate; break; fi
@@ -36,7 +39,7 @@ wanted=$(printf '%s\n' "$@" | sort -u | paste -sd, -)
 stamp=.venv/installed
 if [ -z "$wanted" ] && [ -f "$stamp" ]; then wanted=$(sed -n 's/^extras //p' "$stamp"); fi
 [ -z "$wanted" ] || extras=$extras,$wanted
-version=$("$PYTHON" -c 'import sys; print(*sys.version_info[:3], sys.prefix)')
+version=$("$PYTHON" -c 'import sys; print(*sys.version_info[:3], sys.base_prefix)')
 state="extras $wanted
 python $version
 place $PWD

@@ -90,6 +90,7 @@ if [ "$1 $2" = "-m venv" ]; then
     mkdir -p "$3/bin"
     cat > "$3/bin/python" <<'END'
 #!/bin/bash
+case "$*" in *_base_executable*) echo "$MAKER" ;; esac
 case "$*" in *editable*) echo installed >> "$LOG"; sleep "${{SLEEP:-0}}"; exit "${{STATUS:-0}}" ;; esac
 END
     chmod +x "$3/bin/python"
@@ -106,7 +107,7 @@ class SetUps:
         self.project, self._log, maker = copy_project(tmp_path), tmp_path / 'log', tmp_path / 'python'
         maker.write_text(MAKER.format(python=sys.executable))
         maker.chmod(0o755)
-        self._environment = {**os.environ, 'PYTHON': str(maker), 'LOG': str(self._log)}
+        self._environment = {**os.environ, 'PYTHON': str(maker), 'MAKER': str(maker), 'LOG': str(self._log)}
 
     def start(self, *arguments, **environment):
         return subprocess.Popen([self.project / 'scripts' / 'setup.sh', *arguments], text=True, start_new_session=True,
@@ -142,7 +143,8 @@ def test_what_is_there_is_not_made_again(set_ups):
         assert set_ups.run()[1] == 0
     assert set_ups.installed == 1 and (set_ups.project / '.venv' / 'installed').exists()
     assert set_ups.run('serve')[1] == set_ups.run()[1] == 0
-    assert set_ups.installed == 2                       # what was asked for once stays
+    assert set_ups.run(PYTHON='')[1] == 0               # what was asked for once stays, also the Python
+    assert set_ups.installed == 2
 
 
 def test_two_at_once_make_one(set_ups):
