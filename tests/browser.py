@@ -1,4 +1,4 @@
-"""Chromium, driven by its DevTools protocol through a pair of pipes, for the tests of pages that do something."""
+"""Chromium, driven by its DevTools protocol through a pair of pipes."""
 import base64
 import contextlib
 import fcntl
@@ -10,7 +10,7 @@ import time
 
 PROGRAM = next(filter(None, map(shutil.which, ['chromium', 'chromium-browser', 'google-chrome'])), None)
 
-# What a browser does by itself, and without a screen, a camera or somebody who can be asked.
+# Without a screen, a camera, questions to the user, and requests of the browser's own.
 _OPTIONS = ('--headless=new', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-sync',
             '--disable-background-networking', '--disable-component-update', '--remote-debugging-pipe',
             '--use-fake-device-for-media-stream', '--use-fake-ui-for-media-stream')
@@ -20,16 +20,16 @@ class Browser:
     """A browser with one page; a context manager.
 
     Args:
-        preprocessing (str or os.PathLike): A folder for what it keeps.
+        folder (str or os.PathLike): Its profile.
     """
 
-    def __init__(self, preprocessing):
+    def __init__(self, folder):
         self._ids, self.events = 0, []
         low, self._orders = os.pipe()
         self._answers, also_low = os.pipe()
         # By convention its pipes are 3, to read from, and 4; ours are others than these.
         theirs, ours = (fcntl.fcntl(handle, fcntl.F_DUPFD, 10) for handle in (low, also_low))
-        command = [PROGRAM, *_OPTIONS, f'--user-data-dir={preprocessing}', 'about:blank']
+        command = [PROGRAM, *_OPTIONS, f'--user-data-dir={folder}', 'about:blank']
         self._process = subprocess.Popen(['bash', '-c', f'exec "$@" 3<&{theirs} 4>&{ours}', 'bash', *command],
                                          pass_fds=(theirs, ours), stderr=subprocess.DEVNULL)
         for handle in low, also_low, theirs, ours:
@@ -37,7 +37,7 @@ class Browser:
         self._rest, self._session = b'', None
         target = self.do('Target.createTarget', url='about:blank')['targetId']
         self._session = self.do('Target.attachToTarget', targetId=target, flatten=True)['sessionId']
-        for domain in 'Page', 'Runtime', 'Log', 'Encoder':
+        for domain in 'Page', 'Runtime', 'Log', 'Network':
             self.do(f'{domain}.enable')
 
     def __enter__(self):
@@ -62,7 +62,7 @@ class Browser:
         os.write(self._orders, json.dumps(order).encode() + b'\0')
 
     def do(self, method, **parameters):
-        """Calls a method of the protocol and gives its result; events that come before are kept in `events`."""
+        """Calls a method of the protocol and returns its result; earlier events are kept in `events`."""
         self._send(method, **parameters)
         while True:
             while b'\0' not in self._rest:
@@ -81,13 +81,13 @@ class Browser:
         self.wait('document.readyState === "complete"')
 
     def run(self, script):
-        """The value of an expression, or of what it promises."""
+        """The value of an expression; a promise is awaited."""
         result = self.do('Runtime.evaluate', expression=script, awaitPromise=True, returnByValue=True, userGesture=True)
         assert 'exceptionDetails' not in result, result['exceptionDetails']
         return result['result'].get('value')
 
     def wait(self, script, seconds=60):
-        """Waits until an expression is true; gives the seconds that it took."""
+        """Waits until an expression is true; returns the seconds that it took."""
         began = time.monotonic()
         while not self.run(f'!!({script})'):
             assert time.monotonic() - began < seconds, f'not after {seconds} s: {script}'

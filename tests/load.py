@@ -1,16 +1,19 @@
-"""Loads a service and abuses it: nothing is lost, nothing said wrong, and whatever comes the next good request works.
+"""Load test of a service: valid, damaged and hostile requests; after each the next valid request is answered.
 
     python tests/load.py --requests 5000 --malformed 10000 [-m MODEL IMAGES]
 
-Has generate.py caption the images, starts serve.py, and asks for the same images from many clients at once, with
-the words compared. Then a flood of more than may wait, and then requests that are damaged in all manner of ways, while
-some send slowly, and a thousand connections that say nothing. The service must answer or hang up, say nothing on
-stderr, take no more memory in the end than after the first tenth, and end well on SIGTERM. Without a model and a folder
-of images an untrained model captions drawings, which takes next to no time. Speeds are printed and not judged.
+Captions the images with generate.py, starts serve.py, and sends the same images from many clients, with the captions
+compared. Then follow more images than may wait, damaged requests beside slow clients, idle connections, and hostile
+requests: large searches, forms of huge WebP images, idle connections during a slow upload. Beside each a valid request
+must be answered within `--patience` seconds. The service must print nothing, keep its memory below 1 GiB at the peak
+and level over many requests, and end on SIGTERM. Without a model and a folder of images an untrained model captions the
+demo's images, in next to no time. Speeds are printed and not judged.
 """
 import argparse
 import concurrent.futures
 import contextlib
+import functools
+import io
 import json
 import pathlib
 import random
@@ -25,6 +28,7 @@ import threading
 import time
 
 from damaged import KINDS, damaged
+from PIL import Image
 from serving import IMAGES, PATIENCE, ask, assert_same, form, make_model
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -38,23 +42,23 @@ class Service:
                                         stderr=subprocess.PIPE, text=True)
         self.port = int(re.search(r':(\d+) ', self.process.stderr.readline())[1])
 
-    def memory(self):
-        """What it has in memory, MiB."""
+    def memory(self, field='VmRSS'):
+        """Its memory, MiB; `VmHWM` is the peak."""
         status = pathlib.Path(f'/proc/{self.process.pid}/status').read_text()
-        return int(re.search(r'VmRSS:\s+(\d+)', status)[1]) / 1024
+        return int(re.search(rf'{field}:\s+(\d+)', status)[1]) / 1024
 
     def __enter__(self):
         return self
 
     def __exit__(self, *exception):
         self.process.send_signal(signal.SIGTERM)
-        said, status = self.process.stderr.read(), self.process.wait(PATIENCE)
+        printed, status = self.process.stderr.read(), self.process.wait(PATIENCE)
         if exception[0] is None:
-            assert (status, said) == (128 + signal.SIGTERM, ''), (status, said)
+            assert (status, printed) == (128 + signal.SIGTERM, ''), (status, printed)
 
 
 def generate(model, paths, folder):
-    """Rows as generate.py has them, by path, and the images that it captions in a second."""
+    """Rows of generate.py by path, and its images a second."""
     seconds = []
     for count in 1, len(paths):
         (folder / 'list').write_text(''.join(f'{path}\n' for path in paths[:count]))
@@ -63,12 +67,12 @@ def generate(model, paths, folder):
                         '-o', folder / f'{count}.jsonl'], check=True)
         seconds.append(time.monotonic() - began)
     rows = map(json.loads, (folder / f'{len(paths)}.jsonl').read_text('utf-8').splitlines())
-    # What takes the same time for one image as for many, such as loading the model, does not count.
+    # Without the time of a single image, which is mostly that of loading the model.
     return {row['filename']: row for row in rows}, (len(paths) - 1) / (seconds[1] - seconds[0])
 
 
 def load(service, paths, expected, requests, clients):
-    """Asks for captions, each client for one image after the other; prints how long it took."""
+    """Requests captions from many clients, an image each time; prints the latencies."""
     numbers, seconds, memory = iter(range(requests)), [], []
     next_number = threading.Lock()
 
@@ -106,7 +110,7 @@ def together(function, count):
 
 
 def flood(service, paths):
-    """Sends more than may wait at once."""
+    """Sends more images than may wait."""
     body, kind = form(*[(path.name, path.read_bytes()) for path in (paths * 32)[:32]])
     statuses = []
 
@@ -116,7 +120,7 @@ def flood(service, paths):
         assert status == 200 or (status == 503 and int(headers['retry-after']) >= 1)
 
     together(client, 40)
-    print(f'a flood: {statuses.count(200)} answered, {statuses.count(503)} turned away', flush=True)
+    print(f'a flood: {statuses.count(200)} answered, {statuses.count(503)} refused', flush=True)
     assert {*statuses} == {200, 503}
 
 
@@ -129,7 +133,7 @@ def is_well(service, paths, expected):
 
 
 def abuse(service, good, count, check):
-    """Sends damaged requests; every hundredth is followed by a good one."""
+    """Sends damaged requests; a valid one follows every hundredth."""
     outcomes, numbers, drawing = {}, iter(range(count)), threading.Lock()
 
     def client():
@@ -153,10 +157,10 @@ def abuse(service, good, count, check):
 
 
 def sent(port, parts):
-    """What comes of sending the parts of a request: a status, or that the service hung up."""
+    """Sends the parts of a request; returns the status, or `hung up`."""
     with socket.create_connection(('127.0.0.1', port), timeout=PATIENCE) as connection:
         answer = b''
-        with contextlib.suppress(ConnectionError):      # who has the answer need not read the rest
+        with contextlib.suppress(ConnectionError):      # the answer may come before the end
             for part in parts:
                 connection.sendall(part)
             if parts[-1] == b'':
@@ -172,7 +176,7 @@ def sent(port, parts):
 
 @contextlib.contextmanager
 def slow_senders(port, good, count):
-    """Some who send a byte now and then, while the block runs."""
+    """Clients that send a byte now and then, while the block runs."""
     stop = threading.Event()
 
     def trickle():
@@ -194,12 +198,78 @@ def slow_senders(port, good, count):
             sender.join()
 
 
+def webp(width, height):
+    """A black image of 34 bytes."""
+    with io.BytesIO() as f:
+        Image.new('RGB', (16, 16)).save(f, 'WEBP', lossless=True, method=0, quality=0)
+        data = bytearray(f.getvalue())
+    bits = int.from_bytes(data[21:25], 'little') >> 28 << 28
+    data[21:25] = (bits | (height - 1) << 14 | (width - 1)).to_bytes(4, 'little')
+    return bytes(data)
+
+
+def hostile(service, paths, check, args):
+    """Sends valid requests beside hostile ones."""
+    small, huge, large = paths[0].read_bytes(), webp(10_954, 10_954), webp(4_990, 4_990)
+    for name, query, data, count, statuses in (
+            ('64 images x 20,000 search steps', 'beam_width=100&max_length=200', small, 64, {413}),
+            ('64 images, all search steps of a request', 'beam_width=52&min_length=60', small, 64, {200, 503}),
+            ('an image of 20,000 search steps', 'beam_width=100&max_length=200&min_length=200', small, 1, {200, 503}),
+            ('64 WebP images of 120 megapixels', 'top=1', huge, 64, {413}),
+            ('2 WebP images of 120 megapixels', 'top=1', huge, 2, {422}),
+            ('60 MiB that are no image', 'top=1', bytes(60 * 2 ** 20), 1, {422, 503}),
+            ('10 WebP images of 25 megapixels', 'top=1', large, 10, {200, 503})):
+        body, kind = form(*[('x', data)] * count)
+        stop, got = threading.Event(), []
+
+        def client(query=query, body=body, kind=kind, stop=stop, got=got):
+            while not stop.is_set():
+                got.append(ask(service.port, f'/v1/captions?{query}', body, content_type=kind)[0])
+
+        clients = [threading.Thread(target=client) for _ in range(args.hostile)]
+        for thread in clients:
+            thread.start()
+        try:
+            seconds = []
+            for _ in range(args.rounds):
+                time.sleep(0.5)
+                began = time.monotonic()
+                check()
+                seconds.append(time.monotonic() - began)
+        finally:
+            stop.set()
+            for thread in clients:
+                thread.join()
+        print(f'  {name:<42}a valid request {max(seconds):.1f} s, peak {service.memory("VmHWM"):.0f} MiB', flush=True)
+        assert {*got} <= statuses and max(seconds) < args.patience, got
+    assert service.memory('VmHWM') < 1024
+
+
+def slow_upload(port, good, seconds, count):
+    """Sends a valid request slowly beside idle connections."""
+    with contextlib.ExitStack() as stack:
+        upload = stack.enter_context(socket.create_connection(('127.0.0.1', port), timeout=PATIENCE))
+        step = len(good) // 16 + 1
+        for start in range(0, len(good), step):
+            upload.sendall(good[start:start + step])
+            for _ in range(count // 16):
+                stack.enter_context(socket.create_connection(('127.0.0.1', port)))
+            time.sleep(seconds / 16)
+        assert upload.recv(2 ** 16).startswith(b'HTTP/1.1 200')
+    print(f'an upload of {seconds:g} s beside {count} idle connections is answered', flush=True)
+
+
 def main():
-    parser = argparse.ArgumentParser(description='Load a service, and abuse it.')
+    parser = argparse.ArgumentParser(description='Load test of a service.')
     parser.add_argument('--requests', type=int, default=200, metavar='N', help='(%(default)s)')
     parser.add_argument('--clients', type=int, default=32, metavar='N', help='(%(default)s)')
     parser.add_argument('--malformed', type=int, default=300, metavar='N', help='(%(default)s)')
-    parser.add_argument('--open', type=int, default=1000, metavar='N', help='silent connections (%(default)s)')
+    parser.add_argument('--open', type=int, default=1000, metavar='N', help='idle connections (%(default)s)')
+    parser.add_argument('--hostile', type=int, default=4, metavar='N', help='hostile clients (%(default)s)')
+    parser.add_argument('--rounds', type=int, default=5, metavar='N', help='valid requests beside each (%(default)s)')
+    parser.add_argument('--patience', type=float, default=5, metavar='SECONDS',
+                        help='for a valid request beside a hostile one (%(default)s)')
+    parser.add_argument('--upload', type=float, default=8, metavar='SECONDS', help='of the slow one (%(default)s)')
     parser.add_argument('-m', '--model', help='model directory')
     parser.add_argument('images', nargs='?', type=pathlib.Path, help='folder')
     args = parser.parse_args()
@@ -218,16 +288,19 @@ def main():
             body, kind = form((paths[0].name, paths[0].read_bytes()))
             good = (f'POST /v1/captions?beam_width=1 HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: {kind}\r\n'
                     f'Content-Length: {len(body)}\r\n\r\n').encode() + body
-            abuse(service, good, args.malformed, lambda: is_well(service, paths, expected))
+            check = functools.partial(is_well, service, paths, expected)
+            abuse(service, good, args.malformed, check)
             with contextlib.ExitStack() as stack:
                 for _ in range(args.open):
                     stack.enter_context(socket.create_connection(('127.0.0.1', service.port)))
-                is_well(service, paths, expected)
-            is_well(service, paths, expected)
+                check()
+            slow_upload(service.port, good, args.upload, args.open)
+            check()
             print(f'{args.malformed} malformed requests and {args.open} open connections: {before:.0f} MiB before, '
                   f'{service.memory():.0f} MiB after', flush=True)
             assert service.memory() < 1.1 * before + 64
-    print('all is well')
+            hostile(service, paths, check, args)
+    print('passed')
     return 0
 
 

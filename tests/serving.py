@@ -1,4 +1,4 @@
-"""A service in this process, a model for it, and what its tests ask it with."""
+"""A service in this process, a model for it, and requests."""
 import contextlib
 import http.client
 import json
@@ -16,29 +16,29 @@ from chainer_caption.service.limits import Limits
 from chainer_caption.service.server import listen, open_server
 
 UNSEEN = pathlib.Path(__file__).resolve().parents[1] / 'features' / 'demo' / 'unseen'
-# How long an answer is waited for, in seconds.
+# Time to wait for an answer, in seconds.
 PATIENCE = 150
 IMAGES = sorted(UNSEEN.glob('*.png'))
 
 
 def make_model(folder):
-    """Writes a model directory: weights that nobody trained, for the small encoder that comes with the package."""
+    """Writes a model directory: an untrained model for the small encoder of the demo dataset."""
     vocabulary = Vocabulary.from_counts({f'word{i}': 9 for i in range(20)}, 9)
     model = ShowAndTell(4096, len(vocabulary), 16)
     rng = np.random.default_rng(0)
     for parameter in model.params():
         parameter.array[...] = rng.normal(0, 1.5, parameter.shape)
-    model.image_vec.W.array /= 64                       # or rounding would be heard
+    model.image_vec.W.array /= 64                       # or rounding would change words
     model.out_word.b.array[EOS] = 1                     # or it would never stop
     Bundle(model, vocabulary, {'encoder': 'demo', 'preprocessing': 'demo'}).save(folder)
     return folder
 
 
 @contextlib.contextmanager
-def running(captioner, token=None, names=(), facts=None, **limits):
-    """Serves in a thread of this process; gives the port."""
-    with listen('127.0.0.1', 0) as listening, \
-            open_server(captioner, Limits(**limits), facts or {'Model': 'small'}, names, token) as server:
+def running(captioner, token=None, hosts=(), origins=(), certfile=None, facts=None, **limits):
+    """Serves in a thread of this process; yields the port."""
+    with listen('127.0.0.1', 0) as listening, open_server(
+            captioner, Limits(**limits), facts or {'Model': 'small'}, hosts, origins, token, certfile) as server:
         thread = threading.Thread(target=server.run, args=([listening],))
         thread.start()
         try:
@@ -49,7 +49,7 @@ def running(captioner, token=None, names=(), facts=None, **limits):
 
 
 def ask(port, path='/v1/captions', body=None, method=None, **headers):
-    """Sends a request; gives the status, the headers and the body of the answer, if it is JSON what it says."""
+    """Sends a request; returns the status, the headers and the body of the answer, JSON parsed."""
     connection = http.client.HTTPConnection('127.0.0.1', port, timeout=PATIENCE)
     with contextlib.closing(connection):
         connection.request(method or ('GET' if body is None else 'POST'), path, body,
@@ -69,7 +69,7 @@ def form(*files, boundary=None):
 
 
 def assert_same(rows, expected):
-    """Checks that rows have the same names or errors, the same words, and scores that differ by rounding alone."""
+    """Asserts that rows have the same names, errors and words, and scores that differ by rounding alone."""
     assert [without_scores(row) for row in rows] == [without_scores(row) for row in expected]
     for row, other in zip(rows, expected, strict=True):
         for caption, alike in zip(row.get('captions', ()), other.get('captions', ()), strict=True):

@@ -1,15 +1,17 @@
-"""What the service answers: rows as generate's, or one line that says what was wrong with the request."""
+"""Answers of the service: rows as generate.py's, or one line about what is wrong with the request."""
+import base64
 import contextlib
-import io
+import gzip
 import re
 
 import pytest
+from damaged import BOMB
 from PIL import Image
 from serving import IMAGES, ask, assert_same, form, running
 
 from chainer_caption import InputError
-from chainer_caption.features.images import MAX_PIXELS
 from chainer_caption.report.rows import row_of
+from chainer_caption.service.guard import Guard
 from chainer_caption.service.options import OPTIONS
 
 GOOD = IMAGES[0].read_bytes()
@@ -24,18 +26,18 @@ def port(served_captioner):
 
 @pytest.fixture(scope='module')
 def guarded(served_captioner):
-    """The port of a service that wants a token."""
-    with running(served_captioner, token=TOKEN, names=['captions.example']) as port:
+    """The port of a service that needs a token."""
+    with running(served_captioner, token=TOKEN, hosts=['captions.example']) as port:
         yield port
 
 
 def expected(captioner, names, **options):
-    """Rows of the first images as a captioner without a service has them, under some names."""
+    """Rows of the first images by a captioner without a service, under these names."""
     results = captioner.caption(IMAGES[:len(names)], **options)
     return [{**row_of(result), 'filename': name} for result, name in zip(results, names, strict=True)]
 
 
-def test_a_image_as_the_body(port, served_captioner):
+def test_an_image_as_the_body(port, served_captioner):
     status, headers, rows = ask(port, body=GOOD)
     assert (status, headers['content-type']) == (200, 'application/json')
     assert_same(rows, expected(served_captioner, ['image']))
@@ -62,10 +64,10 @@ def test_options_of_the_search(query, options, port, served_captioner):
     assert_same(rows, expected(served_captioner, ['image'], **options))
 
 
-def test_samples_follow_from_the_seed(port):
-    def said(seed):
+def test_samples_depend_on_the_seed(port):
+    def samples(seed):
         return ask(port, f'/v1/captions?sample=true&top=3&top_p=0.9&temperature=2&seed={seed}', GOOD)[2]
-    assert said(1) == said(1) != said(2)
+    assert samples(1) == samples(1) != samples(2)
 
 
 @pytest.mark.parametrize(('query', 'error'), [
@@ -78,38 +80,78 @@ def test_samples_follow_from_the_seed(port):
     ('sample=yes', 'sample: must be true or false'),
     ('top=7&beam_width=3', 'top 7: must be at least 1 and at most the beam width, 3'),
     ('min_length=9&max_length=3', 'min_length 9: must not be negative'),
-    ('seed=1', 'seed: belongs to sample=true'),
-    ('sample=true&beam_width=3', 'beam_width: is for beams'),
-    ('diversity_penalty=1', 'diversity: belongs to beam_groups'),
-    ('beam_width=5&beam_groups=2', 'groups 2: must divide the beam width, 5 (beam_width)')])
+    ('seed=1', 'seed: only with sample=true'),
+    ('sample=true&beam_width=3', 'beam_width: not with sample=true'),
+    ('diversity_penalty=1', 'diversity_penalty: only with beam_groups'),
+    ('beam_width=5&beam_groups=2', 'beam_groups 2: must divide the beam width, 5')])
 def test_options_that_are_wrong(query, error, port):
     status, _, answer = ask(port, f'/v1/captions?{query}', GOOD)
     assert status == 400 and answer.keys() == {'error'} and answer['error'].startswith(error), answer
+
+
+def error(*args, **options):
+    status, _, answer = ask(*args, **options)
+    return status, answer['error'] if status != 200 else None
 
 
 def test_bodies_that_are_wrong(port):
     body, kind = form(('a.png', GOOD))
     assert ask(port, body=b'')[0] == 400
     assert ask(port, body=form(('', b''))[0], content_type=kind)[0] == 400
-    assert 'cut short' in ask(port, body=body[:-4], content_type=kind)[2]['error']
-    assert 'boundary' in ask(port, body=body, content_type='multipart/form-data')[2]['error']
+    assert 'incomplete' in error(port, body=body[:-4], content_type=kind)[1]
+    assert 'boundary' in error(port, body=body, content_type='multipart/form-data')[1]
     assert ask(port, body=b'nonsense', content_type='multipart/form-data; boundary=x')[0] == 400
-    text = body.replace(b'; filename="a.png"', b'')[:300] + body[-40:]
-    assert ask(port, body=text, content_type=kind)[0] == 400
+    unnamed = body.replace(b'; filename="a.png"', b'')
+    assert error(port, body=unnamed, content_type=kind) == (
+        400, "the part 'p' of the form has no file name: send images as files (curl -F image=@dog.jpg), and options in "
+             'the URL (?top=1)')
     many, kind = form(*[('a.png', GOOD)] * 5)
-    assert ask(port, body=many, content_type=kind)[2]['error'] == 'Too many files. Maximum number of files is 4.'
-    assert ask(port, body=bytes(2 ** 20 + 1))[::2] == (413, {'error': 'a request has 1,048,576 bytes at most'})
-    chunks = iter([bytes(2 ** 19)] * 3)                 # whose length nobody says beforehand
+    assert error(port, body=many, content_type=kind)[1] == 'Too many files. Maximum number of files is 4.'
+    assert error(port, body=bytes(2 ** 20 + 1)) == (413, 'a request may have 1,048,576 bytes')
+    chunks = iter([bytes(2 ** 19)] * 3)                 # without Content-Length
     assert ask(port, body=chunks)[0] == 413
 
 
+def test_bodies_of_other_types(port):
+    json = b'{"image": "' + base64.b64encode(GOOD) + b'"}'
+    status, message = error(port, body=json, content_type='application/json; charset=utf-8')
+    assert status == 415 and 'send the bytes of an image' in message
+    status, headers, _ = ask(port, body=gzip.compress(GOOD), content_encoding='gzip')
+    assert (status, headers['accept-encoding']) == (415, 'identity')
+    assert error(port, body=json)[0] == 422
+    body, kind = form(('a.png', b'no image'), ('b.png', GOOD[:500]))
+    status, _, answer = ask(port, body=body, content_type=kind)
+    assert status == 422 and answer['error'].startswith('none of the 2 images could be captioned; a.png: not an image')
+    assert [row.keys() for row in answer['rows']] == [{'filename', 'error'}] * 2
+
+
+def test_search_steps_of_a_request_have_a_limit(served_captioner):
+    body, kind = form(('a.png', GOOD), ('b.png', GOOD))
+    with running(served_captioner, image_steps=1500, request_steps=2500) as port:
+        def steps(query, **options):
+            return error(port, f'/v1/captions?{query}', **options)
+        assert ask(port, body=GOOD)[0] == 200
+        assert steps('beam_width=20&max_length=60', body=body, content_type=kind) == (200, None)
+        assert steps('beam_width=21', body=body, content_type=kind)[0] == 413
+        assert steps('beam_width=100', body=GOOD) == (
+            413, '6,000 search steps (images x beam width x max_length, or x 10 x top with sample) are more than the '
+                 'limit of 1,500 for an image')
+        assert steps('sample=true&top=3', body=GOOD)[0] == 413
+
+
+def test_pixels_of_a_request_have_a_limit(served_captioner):
+    with Image.open(IMAGES[0]) as image:
+        pixels = image.width * image.height
+    with running(served_captioner, image_pixels=pixels * 2 // 15) as port:      # 1.33 images a request
+        assert ask(port, body=GOOD)[0] == 200
+        body, kind = form(('a.png', GOOD), ('b.png', GOOD))
+        status, message = error(port, body=body, content_type=kind)
+        assert status == 413 and 'pixels together, the limit for a request' in message
+
+
 def test_a_bomb_is_refused_by_its_header(port):
-    data = io.BytesIO()
-    Image.new('L', (1, 1)).save(data, 'PNG')
-    side = int(MAX_PIXELS ** 0.5) + 1
-    bomb = data.getvalue()[:16] + side.to_bytes(4, 'big') * 2 + data.getvalue()[24:]
-    status, _, (row,) = ask(port, body=bomb)
-    assert status == 200 and row.keys() == {'filename', 'error'}
+    status, message = error(port, body=BOMB)
+    assert status == 422 and message.startswith('20000 x 10000 pixels are more than the limit')
 
 
 def test_other_addresses_and_methods(port):
@@ -133,7 +175,7 @@ def test_host_and_origin(host, origin, status, port):
     assert not [name for name in answered if name.lower().startswith('access-control')]
 
 
-def test_names_that_were_given_and_a_token(guarded):
+def test_allowed_hosts_and_a_token(guarded):
     def status(path='/v1/captions?beam_width=1', body=GOOD, **headers):
         return ask(guarded, path, body, **headers)[0]
     assert status() == status(Authorization='Bearer wrong') == status(Authorization=TOKEN) == 401
@@ -142,6 +184,20 @@ def test_names_that_were_given_and_a_token(guarded):
     assert status(Authorization=f'Bearer {TOKEN}', Host='captions.example:80') == 200
     assert status(Authorization=f'Bearer {TOKEN}', Host='other.example') == 403
     assert status('/healthz', None) == status('/', None) == 200
+
+
+def test_allowed_origins(served_captioner):
+    with running(served_captioner, origins=['https://Captions.example:443/', 'http://[::1]:81']) as port:
+        def status(**headers):
+            return ask(port, '/v1/captions?beam_width=1', GOOD, **headers)[0]
+        for host in f'127.0.0.1:{port}', 'captions.example', '[::1]:81':
+            assert status(Host=host, Origin='https://captions.example') == 200
+            assert status(Host=host, Origin='http://[::1]:81') == 200
+            assert status(Host=host, Origin='https://other.example') == 403
+        assert status(Host='other.example', Origin='https://captions.example') == 403
+    for origin in 'captions.example', 'https://captions.example/page', 'ftp://captions.example', 'https://a:b':
+        with pytest.raises(InputError, match=f'^allowed_origin {origin}: must be SCHEME://HOST'):
+            Guard(None, origins=[origin])
 
 
 def test_every_answer_is_for_this_site_alone(port):
@@ -180,13 +236,13 @@ def resolved(schema, document):
 
 
 def check(value, schema, document):
-    """Whether a JSON value is what a schema says, of the few words that ours use: an AssertionError if not."""
+    """Asserts that a JSON value fits a schema, of the few keywords that ours uses."""
     schema = resolved(schema, document)
     kinds = {'object': dict, 'array': list, 'string': str, 'number': float, 'integer': int, 'boolean': bool,
              'null': type(None)}
-    said = schema.get('type')
-    if said is not None:
-        assert isinstance(value, tuple(kinds[kind] for kind in ([said] if isinstance(said, str) else said))), value
+    types = schema.get('type')
+    if types is not None:
+        assert isinstance(value, tuple(kinds[kind] for kind in ([types] if isinstance(types, str) else types))), value
     assert value == schema.get('const', value)
     if isinstance(value, list):
         for item in value:
@@ -261,7 +317,7 @@ def test_a_search_that_fails_is_answered_and_the_next_one_works(error, answer, s
     assert ('by nothing' in caplog.text) == isinstance(error, ZeroDivisionError)
 
 
-def test_what_is_said_is_json_whatever_words_there_are(served_captioner):
+def test_captions_of_any_words_are_json(served_captioner):
     @contextlib.contextmanager
     def strange_words():
         words = served_captioner.bundle.vocabulary.words

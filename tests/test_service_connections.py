@@ -1,4 +1,4 @@
-"""Those who send slowly, open many connections or go away: they are let go, and everybody else is served."""
+"""Slow, idle and broken connections: they are closed, and others are served."""
 import contextlib
 import socket
 import time
@@ -51,7 +51,7 @@ def test_a_head_that_trickles(port):
 def test_a_body_that_does_not_come_in_time(port):
     with connected(port, HEAD, GOOD[:100]) as connection:
         answer = received(connection)
-    assert answer.startswith(b'HTTP/1.1 408') and b'was not here after 1.5 s' in answer
+    assert answer.startswith(b'HTTP/1.1 408') and b'incomplete after 1.5 s' in answer
 
 
 def test_a_body_that_does_not_come_any_more(port, caplog):
@@ -64,13 +64,14 @@ def test_a_body_that_does_not_come_any_more(port, caplog):
 @pytest.mark.parametrize('damaged', [
     b'\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03', b'GET\r\n\r\n', HEAD[:-2] + b'Content-Length: 3\r\n\r\n',
     b'POST /v1/captions HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n',
+    HEAD[:-2] + b'Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n',
     b'GET / HTTP/1.1\r\nHost: localhost\r\nX: ' + bytes(2 ** 17)])
-def test_what_is_no_http(damaged, port):
+def test_damaged_requests(damaged, port):
     with connected(port, damaged) as connection:
         assert received(connection).startswith(b'HTTP/1.1 400')
 
 
-def test_what_is_no_http_after_the_answer(port, caplog):
+def test_a_body_damaged_after_the_answer(port, caplog):
     # The answer is there before all of the body, which is then damaged.
     head = b'POST /nothing HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n'
     with connected(port, head) as connection:
@@ -82,12 +83,24 @@ def test_what_is_no_http_after_the_answer(port, caplog):
 
 
 @pytest.mark.parametrize('sent', [b'', HEAD + GOOD[:100]])
-def test_many_open_connections_keep_nobody_out(sent, port):
+def test_many_open_connections_keep_no_client_out(sent, port):
     with contextlib.ExitStack() as stack:
         connections = [stack.enter_context(connected(port, sent)) for _ in range(60)]
         assert ask(port, body=GOOD)[0] == 200
-        # The oldest had to go.
-        assert b'200' not in received(connections[0])
+        assert b'200' not in received(connections[0])   # the oldest is closed
+
+
+def test_a_slow_upload_survives_many_idle_connections(port):
+    with contextlib.ExitStack() as stack:
+        upload = stack.enter_context(connected(port, HEAD))
+        step = len(GOOD) // 4
+        for start in range(0, len(GOOD), step):
+            upload.sendall(GOOD[start:start + step])
+            time.sleep(0.05)                            # until it is received
+            for _ in range(30):
+                stack.enter_context(connected(port))
+        assert upload.recv(2 ** 16).startswith(b'HTTP/1.1 200')
+        assert ask(port, body=GOOD)[0] == 200
 
 
 def test_a_connection_serves_several_requests(port):
@@ -96,7 +109,7 @@ def test_a_connection_serves_several_requests(port):
         assert received(connection).count(b'HTTP/1.1 200') == 3
 
 
-def test_captions_that_take_too_long_are_not_waited_for(served_captioner, monkeypatch):
+def test_a_request_whose_captions_take_too_long_is_refused(served_captioner, monkeypatch):
     caption = served_captioner.caption_prepared
     with running(served_captioner, answer_seconds=0.3) as port:
         monkeypatch.setattr(served_captioner, 'caption_prepared', lambda *args: time.sleep(1) or list(caption(*args)))
@@ -121,7 +134,7 @@ def test_a_request_whose_sender_has_gone_is_not_captioned(served_captioner, monk
         with connected(port, HEAD, GOOD):
             while not captioned:
                 time.sleep(0.01)
-            with connected(port, HEAD, GOOD):           # has to wait, and does not
+            with connected(port, HEAD, GOOD):           # has to wait, and leaves
                 time.sleep(0.2)
         while ask(port, '/healthz')[2]['waiting']:
             time.sleep(0.01)

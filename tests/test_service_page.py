@@ -1,4 +1,4 @@
-"""The page in a browser: images are dropped, pasted, chosen and taken, and their captions taken away."""
+"""The page in a browser: images are dropped, pasted, chosen and taken, and captions copied and saved."""
 import csv
 import io
 import json
@@ -32,14 +32,14 @@ def port(served_captioner):
 
 @pytest.fixture
 def page(browser, port):
-    """The browser with the page open. Whatever the page does, no script fails and nothing is asked of others."""
+    """The browser with the page open. No script may fail, and no request go to another server."""
     browser.events.clear()
     browser.screen(1000, 800)
     browser.open(f'http://127.0.0.1:{port}/')
     yield browser
     browser.run('1')
     asked = [event['params']['request']['url'] for event in browser.events
-             if event['method'] == 'Encoder.requestWillBeSent']
+             if event['method'] == 'Network.requestWillBeSent']
     assert all(url.startswith((f'http://127.0.0.1:{port}/', f'blob:http://127.0.0.1:{port}/')) for url in asked), asked
     wrong = [event for event in browser.events if event['method'] == 'Runtime.exceptionThrown' or (
         event['method'] == 'Log.entryAdded' and event['params']['entry']['level'] == 'error'
@@ -87,7 +87,7 @@ def test_images_are_dropped_one_of_them_bad(page, port, bad):
     assert page.run('document.querySelector("output").value') == '3 images, 1 failed'
 
 
-def test_a_image_is_pasted(page):
+def test_an_image_is_pasted(page):
     page.run('''(async () => {
         const canvas = new OffscreenCanvas(90, 60);
         canvas.getContext('2d').fillRect(20, 20, 30, 30);
@@ -106,10 +106,10 @@ def test_images_are_chosen(page, port):
 
 def test_the_camera_is_captioned_live_and_its_images_kept(page):
     page.run('document.getElementById("camera").click()')
-    page.wait('document.querySelector("#said .text li")')
+    page.wait('document.querySelector("#live-captions .text li")')
     assert page.run('document.querySelector("video").videoWidth') > 0
-    first = page.run('document.querySelector("#said .name").textContent')
-    page.wait(f'document.querySelector("#said .name").textContent !== {json.dumps(first)}')
+    first = page.run('document.querySelector("#live-captions .name").textContent')
+    page.wait(f'document.querySelector("#live-captions .name").textContent !== {json.dumps(first)}')
     page.run('document.getElementById("keep").click()')
     page.wait(f'{CARDS}.length === 1')
     page.run('document.getElementById("stop").click()')
@@ -117,7 +117,7 @@ def test_the_camera_is_captioned_live_and_its_images_kept(page):
     assert page.run('document.querySelector("video").srcObject.active') is False
 
 
-def test_what_is_taken_away_is_what_generate_writes(page, port, bad, tmp_path):
+def test_saved_files_are_those_of_generate(page, port, bad, tmp_path):
     formula = tmp_path / '=1+1,"x".png'
     formula.write_bytes(IMAGES[3].read_bytes())
     drop(page, IMAGES[0], bad, formula)
@@ -160,7 +160,7 @@ def test_the_keyboard_reaches_everything_and_everything_has_a_name(page):
     tree = page.do('Accessibility.getFullAXTree')['nodes']
     named = {(node['role']['value'], node.get('name', {}).get('value', '')) for node in tree if 'role' in node}
     assert {('button', 'Choose images'), ('button', 'Camera'), ('button', 'Copy all'), ('status', ''),
-            ('heading', 'Captions of your images'), ('button', f'Copy the captions of {IMAGES[0].name}')} <= named
+            ('heading', 'Caption images'), ('button', f'Copy the captions of {IMAGES[0].name}')} <= named
 
 
 @pytest.mark.parametrize('scheme', ['light', 'dark'])
@@ -176,7 +176,7 @@ def test_it_fits_the_window_and_its_text_can_be_read(width, height, phone, schem
                         '.every(b => b.offsetHeight >= 32)')
 
 
-# The least contrast of a text to what is behind it, as WCAG 2 reckons.
+# The lowest contrast of a text to its background, by WCAG 2.
 CONTRAST = '''{
     const canvas = new OffscreenCanvas(1, 1).getContext('2d', {willReadFrequently: true});
     const linear = c => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4;
@@ -223,7 +223,13 @@ def test_a_busy_service_is_asked_again(page, served_captioner, monkeypatch):
         page.events.clear()
 
 
-def test_a_service_that_has_gone_is_said(browser, served_captioner):
+def test_a_refusal_of_a_proxy_is_shown(page):
+    page.run('fetch = () => Promise.resolve(new Response("<html>", {status: 413}))')
+    drop(page, IMAGES[0])
+    assert page.run('document.querySelector(".problem").textContent').endswith('the server refused it (413)')
+
+
+def test_a_service_that_has_ended_is_reported(browser, served_captioner):
     with running(served_captioner) as port:
         browser.open(f'http://127.0.0.1:{port}/')
     browser.drop(500, 300, [IMAGES[0]])

@@ -1,70 +1,84 @@
-"""serve: captions over HTTP, and a page to drop images on."""
+"""serve: caption images over HTTP, and on a web page."""
+from __future__ import annotations
+
+import argparse
 import os
 import socket
 
 from chainer_caption.cli.common import add_device, add_models, add_provenance, device, model_facts, say
 from chainer_caption.cli.stopping import Stopping
 from chainer_caption.errors import InputError
+from chainer_caption.service.limits import Limits
 from chainer_caption.storage.files import unreadable
 
-DESCRIPTION = 'Caption images over HTTP, for programs and by a page.'
+DESCRIPTION = 'Caption images over HTTP, for programs and on a web page.'
 EXAMPLES = '''\
   serve.py --port 8080                      then open http://127.0.0.1:8080
   serve.py -m model -i VGG_ILSVRC_19_layers.caffemodel --port 9000 -g 0
   curl --data-binary @dog.jpg http://127.0.0.1:8000/v1/captions
   curl -F p=@dog.jpg -F p=@cat.jpg 'http://127.0.0.1:8000/v1/captions?top=1&beam_width=5'
-  serve.py -m model --host 0.0.0.0 --token-file token       for other machines, which must know the token'''
+  serve.py --allowed-origin https://captions.example        behind a proxy on this machine
+  serve.py --host 0.0.0.0 --token-file token --ssl-certfile cert.pem --ssl-keyfile key.pem'''
 
 TOKEN = 'CHAINER_CAPTION_TOKEN'
 
 
-def add_arguments(parser):
-    from chainer_caption.features.images import MAX_PIXELS
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_models(parser)
     parser.add_argument('-i', '--encoder-weights', metavar='WEIGHTS',
                         help="the image encoder's weights (.caffemodel, .npz, .pth, .safetensors)")
     add_device(parser)
     add_provenance(parser, "made the model's features, if the model does not record it")
-    parser.add_argument('--max-pixels', type=int, default=MAX_PIXELS, metavar='N',
-                        help='refuse images of more (%(default)s)')
+    parser.add_argument('--max-pixels', type=int, default=Limits.image_pixels, metavar='N',
+                        help='refuse images of more pixels, and requests of more than ten times as many (%(default)s)')
     parser.add_argument('--port', type=int, default=8000, metavar='N', help='0 takes a free one (%(default)s)')
     parser.add_argument('--host', default='127.0.0.1', metavar='ADDRESS',
-                        help='where to listen (%(default)s, which this machine alone can reach; others need a token)')
+                        help='address to listen on (%(default)s: this machine alone; others need a token)')
     parser.add_argument('--allowed-host', action='append', default=[], metavar='NAME',
-                        help='what this machine is called in addresses of the service, besides its own address')
+                        help="name of this machine in the service's URL, besides its address (repeatable)")
+    parser.add_argument('--allowed-origin', action='append', default=[], metavar='ORIGIN',
+                        help='origin of the page behind a proxy, such as https://captions.example (repeatable)')
+    parser.add_argument('--ssl-certfile', metavar='FILE', help='certificate, PEM: serve HTTPS')
+    parser.add_argument('--ssl-keyfile', metavar='FILE', help='its key, if it is not in the same file')
     parser.add_argument('--token-file', metavar='FILE',
-                        help=f'file with the token that requests must know (default: what {TOKEN} says)')
+                        help=f'file with the token that requests must have (default: the variable {TOKEN})')
 
 
-def run(args):
+def run(args: argparse.Namespace) -> int:
     try:
-        from chainer_caption.service.limits import Limits
-        from chainer_caption.service.server import is_loopback, listen, open_server
+        from chainer_caption.service.server import check_certificate, is_loopback, listen, open_server
     except ModuleNotFoundError as e:
-        raise InputError(f'{e.name} is not installed: scripts/setup.sh serve installs what a service needs') from e
+        raise InputError(f'{e.name} is not installed: scripts/setup.sh serve installs what the service needs') from e
     token = _token(args.token_file)
+    if args.max_pixels < 1:
+        raise InputError.of('max_pixels', args.max_pixels, 'must be at least 1')
+    if args.ssl_certfile is not None:
+        check_certificate(args.ssl_certfile, args.ssl_keyfile)
+    elif args.ssl_keyfile is not None:
+        raise InputError.of('ssl_keyfile', args.ssl_keyfile, 'needs --ssl-certfile, too')
     with listen(args.host, args.port) as listening:
         if token is None and not is_loopback(listening):
-            raise InputError(f'--host {args.host}: other machines can reach that, so requests need a token: name its '
-                             f'file with --token-file, or set {TOKEN}')
+            raise InputError.of('host', args.host, 'other machines can reach this address, so requests need a token; '
+                                f'name its file with --token-file, or set {TOKEN}')
         from chainer_caption.captioning.captioner import Captioner
         captioner = Captioner.load(args.model, device(args.gpu), args.encoder_weights, args.encoder, args.preprocessing,
                                    max_pixels=args.max_pixels, say=say)
         facts = model_facts(captioner, captioner.search())
-        names = args.allowed_host if is_loopback(listening) else [*args.allowed_host, socket.gethostname()]
-        with open_server(captioner, Limits(), facts, names, token) as server, Stopping() as stop:
-            say(f'serving at {_address(listening)} (Ctrl-C ends it)')
+        hosts = args.allowed_host if is_loopback(listening) else [*args.allowed_host, socket.gethostname()]
+        with open_server(captioner, Limits(image_pixels=args.max_pixels), facts, hosts, args.allowed_origin, token,
+                         args.ssl_certfile, args.ssl_keyfile) as server, Stopping() as stop:
+            say(f'serving at {_address(listening, args.ssl_certfile is not None)} (Ctrl-C ends it)')
             server.run([listening])
             stop()
             return stop.status
 
 
-def _address(listening):
+def _address(listening: socket.socket, encrypted: bool) -> str:
     host, port = listening.getsockname()[:2]
-    return f'http://[{host}]:{port}' if ':' in host else f'http://{host}:{port}'
+    return f'http{"s" * encrypted}://' + (f'[{host}]:{port}' if ':' in host else f'{host}:{port}')
 
 
-def _token(path):
+def _token(path: str | None) -> str | None:
     """The token; None where there is none."""
     if path is None:
         token, source = os.environ.get(TOKEN), TOKEN
@@ -78,6 +92,6 @@ def _token(path):
         except OSError as e:
             raise unreadable(path, e) from e
     if token is not None and not (len(token) >= 16 and token.isascii() and token.isprintable() and ' ' not in token):
-        raise InputError(f'{source}: a token is 16 characters or more, of ASCII and without spaces; '
+        raise InputError(f'{source}: a token has 16 or more ASCII characters and no spaces; '
                          "python3 -c 'import secrets; print(secrets.token_urlsafe())' makes one")
     return token

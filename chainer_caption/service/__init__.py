@@ -1,5 +1,5 @@
-"""The service: captions over HTTP, and a page to drop images on.
+"""HTTP service: captions images for programs, and serves a page to drop images on.
 
-A request comes in by a `Connection`, is let through by the `Guard`, read by `Uploads` and answered by the application,
-which has its images wait in a `CaptionQueue` until one thread captions them with whatever else has come.
+A request arrives on a `Connection`, passes the `Guard`, is read by `Uploads`, and waits in a `CaptionQueue`, where one
+thread captions the images of all requests in small batches.
 """

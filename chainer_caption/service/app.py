@@ -1,46 +1,60 @@
-"""The application: its addresses, and what they answer."""
+"""ASGI application: routes, and the answer of each."""
+from __future__ import annotations
+
 import asyncio
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
+from chainer_caption.captioning.results import Result
 from chainer_caption.errors import InputError
 from chainer_caption.report.rows import json_line, row_of
+from chainer_caption.service.limits import Limits
 from chainer_caption.service.openapi import describe
 from chainer_caption.service.options import search_of
 from chainer_caption.service.page import make_page
-from chainer_caption.service.queue import Busy
+from chainer_caption.service.queue import CaptionQueue, steps_of
 from chainer_caption.service.uploads import Uploads
 
 
-def make_app(captioner, queue, limits, facts):
-    """An ASGI application that captions images.
+def make_app(captioner: Any, queue: CaptionQueue, limits: Limits, facts: dict[str, str]) -> Starlette:
+    """Makes the ASGI application.
 
     Args:
-        captioner (Captioner): Says which search a request without options has.
-        queue (CaptionQueue): Where images wait for it.
-        limits (Limits): What is too much.
-        facts (dict): What captions, in the words that the page shows: `{'Model': 'demo'}`.
+        captioner: The `Captioner`, whose default search answers requests without options.
+        queue: Captions the images.
+        limits: Limits on requests.
+        facts: What the page shows of the model: `{'Model': 'demo'}`.
     """
     uploads = Uploads(limits, queue.busy)
     (page, headers), description = make_page(facts, limits), describe(limits)
 
-    async def captions(request):
+    async def captions(request: Request) -> Response:
         search = search_of(captioner, request.query_params.multi_items())
-        async with uploads.read(request) as images:
-            results = await _results(request, queue, queue.submit(images, search), limits.answer_seconds)
-        return Response(json_line([row_of(result) for result in results]), media_type='application/json')
+        _check_steps(search, limits, 1)
+        async with uploads.read(request) as (images, large):
+            _check_steps(search, limits, len(images))
+            client = request.client.host if request.client else ''
+            futures = queue.submit(images, search, client, limits.answer_seconds, large)
+            results = await _results(request, queue, futures, limits.answer_seconds)
+        rows = [row_of(result) for result in results]
+        if all(result.error is not None for result in results):
+            error = rows[0]['error'] if len(rows) == 1 else \
+                f'none of the {len(rows)} images could be captioned; {rows[0]["filename"]}: {rows[0]["error"]}'
+            return Response(json_line({'error': error, 'rows': rows}), 422, media_type='application/json')
+        return Response(json_line(rows), media_type='application/json')
 
-    async def health(request):
+    async def health(request: Request) -> Response:
         return JSONResponse({'status': 'ok', 'waiting': len(queue)})
 
-    async def openapi(request):
+    async def openapi(request: Request) -> Response:
         return JSONResponse(description)
 
-    async def index(request):
+    async def index(request: Request) -> Response:
         return HTMLResponse(page, headers=headers)
 
     return Starlette(exception_handlers=_REFUSALS, routes=[
@@ -48,10 +62,18 @@ def make_app(captioner, queue, limits, facts):
         Route('/v1/captions', captions, methods=['POST'])])
 
 
-async def _results(request, queue, futures, seconds):
-    """Waits for the results of images. Captions that nobody waits for any more are not made."""
+def _check_steps(search: Any, limits: Limits, images: int) -> None:
+    steps = steps_of(search)
+    for count, limit, of in (1, limits.image_steps, 'an image'), (images, limits.request_steps, 'a request'):
+        if count * steps > limit:
+            raise HTTPException(413, f'{count * steps:,} search steps (images x beam width x max_length, or x 10 x top '
+                                f'with sample) are more than the limit of {limit:,} for {of}')
+
+
+async def _results(request: Request, queue: CaptionQueue, futures: list, seconds: float) -> list[Result]:
+    """Waits for the results of images; cancels what is left of them when the client has gone or the time is over."""
     results = asyncio.ensure_future(_all(futures))
-    # The body is here; all that can still come is that who sent it has gone.
+    # The body is complete: the only message that can follow is the disconnection.
     gone = asyncio.ensure_future(request.receive())
     try:
         await asyncio.wait([results, gone], timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
@@ -65,28 +87,18 @@ async def _results(request, queue, futures, seconds):
         results.cancel()
 
 
-async def _all(futures):
+async def _all(futures: list) -> list[Result]:
     return await asyncio.gather(*map(asyncio.wrap_future, futures))
 
 
-async def _http(request, e):
-    return _refusal(e.status_code, e.detail, e.headers)
+async def _refuse(request: Request, e: Any) -> Response:
+    if isinstance(e, InputError):
+        return JSONResponse({'error': str(e)}, 400)
+    return JSONResponse({'error': e.detail}, e.status_code, e.headers)
 
 
-async def _input(request, e):
-    return _refusal(400, str(e))
+async def _gone(request: Request, e: Exception) -> Response:
+    return Response()                                   # is sent to a closed connection
 
 
-async def _busy(request, e):
-    return _refusal(503, str(e), {'retry-after': str(e.seconds)})
-
-
-async def _gone(request, e):
-    return Response()                                   # which nobody will see
-
-
-def _refusal(status, error, headers=None):
-    return JSONResponse({'error': error}, status, headers)
-
-
-_REFUSALS = {HTTPException: _http, InputError: _input, Busy: _busy, ClientDisconnect: _gone}
+_REFUSALS: dict = {HTTPException: _refuse, InputError: _refuse, ClientDisconnect: _gone}

@@ -1,4 +1,6 @@
-"""What the service takes of others, at most."""
+"""Limits on requests and connections."""
+from __future__ import annotations
+
 import dataclasses
 
 _MIB = 2 ** 20
@@ -6,21 +8,37 @@ _MIB = 2 ** 20
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """Attributes:
-        body_bytes (int): Of one request.
-        all_bytes (int): Of all requests together that are not answered yet.
-        images (int): In one request.
-        waiting (int): Images of all requests together that have no captions yet.
-        connections (int): That are open at the same time.
-        head_seconds (float): In which the head of a request must be here.
-        body_seconds (float): And in which its body.
-        answer_seconds (float): After which nobody waits for captions any more.
+    """Limits on requests and connections.
+
+    A search step computes the next word of one hypothesis: a beam search of width 20 and maximum length 60 takes up to
+    1,200 steps an image.
+
+    Attributes:
+        body_bytes: Size of one request.
+        all_bytes: Size of all requests that are not answered yet.
+        images: Images in one request.
+        image_pixels: Pixels of one image; the captioner enforces it.
+        image_steps: Search steps for one image. They run without a break, about a second on two cores.
+        request_steps: Search steps for all images of one request.
+        waiting: Images of all requests that wait for captions.
+        connections: Open connections.
+        head_seconds: Time to receive the head of a request.
+        body_seconds: Time to receive its body.
+        answer_seconds: Time to caption its images; searches stop then.
     """
     body_bytes: int = 64 * _MIB
-    all_bytes: int = 512 * _MIB
+    all_bytes: int = 192 * _MIB
     images: int = 64
+    image_pixels: int = 25_000_000
+    image_steps: int = 20_000
+    request_steps: int = 200_000
     waiting: int = 256
     connections: int = 400
     head_seconds: float = 10
     body_seconds: float = 60
     answer_seconds: float = 60
+
+    @property
+    def request_pixels(self) -> int:
+        """Pixels of all images of one request."""
+        return 10 * self.image_pixels

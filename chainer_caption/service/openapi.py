@@ -1,8 +1,15 @@
-"""What the service does, for programs: its description as OpenAPI 3.1."""
+"""OpenAPI 3.1 description of the service."""
+from __future__ import annotations
+
+from typing import Any
+
 import chainer_caption
-from chainer_caption.service.options import OPTIONS
+from chainer_caption.service.limits import Limits
+from chainer_caption.service.options import OPTIONS, Option
 
 _TYPES = {bool: 'boolean', int: 'integer', float: 'number'}
+
+_ROWS = {'type': 'array', 'items': {'$ref': '#/components/schemas/Row'}}
 
 _SCHEMAS = {
     'Caption': {
@@ -10,60 +17,60 @@ _SCHEMAS = {
         'properties': {
             'caption': {'type': 'string'},
             'tokens': {'type': 'array', 'items': {'type': 'string'}},
-            'log_prob': {'type': ['number', 'null'], 'description': 'The sum over its words and its end, nats.'},
-            'log_prob_per_token': {'type': ['number', 'null'], 'description': 'That over words plus end, nats.'},
-            'finished': {'type': 'boolean', 'description': 'False: it was cut at the greatest length.'}},
+            'log_prob': {'type': ['number', 'null'],
+                         'description': 'Sum of the log-probabilities of the words and the end, nats.'},
+            'log_prob_per_token': {'type': ['number', 'null'], 'description': 'log_prob / (words + end), nats.'},
+            'finished': {'type': 'boolean', 'description': 'False: cut at the maximum length.'}},
         'required': ['caption', 'tokens', 'log_prob', 'log_prob_per_token', 'finished']},
     'Row': {
         'type': 'object',
-        'description': 'What became of one image: captions, best first, or why there are none.',
+        'description': 'One image: its captions, best first, or why it has none.',
         'properties': {
             'filename': {'type': 'string'},
             'captions': {'type': 'array', 'items': {'$ref': '#/components/schemas/Caption'}},
             'error': {'type': 'string'}},
         'required': ['filename'],
         'oneOf': [{'required': ['captions']}, {'required': ['error']}]},
-    'Error': {'type': 'object', 'properties': {'error': {'type': 'string'}}, 'required': ['error']},
+    'Error': {'type': 'object', 'properties': {'error': {'type': 'string'}, 'rows': _ROWS}, 'required': ['error']},
 }
 
 
-def describe(limits):
-    """The description, as JSON values.
-
-    Args:
-        limits (Limits): What the service takes at most.
-    """
-    rows = {'type': 'array', 'items': {'$ref': '#/components/schemas/Row'}}
+def describe(limits: Limits) -> dict[str, Any]:
+    """The description, as JSON values."""
     images = {'type': 'array', 'items': {'type': 'string', 'format': 'binary'}, 'maxItems': limits.images}
+    size = f'At most {limits.body_bytes:,} bytes, {limits.request_pixels:,} pixels together, and ' \
+           f'{limits.request_steps:,} search steps (images x beam width x max_length).'
     return {
         'openapi': '3.1.0',
         'info': {'title': 'chainer_caption', 'version': chainer_caption.__version__,
-                 'description': 'Captions of images. Nothing is kept, and nothing is sent elsewhere.'},
+                 'description': 'Captions images. Images are not kept, and not sent elsewhere.'},
         'paths': {
             '/v1/captions': {'post': {
                 'operationId': 'caption',
-                'summary': 'Captions images.',
+                'summary': 'Caption images.',
                 'parameters': [_parameter(name, option) for name, option in OPTIONS.items()],
                 'requestBody': {
                     'required': True,
-                    'description': f'{limits.body_bytes:,} bytes at most.',
+                    'description': size,
                     'content': {
                         'multipart/form-data': {'schema': {'type': 'object', 'properties': {'images': images}}},
                         'image/*': {'schema': {'type': 'string', 'format': 'binary'}}}},
                 'responses': {
-                    '200': _answer('A row for each image, in their order, also for one.', rows),
+                    '200': _answer('A row for each image, in the order of the request.', _ROWS),
                     '400': _error('An option or the form is wrong, or there is no image.'),
-                    '401': _error('The token is missing or wrong, where the service wants one.'),
-                    '403': _error('`Host` or `Origin` is foreign.'),
-                    '408': _error(f'The request was not here as a whole after {limits.body_seconds:g} s.'),
-                    '413': _error('The request is too large.'),
+                    '401': _error('The token is missing or wrong.'),
+                    '403': _error('`Host` or `Origin` is not allowed.'),
+                    '408': _error(f'The request was incomplete after {limits.body_seconds:g} s.'),
+                    '413': _error(f'The request is too large. {size}'),
+                    '415': _error('JSON, or a compressed body.'),
+                    '422': _error('None of the images could be captioned; `rows` holds the reasons.'),
                     '503': {**_error('Too many images are waiting.'), 'headers': {'Retry-After': {
-                        'description': 'After how many seconds to try again.', 'schema': {'type': 'integer'}}}}},
+                        'description': 'When to try again, in seconds.', 'schema': {'type': 'integer'}}}}},
                 'security': [{}, {'token': []}]}},
             '/healthz': {'get': {
                 'operationId': 'health',
-                'summary': 'Says that the service is there, and how many images wait for captions.',
-                'responses': {'200': _answer('It is.', {
+                'summary': 'Whether the service runs, and how many images wait for captions.',
+                'responses': {'200': _answer('It runs.', {
                     'type': 'object', 'required': ['status', 'waiting'],
                     'properties': {'status': {'const': 'ok'}, 'waiting': {'type': 'integer'}}})}}},
             '/openapi.json': {'get': {
@@ -77,16 +84,16 @@ def describe(limits):
     }
 
 
-def _parameter(name, option):
+def _parameter(name: str, option: Option) -> dict[str, Any]:
     limits = {'minimum': option.least, 'maximum': option.most} if option.least is not None else {}
-    only = {'beams': ' Not with `sample`.', 'samples': ' With `sample` alone.'}.get(option.of, '')
+    only = {'beams': ' Not with `sample`.', 'samples': ' Only with `sample`.'}.get(option.of or '', '')
     return {'name': name, 'in': 'query', 'description': option.about + only,
             'schema': {'type': _TYPES[option.kind], **limits}}
 
 
-def _answer(description, schema):
+def _answer(description: str, schema: dict[str, Any]) -> dict[str, Any]:
     return {'description': description, 'content': {'application/json': {'schema': schema}}}
 
 
-def _error(description):
+def _error(description: str) -> dict[str, Any]:
     return _answer(description, {'$ref': '#/components/schemas/Error'})

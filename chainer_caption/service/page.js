@@ -1,13 +1,13 @@
-// Sends images to be captioned, and shows what comes back as the cards of cards.js.
+// Sends images to the service, and shows their captions as the cards of cards.js.
 {
-  // So many requests at a time; the service captions together what has come together.
+  // Requests at a time; the service captions images together that arrive together.
   const AT_ONCE = 6;
-  // The images of the camera that are captioned are as wide as this, in pixels; encoders see less.
+  // Width of the camera's images, in pixels; encoders take fewer.
   const WIDE = 640;
 
   const by = id => document.getElementById(id);
   const rows = [];                                      // of all cards, oldest first
-  const waiting = [];                                   // what sends the next images, in their order
+  const waiting = [];                                   // functions that send the next images
   let sending = 0;
   let stream = null;
 
@@ -31,7 +31,7 @@
     by('camera').addEventListener('click', watch);
     by('keep').addEventListener('click', keep);
     by('stop').addEventListener('click', unwatch);
-    // Browsers show a camera to pages of this machine and to encrypted ones; a phone takes images for any page.
+    // Only pages of this machine and of HTTPS may use the camera; a phone takes images for any page.
     by('camera').hidden = !navigator.mediaDevices?.getUserMedia;
     const touched = matchMedia('(pointer: coarse)').matches;
     by('take').hidden = !touched || !by('camera').hidden;
@@ -57,7 +57,7 @@
 
   function image(file) {
     const img = make('img', {alt: '', src: URL.createObjectURL(file)});
-    // What no browser can show, such as TIFF, can have captions all the same.
+    // The service captions formats that browsers do not show, such as TIFF.
     img.addEventListener('error', () => img.remove());
     img.addEventListener('load', () => img.style.setProperty('--tint', tint(img)));
     return img;
@@ -83,7 +83,7 @@
     if (!card.isConnected) return;
     rows.push(row);
     card.ariaBusy = 'false';
-    card.querySelector('.text').replaceWith(cardText(row, said));
+    card.querySelector('.text').replaceWith(cardText(row, textElement));
     const img = card.querySelector('img');
     if (!row.captions) {
       img?.remove();
@@ -96,7 +96,8 @@
     card.append(button);
   }
 
-  function said(tag, properties, text) {
+  // An element for captions, names and reasons, in the direction of their script.
+  function textElement(tag, properties, text) {
     return make(tag, {dir: 'auto', ...properties}, text);
   }
 
@@ -117,7 +118,7 @@
 
   // ---- The service
 
-  // The row of an image. What goes wrong on the way is a row with an error, too.
+  // The row of an image; a row with an error where the request fails.
   async function caption(file) {
     if (file.size > document.querySelector('main').dataset.most - 1000) {
       return {filename: file.name, error: 'the file is too large'};
@@ -132,13 +133,18 @@
         });
         if (answer.status === 401) await askForToken();
         else if (answer.status === 503) await pause(1000 * answer.headers.get('Retry-After'));
-        // In a form names are not always what they were.
+        // Forms do not keep all names as they are.
         else if (answer.ok) return {...(await answer.json())[0], filename: file.name};
-        else return {filename: file.name, error: (await answer.json()).error};
+        else return {filename: file.name, error: await reason(answer)};
       }
     } catch {
       return {filename: file.name, error: 'the service cannot be reached, or the file cannot be read'};
     }
+  }
+
+  // A proxy's refusals are no JSON.
+  function reason(answer) {
+    return answer.json().then(({error}) => error, () => `the server refused it (${answer.status})`);
   }
 
   const pause = milliseconds => new Promise(resolve => { setTimeout(resolve, milliseconds); });
@@ -163,7 +169,7 @@
       stream = await navigator.mediaDevices.getUserMedia({video: {facingMode: 'environment'}});
     } catch (e) {
       by('how').textContent = e.name === 'NotAllowedError' ? 'The browser does not let this page use the camera'
-        : 'There is no camera that can be used';
+        : 'No camera is available';
       return;
     }
     const video = document.querySelector('video');
@@ -183,18 +189,18 @@
 
   let shown = null;
 
-  // A screen reader hears the caption when it changes, and not with each image.
+  // The element is kept while the caption is the same: screen readers announce changes alone.
   function show(row) {
-    const text = cardText(row, said);
+    const text = cardText(row, textElement);
     const best = text.querySelector('.best');
     if (best && best.textContent === shown) {
-      const before = by('said').querySelector('.text');
+      const before = by('live-captions').querySelector('.text');
       before.replaceChildren(before.querySelector('.best'), ...[...text.children].slice(1));
       return;
     }
     shown = best?.textContent;
     best?.setAttribute('role', 'status');
-    by('said').replaceChildren(text);
+    by('live-captions').replaceChildren(text);
   }
 
   async function frame(video) {
@@ -213,15 +219,15 @@
   function unwatch() {
     for (const track of stream.getTracks()) track.stop();
     stream = shown = null;
-    by('said').replaceChildren();
+    by('live-captions').replaceChildren();
     by('live').hidden = true;
     by('camera').hidden = false;
     by('camera').focus();
   }
 
-  // ---- To take away
+  // ---- Copy and save
 
-  // Of one image all captions, of several the best of each.
+  // All captions of one image, or the best of each of several.
   async function copy(button, some, each = 1) {
     const lines = some.flatMap(row => (row.captions || []).slice(0, each).map(caption => caption.caption));
     const label = button.dataset.label ??= button.textContent;
@@ -229,7 +235,7 @@
     setTimeout(() => { button.textContent = label; }, 1500);
   }
 
-  // Browsers lend the clipboard to pages of this machine and to encrypted ones; there is an older way for the others.
+  // Only pages of this machine and of HTTPS may use the clipboard; others need the older way.
   async function toClipboard(text) {
     if (navigator.clipboard) return navigator.clipboard.writeText(text).then(() => true, () => false);
     const area = make('textarea', {value: text});
@@ -246,7 +252,7 @@
     setTimeout(() => URL.revokeObjectURL(link.href), 10000);
   }
 
-  // As generate.py writes it, also in what a spreadsheet would run as a formula.
+  // As generate.py writes it, with formulas made text.
   function csv(some) {
     const lines = [['filename', 'rank', 'caption', 'log_prob', 'log_prob_per_token', 'finished', 'error']];
     for (const {filename, captions, error} of some) {

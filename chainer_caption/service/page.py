@@ -1,18 +1,18 @@
-"""The page: images are dropped on it, pasted, chosen or taken, and their captions shown as in the gallery."""
+"""The web page: shows captions of images that are dropped, pasted, chosen or taken with a camera."""
+from __future__ import annotations
+
 import string
 
 from chainer_caption.report.html import csp_hash, escape, fact_items, resource
+from chainer_caption.service.limits import Limits
 
 
-def make_page(facts, limits):
-    """The page, and its headers, of which the Content-Security-Policy lets it fetch nothing but captions.
+def make_page(facts: dict[str, str], limits: Limits) -> tuple[str, dict[str, str]]:
+    """The page as HTML, and its headers; the Content-Security-Policy lets it fetch captions alone.
 
     Args:
-        facts (dict): What captions, in the words to be shown: `{'Model': 'demo'}`.
-        limits (Limits): What a request may have at most.
-
-    Returns:
-        tuple: HTML, str, and a dict of headers.
+        facts: What to show of the model: `{'Model': 'demo'}`.
+        limits: Limits on requests.
     """
     style = resource('gallery.css') + resource('page.css', __package__)
     script = resource('cards.js') + resource('page.js', __package__)

@@ -1,157 +1,279 @@
-"""Images of many requests wait here, and those that have come together are captioned together."""
+"""Queue of images: requests take turns, and images of the same search are captioned together."""
+from __future__ import annotations
+
 import collections
 import concurrent.futures
-import contextlib
+import dataclasses
+import functools
 import io
+import itertools
 import math
-import queue
 import threading
 import time
+import weakref
+from typing import Any
+
+from starlette.exceptions import HTTPException
 
 from chainer_caption.captioning.results import Result
+from chainer_caption.decoding import Sampling
 from chainer_caption.features.images import ImageError
 from chainer_caption.features.prefetch import BATCH
 
-# Seconds that somebody who was turned away shall wait, at most.
+# Longest Retry-After, in seconds.
 _LONGEST = 60
 
+# Captions that `Sampling` samples for each one it returns, at most: it replaces those that repeat another.
+_TRIES = 10
 
-class Busy(Exception):
-    """There is no room for more now.
+
+class Busy(HTTPException):
+    """There is no room for more images now.
 
     Attributes:
-        seconds (int): After how many there may be.
+        seconds: When to try again.
     """
 
-    def __init__(self, seconds):
-        super().__init__(f'too many images are waiting; try again in {seconds} s')
+    def __init__(self, seconds: int) -> None:
+        super().__init__(503, f'too many images are waiting; try again in {seconds} s', {'retry-after': str(seconds)})
         self.seconds = seconds
 
 
-class _Waiting:
-    """An image that has no captions yet; what is known of it is forgotten when nobody waits for it any more."""
+def steps_of(search: Any) -> int:
+    """Most search steps for one image: hypotheses times maximum length."""
+    return (_TRIES * search.top if isinstance(search, Sampling) else search.width) * search.max_length
 
-    def __init__(self, name, data, search):
-        self.name, self.data, self.search = name, data, search
-        self.image = None
-        self.future = concurrent.futures.Future()
-        self.future.add_done_callback(self._forget)
 
-    def _forget(self, future):
-        self.data = self.image = None
+class Timed:
+    """A search, or its decoder, whose first step after the deadline (`time.monotonic`) raises TimeoutError."""
+
+    def __init__(self, wrapped: Any, deadline: float) -> None:
+        self.wrapped, self.deadline = wrapped, deadline
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.wrapped, name)
+
+    def __call__(self, decoder: Any, features: Any) -> Any:
+        return self.wrapped(Timed(decoder, self.deadline), features)
+
+    def step(self, *args: Any) -> Any:
+        if time.monotonic() > self.deadline:
+            raise TimeoutError
+        return self.wrapped.step(*args)
+
+
+@dataclasses.dataclass(eq=False)
+class _Client:
+    """Work done for a client, in search steps, on a common scale; the client with the least is served next."""
+    turn: float
+    clock: float = 0.0                                  # turn of its request that was served last
+    images: int = 0                                     # that wait
+
+
+class _Image:
+    """An image that waits. Its data are dropped when it is captioned or cancelled."""
+
+    def __init__(self, request: _Request, name: str, data: bytes) -> None:
+        self.request, self.name = request, name
+        self.data: Any = data                           # the file, then the prepared image
+        self.future: concurrent.futures.Future[Result] = concurrent.futures.Future()
+
+
+class _Request:
+    """Images of a request: first those to be read, then those to be captioned."""
+
+    def __init__(self, number: int, search: Any, client: _Client, deadline: float, read_turn: int,
+                 large: bool) -> None:
+        self.number, self.search, self.client, self.deadline = number, search, client, deadline
+        self.steps = steps_of(search)
+        self.turn, self.read_turn = client.clock, read_turn
+        self.unread: collections.deque[_Image] = collections.deque()
+        self.ready: collections.deque[_Image] = collections.deque()
+        self.reading, self.large = 0, large
 
 
 class CaptionQueue:
-    """Captions images in a thread of its own, which alone uses the captioner; two more read what comes next.
+    """Captions images in one thread, which alone uses the captioner; two more threads read the next images.
 
-    What is there when the thread has time is captioned at once, up to `BATCH` images of the same search: alone a
-    image waits for nobody, and in a crowd many go through the network and the search together. A context manager;
-    leaving its block ends the threads when all is done.
+    Requests take turns by start-time fair queuing (Goyal et al. 1996): first the client, then the request of the client
+    that has used the fewest search steps. A batch has up to `BATCH` images of the same search, of any request, and up
+    to `batch_steps` search steps. So a new request waits for a batch or two, however large the others are.
+
+    A context manager; leaving its block ends the threads when all images are captioned.
 
     Args:
-        captioner (Captioner): With an encoder.
-        size (int): How many images may wait.
+        captioner: A `Captioner` with an encoder.
+        size: Images that may wait. A request may take half of the free places, and a client three quarters of what
+            other clients leave. Single images may take more, up to the last eighth of all places. So neither a few
+            large requests nor one client with many shut out the others.
+        batch_steps: Search steps of a batch of two or more images, at most.
     """
 
-    def __init__(self, captioner, size):
-        self._captioner, self._size = captioner, size
-        self._count, self._counting = 0, threading.Lock()
-        self._pace = 0.0                                # seconds that an image takes, in the latest batches
-        self._read, self._held = queue.SimpleQueue(), collections.deque()
-        # Images that are read and not yet captioned take more memory than their files.
-        self._places = threading.Semaphore(2 * BATCH)
-        self._readers = concurrent.futures.ThreadPoolExecutor(2, thread_name_prefix='images')
-        self._worker = threading.Thread(target=self._work, name='captions')
+    def __init__(self, captioner: Any, size: int, batch_steps: int = 10_000) -> None:
+        self._captioner, self._size, self._batch_steps = captioner, size, batch_steps
+        self._count = 0                                 # images that wait
+        self._clients: weakref.WeakValueDictionary[str, _Client] = weakref.WeakValueDictionary()
+        self._requests: list[_Request] = []
+        self._changed, self._ending = threading.Condition(), False
+        self._numbers = itertools.count()
+        self._clock, self._read_clock = 0.0, 0
+        self._pace = 0.0                                # seconds an image, in the latest batches
+        self._threads = [threading.Thread(target=target, name='captions') for target in
+                         (self._caption, self._read, self._read)]
 
-    def __enter__(self):
-        self._worker.start()
+    def __enter__(self) -> CaptionQueue:
+        for thread in self._threads:
+            thread.start()
         return self
 
-    def __exit__(self, *exception):
-        self._readers.shutdown()
-        self._read.put(None)
-        self._worker.join()
+    def __exit__(self, *exception: object) -> None:
+        with self._changed:
+            self._ending = True
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join()
 
-    def __len__(self):
-        """How many images have no captions yet."""
+    def __len__(self) -> int:
+        """Images that wait for captions."""
         return self._count
 
-    def busy(self):
-        """The `Busy` of this moment."""
-        return Busy(min(_LONGEST, 1 + math.floor(self._count * self._pace)))
+    def busy(self) -> Busy:
+        """The `Busy` to raise at this moment."""
+        return Busy(min(_LONGEST, 1 + math.floor(len(self) * self._pace)))
 
-    def submit(self, images, search):
-        """Has images captioned.
+    def submit(self, images: list[tuple[str, bytes]], search: Any, client: str = '',
+               seconds: float = math.inf, large: bool = False) -> list[concurrent.futures.Future[Result]]:
+        """Adds the images of a request.
 
         Args:
-            images (list of tuple): Pairs of a name and the bytes of a file.
-            search (BeamSearch, DiverseBeamSearch or Sampling): What to caption with.
+            images: Pairs of a name and the bytes of a file.
+            search: BeamSearch, DiverseBeamSearch or Sampling.
+            client: Address that the request comes from.
+            seconds: After how long its searches stop with `Busy`.
+            large: Whether images take long to decode. One thread at a time reads such requests, and the other one is
+                left to the rest.
 
         Returns:
-            list of concurrent.futures.Future: Of a `Result` each. Who waits no longer cancels them.
+            A future `Result` for each image. An image whose future is cancelled is not captioned.
 
         Raises:
-            Busy: So many may not wait.
+            Busy: There is no room for so many images.
         """
-        with self._counting:
-            if self._count + len(images) > self._size:
+        with self._changed:
+            of = self._clients.setdefault(client, _Client(self._clock))
+            of.turn = max(of.turn, self._clock)         # idle time is not saved up
+            free = self._size - self._count
+            share = math.ceil(0.75 * (free + of.images)) - of.images
+            single = 1 if 8 * free > self._size else min(share, 1)
+            if len(images) > max(single, min(free // 2, share)):
                 raise self.busy()
             self._count += len(images)
-        items = [_Waiting(name, data, search) for name, data in images]
-        for item in items:
-            item.future.add_done_callback(self._leave)
-            self._readers.submit(self._prepare, item)
-        return [item.future for item in items]
+            of.images += len(images)
+            request = _Request(next(self._numbers), search, of, time.monotonic() + seconds, self._read_clock,
+                               large)
+            request.unread.extend(_Image(request, name, data) for name, data in images)
+            futures = [image.future for image in request.unread]
+            for image in request.unread:
+                image.future.add_done_callback(functools.partial(self._leave, image))
+            self._requests.append(request)
+            self._changed.notify_all()
+        return futures
 
-    def _leave(self, future):
-        with self._counting:
+    def _leave(self, image: _Image, future: object) -> None:
+        image.data = None
+        with self._changed:
             self._count -= 1
+            image.request.client.images -= 1
+            self._changed.notify_all()
 
-    def _prepare(self, item):
-        data = item.data
-        if data is None:
-            return
-        self._places.acquire()
-        try:
-            item.image = self._captioner.extractor.prepare(io.BytesIO(data))
-            item.data = None
-        except Exception as e:
-            self._places.release()
-            if item.future.set_running_or_notify_cancel():
-                if isinstance(e, ImageError):
-                    item.future.set_result(Result(None, item.name, error=str(e)))
-                else:
-                    item.future.set_exception(e)
-        else:
-            self._read.put(item)
+    def _drop_cancelled(self) -> None:
+        for request in self._requests:
+            for images in request.unread, request.ready:
+                while images and images[0].future.cancelled():
+                    images.popleft()
+        self._requests = [request for request in self._requests if request.unread or request.reading or request.ready]
 
-    def _work(self):
-        while batch := self._batch():
-            began = time.monotonic()
+    # Reading
+
+    def _next_unread(self) -> _Image | None:
+        """The next image to read; None after the last one."""
+        with self._changed:
+            while True:
+                self._drop_cancelled()
+                # Prepared images take more memory than their files.
+                full = sum(request.reading + len(request.ready) for request in self._requests) >= 4 * BATCH
+                large = any(request.large and request.reading for request in self._requests)
+                requests = [request for request in self._requests if request.unread and not full and not (
+                    request.large and large) and request.reading + len(request.ready) < BATCH]
+                if requests:
+                    request = min(requests, key=lambda request: (request.read_turn, len(request.unread),
+                                                                 request.number))
+                    self._read_clock = request.read_turn
+                    request.read_turn += 1
+                    request.reading += 1
+                    return request.unread.popleft()
+                if self._ending and not any(request.unread for request in self._requests):
+                    return None
+                self._changed.wait()
+
+    def _read(self) -> None:
+        while image := self._next_unread():
+            error: Exception | None = None
             try:
-                pairs = [(item.name, item.image) for item in batch]
-                for item, result in zip(batch, self._captioner.caption_prepared(pairs, batch[0].search), strict=True):
-                    item.future.set_result(result)
+                image.data = self._captioner.extractor.prepare(io.BytesIO(image.data))
             except Exception as e:
-                for item in batch:
-                    if not item.future.done():
-                        item.future.set_exception(e)
-            self._pace += 0.2 * ((time.monotonic() - began) / len(batch) - self._pace)
+                error = e
+            with self._changed:
+                image.request.reading -= 1
+                if error is None:
+                    image.request.ready.append(image)
+                self._changed.notify_all()
+            if error is not None and image.future.set_running_or_notify_cancel():
+                if isinstance(error, ImageError):
+                    image.future.set_result(Result(None, image.name, error=str(error)))
+                else:
+                    image.future.set_exception(error)
 
-    def _batch(self):
-        """The next images that are captioned together; none where there will be no more."""
-        batch = []
-        while not batch:
-            if not self._held:
-                self._held.append(self._read.get())
-            with contextlib.suppress(queue.Empty):
-                while True:
-                    self._held.append(self._read.get_nowait())
-            if self._held[0] is None:
-                return []
-            search = self._held[0].search
-            taken = [item for item in self._held if item is not None and item.search == search][:BATCH]
-            self._held = collections.deque(item for item in self._held if item not in taken)
-            self._places.release(len(taken))
-            batch = [item for item in taken if item.future.set_running_or_notify_cancel()]
+    # Captioning
+
+    def _next_batch(self) -> list[_Image]:
+        """The images to caption next, of one search; none after the last one."""
+        batch: list[_Image] = []
+        with self._changed:
+            while not batch:
+                self._drop_cancelled()
+                if not any(request.ready for request in self._requests):
+                    if self._ending and not self._requests:
+                        return []
+                    self._changed.wait()
+                    continue
+                left = self._batch_steps
+                while requests := [request for request in self._requests if request.ready and len(batch) < BATCH and (
+                        not batch or (request.steps <= left and request.search == batch[0].request.search))]:
+                    request = min(requests, key=lambda request: (request.client.turn, request.turn, request.steps,
+                                                                 request.number))
+                    client = request.client
+                    image = request.ready.popleft()
+                    if image.future.set_running_or_notify_cancel():
+                        if not batch:
+                            self._clock, client.clock = max(self._clock, client.turn), request.turn
+                        client.turn += request.steps
+                        request.turn += request.steps
+                        left -= request.steps
+                        batch.append(image)
+            self._changed.notify_all()
         return batch
+
+    def _caption(self) -> None:
+        while batch := self._next_batch():
+            began = time.monotonic()
+            search = Timed(batch[0].request.search, max(image.request.deadline for image in batch))
+            try:
+                pairs = [(image.name, image.data) for image in batch]
+                for image, result in zip(batch, self._captioner.caption_prepared(pairs, search), strict=True):
+                    image.future.set_result(result)
+            except Exception as e:
+                for image in batch:
+                    if not image.future.done():
+                        image.future.set_exception(self.busy() if isinstance(e, TimeoutError) else e)
+            self._pace += 0.2 * ((time.monotonic() - began) / len(batch) - self._pace)
