@@ -44,7 +44,7 @@ def benchmark_training(dataset, settings, device, updates, processes):
     settings = settings.resolved()
     architecture = ARCHITECTURES[settings.architecture]
     iterator = CaptionIterator(data, settings.batch_size, seed=settings.seed, per_image=architecture.per_image)
-    converter = make_converter(dataset.features, device, processes, architecture.per_image)
+    converter = make_converter(dataset.inputs(architecture.reads), device, processes, architecture.per_image)
     model = fresh_model(architecture, dataset.feature_size, vocabulary,
                         {**dataclasses.asdict(settings), **chosen_sizes(architecture, settings)})
     model.to_device(device)
@@ -84,7 +84,7 @@ def benchmark_decoding(dataset, model, device, split, images, options):
     """
     captioner = Captioner.load(model, device, images=False)
     rows = dataset.captions.image_ids[dataset.images(split)][:images]
-    features = np.ascontiguousarray(dataset.features[rows])
+    features = np.ascontiguousarray(dataset.inputs(captioner.reads)[rows])
     search = captioner.search(**options)
     list(captioner.caption_features(features[:2 * _WARM_UP], search))
     _wait(device)

@@ -1,4 +1,4 @@
-"""check_features, the command: it finds the images, names what made their features, and records that when asked."""
+"""check-features: finds the images, identifies what made their features, and records it on request."""
 import dataclasses
 import json
 import pathlib
@@ -106,14 +106,14 @@ def test_each_pair_is_named_and_recorded(encoder, preprocessing, make, images, w
     assert {path.name for path in dataset.iterdir()} == {*before, 'feats.npy.json'}
 
 
-def test_nobodys_matrix(make, images, weights, call):
+def test_a_matrix_of_another_encoder(make, images, weights, call):
     dataset = make('vgg19', 'karpathy')
     status, out, _ = call('check_features', dataset, images, '-i', weights['vgg16'], '--write')
     assert status == 1 and 'verdict: none of these made' in out and not (dataset / 'feats.npy.json').exists()
     assert {line.split()[0] for line in out.splitlines()[1:-1]} == {'vgg16'}
 
 
-def test_what_is_recorded_is_shown_and_kept(make, images, weights, call):
+def test_the_record_is_shown_and_other_keys_are_kept(make, images, weights, call):
     dataset = make('vgg16', 'seed')
     (dataset / 'feats.npy.json').write_text(json.dumps({'encoder': 'vgg19', 'preprocessing': 'seed',
                                                         'dtype': 'float16'}))
@@ -122,7 +122,20 @@ def test_what_is_recorded_is_shown_and_kept(make, images, weights, call):
     assert status == 0 and '\nrecorded: vgg19, seed\n' in out and 'mean of 2 images' in out
     assert call(*arguments, '--write')[0] == 0
     assert json.loads((dataset / 'feats.npy.json').read_text()) == {'encoder': 'vgg16', 'preprocessing': 'seed',
-                                                                    'dtype': 'float16'}
+                                                                    'dtype': 'float16', 'shape': [6, 64]}
+
+
+def test_grids_are_compared_by_their_mean(make, images, weights, call):
+    dataset = make('vgg16', 'seed')
+    feats = np.load(dataset / 'feats.npy').astype(np.float32)
+    offsets = np.array([-1, 0, 1], np.float32)[:, None]
+    np.save(dataset / 'grids.npy', feats[:, None] + offsets)
+    (dataset / 'feats.npy').unlink()
+    status, out, _ = call('check_features', dataset, images, *both(weights), '--write')
+    assert status == 0 and f'vgg16 with the preprocessing seed made {dataset}/grids.npy' in out
+    assert json.loads((dataset / 'grids.npy.json').read_text()) == {
+        'encoder': 'vgg16', 'preprocessing': 'seed', 'shape': [6, 3, 64]}
+    assert Dataset(dataset).provenance == {'encoder': 'vgg16', 'preprocessing': 'seed'}
 
 
 def test_wrong_calls(make, images, weights, call, tmp_path):
@@ -131,7 +144,7 @@ def test_wrong_calls(make, images, weights, call, tmp_path):
     (tmp_path / 'torn.npz').write_bytes(weights['vgg16'].read_bytes()[:999])
     vgg16 = '-i', weights['vgg16']
     for arguments, reason in (
-            ([dataset, tmp_path / 'empty', *vgg16], f'{tmp_path}/empty: none of the images in there is one of the'),
+            ([dataset, tmp_path / 'empty', *vgg16], f'{tmp_path}/empty: holds none of the images of the dataset'),
             ([dataset, tmp_path / 'none', *vgg16], f'{tmp_path}/none: no such folder'),
             ([tmp_path / 'none', images, *vgg16], f'{tmp_path}/none: no such folder'),
             ([dataset, images, '-i', tmp_path / 'none.npz'], f'{tmp_path}/none.npz: no such file; they come from'),
@@ -140,14 +153,14 @@ def test_wrong_calls(make, images, weights, call, tmp_path):
             ([dataset, images, *vgg16, '--encoder', 'vgg16', '--encoder', 'vgg19'],
              '1 files of weights for 2 encoders'),
             ([dataset, images, '--encoder', 'vgg16'], 'no weights for vgg16; they come from'),
-            ([dataset, images, *vgg16, '--limit', 0], '--limit is at least 1')):
+            ([dataset, images, *vgg16, '--limit', 0], '--limit 0: must be at least 1')):
         status, out, err = call('check_features', *arguments)
         assert (status, out, err.count('\n')) == (2, '', 1), err
         assert err.startswith(f'check_features.py: {reason}')
 
 
 @pytest.mark.skipif(not UNSEEN.is_dir(), reason='needs the embedded dataset')
-def test_weights_that_are_at_hand_are_tried(call, tmp_path, monkeypatch):
+def test_installed_weights_are_tried(call, tmp_path, monkeypatch):
     lite = dataclasses.replace(ENCODERS['efficientnet_lite0'], package=None)
     monkeypatch.setitem(ENCODERS, 'efficientnet_lite0', lite)
     assert call('extract_features', UNSEEN, '-o', tmp_path / 'dataset', '--encoder', 'demo')[0] == 0
@@ -158,7 +171,7 @@ def test_weights_that_are_at_hand_are_tried(call, tmp_path, monkeypatch):
         f'not tried: no weights for {name}' for name in ENCODERS if name != 'demo']
 
 
-def test_whose_weights_are_found_out(weights):
+def test_the_encoder_of_weights_is_found_out(weights):
     assert [e.encoder for e in find_extractors([weights['vgg16'], weights['vgg19']])] == ['vgg16', 'vgg19']
     with pytest.raises(InputError, match='has no'):
         list(find_extractors([weights['vgg16']], ['vgg19']))

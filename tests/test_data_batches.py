@@ -2,8 +2,16 @@
 import numpy as np
 import pytest
 
-from chainer_caption import Dataset, Vocabulary
-from chainer_caption.data.batches import MAX_WORDS, CaptionDataset, CaptionIterator, PackCaptions, pack
+from chainer_caption import Dataset, InputError, Vocabulary
+from chainer_caption.data.batches import (
+    MAX_WORDS,
+    CaptionDataset,
+    CaptionIterator,
+    PackCaptions,
+    PackShare,
+    pack,
+    take_rows,
+)
 from chainer_caption.data.vocabulary import BOS, EOS
 
 
@@ -108,3 +116,51 @@ def test_captions_of_a_dataset(make_dataset):
     for i, (row, tokens) in enumerate(spoken):
         assert captions[i][0] == row
         np.testing.assert_array_equal(captions[i][1], [*vocabulary.encode(tokens), EOS])
+
+
+@pytest.mark.parametrize('per_image', [False, True])
+def test_grids_and_pairs_are_packed_as_vectors_are(captions, per_image, tmp_path):
+    vectors = np.random.default_rng(2).random((1000, 5)).astype(np.float32)
+    np.save(tmp_path / 'grids.npy', np.random.default_rng(3).random((1000, 4, 5)).astype(np.float16))
+    grids = np.load(tmp_path / 'grids.npy', mmap_mode='r')
+    examples = [captions[i] for i in (3, 1, 4, 15, 3)]
+    packed = [converter(examples, None) for features in (vectors, grids, (vectors, grids))
+              for converter in (PackCaptions(features, per_image), PackShare(features, 0, 1, per_image))]
+    of_vectors, of_grids = packed[0][0], packed[2][0]
+    assert of_vectors.shape == (4 if per_image else 5, 5) and of_grids.shape == (len(of_vectors), 4, 5)
+    assert {array.dtype for array in (of_vectors, of_grids)} == {np.dtype(np.float32)}
+    for vector, grid in zip(of_vectors, of_grids, strict=True):
+        row, = np.flatnonzero((vectors == vector).all(axis=1))
+        np.testing.assert_array_equal(grid, grids[row])
+    for one, other in ((0, 1), (2, 3)):
+        for mine, share in zip(packed[one][:4], packed[other][:4], strict=True):
+            np.testing.assert_array_equal(mine, share)
+    pair = packed[4][0]
+    np.testing.assert_array_equal(pair[0], of_vectors)
+    np.testing.assert_array_equal(pair[1], of_grids)
+    assert packed[4][3] == packed[0][3]
+
+
+def test_only_the_rows_of_a_minibatch_are_read():
+    class Recorded(np.ndarray):
+        read = ()
+
+        def __getitem__(self, rows):
+            self.read.append(rows)
+            return np.asarray(self)[rows]
+    grids = np.zeros((9, 4, 5), np.float16).view(Recorded)
+    grids.read = []
+    assert take_rows(grids, np.array([7, 2])).shape == (2, 4, 5)
+    assert [rows.tolist() for rows in grids.read] == [[7, 2]]
+
+
+def test_word_ids_outside_the_vocabulary_are_refused():
+    captions = [np.array([5, 9, EOS], np.int32), np.array([4, EOS], np.int32)]
+    assert pack(captions, 10)[1].max() == 9
+    with pytest.raises(InputError, match='a caption has the word id 9, but the model has the ids 0 to 8'):
+        pack(captions, 9)
+    with pytest.raises(InputError, match='the word id -1'):
+        pack([np.array([-1, EOS], np.int32)])
+    for converter in (PackCaptions(np.ones((2, 3)), vocabulary_size=9), PackShare(np.ones((2, 3)), 0, 2, False, 9)):
+        with pytest.raises(InputError, match='the word id 9'):
+            converter(list(enumerate(captions)), None)

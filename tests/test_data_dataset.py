@@ -1,4 +1,4 @@
-"""A dataset opened: what it says, what it keeps for the next time, and what it refuses."""
+"""Datasets: what they hold, what the cache keeps of them, and what is refused."""
 import json
 import os
 import shutil
@@ -10,6 +10,7 @@ import scipy.io
 
 import chainer_caption.data.captions
 from chainer_caption import Dataset, InputError
+from chainer_caption.data import record_provenance
 from chainer_caption.data.captions import read_captions
 from chainer_caption.storage.cache import cache_folder
 
@@ -35,7 +36,7 @@ def state_of(folder):
 
 
 def refusal(action, name):
-    """What a refusal says behind the name of the file, which it begins with."""
+    """The message of a refusal, without the file's name, with which it begins."""
     with pytest.raises(InputError) as caught:
         action()
     message = str(caught.value)
@@ -43,21 +44,21 @@ def refusal(action, name):
     return message.removeprefix(str(name))
 
 
-def spoken(dataset, *splits):
+def sentences_of(dataset, *splits):
     rows, tokens, bounds = dataset.sentences(*splits)
     words = [dataset.captions.words[i] for i in tokens]
     return [(int(row), words[a:b]) for row, a, b in zip(rows, bounds[:-1], bounds[1:], strict=True)]
 
 
-# What it says
+# Content
 
-def test_the_row_of_a_image_is_its_imgid(tmp_path):
+def test_the_row_of_an_image_is_its_imgid(tmp_path):
     folder = write(tmp_path / 'r', [image(5, sentences=[['five']]), image(0, 'val'), image(3, sentences=[['three']])],
                    rows=9)
     dataset = Dataset(folder)
     assert dataset.captions.image_ids.tolist() == [5, 0, 3] and dataset.captions.filenames[0] == '5.jpg'
     assert dataset.feature_size == 3 and dataset.features[5].tolist() == [5, 5, 5]
-    assert spoken(dataset, 'train') == [(5, ['five']), (3, ['three'])]
+    assert sentences_of(dataset, 'train') == [(5, ['five']), (3, ['three'])]
     assert [dataset.references(p) for p in dataset.images('train')] == [[['five']], [['three']]]
 
 
@@ -66,7 +67,7 @@ def test_splits(tmp_path):
     dataset = Dataset(write(tmp_path / 'r', [image(i, split, [[split]]) for i, split in enumerate(splits)]))
     assert dataset.images('train').tolist() == [0, 4]
     assert dataset.images('train', 'restval').tolist() == [0, 1, 4]
-    assert spoken(dataset, 'restval', 'test') == [(1, ['restval']), (3, ['test'])]
+    assert sentences_of(dataset, 'restval', 'test') == [(1, ['restval']), (3, ['test'])]
     assert dataset.word_counts('train', 'restval') == ({'train': 2, 'restval': 1}, 3)
 
 
@@ -78,10 +79,10 @@ def test_restval_trains_by_default(tmp_path):
     assert bundle.vocabulary.words[3:] == ['restval', 'train']
 
 
-def test_empty_sentences_describe_nothing(tmp_path):
+def test_empty_sentences_are_left_out(tmp_path):
     dataset = Dataset(write(tmp_path / 'r', [image(0, sentences=[[], ['a'], []]), image(1, sentences=[]),
                                              image(2, sentences=[['b', 'c'], []])]))
-    assert spoken(dataset, 'train') == [(0, ['a']), (2, ['b', 'c'])]
+    assert sentences_of(dataset, 'train') == [(0, ['a']), (2, ['b', 'c'])]
     assert dataset.word_counts('train') == ({'a': 1, 'b': 1, 'c': 1}, 2)
     assert dataset.references(1) == [] and dataset.references(2) == [['b', 'c'], []]
 
@@ -145,9 +146,92 @@ def test_other_names_of_matrices(name, make_dataset):
     np.testing.assert_array_equal(Dataset(folder).features, features)
 
 
+def test_vectors_grids_and_both(tmp_path):
+    folder = write(tmp_path / 'r', [image(5), image(0, 'val'), image(3)], rows=9)
+    grids = np.random.default_rng(0).random((9, 4, 3)).astype(np.float16)
+    vectors = Dataset(folder)
+    assert vectors.grids is None and vectors.reading('vectors') is vectors
+    assert vectors.inputs('vectors') is vectors.features and set(vectors.digest) == {'captions', 'features'}
+    for reads in ('grids', 'both'):
+        assert refusal(lambda reads=reads: vectors.inputs(reads), folder / 'feats.npy') == (
+            f': holds vectors, but the architecture reads {reads}; add grids.npy with grids, or choose an architecture '
+            'that reads vectors')
+    np.save(folder / 'grids.npy', grids)
+    both = Dataset(folder)
+    assert (both.digest, both.features_path) == (vectors.digest, folder / 'feats.npy'), 'a model of vectors resumes'
+    assert isinstance(both.grids, np.memmap) and both.grids.dtype == np.float16
+    of_grids = both.reading('grids')
+    assert of_grids.features_path == folder / 'grids.npy' and set(of_grids.digest) == {'captions', 'grids'}
+    assert set(both.reading('both').digest) == {'captions', 'features', 'grids'}
+    first, second = both.inputs('both')
+    assert first is both.features and second is both.grids is both.inputs('grids') and both.feature_size == 3
+    np.testing.assert_array_equal(second, grids)
+    with pytest.raises(InputError, match='reads pixels: must be one of vectors, grids, both'):
+        both.inputs('pixels')
+    np.save(folder / 'grids.npy', grids[..., :2])
+    assert Dataset(folder).reading('grids').feature_size == 2
+    assert 'has 2 numbers at a location, but' in refusal(lambda: Dataset(folder).inputs('both'), folder / 'grids.npy')
+    np.save(folder / 'grids.npy', grids[:5])
+    assert 'which needs 6' in refusal(lambda: Dataset(folder), folder / 'grids.npy')
+
+
+@pytest.mark.parametrize('name', ['grids.npy', 'grids.npz', 'elsewhere'])
+def test_grids_alone(name, tmp_path):
+    folder = write(tmp_path / 'r', [image(1), image(0, 'val')])
+    (folder / 'feats.npy').unlink()
+    grids = np.arange(24, dtype=np.float32).reshape(2, 4, 3)
+    path = (tmp_path if name == 'elsewhere' else folder) / name
+    with open(path, 'wb') as f:
+        np.savez(f, grids=grids) if name.endswith('npz') else np.save(f, grids)
+    dataset = Dataset(folder, features=path if name == 'elsewhere' else None)
+    assert dataset.features is None and dataset.features_path == path and dataset.feature_size == 3
+    np.testing.assert_array_equal(dataset.inputs('grids'), grids)
+    assert 'holds grids, but the architecture reads both' in refusal(lambda: dataset.inputs('both'), path)
+
+    def record(encoder):
+        (tmp_path / f'{path}.json').write_text(json.dumps({'encoder': encoder, 'preprocessing': 'karpathy'}))
+        return Dataset(folder, features=path if name == 'elsewhere' else None)
+    # Whether a vector is the mean of its grid is a matter of the encoder, and unknown is no.
+    assert 'the architecture reads vectors' in refusal(lambda: dataset.inputs('vectors'), path)
+    for encoder in ('vgg19', 'mine', 'fine-tuned from vgg16'):
+        assert 'the architecture reads vectors' in refusal(lambda e=encoder: record(e).inputs('vectors'), path)
+    for encoder in ('efficientnet_lite0', 'resnet101', 'resnet101_torchvision', 'fine-tuned from resnet101'):
+        dataset = record(encoder)
+        np.testing.assert_array_equal(dataset.inputs('vectors'), grids.mean(axis=1))
+        assert dataset.reading('vectors').provenance == {'encoder': encoder, 'preprocessing': 'karpathy'}
+        np.testing.assert_array_equal(dataset.inputs('grids'), grids)
+
+
+def test_vectors_and_grids_have_records_of_their_own(tmp_path):
+    folder = write(tmp_path / 'r', [image(1), image(0, 'val')])
+    np.save(folder / 'grids.npy', np.ones((2, 4, 3), np.float32))
+    records = [{'encoder': encoder, 'preprocessing': 'karpathy'} for encoder in ('resnet101', 'vgg19')]
+    record_provenance(folder / 'grids.npy', **records[0], shape=(2, 4, 3))
+    assert json.loads((folder / 'grids.npy.json').read_text()) == {**records[0], 'shape': [2, 4, 3]}
+    dataset = Dataset(folder)
+    assert [dataset.reading(reads).provenance for reads in ('vectors', 'grids', 'both')] == [None, records[0], None]
+    record_provenance(folder / 'feats.npy', **records[1])
+    dataset = Dataset(folder)
+    assert [dataset.reading(reads).provenance for reads in ('vectors', 'grids')] == records[::-1]
+    assert 'needs the same encoder' in refusal(lambda: dataset.inputs('both'), folder / 'grids.npy')
+    record_provenance(folder / 'feats.npy', **records[0])
+    assert Dataset(folder).reading('both').provenance == records[0]
+    np.save(folder / 'grids.npy', np.ones((2, 5, 3), np.float32))
+    assert ': records the shape [2, 4, 3], but' in refusal(lambda: Dataset(folder), folder / 'grids.npy.json')
+
+
+def test_a_transposed_matrix_is_refused_by_every_command(tmp_path, refused):
+    folder = write(tmp_path / 'r', [image(i) for i in range(30)])
+    np.save(folder / 'feats.npy', np.random.default_rng(0).random((51, 30)).astype(np.float32))
+    for command in (['describe', folder], ['train', folder, '-o', tmp_path / 'm']):
+        line = refused(*command)
+        assert line.startswith(f'{folder}/feats.npy: it looks transposed, 51 rows for 30 images and an axis of 30')
+        assert f'record {{"shape": [51, 30]}} in {folder}/feats.npy.json' in line
+
+
 @pytest.mark.parametrize('name, images, dim, counts', [
     ('vi2932', 2927, 1280, {'sentences': 14648}), ('flickr8k_96_vgg16', 96, 4096, {'sentences': 480})])
-def test_genuine_releases(name, images, dim, counts, shared):
+def test_genuine_datasets(name, images, dim, counts, shared):
     dataset = Dataset(shared / name)
     assert dataset.features.shape == (images, dim) and len(dataset.captions.filenames) == images
     assert len(dataset.captions.bounds) - 1 == counts['sentences']
@@ -158,7 +242,7 @@ def test_genuine_releases(name, images, dim, counts, shared):
         np.testing.assert_array_equal(dataset.features[dataset.captions.image_ids[place]], column)
 
 
-# What it keeps
+# Cache
 
 def same(dataset, other):
     a, b = dataset.captions, other.captions
@@ -225,7 +309,7 @@ def test_newer_files_are_read_again(make_dataset, cache):
     assert len(set(cache.iterdir())) == 2 and not entries & set(cache.iterdir())
 
 
-def test_releases_do_not_share_entries(make_dataset, tmp_path, cache):
+def test_datasets_do_not_share_entries(make_dataset, tmp_path, cache):
     one = make_dataset(tmp_path / 'one')
     shutil.copytree(one, tmp_path / 'two')
     other = make_dataset(tmp_path / 'three', seed=1)
@@ -272,7 +356,7 @@ def test_damaged_cache_is_made_again(damage, make_dataset, cache, sources_closed
 
 @pytest.mark.parametrize(('days', 'gone', 'kept'), [
     (0, True, True), (6, True, True), (8, True, False), (8, False, True), (89, False, True), (91, False, False)])
-def test_entries_that_nobody_uses_are_forgotten(days, gone, kept, make_dataset, tmp_path, cache):
+def test_unused_entries_are_deleted(days, gone, kept, make_dataset, tmp_path, cache):
     Dataset(make_dataset(tmp_path / 'old'))
     (cache / 'compiled').mkdir()
     entries = {path.name for path in cache.iterdir()}
@@ -329,7 +413,7 @@ def test_nothing_is_written_into_the_dataset(matrix, make_dataset):
     assert state_of(folder) == before
 
 
-# What it refuses
+# Refusals
 
 @pytest.mark.parametrize('change, where, reason', [
     (lambda images: images[1].pop('filename'), 'images[1]', 'no string "filename"'),
@@ -352,7 +436,7 @@ def test_nothing_is_written_into_the_dataset(matrix, make_dataset):
     (lambda images: images[1].update(imgid=0), '', 'two images have the imgid 0'),
     (lambda images: images.clear(), '', 'no images'),
 ])
-def test_wrong_records_are_told_by_their_place(change, where, reason, tmp_path):
+def test_wrong_records_are_named_by_their_index(change, where, reason, tmp_path):
     images = [image(0), image(1)]
     folder = write(tmp_path / 'r', images)
     change(images)

@@ -1,4 +1,4 @@
-"""The description of a dataset: its figures, and each usual fault found where it is planted and nowhere else."""
+"""The description of a dataset: its figures, and each usual fault where it is planted and nowhere else."""
 import json
 
 import numpy as np
@@ -103,6 +103,28 @@ def test_planted_faults_are_found_and_no_others(change, fault, count, example, c
     assert example in found['line'] and '\n' not in found['line']
 
 
+def test_unused_rows(clean):
+    folder = clean()
+    np.save(folder / 'feats.npy', np.vstack([np.load(folder / 'feats.npy'), np.ones((7, 12), np.float32)]))
+    found, = find_faults(Dataset(folder))
+    assert (found['fault'], found['count']) == ('unused feature rows', 7)
+
+
+def test_grids(clean, call):
+    folder = clean(same_rows(7, 290, value=0))
+    vectors = np.load(folder / 'feats.npy')
+    np.save(folder / 'grids.npy', np.repeat(vectors[:, None], 3, axis=1).astype(np.float16))
+    both = describe(Dataset(folder))
+    assert both['grids'] == {'locations': 3, 'size': 12} and both['features']['locations'] is None
+    (folder / 'feats.npy').unlink()
+    alone = describe(Dataset(folder))
+    assert alone['grids'] is None and (alone['features']['size'], alone['features']['locations']) == (12, 3)
+    assert [fault['fault'] for fault in alone['faults']] == ['zero features']
+    assert alone['features']['zeros'] == pytest.approx(both['features']['zeros'], abs=1e-3)
+    assert alone['features']['norms']['mean'] == pytest.approx(both['features']['norms']['mean'] * 3 ** 0.5, rel=1e-3)
+    assert 'features: 12 numbers at each of 3 locations' in call('describe', folder)[1]
+
+
 def test_captions_that_a_few_images_share_are_no_fault(clean):
     def change(images, features):
         images[281]['sentences'] = images[0]['sentences']       # one of twenty
@@ -124,7 +146,7 @@ def test_figures(clean):
     matrix = dataset.features
     norms = np.linalg.norm(matrix, axis=1)
     assert described['features'] == {
-        'size': 12, 'rows': 300, 'zeros': float((matrix == 0).mean()), 'constant': 0, 'duplicate': 0,
+        'size': 12, 'locations': None, 'rows': 300, 'zeros': float((matrix == 0).mean()), 'constant': 0, 'duplicate': 0,
         'norms': pytest.approx({'least': norms.min(), 'mean': norms.mean(), 'most': norms.max()})}
 
 
@@ -157,12 +179,12 @@ def test_command(call, clean, tmp_path):
         assert (status, out, err.count('\n')) == (2, '', 1) and words in err
 
 
-def test_releases_with_next_to_nothing_in_them(call, clean, dataset_dir):
-    def nothing_said(images, features):
+def test_datasets_with_almost_no_content(call, clean, dataset_dir):
+    def no_sentences(images, features):
         for image in images:
             image['sentences'] = []
             image['split'] = 'test'
-    folder = clean(nothing_said)
+    folder = clean(no_sentences)
     assert {fault['fault'] for fault in find_faults(Dataset(folder))} == {
         'images without captions', 'no val split', 'few captions'}
     for dataset in (folder, dataset_dir):

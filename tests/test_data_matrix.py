@@ -1,8 +1,14 @@
-"""The feature matrix: every format gives the same rows, and what is no matrix is refused before it can do harm."""
+"""Feature files: every format gives the same rows, and damaged or hostile files are refused."""
+import errno
 import io
+import json
+import os
 import pickle
 import re
 import struct
+import subprocess
+import sys
+import time
 import zipfile
 
 import h5py
@@ -11,8 +17,8 @@ import pytest
 import scipy.io
 import scipy.sparse
 
-from chainer_caption import InputError
-from chainer_caption.data.matrix import open_matrix
+from chainer_caption import Dataset, InputError
+from chainer_caption.data.matrix import grid_means, open_matrix, provenance_path
 
 ROWS = np.random.default_rng(0).normal(size=(7, 5)).astype(np.float16).astype(np.float64)   # exact in every dtype
 
@@ -91,10 +97,10 @@ def mat_claiming(rows, columns):
     return content.replace(struct.pack('<ii', 5, 7), struct.pack('<ii', rows, columns))
 
 
-def refusal(path, images=None):
-    """What the refusal of a file says, without its name."""
+def refusal(path, images=None, axes=(2,)):
+    """The message of a refusal, without the file's name."""
     with pytest.raises(InputError) as caught:
-        open_matrix(path, images)
+        open_matrix(path, images, axes)
     message = str(caught.value)
     assert message.startswith(f'{path}: ') and '\n' not in message
     return message.removeprefix(f'{path}: ')
@@ -198,10 +204,133 @@ def test_transposed_with_more_numbers_than_images(tmp_path):
     assert 'it looks transposed' in refusal(tmp_path / 'feats', 60)
 
 
-def test_as_many_numbers_as_described_images(tmp_path):
-    # A folder of 40 images of which the first 16 have captions, and an encoder that gives 16 numbers.
-    (tmp_path / 'feats').write_bytes(npy(np.ones((40, 16), np.float32)))
-    assert open_matrix(tmp_path / 'feats', 16).shape == (40, 16)
+@pytest.mark.parametrize('save, shape', [
+    (lambda path: path.write_bytes(npy(np.ones((40, 16), np.float32))), [40, 16]),
+    (lambda path: mat5(path, np.ones((16, 40), np.float32)), [40, 16]),
+    (lambda path: save_npz(path, feats=np.ones((40, 16))), [40, 16]),
+    (lambda path: path.write_bytes(npy(np.ones((40, 16, 5), np.float32))), [40, 16, 5])],
+    ids=['npy', 'mat', 'npz', 'grids'])
+def test_what_may_be_transposed_is_refused_unless_its_shape_is_recorded(save, shape, tmp_path):
+    # 16 images of 40 numbers each, transposed; or 40 images of which the first 16 have captions, and 16 numbers each.
+    path, axes = tmp_path / 'feats', (len(shape),)
+    save(path)
+    assert refusal(path, 16, axes) == (
+        f'it looks transposed, 40 rows for 16 images and an axis of 16; write it with a row for each image, or if it '
+        f'has one, record {{"shape": {shape}}} in {path}.json')
+    provenance_path(path).write_text(json.dumps({'encoder': 'vgg19', 'preprocessing': 'karpathy'}))
+    assert 'it looks transposed' in refusal(path, 16, axes), 'VGG-19 gives 4096 numbers'
+    provenance_path(path).write_text(json.dumps({'shape': shape}))
+    assert list(open_matrix(path, 16, axes).shape) == shape
+    provenance_path(path).write_text(json.dumps({'shape': shape[::-1]}))
+    with pytest.raises(InputError, match=re.escape(f'{path}.json: records the shape {shape[::-1]}, but {path} has')):
+        open_matrix(path, 16, axes)
+
+
+def test_the_recorded_encoder_settles_what_may_be_transposed(tmp_path):
+    np.save(tmp_path / 'feats.npy', np.ones((1300, 1280), np.float16))
+    assert 'it looks transposed' in refusal(tmp_path / 'feats.npy', 1280)
+    record = {'encoder': 'efficientnet_lite0', 'preprocessing': 'lite'}
+    provenance_path(tmp_path / 'feats.npy').write_text(json.dumps(record))
+    assert open_matrix(tmp_path / 'feats.npy', 1280).shape == (1300, 1280)
+
+
+GRIDS = np.random.default_rng(1).normal(size=(7, 3, 5)).astype(np.float16)
+GRID_FORMATS = {
+    'npy': lambda path, dtype: path.write_bytes(npy(GRIDS.astype(dtype))),
+    'npy in Fortran order': lambda path, dtype: path.write_bytes(npy(np.asfortranarray(GRIDS.astype(dtype)))),
+    'npz': lambda path, dtype: save_npz(path, grids=GRIDS.astype(dtype), feats=ROWS),
+}
+
+
+@pytest.mark.parametrize('name', GRID_FORMATS)
+@pytest.mark.parametrize('dtype', [np.float16, np.float32, np.float64])
+def test_grids(name, dtype, tmp_path, cache):
+    path = tmp_path / 'grids'
+    GRID_FORMATS[name](path, dtype)
+    for _ in range(2):
+        grids = open_matrix(path, 7, (3,))
+        assert isinstance(grids, np.memmap) and not grids.flags.writeable
+        assert grids.dtype == (np.float16 if dtype == np.float16 else np.float32)
+        np.testing.assert_array_equal(grids, GRIDS)
+        means = grid_means(path, grids)
+        np.testing.assert_allclose(means, GRIDS.astype(np.float64).mean(axis=1), rtol=1e-5, atol=1e-6)
+        assert isinstance(means, np.memmap) and means.dtype == np.float32
+    if name == 'npz':
+        np.testing.assert_array_equal(open_matrix(path, 7), ROWS)
+    assert 'which needs 8' in refusal(path, 8, (3,))
+
+
+def test_what_is_no_grid(tmp_path):
+    path = tmp_path / 'grids.npy'
+    for value, reason in ((ROWS, 'features are grids, N x L x D; this is an array of shape'),
+                          (np.ones((2, 0, 3)), 'shape'), (np.full((2, 2), 'text'), 'real numbers'),
+                          (np.ones((2, 3, 4, 5)), 'shape')):
+        path.write_bytes(npy(value))
+        assert reason in refusal(path, 2, (3,))
+    grids = GRIDS.copy()
+    grids[4, 2, 1] = np.inf
+    for save in (lambda: path.write_bytes(npy(grids)), lambda: save_npz(path, grids=grids)):
+        save()
+        assert refusal(path, 7, (3,)) == 'feature 2, 1 of image 4 is inf; every value must be a finite number'
+
+
+UNMAPPED = {'plain': lambda array: array, 'half': lambda array: array.astype(np.float16),
+            'Fortran': np.asfortranarray, 'double': lambda array: array.astype(np.float64)}
+
+
+@pytest.mark.parametrize('as_saved', UNMAPPED.values(), ids=UNMAPPED)
+@pytest.mark.parametrize('cached', [True, False])
+def test_a_matrix_that_cannot_be_mapped(as_saved, cached, tmp_path, cache, monkeypatch):
+    rows = as_saved(np.random.default_rng(0).random((3000, 3)).astype(np.float32))
+    path = tmp_path / 'feats.npy'
+    np.save(path, rows)
+    memmap = np.memmap
+
+    def refuse(name, *args):
+        if not cached or os.fspath(name) == os.fspath(path):
+            raise OSError(errno.ENODEV, 'No such device')
+        return memmap(name, *args)
+    monkeypatch.setattr(np, 'memmap', refuse)
+    monkeypatch.setattr('chainer_caption.data.matrix._BLOCK', 5000)
+    for _ in range(2):
+        matrix = open_matrix(path, 3000)
+        np.testing.assert_array_equal(matrix, rows.astype(matrix.dtype))
+        assert isinstance(matrix, memmap) == cached and not matrix.flags.writeable
+    content = path.read_bytes()
+    path.write_bytes(content[:-1])
+    assert 'it is cut short' in refusal(path)
+    rows[2999, 1] = np.nan
+    np.save(path, rows)
+    assert refusal(path).startswith('feature 1 of image 2999 is nan')
+
+
+@pytest.mark.skipif(os.getuid() != 0 or not os.path.exists('/dev/fuse'), reason='needs root and /dev/fuse')
+def test_a_mount_that_refuses_mmap(shared, tmp_path, make_dataset):
+    program = shared.parent / 'cases' / 'unreadable' / 'minifuse.py'
+    if not program.exists():
+        pytest.skip('needs the file system in ../shared/cases/unreadable')
+    folder, mount = make_dataset(), tmp_path / 'mount'
+    expected = np.array(Dataset(folder).features)
+    (folder / 'vgg_feats.mat').unlink()
+    np.save(folder / 'feats.npy', expected)
+    np.save(folder / 'grids.npy', np.repeat(expected[:, None], 3, axis=1))
+    mount.mkdir()
+    server = subprocess.Popen([sys.executable, program, mount, folder, 'direct_io'], stdout=subprocess.DEVNULL)
+    try:
+        while not os.path.ismount(mount):
+            if server.poll() is not None:
+                pytest.skip('cannot mount here')
+            time.sleep(0.01)
+        with open(mount / 'feats.npy', 'rb') as f, pytest.raises(OSError, match='No such device'):
+            np.memmap(f, np.float32, 'r')
+        for _ in range(2):
+            dataset = Dataset(mount)
+            np.testing.assert_array_equal(dataset.features, expected)
+            np.testing.assert_array_equal(dataset.grids[:, 2], expected)
+    finally:
+        subprocess.run(['umount', '-l', mount], check=False)
+        server.kill()
+        server.wait()
 
 
 CELLS = np.array([[1, 'a'], [2, 'b']], object)

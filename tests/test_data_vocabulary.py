@@ -1,4 +1,4 @@
-"""Words and ids: which words are in, in which order, and how often."""
+"""Vocabularies: their words, order and counts."""
 import json
 
 import numpy as np
@@ -6,7 +6,7 @@ import pytest
 
 from chainer_caption import Dataset, InputError, Vocabulary
 from chainer_caption.data import TRAINING_SPLITS
-from chainer_caption.data.vocabulary import BOS, EOS, UNK
+from chainer_caption.data.vocabulary import BOS, EOS, UNK, unknown_share
 
 
 def test_words_seen_often_enough_are_in():
@@ -90,3 +90,10 @@ def test_log_frequencies_are_finite_for_words_never_seen():
 def test_what_is_no_vocabulary_is_refused(value):
     with pytest.raises(InputError, match=r'^model/vocabulary\.json: [^\n]+$'):
         Vocabulary.from_json(value, 'model/vocabulary.json')
+
+
+def test_the_share_of_unknown_words():
+    counts = {'rare': 1, 'a': 6, 'dog': 3, '<UNK>': 2}
+    assert [unknown_share(counts, least) for least in (1, 2, 4, 9)] == [2 / 12, 3 / 12, 6 / 12, 1]
+    assert Vocabulary.from_counts(counts, 5, 4).unknown_share == 6 / 12
+    assert unknown_share({}, 1) == 1

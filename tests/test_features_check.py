@@ -1,4 +1,4 @@
-"""check_features names the encoder and the preprocessing that made a matrix, and nothing when none of them did."""
+"""check_features identifies the encoder and the preprocessing that made a matrix, or none."""
 import chainer
 import chainer.functions as F
 import numpy as np
@@ -77,16 +77,16 @@ def test_another_jpeg_decoders_rounding_changes_nothing(extractors, paths, tmp_p
     assert check_features(features, paths, extractors).verdict == ('vgg19', 'karpathy')
 
 
-def test_other_matrices_are_nobodys(extractors, paths):
-    stranger = random_extractor('vgg19', VGG19, 7)
-    assert check_features(make(stranger, 'karpathy', paths), paths, extractors).verdict is None
+def test_other_matrices_have_no_verdict(extractors, paths):
+    other = random_extractor('vgg19', VGG19, 7)
+    assert check_features(make(other, 'karpathy', paths), paths, extractors).verdict is None
     shuffled = make(extractors[0], 'karpathy', paths)[::-1]
     assert check_features(shuffled, paths, extractors).verdict is None
     assert check_features(np.ones((4, 2048)), paths, extractors).verdict is None
     assert check_features(np.zeros((4, 64)), paths, extractors).verdict is None
 
 
-def test_the_right_network_among_profiles_that_are_all_wrong(extractors, paths):
+def test_the_right_encoder_with_wrong_preprocessings(extractors, paths):
     features = make(extractors[0], 'torchvision', paths)
     check = check_features(features, paths, extractors, ['karpathy', 'seed'])
     assert set(check.similarities) == {(n, p) for n in ('vgg19', 'vgg16') for p in ('karpathy', 'seed')}

@@ -76,8 +76,8 @@ def test_a_forged_cache_entry_is_computed_again(tmp_path, dataset_dir, cache):
     entry, = cache.rglob('captions.npz')
     sound = read_npz(entry)
     for name, value in (('tokens', sound['tokens'] + 10 ** 6), ('bounds', sound['bounds'][::-1]),
-                        ('splits', np.zeros(3)), ('words_bounds', sound['words_bounds'] * 1.5),
-                        ('sentences', -sound['sentences'])):
+                        ('splits', np.zeros(3)), ('words', sound['words'][:-3]),
+                        ('filenames', np.frombuffer(b'[1, null]', np.uint8)), ('sentences', -sound['sentences'])):
         with open(entry, 'wb') as f:
             np.savez(f, **{**sound, name: value})
         again = Dataset(dataset_dir)

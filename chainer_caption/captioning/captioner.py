@@ -67,6 +67,9 @@ class Captioner:
         # A model of one's own may have no such thing.
         bounds = (getattr(bundle.model, 'max_positions', None) for bundle in self.bundles)
         self.max_positions = min(filter(None, bounds), default=None)
+        self.reads = getattr(self.bundle.model, 'reads', 'vectors')
+        if extractor is not None:
+            _check_images(self.bundle, self.names[0])
         self.device = chainer.get_device(device)
         self.extractor = extractor
         with enough_memory(self.device), _overflowing():
@@ -108,6 +111,7 @@ class Captioner:
         bundles, names = [Bundle.load(folder) for folder in folders], [str(folder) for folder in folders]
         if not images:
             return cls(bundles, device, names=names)
+        _check_images(bundles[0], names[0])
         known, folder = bundles[0].provenance, folders[0]
         provenance = known
         if provenance is None:
@@ -204,7 +208,8 @@ class Captioner:
         """Captions images by their features.
 
         Args:
-            features (numpy.ndarray): (N, D) float; a memory map does.
+            features (numpy.ndarray or tuple): What the model reads, float; a memory map does: vectors (N, D), grids
+                (N, L, D), or a tuple of both.
             search, **options: As for `caption`.
 
         Yields:
@@ -213,15 +218,20 @@ class Captioner:
         Raises:
             InputError: D is not the model's.
         """
-        features = np.asanyarray(features)
-        if features.ndim != 2:
-            raise InputError(f'features are a matrix of a row for each image, this has the shape {features.shape}')
-        self._check_size(features.shape[1], 'the matrix')
-        return self._caption_rows(features, np.arange(len(features)), self.search(search, **options))
+        arrays = [np.asanyarray(array) for array in (features if isinstance(features, tuple) else (features,))]
+        axes = {'vectors': [2], 'grids': [3], 'both': [2, 3]}[self.reads]
+        if [array.ndim for array in arrays] != axes:
+            raise InputError(f'the model reads {self.reads}, features of {" and ".join(map(str, axes))} axes; these '
+                             f'have the shape {" and ".join(str(array.shape) for array in arrays)}')
+        for array in arrays:
+            self._check_size(array.shape[-1], 'the matrix')
+        features = tuple(arrays) if len(arrays) > 1 else arrays[0]
+        return self._caption_rows(features, np.arange(len(arrays[0])), self.search(search, **options))
 
     def _caption_rows(self, features, rows, search):
-        for start in range(0, len(rows), ROWS):
-            yield from self._captions(take_rows(features, rows[start:start + ROWS], self.device), search)
+        size = ROWS if self.reads == 'vectors' else ROWS // 16      # a grid is 49 vectors and more
+        for start in range(0, len(rows), size):
+            yield from self._captions(take_rows(features, rows[start:start + size], self.device), search)
 
     def caption_dataset(self, dataset, split, search=None, **options):
         """Captions the images of a dataset's split by the features stored there.
@@ -254,6 +264,7 @@ class Captioner:
             InputError: The features are not those that the model learned from.
         """
         search = self.search(search, **options)
+        dataset = dataset.reading(self.reads)
         self._check_size(dataset.feature_size, str(dataset.features_path))
         known = self.bundle.provenance
         if not compatible(dataset.provenance, known):
@@ -262,7 +273,7 @@ class Captioner:
                              f'learned from {provenance_text(known)}')
         captions = dataset.captions
         rows = captions.image_ids[images]
-        found = self._caption_rows(dataset.features, rows, search)
+        found = self._caption_rows(dataset.inputs(self.reads), rows, search)
         return (_result(None, captions.filenames[image], int(row), best, search)
                 for image, row, best in zip(images, rows, found, strict=True))
 
@@ -270,11 +281,19 @@ class Captioner:
         with chainer.using_device(self.device), one_blas_thread(), _overflowing(), \
                 enough_memory(self.device, getattr(search, 'lighter', 'lower --beam-width')):
             # An encoder may hand over columns; the same numbers in the same order are captioned the same to the bit.
-            features = self.device.xp.ascontiguousarray(features)
+            features = tuple(map(self.device.xp.ascontiguousarray, features)) if isinstance(features, tuple) else \
+                self.device.xp.ascontiguousarray(features)
             found = search(self.stepper, features)
         decode, tokenizer = self.bundle.vocabulary.decode, self.bundle.tokenizer
         return [[Caption(decode(h.words), h.log_prob, h.log_prob_per_token, h.finished, tokenizer) for h in best]
                 for best in found]
+
+
+def _check_images(bundle, name):
+    reads = getattr(bundle.model, 'reads', 'vectors')
+    if reads != 'vectors':
+        raise InputError(f'{name}: the model reads {reads}, and grids are not computed from images here; caption the '
+                         'stored grids of a dataset (--dataset)')
 
 
 def _tell(line):

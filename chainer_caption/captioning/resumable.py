@@ -74,7 +74,9 @@ class StoredFeatures:
     def __init__(self, captioner, dataset, split):
         self.captioner, self._dataset = captioner, dataset
         self.items = dataset.images(split).tolist()
-        self.settings = {'split': split, 'feature matrix': dataset.digest['features'],
+        digest = dataset.reading(captioner.reads).digest
+        self.settings = {'split': split, 'feature matrix': ' '.join(
+            digest[key] for key in ('features', 'grids') if key in digest),
                          'device': arithmetic(captioner.device)}
 
     def caption(self, items, search):

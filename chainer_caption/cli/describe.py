@@ -1,4 +1,5 @@
-"""describe: what is in a dataset, and what is wrong with it."""
+"""describe: the content of a dataset, and its faults."""
+import argparse
 import json
 
 from chainer_caption.cli.common import whole_numbers
@@ -9,20 +10,21 @@ DESCRIPTION = 'Describe a dataset (images, captions, words, features) and find t
 EXAMPLES = '''\
   describe.py features/flickr8k
   describe.py features/mine --min-count 2,5
-  describe.py features/mine --json        {"splits", "lengths", "vocabulary", "features", "faults"}'''
+  describe.py features/mine --json        {"splits", "lengths", "vocabulary", "features", "grids", "faults"}'''
 
 
-def add_arguments(parser):
-    parser.add_argument('dataset', metavar='DATASET', help='folder with dataset.json and vgg_feats.mat')
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('dataset', metavar='DATASET', help='folder with dataset.json and a feature file')
     parser.add_argument('--min-count', type=whole_numbers, metavar='N,N',
-                        help='vocabularies of the words seen in training at least so often (1,2,3,5,10)')
+                        help='vocabularies to describe: of the words that occur at least N times in training '
+                             '(1,2,3,5,10)')
     parser.add_argument('--json', action='store_true', help='print one JSON object')
 
 
-def run(args):
+def run(args: argparse.Namespace) -> int:
     for number in args.min_count or ():
         if number < 1:
-            raise InputError(f'--min-count {number}: must be at least 1')
+            raise InputError.of('min_count', number, 'must be at least 1')
     from chainer_caption.data.describe import MIN_COUNTS, describe
     from chainer_caption.report.description import description_text
     description = describe(Dataset(args.dataset), args.min_count or MIN_COUNTS)

@@ -1,72 +1,71 @@
 """The captions of a dataset: `dataset.json`, checked, as a few flat arrays."""
+from __future__ import annotations
+
 import array
 import contextlib
 import dataclasses
 import gc
 import hashlib
-import itertools
+import json
+import os
 import pathlib
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
 from chainer_caption.errors import InputError
 from chainer_caption.storage.archives import read_npz
 from chainer_caption.storage.cache import entry_folder, prepare_entry
-from chainer_caption.storage.files import read_json, unreadable, write_npz
+from chainer_caption.storage.files import parse_json, read_json, unreadable, write_npz
 from chainer_caption.storage.legacy import current_keys
 
 SPLITS = ('train', 'restval', 'val', 'test')
 
-#: What captions can be cut into, by the names that `dataset.json` and `config.json` have for it; see `data.units`.
+#: Tokenizers, by their names in `dataset.json` and `config.json`; see `data.tokenization`.
 TOKENIZERS = 'words', 'characters', 'katakana'
 
-# Bytes of a dataset.json at most; MS COCO's has a seventh of it.
+# Bytes of a dataset.json at most, seven times those of MS COCO's.
 _LARGEST = 2 ** 30
 
 
 @dataclasses.dataclass
 class Captions:
-    """Every sentence of a dataset, tokenised, with the images they describe.
+    """Every sentence of a dataset, as tokens, with its image.
 
     Attributes:
-        filenames (list of str): The images' file names.
-        image_ids (numpy.ndarray): Their `imgid`, which is their row in the feature matrix, (images,) int64.
-        coco_ids (numpy.ndarray): Their `cocoid`, -1 where there is none, (images,) int64.
-        splits (numpy.ndarray): The place of their split in SPLITS, (images,) int8.
-        sentences (numpy.ndarray): Image i has sentences[i] to sentences[i + 1], (images + 1,) int64.
-        bounds (numpy.ndarray): Sentence j has tokens[bounds[j]:bounds[j + 1]], (sentences + 1,) int64.
-        tokens (numpy.ndarray): Places in `words`, int32.
-        words (list of str): Every distinct token.
-        digest (str): SHA-256 of the file.
-        tokenizer (str): What the tokens are, one of TOKENIZERS.
+        filenames: The images' file names.
+        image_ids: Their `imgid`, which is their row in the feature file, (images,) int64.
+        coco_ids: Their `cocoid`, -1 where there is none, (images,) int64.
+        splits: The index of their split in SPLITS, (images,) int8.
+        sentences: Image i has sentences[i] to sentences[i + 1], (images + 1,) int64.
+        bounds: Sentence j has tokens[bounds[j]:bounds[j + 1]], (sentences + 1,) int64.
+        tokens: Indices into `words`, int32.
+        words: Every distinct token.
+        digest: SHA-256 of the file.
+        tokenizer: One of TOKENIZERS.
     """
-    filenames: list
+    filenames: list[str]
     image_ids: np.ndarray
     coco_ids: np.ndarray
     splits: np.ndarray
     sentences: np.ndarray
     bounds: np.ndarray
     tokens: np.ndarray
-    words: list
+    words: list[str]
     digest: str
     tokenizer: str = 'words'
 
-    def sentence(self, j):
-        """The tokens of sentence j, a list of str."""
+    def sentence(self, j: int) -> list[str]:
+        """The tokens of sentence j."""
         return [self.words[i] for i in self.tokens[self.bounds[j]:self.bounds[j + 1]]]
 
 
-def read_captions(path):
+def read_captions(path: str | os.PathLike) -> Captions:
     """Reads `dataset.json`, from the cache where it has been read before.
 
-    Args:
-        path (str or os.PathLike): The file.
-
-    Returns:
-        Captions: What it holds.
-
     Raises:
-        InputError: The file is missing, is no JSON, or does not hold what a dataset holds; the line says where.
+        InputError: The file is missing, is no JSON, or is no dataset; the line says where.
     """
     try:
         entry = entry_folder(path) / 'captions.npz'
@@ -76,7 +75,7 @@ def read_captions(path):
         try:
             return _from_arrays(read_npz(entry))
         except (InputError, KeyError, ValueError, TypeError):
-            pass                                        # a damaged entry is as good as none
+            pass                                        # a damaged entry is made again
     with _collector_off():
         captions = _parse(path)
     if prepare_entry(entry.parent, path):
@@ -86,8 +85,8 @@ def read_captions(path):
 
 
 @contextlib.contextmanager
-def _collector_off():
-    """Millions of objects without a cycle among them: looking for cycles would take as long as making them."""
+def _collector_off() -> Iterator[None]:
+    """Turns the garbage collector off: its search for cycles among millions of objects takes as long as parsing."""
     was_on = gc.isenabled()
     gc.disable()
     try:
@@ -97,50 +96,50 @@ def _collector_off():
             gc.enable()
 
 
-def _parse(path):
+def _parse(path: str | os.PathLike) -> Captions:
     path = pathlib.Path(path)
     data = current_keys(read_json(path, _LARGEST, deep=True))
     images = data.get('images') if isinstance(data, dict) else None
     if not isinstance(images, list):
         raise InputError(f'{path}: no list "images"; a dataset\'s dataset.json has one')
     words, tokens, lengths, sentences = _Numbers(), array.array('i'), [], [0]
-    filenames, image_ids, coco_ids, splits = [], [], [], []
+    filenames, ids, coco_ids, splits = [], [], [], []
     for i, image in enumerate(images):
         filename, image_id, coco_id, split = _image(image, f'{path}: images[{i}]')
         filenames.append(filename)
-        image_ids.append(image_id)
+        ids.append(image_id)
         coco_ids.append(coco_id)
         splits.append(split)
         for j, sentence in enumerate(_field(image, 'sentences', list, f'{path}: images[{i}]')):
             where = f'{path}: images[{i}].sentences[{j}]'
             if not isinstance(sentence, dict):
                 raise InputError(f'{where} is no object with "tokens"')
-            spoken = _field(sentence, 'tokens', list, where)
+            own = _field(sentence, 'tokens', list, where)
             known = len(words)
             try:
-                tokens.extend(map(words.__getitem__, spoken))
-                sound = len(words) == known or all(isinstance(token, str) for token in spoken)
+                tokens.extend(map(words.__getitem__, own))
+                sound = len(words) == known or all(isinstance(token, str) for token in own)
             except TypeError:                           # a list or an object cannot be numbered
                 sound = False
             if not sound:
-                token = next(token for token in spoken if not isinstance(token, str))
-                said = '' if isinstance(token, (list, dict)) else f' {token!r}'
-                raise InputError(f'{where}: the token{said} is no string')
-            lengths.append(len(spoken))
+                token = next(token for token in own if not isinstance(token, str))
+                shown = '' if isinstance(token, list | dict) else f' {token!r}'
+                raise InputError(f'{where}: the token{shown} is no string')
+            lengths.append(len(own))
         sentences.append(len(lengths))
-    image_ids = np.array(image_ids, np.int64)
-    if len(np.unique(image_ids)) < len(image_ids):
-        seen = set()
-        twice = next(int(i) for i in image_ids if i in seen or seen.add(i))
-        raise InputError(f'{path}: two images have the imgid {twice}; each needs its own column of features')
+    image_ids = np.array(ids, np.int64)
+    distinct, counts = np.unique(image_ids, return_counts=True)
+    if len(distinct) < len(image_ids):
+        raise InputError(f'{path}: two images have the imgid {distinct[counts > 1][0]}; each needs its own row of '
+                         'features')
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     return Captions(filenames, image_ids, np.array(coco_ids, np.int64), np.array(splits, np.int8),
                     np.array(sentences, np.int64), np.cumsum([0, *lengths], dtype=np.int64),
                     np.array(tokens, np.int32), list(words), digest, checked_tokenizer(data, path))
 
 
-def checked_tokenizer(record, path):
-    """The tokenizer that a JSON object records under `tokenizer`, words where it does not.
+def checked_tokenizer(record: dict[str, Any], path: str | os.PathLike) -> str:
+    """The `tokenizer` that a JSON object records, or `words`.
 
     Raises:
         InputError: It is none of TOKENIZERS; the line names the file at `path`.
@@ -152,14 +151,14 @@ def checked_tokenizer(record, path):
 
 
 class _Numbers(dict):
-    """Numbers its keys in the order in which they are first asked for."""
+    """Numbers its keys in the order of their first look-up."""
 
-    def __missing__(self, key):
+    def __missing__(self, key: str) -> int:
         self[key] = number = len(self)
         return number
 
 
-def _field(record, key, kind, where):
+def _field(record: dict, key: str, kind: type, where: str) -> Any:
     value = record.get(key)
     if not isinstance(value, kind) or isinstance(value, bool):
         name = {list: 'list', str: 'string', int: 'whole number'}[kind]
@@ -167,7 +166,7 @@ def _field(record, key, kind, where):
     return value
 
 
-def _image(image, where):
+def _image(image: Any, where: str) -> tuple[str, int, int, int]:
     if not isinstance(image, dict):
         raise InputError(f'{where} is no object')
     split = _field(image, 'split', str, where)
@@ -175,42 +174,29 @@ def _image(image, where):
         raise InputError(f'{where}: the split "{split}" is none of {", ".join(SPLITS)}')
     image_id = _field(image, 'imgid', int, where)
     if not 0 <= image_id < 2 ** 62:
-        raise InputError(f'{where}: the imgid {image_id} is no column of a matrix')
+        raise InputError(f'{where}: the imgid {image_id} is no row of a matrix')
     coco_id = image.get('cocoid')
     coco_id = coco_id if isinstance(coco_id, int) and 0 <= coco_id < 2 ** 62 else -1
     return _field(image, 'filename', str, where), image_id, coco_id, SPLITS.index(split)
 
 
-# In the cache a list of strings is one array of bytes and where each ends; 'surrogatepass' keeps whatever JSON can
-# spell.
-def _from_strings(strings):
-    encoded = [s.encode('utf-8', 'surrogatepass') for s in strings]
-    return np.frombuffer(b''.join(encoded), np.uint8), np.cumsum([0, *map(len, encoded)], dtype=np.int64)
-
-
-def _to_strings(text, bounds):
-    text, bounds = text.tobytes(), bounds.tolist()
-    if bounds[0] != 0 or bounds[-1] != len(text):
-        raise ValueError('strings are damaged')
-    return [text[a:b].decode('utf-8', 'surrogatepass') for a, b in itertools.pairwise(bounds)]
-
-
 _ARRAYS = ('image_ids', 'coco_ids', 'splits', 'sentences', 'bounds', 'tokens')
-_STRINGS = ('filenames', 'words')
+_STRINGS = ('filenames', 'words')                       # in the cache, lists of strings are bytes of JSON
 
 
-def _to_arrays(captions):
-    arrays = {name: getattr(captions, name) for name in _ARRAYS}
+def _to_arrays(captions: Captions) -> dict[str, np.ndarray]:
+    return {**{name: getattr(captions, name) for name in _ARRAYS},
+            **{name: np.frombuffer(json.dumps(getattr(captions, name)).encode(), np.uint8) for name in _STRINGS},
+            'digest': np.array(captions.digest), 'tokenizer': np.array(captions.tokenizer)}
+
+
+def _from_arrays(arrays: dict[str, np.ndarray]) -> Captions:
+    values: dict[str, Any] = {name: arrays[name] for name in _ARRAYS}
     for name in _STRINGS:
-        arrays[name], arrays[name + '_bounds'] = _from_strings(getattr(captions, name))
-    arrays['digest'], arrays['tokenizer'] = np.array(captions.digest), np.array(captions.tokenizer)
-    return arrays
-
-
-def _from_arrays(arrays):
-    strings = {name: _to_strings(arrays[name], arrays[name + '_bounds']) for name in _STRINGS}
-    captions = Captions(digest=str(arrays['digest']), tokenizer=str(arrays['tokenizer']), **strings,
-                        **{name: arrays[name] for name in _ARRAYS})
+        values[name] = parse_json(arrays[name].tobytes(), deep=True)
+        if not isinstance(values[name], list) or not all(isinstance(text, str) for text in values[name]):
+            raise ValueError(f'{name} are damaged')
+    captions = Captions(digest=str(arrays['digest']), tokenizer=str(arrays['tokenizer']), **values)
     if captions.tokenizer not in TOKENIZERS:
         raise ValueError('the tokenizer is damaged')
     images, sentences = len(captions.filenames), len(captions.bounds) - 1

@@ -1,62 +1,72 @@
-"""What is in a dataset, and the usual faults of one's own data.
+"""Description of a dataset, and the usual faults of data.
 
-The figures of features are taken block by block, so that a matrix of gigabytes needs no memory of its size.
+The figures of features are computed block by block, so that a matrix of gigabytes needs no memory of its size.
 """
+from __future__ import annotations
+
 import collections
 import hashlib
 import itertools
 import unicodedata
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
-from chainer_caption.data import SPLITS, TRAINING_SPLITS
+from chainer_caption.data import SPLITS, TRAINING_SPLITS, Dataset
 from chainer_caption.data.batches import MAX_WORDS
+from chainer_caption.data.captions import Captions
 from chainer_caption.data.vocabulary import SPECIAL
 
 MIN_COUNTS = (1, 2, 3, 5, 10)
 _PERCENTILES = (5, 25, 50, 75, 95, 99)
 
-# With fewer captions, few words are seen the five times that put them into a vocabulary.
+# With fewer captions, few words occur the five times that put them into a vocabulary.
 FEW_CAPTIONS = 1000
 
-# Short captions are said of many images. An image half of whose captions, word for word, are those of training
-# images is rare all the same; where more than this share of a split is so, training has seen the split.
+# Short captions describe many images. An image that shares half of its captions, word for word, with training images is
+# rare all the same; where more than this share of a split does, the split was trained on.
 _SHARED = 0.05
 
-# What ends a sentence or a clause, also in East Asian writing.
+# The ends of sentences and clauses, also in East Asian writing.
 _SENTENCE_ENDS = ('.', ',', ';', ':', '!', '?', '\u3002', '\u3001', '\uff0c', '\uff01', '\uff1f')
 
-_ROWS = 1024
+# Bytes of features in a block.
+_BLOCK = 2 ** 25
+
+_Fault = tuple[str, int, str]
 
 
-def describe(dataset, min_counts=MIN_COUNTS):
+def describe(dataset: Dataset, min_counts: Sequence[int] = MIN_COUNTS) -> dict[str, Any]:
     """Describes a dataset.
 
     Args:
-        dataset (Dataset): The dataset.
-        min_counts (sequence of int): For which vocabularies, by how often a word must be seen in training to be in it.
+        dataset: The dataset.
+        min_counts: The vocabularies to describe, by how often a word occurs at least in training.
 
     Returns:
-        dict: JSON values. `tokenizer`: what captions are cut into, words here whatever it is; `splits`: for each its
-        `images`, `captions`, `words` (all of them) and `captions_per_image` (least, mean, most); `lengths`: of all
-        captions, in words, `mean`, `percentiles`, `longest`; `vocabulary`: for each of `min_counts` the `size` without
-        special words, and for `val` and `test` the `coverage`, the share of their distinct words that are in it, and
-        `unk`, the share of their words that are not; `features`: `size` D, `rows` that images have, share of `zeros`,
-        `norms` (least, mean, most), and how many rows are `constant` or a `duplicate` of one before; `faults`: a list
-        of `{"fault", "count", "line"}`, as `find_faults` gives it.
+        JSON values. `tokenizer`; `splits`: of each its `images`, `captions`, `words` (all of them) and
+        `captions_per_image` (least, mean, most); `lengths`: of all captions, in words, `mean`, `percentiles`,
+        `longest`; `vocabulary`: for each of `min_counts` the `size` without special words, and for `val` and `test` the
+        `coverage`, the share of their distinct words that are in it, and `unk`, the share of their words that are not;
+        `features`: `size` D, `locations` L of grids (None of vectors), `rows` that images have, share of `zeros`,
+        `norms` (least, mean, most), and how many rows are `constant` or a `duplicate` of one before; `grids`:
+        `locations` and `size` of grids beside vectors, or None; `faults`: as from `find_faults`. "Words" are the tokens
+        of the dataset's tokenizer.
     """
-    rows = _Rows(dataset)
+    rows, grids = _Rows(dataset), dataset.grids if dataset.features is not None else None
     return {'tokenizer': dataset.captions.tokenizer, 'splits': _splits(dataset.captions),
             'lengths': _lengths(dataset.captions),
             'vocabulary': _vocabularies(dataset.captions, min_counts), 'features': rows.describe(),
+            'grids': None if grids is None else {'locations': grids.shape[1], 'size': grids.shape[2]},
             'faults': find_faults(dataset, rows)}
 
 
-def _spread(values):
+def _spread(values: np.ndarray) -> dict[str, float]:
     return {'least': float(values.min()), 'mean': float(values.mean()), 'most': float(values.max())}
 
 
-def _splits(captions):
+def _splits(captions: Captions) -> dict[str, dict]:
     counts, lengths = np.diff(captions.sentences), np.diff(captions.bounds)
     split_of = np.repeat(captions.splits, counts)
     described = {}
@@ -68,7 +78,7 @@ def _splits(captions):
     return described
 
 
-def _lengths(captions):
+def _lengths(captions: Captions) -> dict[str, Any]:
     lengths = np.diff(captions.bounds)
     if not len(lengths):
         return {'mean': 0.0, 'percentiles': {}, 'longest': 0}
@@ -76,22 +86,21 @@ def _lengths(captions):
         str(p): float(value) for p, value in zip(_PERCENTILES, np.percentile(lengths, _PERCENTILES), strict=True)}}
 
 
-def _word_counts(captions, splits):
-    """How often each of `captions.words` stands in the captions of some splits, (words,) int."""
-    spoken = np.repeat(np.repeat(captions.splits, np.diff(captions.sentences)), np.diff(captions.bounds))
-    return np.bincount(captions.tokens[np.isin(spoken, [SPLITS.index(split) for split in splits])],
+def _word_counts(captions: Captions, splits: Sequence[str]) -> np.ndarray:
+    """How often each of `captions.words` occurs in the captions of some splits, (words,) int."""
+    split_of = np.repeat(np.repeat(captions.splits, np.diff(captions.sentences)), np.diff(captions.bounds))
+    return np.bincount(captions.tokens[np.isin(split_of, [SPLITS.index(split) for split in splits])],
                        minlength=len(captions.words))
 
 
-def _vocabularies(captions, min_counts):
+def _vocabularies(captions: Captions, min_counts: Sequence[int]) -> list[dict]:
     seen = _word_counts(captions, TRAINING_SPLITS)
-    # As in `Vocabulary`: a caption that spells out a special word says nothing that could be learned.
-    seen[np.isin(captions.words, SPECIAL)] = 0
+    seen[np.isin(captions.words, SPECIAL)] = 0          # as in `Vocabulary`
     others = {split: _word_counts(captions, [split]) for split in ('val', 'test')}
     described = []
     for least in min_counts:
         known = seen >= max(1, least)
-        entry = {'min_count': least, 'size': int(known.sum())}
+        entry: dict[str, Any] = {'min_count': least, 'size': int(known.sum())}
         for split, counts in others.items():
             if counts.sum():
                 entry[split] = {'coverage': float(known[counts > 0].mean()),
@@ -101,20 +110,24 @@ def _vocabularies(captions, min_counts):
 
 
 class _Rows:
-    """The feature rows of a dataset's images, in the images' order.
+    """The feature rows of a dataset's images, in the images' order: vectors, or grids where there are no vectors.
 
     Attributes:
-        zero (numpy.ndarray): Whether a row is all zeros, (images,) bool.
-        group (list of bytes): What tells a row from others; the same for the same row.
+        zero: Whether a row is all zeros, (images,) bool.
+        constant: Whether a row is one number throughout, (images,) bool.
+        group: A digest of each row.
+        unused: The number of rows of the file that no image has.
     """
 
-    def __init__(self, dataset):
-        ids, features = dataset.captions.image_ids, dataset.features
-        self.size = features.shape[1]
+    def __init__(self, dataset: Dataset) -> None:
+        ids, features = dataset.captions.image_ids, dataset.inputs('grids' if dataset.features is None else 'vectors')
+        assert isinstance(features, np.ndarray)
+        self.shape, self.unused = features.shape[1:], len(features) - len(ids)
         self.zeros, self.group = 0, []
-        norms, constant = [], []
-        for start in range(0, len(ids), _ROWS):
-            block = np.ascontiguousarray(features[ids[start:start + _ROWS]]) + 0    # + 0: no negative zeros
+        norms, constant, count = [], [], max(1, _BLOCK // (4 * int(np.prod(self.shape))))
+        for start in range(0, len(ids), count):
+            block = np.asarray(features[ids[start:start + count]])
+            block = block.reshape(len(block), -1) + 0   # + 0: no negative zeros
             self.zeros += int(np.count_nonzero(block == 0))
             norms.append(np.sqrt(np.einsum('ij,ij->i', block, block, dtype=np.float64)))
             constant.append((block == block[:, :1]).all(axis=1))
@@ -122,23 +135,22 @@ class _Rows:
         self.norms, self.constant = np.concatenate(norms), np.concatenate(constant)
         self.zero = self.norms == 0
 
-    def describe(self):
+    def describe(self) -> dict[str, Any]:
         rows = len(self.norms)
-        return {'size': self.size, 'rows': rows, 'zeros': self.zeros / (rows * self.size),
-                'norms': _spread(self.norms), 'constant': int(self.constant.sum()),
-                'duplicate': rows - len(set(self.group))}
+        return {'size': self.shape[-1], 'locations': self.shape[0] if len(self.shape) > 1 else None, 'rows': rows,
+                'zeros': self.zeros / (rows * int(np.prod(self.shape))), 'norms': _spread(self.norms),
+                'constant': int(self.constant.sum()), 'duplicate': rows - len(set(self.group))}
 
 
-def find_faults(dataset, rows=None):
-    """Finds the usual faults of one's own data.
+def find_faults(dataset: Dataset, rows: _Rows | None = None) -> list[dict[str, Any]]:
+    """Finds the usual faults of data.
 
     Args:
-        dataset (Dataset): The dataset.
-        rows (_Rows or None): Its feature rows, where they have been read.
+        dataset: The dataset.
+        rows: Its feature rows, where they have been read.
 
     Returns:
-        list of dict: `{"fault": its name, "count": how often, "line": what it is, with an example}`; empty for a
-        dataset without.
+        `{"fault": its name, "count": how often, "line": what it is, with an example}` of each fault.
     """
     captions = dataset.captions
     rows = rows or _Rows(dataset)
@@ -147,19 +159,17 @@ def find_faults(dataset, rows=None):
     return [{'fault': fault, 'count': int(count), 'line': line} for fault, count, line in found]
 
 
-def _faults_of_images(captions):
+def _faults_of_images(captions: Captions) -> Iterator[_Fault]:
     names = collections.Counter(captions.filenames)
     twice = [name for name, count in names.items() if count > 1]
-    if twice:
-        yield ('duplicate file names', len(twice),
-               f'{len(twice):,} file names are those of several images, such as {twice[0]}')
     counts = np.diff(captions.sentences)
-    silent = np.flatnonzero(counts == 0)
-    if len(silent):
-        yield ('images without captions', len(silent),
-               f'{len(silent):,} images have no caption, such as {captions.filenames[silent[0]]}')
-    for split, why in (('val', 'nothing chooses the best epoch, and the last one is kept'),
-                       ('test', 'there is nothing to score a model on that it was not chosen by')):
+    without = [captions.filenames[i] for i in np.flatnonzero(counts == 0)]
+    for fault, found, what in (('duplicate file names', twice, 'file names are those of several images'),
+                               ('images without captions', without, 'images have no caption')):
+        if found:
+            yield fault, len(found), f'{len(found):,} {what}, such as {found[0]}'
+    for split, why in (('val', 'no epoch is found to be the best, and the last one is kept'),
+                       ('test', 'there is no score on images that the model was not chosen by')):
         if SPLITS.index(split) not in captions.splits:
             yield f'no {split} split', 1, f'no image is of the split {split}: {why}'
     training = int(counts[np.isin(captions.splits, [SPLITS.index(split) for split in TRAINING_SPLITS])].sum())
@@ -168,73 +178,74 @@ def _faults_of_images(captions):
                f'the small public datasets have 15,000 to 30,000')
 
 
-def _faults_of_captions(captions):
+def _faults_of_captions(captions: Captions) -> Iterator[_Fault]:
     lengths = np.diff(captions.bounds)
     image = np.repeat(np.arange(len(captions.filenames)), np.diff(captions.sentences))
     for fault, where, what in (
             ('empty captions', np.flatnonzero(lengths == 0), 'have no words'),
-            ('long captions', np.flatnonzero(lengths > MAX_WORDS), f'have more than {MAX_WORDS} words, of which no '
-             'more are learned')):
+            ('long captions', np.flatnonzero(lengths > MAX_WORDS), f'have more than {MAX_WORDS} words and are cut '
+             'there')):
         if len(where):
             yield fault, len(where), (f'{len(where):,} captions {what}, such as one of '
                                       f'{captions.filenames[image[where[0]]]}')
 
 
-def _has_punctuation(word):
-    """Whether a token ends as a sentence or a clause does, or is nothing but punctuation; 'u.s.' and "'s" are words."""
+def _has_punctuation(word: str) -> bool:
+    """Whether a token ends as a sentence or a clause does, or is only punctuation; 'u.s.' and "'s" are words."""
     if word.endswith(_SENTENCE_ENDS):
         return word.count('.') < 2 or word.endswith('..')
     return word != '' and all(unicodedata.category(letter)[0] == 'P' for letter in word)
 
 
-def _faults_of_tokens(captions):
+def _faults_of_tokens(captions: Captions) -> Iterator[_Fault]:
     counts = np.bincount(captions.tokens, minlength=len(captions.words))
     for fault, is_so, what in (
             ('upper case', lambda word: word != word.lower() and word not in SPECIAL,
-             'have upper case; "Dog" and "dog" are learned apart'),
-            ('punctuation', _has_punctuation, 'have punctuation, which is learned as if it were spoken'),
+             'have upper case; "Dog" and "dog" are different words'),
+            ('punctuation', _has_punctuation, 'have punctuation, which is learned as words are'),
             ('white space', lambda word: word.split() != [word] and (captions.tokenizer, word) != ('characters', ' '),
              'are empty or have white space within; a token is one word'),
-            ('special words', lambda word: word in SPECIAL, 'are words that a vocabulary keeps for itself')):
+            ('special words', lambda word: word in SPECIAL, 'are special words, which count as <UNK>')):
         places = [i for i, word in enumerate(captions.words) if is_so(word)]
         if places:
             count, example = int(counts[places].sum()), captions.words[max(places, key=lambda i: counts[i])]
-            yield fault, count, f'{count:,} tokens {what} (the commonest is {example!r})'
+            yield fault, count, f'{count:,} tokens {what} (the most frequent is {example!r})'
 
 
-def _shared_captions(captions):
-    """Splits many of whose images are described, word for word, as training images are."""
+def _shared_captions(captions: Captions) -> Iterator[_Fault]:
+    """Splits many of whose images have, word for word, the captions of training images."""
     training, own = set(), collections.defaultdict(list)
     image = np.repeat(np.arange(len(captions.filenames)), np.diff(captions.sentences))
     is_training = np.isin(captions.splits, [SPLITS.index(split) for split in TRAINING_SPLITS])
     tokens, bounds = captions.tokens, captions.bounds.tolist()
     for j, place in enumerate(image.tolist()):
-        spoken = tokens[bounds[j]:bounds[j + 1]].tobytes()
-        if spoken and is_training[place]:
-            training.add(spoken)
-        elif spoken:
-            own[place].append((spoken, j))
+        caption = tokens[bounds[j]:bounds[j + 1]].tobytes()
+        if caption and is_training[place]:
+            training.add(caption)
+        elif caption:
+            own[place].append((caption, j))
     for split in ('val', 'test'):
         images = [place for place in own if SPLITS[captions.splits[place]] == split]
         shared = [place for place in images
-                  if 2 * sum(spoken in training for spoken, _ in own[place]) >= len(own[place])]
+                  if 2 * sum(caption in training for caption, _ in own[place]) >= len(own[place])]
         if len(shared) > _SHARED * len(images):
-            example = next(j for spoken, j in own[shared[0]] if spoken in training)
+            example = next(j for caption, j in own[shared[0]] if caption in training)
             yield (f'{split} captions in training', len(shared),
-                   f'{len(shared):,} of {len(images):,} images of {split} have half their captions or more word '
-                   f'for word in training, such as {captions.filenames[shared[0]]}: '
+                   f'{len(shared):,} of {len(images):,} images of {split} share half of their captions or more, word '
+                   f'for word, with training, such as {captions.filenames[shared[0]]}: '
                    f'{" ".join(captions.sentence(example))!r}')
 
 
-def _faults_of_rows(captions, rows):
-    if rows.zero.any():
-        yield ('zero features', rows.zero.sum(), f'{rows.zero.sum():,} images have features that are all zero, such '
-               f'as {captions.filenames[np.flatnonzero(rows.zero)[0]]}')
-    constant = rows.constant & ~rows.zero
-    if constant.any():
-        yield ('constant features', constant.sum(), f'{constant.sum():,} images have features that are all the same '
-               f'number, such as {captions.filenames[np.flatnonzero(constant)[0]]}')
-    # Training images count as one split here: the same image in train and restval gives nothing away.
+def _faults_of_rows(captions: Captions, rows: _Rows) -> Iterator[_Fault]:
+    for fault, where, what in (('zero features', rows.zero, 'are all zero'),
+                               ('constant features', rows.constant & ~rows.zero, 'are all the same number')):
+        if where.any():
+            yield fault, where.sum(), (f'{where.sum():,} images have features that {what}, such as '
+                                       f'{captions.filenames[np.flatnonzero(where)[0]]}')
+    if rows.unused > 0:
+        yield ('unused feature rows', rows.unused, f'{rows.unused:,} rows of features are those of no image; is it the '
+               'right file, with a row for each image?')
+    # Training images count as one split here: the same image in train and restval is no fault.
     side = np.where(captions.splits == SPLITS.index('restval'), SPLITS.index('train'), captions.splits)
     groups = collections.defaultdict(list)
     for place in np.flatnonzero(~rows.zero).tolist():
@@ -246,11 +257,11 @@ def _faults_of_rows(captions, rows):
         count, one = sum(map(len, across)), across[0][0]
         other = next(place for place in across[0] if side[place] != side[one])
         yield ('same features across splits', count,
-               f'{count:,} images have the very features of one of another split, such as '
+               f'{count:,} images have the same features as an image of another split, such as '
                f'{captions.filenames[one]} ({SPLITS[captions.splits[one]]}) and {captions.filenames[other]} '
                f'({SPLITS[captions.splits[other]]}): the same image seems to be in both')
     if within:
         count, (one, other, *_) = sum(len(places) - 1 for places in within), within[0]
         yield ('same features within a split', count,
-               f'{count:,} images have the very features of another of their split, such as '
+               f'{count:,} images have the same features as another image of their split, such as '
                f'{captions.filenames[one]} and {captions.filenames[other]}')

@@ -1,4 +1,6 @@
-"""MATLAB's files, read by a process of their own (`matlab_child.py`), which hostile bytes may crash."""
+"""MATLAB and HDF5 files, read by a child process (`matlab_child.py`), which damaged bytes may crash."""
+from __future__ import annotations
+
 import contextlib
 import json
 import math
@@ -8,6 +10,8 @@ import signal
 import struct
 import subprocess
 import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -16,40 +20,39 @@ from chainer_caption.storage.archives import plausible
 
 _CHILD = pathlib.Path(__file__).with_name('matlab_child.py')
 
-# The longest frame that is believed; a row of a matrix may be longer than the child's blocks.
+# The longest frame that is accepted; a row of a matrix may be longer than the child's blocks.
 _FRAME = 2 ** 30
 
-_PIPE = 2 ** 20                 # bytes that the child may be ahead in writing; what any user may ask for
+_PIPE = 2 ** 20                 # bytes that the child may write ahead; the most that Linux gives to any user
+
+Path = str | os.PathLike
+_Blocks = Callable[[], Iterator[np.ndarray]]
 
 
 @contextlib.contextmanager
-def open_matlab(path, key):
-    """Opens a matrix in a MATLAB file, of any version.
-
-    Args:
-        path (str or os.PathLike): The file.
-        key (str): The matrix's name.
+def open_matlab(path: Path, key: str) -> Iterator[tuple[tuple, np.dtype | str, _Blocks, Callable[[], None]]]:
+    """Opens the matrix `key` in a MATLAB file of any version.
 
     Yields:
-        tuple: The shape (rows, columns), as MATLAB's D x N is N x D; the dtype, or what it is in place of a matrix of
-        numbers, a str; a function that gives an iterator over blocks of rows, from the first each time; and one that
-        has the child begin to read, so that less is to be waited for later.
+        The shape (rows, columns), where MATLAB's D x N is N x D; the dtype, or a str that tells what it is if it is no
+        matrix of numbers; a function that returns an iterator over blocks of rows, from the first each time; and one
+        that lets the child begin to read, so that the wait is shorter later.
 
     Raises:
-        InputError: The file is damaged, or does not hold that.
+        InputError: The file is damaged, or does not hold the matrix.
     """
-    def begin():
-        with contextlib.suppress(BrokenPipeError):      # why it has gone is found out by who reads from it
+    def begin() -> None:
+        with contextlib.suppress(BrokenPipeError):      # the next read from the child finds out why it has ended
             if not child.stdin.closed:
                 child.stdin.write(b'\n')
                 child.stdin.close()
 
-    def blocks():
+    def blocks() -> Iterator[np.ndarray]:
         if unread:
             begin()
             yield from _rows(unread.pop(), path, shape, dtype)
             return
-        with open_matlab(path, key) as (_, _, again, _):        # a child goes through its file once
+        with open_matlab(path, key) as (_, _, again, _):        # a child reads its file once
             yield from again()
 
     with _reading(path, key) as child:
@@ -58,15 +61,12 @@ def open_matlab(path, key):
         yield shape, dtype, blocks, begin
 
 
-def read_hdf5(path, keys):
-    """Arrays in an HDF5 file.
+def read_hdf5(path: Path, keys: Sequence[str]) -> dict[str, np.ndarray]:
+    """Reads arrays of one or two dimensions of an HDF5 file.
 
     Args:
-        path (str or os.PathLike): The file.
-        keys (sequence of str): Their names with those of their groups, `'group/array'`.
-
-    Returns:
-        dict: By these names numpy.ndarray, of one or two dimensions.
+        path: The file.
+        keys: Their names with those of their groups, `'group/array'`.
 
     Raises:
         InputError: The file is damaged, or does not hold them.
@@ -86,9 +86,9 @@ def read_hdf5(path, keys):
 
 
 @contextlib.contextmanager
-def _reading(path, *keys):
-    """A child that reads these arrays; it is gone afterwards."""
-    # HDF5 would load filters of the user's from there, whatever the file asks for.
+def _reading(path: Path, *keys: str) -> Iterator[Any]:
+    """A child that reads these arrays; it is killed afterwards."""
+    # HDF5 would load any filter that a file names from the plugin folder.
     environment = {**os.environ, 'OPENBLAS_NUM_THREADS': '1', 'OMP_NUM_THREADS': '1', 'HDF5_PLUGIN_PRELOAD': '::'}
     child = start([os.path.abspath(path), *keys], environment)
     try:
@@ -101,21 +101,21 @@ def _reading(path, *keys):
         child.stdout.close()
 
 
-def start(arguments, environment):
-    child = subprocess.Popen([sys.executable, os.fspath(_CHILD), *arguments], env=environment, stdin=subprocess.PIPE,
-                             stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+def start(arguments: Sequence[str], environment: Mapping[str, str]) -> Any:
+    child: Any = subprocess.Popen([sys.executable, os.fspath(_CHILD), *arguments], env=environment,
+                                  stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     with contextlib.suppress(ImportError, AttributeError, OSError):     # Linux alone has it; elsewhere it is slower
         import fcntl
         fcntl.fcntl(child.stdout, fcntl.F_SETPIPE_SZ, _PIPE)
     return child
 
 
-def _described(child, path):
+def _described(child: Any, path: Path) -> tuple[tuple, np.dtype | str]:
     described = json.loads(_frame(child, path))
     return tuple(described['shape']), described.get('kind') or np.dtype(described['dtype'])
 
 
-def _rows(child, path, shape, dtype):
+def _rows(child: Any, path: Path, shape: tuple, dtype: Any) -> Iterator[np.ndarray]:
     at = 0
     while at < shape[0]:
         block = np.frombuffer(_frame(child, path), dtype).reshape(-1, *shape[1:])
@@ -123,7 +123,7 @@ def _rows(child, path, shape, dtype):
         at += len(block)
 
 
-def _frame(child, path):
+def _frame(child: Any, path: Path) -> bytes:
     head = child.stdout.read(8)
     length = struct.unpack('<q', head)[0] if len(head) == 8 else 0
     data = child.stdout.read(min(abs(length), _FRAME))

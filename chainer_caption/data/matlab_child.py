@@ -1,22 +1,24 @@
-"""Reads an array of a MATLAB or HDF5 file, as a program of its own that `matlab.py` starts: matlab_child.py PATH KEY …
+"""Program that reads arrays of a MATLAB or HDF5 file; `matlab.py` starts it: matlab_child.py PATH KEY …
 
-SciPy's and HDF5's readers are C code that believes what a file says of itself: damaged bytes can crash them, and a few
-claims in a header make them take any amount of time and memory. Here that is this process's own affair, and it has
-limits. It imports nothing of the package, whose start takes longer than its work.
+SciPy's and HDF5's readers are C code that trusts a file's headers: damaged bytes can crash them, or make them take any
+amount of time and memory. That happens in this process alone, which has limits. It imports nothing of the package,
+whose start takes longer than its work.
 
-It writes frames: a length as eight bytes, then so many bytes; a negative length is that of an error's text. The first
-frame is JSON, `{"shape", "dtype"}` or `{"shape", "kind"}` of what is no array of numbers; the others, once a byte has
-come in on standard input, are rows of the array as they lie in memory. So it goes for each KEY.
+It writes frames: a length as eight bytes, then as many bytes; a negative length is that of an error's text. The first
+frame is JSON, `{"shape", "dtype"}`, or `{"shape", "kind"}` of what is no array of numbers; the others, after a byte on
+standard input, are rows of the array as they are in memory. It does so for each KEY.
 """
+from __future__ import annotations
+
 import contextlib
 import json
 import math
 import os
 import struct
 import sys
+from typing import Any
 
-# What reading may take beyond the matrix itself, in bytes and in seconds of the processor, and how many bytes of a
-# matrix it must read a second.
+# Limits beyond the matrix itself, in bytes and in seconds of processor time; and bytes of a matrix read in a second.
 _MEMORY, _SECONDS, _BYTES_A_SECOND = 2 ** 30, 60, 2 ** 23
 
 # The largest matrix in a file of a given size where memory cannot be limited; as in storage/archives.py.
@@ -25,8 +27,8 @@ _SMALL, _RATIO = 2 ** 26, 100
 _BLOCK = 2 ** 24                # bytes that are read at a time
 
 
-def main(path, *keys, stdin, stdout):
-    def send(data, sign=1):
+def main(path: str, *keys: str, stdin: Any, stdout: Any) -> None:
+    def send(data: Any, sign: int = 1) -> None:
         view = memoryview(data).cast('B')
         stdout.write(struct.pack('<q', sign * len(view)))
         stdout.write(view)
@@ -35,7 +37,7 @@ def main(path, *keys, stdin, stdout):
     try:
         with open(path, 'rb') as f:
             head = f.read(1024)
-        # A 7.3 file begins with 512 bytes of MATLAB's own before HDF5's signature.
+        # A 7.3 file begins with 512 bytes of MATLAB's before HDF5's signature.
         open_matrix = _hdf5 if b'\x89HDF\r\n\x1a\n' in (head[:8], head[512:520]) else _mat
         for key in keys:
             described, read = open_matrix(path, key)
@@ -46,7 +48,7 @@ def main(path, *keys, stdin, stdout):
     except MemoryError:
         send(b'it takes more memory than its size can justify', -1)
     except Exception as e:
-        # The readers raise what the damage happens to make them raise: ValueError, TypeError, zlib.error, OSError ...
+        # Damage makes the readers raise ValueError, TypeError, zlib.error, OSError ...
         reason = str(e) if isinstance(e, _Refusal) else \
             f'not a sound MATLAB file nor HDF5, or one cut short ({type(e).__name__}: {e})'
         send(reason[:1000].encode('utf-8', 'replace'), -1)
@@ -56,13 +58,13 @@ class _Refusal(Exception):
     pass
 
 
-def _mat(path, key):
+def _mat(path: str, key: str) -> tuple[dict, Any]:
     import numpy as np
     import scipy.io
-    # A name may stand there twice; SciPy reads the first.
-    found = scipy.io.whosmat(path)
-    shape, kind = next(((shape, kind) for name, shape, kind in found if name == key), (None, None))
-    if kind is None:
+    # A name may occur twice; SciPy reads the first.
+    found: Any = scipy.io.whosmat(path)
+    shape, kind = next(((shape, kind) for name, shape, kind in found if name == key), (list[int](), ''))
+    if not kind:
         raise _Refusal(f'holds no variable "{key}" (found: {", ".join(name for name, *_ in found[:10]) or "none"})')
     if kind not in ('single', 'double') or len(shape) != 2:
         return {'shape': shape, 'kind': kind}, None
@@ -82,10 +84,11 @@ def _mat(path, key):
     return {'shape': shape[::-1], 'dtype': dtype.str}, read
 
 
-def _hdf5(path, key):
+def _hdf5(path: str, key: str) -> tuple[dict, Any]:
     import h5py
     import numpy as np
-    f = feats = h5py.File(path)
+    f: Any = h5py.File(path)
+    feats = f
     for part in key.split('/'):
         # A link, and an array's storage, may be in another file: any that the user can read.
         linked = isinstance(feats, h5py.Group) and isinstance(feats.get(part, getlink=True), h5py.HardLink)
@@ -108,21 +111,21 @@ def _hdf5(path, key):
     return {'shape': shape, 'dtype': feats.dtype.str}, read
 
 
-def _blocks(shape, itemsize):
+def _blocks(shape: tuple, itemsize: int) -> Any:
     rows = max(1, _BLOCK // max(1, itemsize * math.prod(shape[1:])))
     return ((start, start + rows) for start in range(0, shape[0], rows))
 
 
-def _bound(path, memory, claimed):
+def _bound(path: str, memory: int, claimed: int) -> None:
     if not limit(memory, claimed) and claimed > _SMALL + _RATIO * os.path.getsize(path):
         raise _Refusal(f'declares {claimed:,} bytes, more than its size can justify')
 
 
-def limit(memory, data):
+def limit(memory: int, data: int) -> bool:
     """Limits what this process may take from now on, beyond `memory` bytes and for reading `data` bytes.
 
     Returns:
-        bool: Whether memory is limited. Linux alone has what that needs.
+        Whether memory is limited. Linux alone has what that needs.
     """
     try:
         import resource
@@ -136,13 +139,13 @@ def limit(memory, data):
     return True
 
 
-def _lower(resource, kind, wanted):
+def _lower(resource: Any, kind: int, wanted: int) -> None:
     hard = resource.getrlimit(kind)[1]
     resource.setrlimit(kind, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
 
 
 if __name__ == '__main__':
-    # This folder is not one to import from: its modules have names that others might mean.
+    # No imports from this folder: names of its modules may be those of others.
     sys.path[:] = [folder for folder in sys.path if folder != os.path.dirname(os.path.abspath(__file__))]
     with contextlib.suppress(ImportError):
         import resource

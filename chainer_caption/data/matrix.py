@@ -1,51 +1,65 @@
-"""The feature matrix of a dataset, whatever file holds it, as rows that can be memory-mapped.
+"""Feature files, checked and memory-mapped: vectors (N x D) and grids (N x L x D); and their provenance records.
 
-Formats: MATLAB 5 to 7 (`feats`, D x N), MATLAB 7.3, which is HDF5 (`feats`, D x N as MATLAB sees it), `.npy` and `.npz`
-(`feats`), both N x D. They are told apart by their first bytes, not by their names.
+Vectors are read from MATLAB 5 to 7 (`feats`, D x N), from MATLAB 7.3, which is HDF5 (`feats`, D x N in MATLAB's terms),
+and from `.npy` and `.npz` (`feats`), both N x D. Grids are read from `.npy` and `.npz` (`grids`), N x L x D. The first
+bytes of a file tell its format, not its name.
 """
 import collections
 import contextlib
 import math
+import os
+import pathlib
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from chainer_caption.data.matlab import open_matlab
 from chainer_caption.errors import InputError
-from chainer_caption.features.encoders import ENCODERS
+from chainer_caption.features.encoders import ENCODERS, base_of
 from chainer_caption.storage.archives import ARCHIVE_ERRORS, npy_header, npz_shapes, plausible, read_npz
 from chainer_caption.storage.cache import entry_folder, prepare_entry
-from chainer_caption.storage.files import atomic_write, open_regular, unreadable
+from chainer_caption.storage.files import atomic_write, open_regular, read_json, unreadable, unwritable, write_json
+from chainer_caption.storage.legacy import current_keys
 
-KEY = 'feats'
+Path = str | os.PathLike
 
-# Of a matrix, in its entry of the cache.
-_COPY = 'features.npy'
+# By the number of axes: the array's name in an archive, and the name of its copy in the cache entry.
+_KEYS = {2: 'feats', 3: 'grids'}
+_COPIES = {2: 'features.npy', 3: 'grids.npy'}
+_MEANS = 'means.npy'
 
 # Bytes checked and copied at a time, more or less: large enough to be quick, small enough to be no part of the memory
 # that matters.
 _BLOCK = 2 ** 25
 
-# A matrix on its way: `blocks()` gives an iterator over its rows.
-_Source = collections.namedtuple('_Source', 'shape dtype blocks')
+
+class _Source(NamedTuple):
+    """An array that is still to be read: `blocks()` gives an iterator over its rows."""
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    blocks: Callable[[], Iterator[np.ndarray]]
 
 
 @contextlib.contextmanager
-def opening_matrix(path):
-    """Opens a feature matrix and checks that every value is a finite number.
+def opening_matrix(path: Path, axes: tuple[int, ...] = (2,)) -> Iterator[Callable[[int | None], np.ndarray]]:
+    """Opens a feature file and checks that every value is a finite number.
 
-    A row-major `.npy` of float32 or float16 is memory-mapped where it lies. Anything else is copied once into the
-    cache and mapped from there; where the cache cannot be written, the matrix is held in memory.
+    A row-major `.npy` of float32 or float16 is memory-mapped in place. Any other file, or one on a mount that refuses
+    mmap, is copied once into the cache and mapped there; where the cache cannot be written or mapped, the array is held
+    in memory.
 
     Args:
-        path (str or os.PathLike): The file.
+        path: The file.
+        axes: The accepted numbers of axes: 2 (vectors), 3 (grids).
 
     Yields:
-        function: Takes the least number of images that the matrix must hold, or None, and gives the matrix,
-        (N, D), float16 where the file has that, float32 otherwise; read-only. A MATLAB file is being read by another
-        process meanwhile: what else there is to be opened had best be opened before.
+        A function that takes the least number of images that the file must hold, or None, and returns the array:
+        (N, D) or (N, L, D), float16 where the file has that, float32 otherwise; read-only. Another process reads a
+        MATLAB file meanwhile, so open other files before calling it.
 
     Raises:
-        InputError: The file is missing or damaged, holds no matrix, too few images, or a NaN or an infinity.
+        InputError: The file is missing or damaged, holds no such array, too few images, or a NaN or an infinity.
     """
     try:
         entry = entry_folder(path)
@@ -55,66 +69,81 @@ def opening_matrix(path):
     except OSError as e:
         raise unreadable(path, e) from e
     if head == b'\x93NUMPY':
-        yield lambda images: _open_npy(path, entry, size, images)
+        yield lambda images: _open_npy(path, entry, size, images, axes)
         return
-    matrix = _mapped(entry / _COPY)
+    copies = (_mapped(entry / _COPIES[n]) for n in axes)
+    matrix = next((copy for copy in copies if copy is not None), None)
     if matrix is not None:
-        yield lambda images: _fitting(matrix, path, images)
+        yield lambda images: matrix.reshape(_fits(matrix.shape, path, images, axes))
     elif head.startswith(b'PK\x03\x04'):
-        yield lambda images: _copied(_source_npz(path, size, images), path, entry)
+        yield lambda images: _copied(_source_npz(path, size, images, axes), path, entry)
     else:
-        with open_matlab(path, KEY) as (shape, dtype, blocks, begin):
+        with open_matlab(path, _KEYS[2]) as (shape, dtype, blocks, begin):
             if isinstance(dtype, str):
-                raise InputError(f'{path}: "{KEY}" is no matrix of real numbers but {dtype} of shape {shape}')
-            _check(shape, dtype, path, size)
+                raise InputError(f'{path}: "{_KEYS[2]}" is no matrix of real numbers but {dtype} of shape {shape}')
+            _check(shape, dtype, path, size, None, (2,))
             begin()
-            yield lambda images: _copied(_Source(_fits(shape, path, images), dtype, blocks), path, entry)
+            yield lambda images: _copied(_Source(_fits(shape, path, images, (2,)), dtype, blocks), path, entry)
 
 
-def open_matrix(path, images=None):
-    """Opens a feature matrix; see `opening_matrix`.
-
-    Args:
-        path (str or os.PathLike): The file.
-        images (int or None): The least number of images that it must hold.
-
-    Returns:
-        numpy.ndarray: The matrix.
-    """
-    with opening_matrix(path) as opened:
+def open_matrix(path: Path, images: int | None = None, axes: tuple[int, ...] = (2,)) -> np.ndarray:
+    """Opens a feature file and returns its array; see `opening_matrix`."""
+    with opening_matrix(path, axes) as opened:
         return opened(images)
 
 
-def _fitting(matrix, path, images):
-    _fits(matrix.shape, path, images)
-    return matrix
+def grid_means(path: Path, grids: np.ndarray) -> np.ndarray:
+    """The mean of each grid over its locations, (N, D) float32, computed once and kept in the cache.
+
+    Args:
+        path: The file of the grids.
+        grids: (N, L, D).
+    """
+    entry, shape = entry_folder(path), (grids.shape[0], grids.shape[2])
+    mapped = _mapped(entry / _MEANS, shape)
+    if mapped is not None:
+        return mapped
+    source = _Source(shape, np.dtype(np.float32), lambda: (
+        np.asarray(block, np.float32).mean(axis=1) for block in _sliced(grids).blocks()))
+    return _copied(source, path, entry, _MEANS)
 
 
-def _fits(shape, path, images):
-    if len(shape) != 2 or min(shape) < 1:
-        raise InputError(f'{path}: features are a matrix, this is an array of shape {shape}')
+def _fits(shape: tuple[int, ...], path: Path, images: int | None, axes: tuple[int, ...]) -> tuple[int, ...]:
+    if len(shape) not in axes or min(shape) < 1:
+        wanted = ' or '.join({2: 'a matrix, N x D', 3: 'grids, N x L x D'}[n] for n in axes)
+        raise InputError(f'{path}: features are {wanted}; this is an array of shape {shape}')
+    record, record_path = read_record(path), provenance_path(path)
+    if record.get('shape', list(shape)) != list(shape):
+        raise InputError(f'{record_path}: records the shape {record["shape"]}, but {path} has {list(shape)}; correct '
+                         'the record or the file')
     if images is None:
         return shape
-    # With as many columns as there are images it may be D x N. Where there are rows enough, that is a coincidence
-    # (datasets may hold more rows than they have captions of) unless there are as many as an encoder gives numbers.
-    transposed = shape[1] == images != shape[0]
-    if shape[0] < images or (transposed and shape[0] in {encoder.dim for encoder in ENCODERS.values()}):
-        hint = ' (it looks transposed)' if transposed else ''
-        raise InputError(f'{path}: features of {shape[0]} images, {shape[1]} numbers each, but the '
-                         f'captions go up to imgid {images - 1}, which needs {images}{hint}')
+    transposed = shape[0] != images and images in shape[1:]
+    if shape[0] < images:
+        raise InputError(f'{path}: features of {shape[0]} images, {" x ".join(map(str, shape[1:]))} numbers each, but '
+                         f'the captions go up to imgid {images - 1}, which needs {images}'
+                         f'{" (it looks transposed)" if transposed else ""}')
+    # A dataset may hold more rows than it has captions of. With as many columns as images that is ambiguous, unless
+    # the record tells which axis is D.
+    encoder = ENCODERS.get(base_of(record.get('encoder', '')))
+    if transposed and 'shape' not in record and (encoder is None or encoder.dim != shape[-1]):
+        raise InputError(f'{path}: it looks transposed, {shape[0]} rows for {images} images and an axis of {images}; '
+                         f'write it with a row for each image, or if it has one, record {{"shape": {list(shape)}}} in '
+                         f'{record_path}')
     return shape
 
 
-def _mapped(path, shape=None):
-    """A copy in the cache, if it is a sound one, and of that shape where it is known."""
+def _mapped(path: pathlib.Path, shape: tuple[int, ...] | None = None) -> np.ndarray | None:
+    """A copy in the cache, if it is sound, and of that shape where the shape is known."""
     try:
         matrix = _map(path)
     except (OSError, *ARCHIVE_ERRORS):
         return None
-    return matrix if _is_plain(matrix) and matrix.ndim == 2 and shape in (None, matrix.shape) else None
+    axes = next((n for n, name in _COPIES.items() if name == path.name), 2)
+    return matrix if _is_plain(matrix) and matrix.ndim == axes and shape in (None, matrix.shape) else None
 
 
-def _map(path):
+def _map(path: Path) -> np.ndarray:
     with open_regular(path) as f:
         shape, dtype, fortran_order = npy_header(f)
         if dtype.hasobject:
@@ -122,70 +151,98 @@ def _map(path):
         return np.memmap(path, dtype, 'r', f.tell(), shape, 'F' if fortran_order else 'C')
 
 
-def _is_plain(matrix):
+def _is_plain(matrix: np.ndarray) -> bool:
     return matrix.dtype in (np.float16, np.float32) and matrix.flags.c_contiguous
 
 
-def _open_npy(path, entry, size, images):
+def _open_npy(path: Path, entry: pathlib.Path, size: int, images: int | None, axes: tuple[int, ...]) -> np.ndarray:
     try:
         with open_regular(path) as f:
-            shape, dtype, _ = npy_header(f)
-            _check(shape, dtype, path, size, images)
-        matrix = _map(path)
+            shape, dtype, fortran_order = npy_header(f)
+            _check(shape, dtype, path, size, images, axes)
+            if f.tell() + dtype.itemsize * math.prod(shape) > size:
+                raise ValueError('it is cut short')
+            source = _unmapped(path, f.tell(), shape, dtype, fortran_order)
+        matrix = None
+        with contextlib.suppress(OSError):              # a mount that refuses mmap, such as FUSE with direct_io
+            matrix = _map(path)
     except InputError:
         raise
     except (OSError, *ARCHIVE_ERRORS) as e:
         raise InputError(f'{path}: not a sound .npy file ({e})') from e
-    source = _sliced(matrix)
-    if not _is_plain(matrix):
-        mapped = _mapped(entry / _COPY, shape)
-        return mapped if mapped is not None else _copied(source, path, entry)
+    if matrix is None or not _is_plain(matrix):
+        mapped = _mapped(entry / _COPIES[len(shape)], shape)
+        return mapped if mapped is not None else _copied(source if matrix is None else _sliced(matrix), path, entry)
     checked = entry / 'checked'
     if not checked.exists():
-        collections.deque(_blocks(source, matrix.dtype, path), maxlen=0)
+        collections.deque(_blocks(_sliced(matrix), matrix.dtype, path), maxlen=0)
         if prepare_entry(entry, path):
             with contextlib.suppress(OSError):          # a full disk costs the next start some seconds, no more
                 checked.touch()
     return matrix
 
 
-def _source_npz(path, size, images):
-    shapes = npz_shapes(path, KEY)
-    if KEY not in shapes:
-        raise InputError(f'{path}: holds no array "{KEY}"')
-    _check(*shapes[KEY], path, size, images)
-    return _sliced(read_npz(path, KEY)[KEY])
+def _unmapped(path: Path, start: int, shape: tuple[int, ...], dtype: np.dtype, fortran_order: bool) -> _Source:
+    """An array that begins at byte `start` of a file which cannot be mapped."""
+    def blocks() -> Iterator[np.ndarray]:
+        rows = shape[0] if fortran_order else _rows_of(shape, dtype)
+        try:
+            with open_regular(path) as f:
+                f.seek(start)
+                for at in range(0, shape[0], rows):
+                    count = min(rows, shape[0] - at)
+                    yield np.fromfile(f, dtype, count * math.prod(shape[1:])).reshape(
+                        (count, *shape[1:]), order='F' if fortran_order else 'C')
+        except (OSError, ValueError) as e:              # ValueError: the file got shorter meanwhile
+            raise InputError(f'{path}: cannot be read to its end ({e})') from e
+    return _Source(shape, dtype, blocks)
 
 
-def _sliced(matrix):
-    rows = max(1, _BLOCK // (matrix.shape[1] * matrix.itemsize))
+def _source_npz(path: Path, size: int, images: int | None, axes: tuple[int, ...]) -> _Source:
+    for key in (_KEYS[n] for n in axes):
+        shapes = npz_shapes(path, key)
+        if key in shapes:
+            shape, dtype = shapes[key]
+            _check(shape, dtype, path, size, images, axes)
+            return _sliced(read_npz(path, key)[key])
+    raise InputError(f'{path}: holds no array "{" or ".join(_KEYS[n] for n in axes)}"')
+
+
+def _sliced(matrix: np.ndarray) -> _Source:
+    rows = _rows_of(matrix.shape, matrix.dtype)
     return _Source(matrix.shape, matrix.dtype,
                    lambda: (matrix[start:start + rows] for start in range(0, len(matrix), rows)))
 
 
-def _check(shape, dtype, path, size, images=None):
-    """Checks what a file says of its matrix, before minutes and memory are spent on the values."""
+def _rows_of(shape: tuple[int, ...], dtype: np.dtype) -> int:
+    """Rows in a block."""
+    return max(1, _BLOCK // (math.prod(shape[1:]) * dtype.itemsize))
+
+
+def _check(shape: tuple[int, ...], dtype: np.dtype, path: Path, size: int, images: int | None,
+           axes: tuple[int, ...]) -> None:
+    """Checks a file's header before minutes and memory are spent on the values."""
     if dtype.kind not in 'fiu':
         raise InputError(f'{path}: features are real numbers, these are {dtype}')
     claimed = dtype.itemsize * math.prod(shape)
     if not plausible(claimed, size):
         raise InputError(f'{path}: claims {claimed:,} bytes of features in a file of {size:,}; it is damaged')
-    _fits(shape, path, images)
+    _fits(shape, path, images, axes)
 
 
-def _copied(source, path, entry):
-    """Checks a matrix block by block on its way into the cache; a cache that cannot be written, or a disk that is full,
-    leaves it in memory."""
-    dtype = np.dtype(np.float16 if source.dtype == np.float16 else np.float32)
+def _copied(source: _Source, path: Path, entry: pathlib.Path, name: str | None = None) -> np.ndarray:
+    """Checks an array block by block on its way into the cache; where the cache cannot be written or mapped, into
+    memory."""
+    dtype, copy = np.dtype(np.float16 if source.dtype == np.float16 else np.float32), name or _COPIES[len(source.shape)]
     if prepare_entry(entry, path):
         try:
             # Written whole or not at all, after its values have been checked.
-            with atomic_write(entry / _COPY, durable=False) as f:
+            with atomic_write(entry / copy, durable=False) as f:
                 np.lib.format.write_array_header_1_0(
                     f, {'descr': dtype.str, 'fortran_order': False, 'shape': tuple(source.shape)})
                 for block in _blocks(source, dtype, path):
                     block.tofile(f)
-            return _map(entry / _COPY)
+            return _map(entry / copy)
         except OSError:
             pass
     try:
@@ -194,24 +251,70 @@ def _copied(source, path, entry):
         for block in _blocks(source, dtype, path):
             matrix[at:at + len(block)] = block
             at += len(block)
-        return matrix
     except MemoryError as e:
-        raise InputError(f'{path}: "{KEY}" does not fit into memory') from e
+        raise InputError(f'{path}: its features do not fit into memory') from e
+    matrix.flags.writeable = False
+    return matrix
 
 
-def _blocks(source, dtype, path):
+def _blocks(source: _Source, dtype: np.dtype, path: Path) -> Iterator[np.ndarray]:
     at = 0
     for block in source.blocks():
         with np.errstate(over='ignore'):                # a double too large for float32 is reported as what it becomes
             converted = np.ascontiguousarray(block, dtype)
-        _finite(converted, at, path)
+        good = np.isfinite(converted)
+        if not good.all():
+            row, *place = np.argwhere(~good)[0].tolist()
+            raise InputError(f'{path}: feature {", ".join(map(str, place))} of image {at + row} is '
+                             f'{converted[~good][0]}; every value must be a finite number')
         yield converted
         at += len(block)
 
 
-def _finite(block, start, path):
-    good = np.isfinite(block)
-    if not good.all():
-        row, column = np.argwhere(~good)[0]
-        raise InputError(f'{path}: feature {column} of image {start + row} is {block[row, column]}; '
-                         'every value must be a finite number')
+def provenance_path(features_path: Path) -> pathlib.Path:
+    """The path of a feature file's provenance record: `<feature file>.json`."""
+    return pathlib.Path(f'{os.fspath(features_path)}.json')
+
+
+def read_record(features_path: Path) -> dict[str, Any]:
+    """The provenance record of a feature file: `encoder` and `preprocessing`, or `shape`, or all three; empty where
+    there is none.
+
+    Raises:
+        InputError: The record holds neither, or only one of `encoder` and `preprocessing`.
+    """
+    path = provenance_path(features_path)
+    if not path.exists():
+        return {}
+    record = current_keys(read_json(path))
+    keys = {'encoder', 'preprocessing', 'shape'} & record.keys() if isinstance(record, dict) else set()
+    if not keys or (keys != {'shape'} and not all(isinstance(record.get(key), str)
+                                                  for key in ('encoder', 'preprocessing'))):
+        raise InputError(f'{path}: should name the "encoder" and the "preprocessing" that made the features')
+    return record
+
+
+def read_provenance(features_path: Path) -> dict[str, str] | None:
+    """The recorded `encoder` and `preprocessing` of a feature file, or None where they are not recorded.
+
+    Raises:
+        InputError: As `read_record`.
+    """
+    record = read_record(features_path)
+    return {key: record[key] for key in ('encoder', 'preprocessing')} if 'encoder' in record else None
+
+
+def record_provenance(features_path: Path, encoder: str, preprocessing: str,
+                      shape: tuple[int, ...] | None = None) -> None:
+    """Records what made a feature file, and its shape where it is given, beside it. Other keys of the record are kept.
+
+    Raises:
+        InputError: The record cannot be written.
+    """
+    path = provenance_path(features_path)
+    before = current_keys(read_json(path)) if path.exists() else {}
+    record = {**(before if isinstance(before, dict) else {}), 'encoder': encoder, 'preprocessing': preprocessing}
+    try:
+        write_json(path, record if shape is None else {**record, 'shape': list(shape)})
+    except OSError as e:
+        raise unwritable(path, e) from e

@@ -1,19 +1,21 @@
-"""Where data sets and encoders are to be had, and under which licence.
+"""Addresses and licences of datasets and encoder weights.
 
-None of the publishers prints a checksum of these files; the archives have their own, and the rest is held against the
-size that the server says.
+The publishers give no checksums of these files. Archives have their own; the size of other files is compared with the
+size that the server states.
 """
+from __future__ import annotations
+
 import dataclasses
 
 from chainer_caption.features.encoders import VGG_SOURCE
 
-# Karpathy and Fei-Fei's datasets: captions, splits and VGG's features.
+# Karpathy and Fei-Fei's datasets: captions, splits and VGG features.
 _KARPATHY = 'https://cs.stanford.edu/people/karpathy/deepimagesent/'
 
-# A copy of the images that needs no form to be filled in, as the university's own does.
+# A copy of the images that needs no form to be filled in, unlike the university's own.
 _FLICKR8K = 'https://github.com/jbrownlee/Datasets/releases/download/Flickr8k/'
 
-# What http://images.cocodataset.org serves, by an address whose certificate is valid.
+# The content of http://images.cocodataset.org, at an address whose certificate is valid.
 _COCO = 'https://s3.amazonaws.com/images.cocodataset.org/zips/'
 
 _OF_FLICKR = ('for research and education that is not commercial, by the terms of Flickr8k and Flickr30k; the images '
@@ -24,12 +26,12 @@ _OF_VGG = 'Creative Commons Attribution, by Simonyan and Zisserman'
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """A file to be had.
+    """A file to download.
 
     Attributes:
-        url (str): Its address.
-        licence (str): Under which licence it comes, or whose terms hold.
-        strip (bool): Whether the one folder that all in the archive is in is left out.
+        url: Its address.
+        licence: Its licence or terms.
+        strip: Whether to leave out the one folder that holds everything in the archive.
     """
     url: str
     licence: str
@@ -37,13 +39,14 @@ class Source:
 
 
 #: Datasets by name: captions and features.
-RELEASES = {'flickr8k': Source(_KARPATHY + 'flickr8k.zip', _OF_FLICKR, strip=True),
+DATASETS = {'flickr8k': Source(_KARPATHY + 'flickr8k.zip', _OF_FLICKR, strip=True),
             'flickr30k': Source(_KARPATHY + 'flickr30k.zip', _OF_FLICKR, strip=True),
             'coco': Source(_KARPATHY + 'coco.zip', _OF_COCO, strip=True)}
+RELEASES = DATASETS                                     # the name before
 
-#: Their images, which training and captioning of a dataset do not need. Flickr30k's are sent on request alone.
+#: Their images, which training and captioning of a dataset do not need. Flickr30k's are sent on request only.
 IMAGES = {'flickr8k': (Source(_FLICKR8K + 'Flickr8k_Dataset.zip', _OF_FLICKR),),
-            'coco': (Source(_COCO + 'train2014.zip', _OF_COCO), Source(_COCO + 'val2014.zip', _OF_COCO))}
+          'coco': (Source(_COCO + 'train2014.zip', _OF_COCO), Source(_COCO + 'val2014.zip', _OF_COCO))}
 
 #: Weights of encoders by name.
 WEIGHTS = {'vgg19': Source(VGG_SOURCE + 'VGG_ILSVRC_19_layers.caffemodel', _OF_VGG),

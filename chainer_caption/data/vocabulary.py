@@ -1,4 +1,9 @@
-"""Words and their ids: what a captioner can say."""
+"""Words and their ids."""
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
 import numpy as np
 
 from chainer_caption.errors import InputError
@@ -8,15 +13,15 @@ SPECIAL = ('<S>', '</S>', '<UNK>')
 
 
 class Vocabulary:
-    """The words of a model, in the order of their ids: `<S>`, `</S>`, `<UNK>`, then in code-point order.
+    """The words of a model, in the order of their ids: `<S>`, `</S>`, `<UNK>`, then the others in code-point order.
 
     Args:
-        words (list of str): All words, the three special ones first.
-        counts (list of int): How often each was seen in the training captions. `<S>` and `</S>` count captions,
-            `<UNK>` counts the words left out.
+        words: All words, the three special ones first.
+        counts: How often each occurs in the training captions. `<S>` and `</S>` count captions, `<UNK>` counts the
+            words left out.
     """
 
-    def __init__(self, words, counts):
+    def __init__(self, words: Sequence[str], counts: Sequence[int]) -> None:
         if tuple(words[:3]) != SPECIAL or len(counts) != len(words) or len(set(words)) != len(words):
             raise InputError(f'a vocabulary begins with {", ".join(SPECIAL)}, repeats no word and counts each')
         self.words = list(words)
@@ -24,49 +29,56 @@ class Vocabulary:
         self._ids = {word: i for i, word in enumerate(self.words)}
 
     @classmethod
-    def from_counts(cls, counts, captions, min_count=5):
-        """The words seen `min_count` times or more.
+    def from_counts(cls, counts: Mapping[str, int], captions: int, min_count: int = 5) -> Vocabulary:
+        """The words that occur `min_count` times or more.
 
         Args:
-            counts (dict): How often each word was seen in the training captions.
-            captions (int): The number of those captions.
-            min_count (int): The least count; seen just as often is in.
+            counts: How often each word occurs in the training captions.
+            captions: The number of those captions.
+            min_count: The least count of a word that is kept.
         """
-        # A caption that spells out "<UNK>" means the word that it could not name, and "<S>" is nothing to say.
+        # "<S>" and "</S>" in a caption's text are no marks, and "<UNK>" is no word.
         kept = sorted(word for word, count in counts.items() if count >= min_count and word not in SPECIAL)
         left_out = sum(counts.values()) - sum(counts[word] for word in kept)
         return cls([*SPECIAL, *kept], [captions, captions, left_out, *(counts[word] for word in kept)])
 
-    def __len__(self):
+    @property
+    def unknown_share(self) -> float:
+        """The share of the words in the training captions that are `<UNK>`, from 0 to 1 (1 where there are none)."""
+        words = sum(self.counts[UNK:])
+        return self.counts[UNK] / words if words else 1.0
+
+    def __len__(self) -> int:
         return len(self.words)
 
-    def encode(self, tokens):
-        """The ids of the tokens, int32; UNK for words that are not here."""
-        return np.array([self._id(token) for token in tokens], np.int32)
+    def encode(self, tokens: Iterable[str]) -> np.ndarray:
+        """The ids of tokens, int32; UNK for words that are not in the vocabulary, and for special ones."""
+        ids = (self._ids.get(token, UNK) for token in tokens)
+        return np.array([max(i, UNK) for i in ids], np.int32)
 
-    def _id(self, token):
-        i = self._ids.get(token, UNK)
-        return i if i > UNK else UNK
-
-    def decode(self, ids):
-        """The words of the ids, as a list."""
+    def decode(self, ids: Iterable[int]) -> list[str]:
+        """The words of ids."""
         return [self.words[i] for i in ids]
 
-    def log_frequencies(self):
-        """The log-probability of each word as the next one, whatever came before: float32, (len(self),).
+    def log_frequencies(self) -> np.ndarray:
+        """The log-probability of each word as the next one, independent of the words before: float32, (V,).
 
-        Each word counts once more than it was seen, so that all are finite. `<S>`, which is never next, is as rare as
-        a word never seen.
+        Each word counts once more than it occurs, so that all are finite. `<S>`, which is never next, counts as a word
+        that does not occur.
         """
         counts = np.array([0, *self.counts[1:]], np.float64) + 1
         return np.log(counts / counts.sum()).astype(np.float32)
 
-    def to_json(self):
+    def to_json(self) -> dict[str, list]:
         return {'words': self.words, 'counts': self.counts}
 
     @classmethod
-    def from_json(cls, value, path):
-        """The opposite of `to_json`; `path` is named in the InputError for a value that cannot be one."""
+    def from_json(cls, value: Any, path: Any) -> Vocabulary:
+        """The inverse of `to_json`.
+
+        Raises:
+            InputError: The value is no vocabulary; the line names the file at `path`.
+        """
         words, counts = (value.get(key) if isinstance(value, dict) else None for key in ('words', 'counts'))
         if not (isinstance(words, list) and all(isinstance(word, str) for word in words)
                 and isinstance(counts, list)
@@ -76,3 +88,13 @@ class Vocabulary:
             return cls(words, counts)
         except InputError as e:
             raise InputError(f'{path}: {e}') from e
+
+
+def unknown_share(counts: Mapping[str, int], min_count: int) -> float:
+    """The share of the words in the training captions that a vocabulary of this `min_count` makes `<UNK>`.
+
+    Args:
+        counts: How often each word occurs in the training captions.
+        min_count: As for `Vocabulary.from_counts`.
+    """
+    return Vocabulary.from_counts(counts, 0, min_count).unknown_share

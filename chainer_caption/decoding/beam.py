@@ -75,8 +75,8 @@ class BeamSearch(Search):
         """
         found = []
         for part in self.parts(stepper, features, self.width):
-            state = stepper.start(features[part])
-            beams = Beams(self, len(features[part]))
+            state = stepper.start(part)
+            beams = Beams(self, len(part[0]) if isinstance(part, tuple) else len(part))
             parents, read = beams.first()
             while len(parents):
                 state, scores = stepper.step(state, parents, read)

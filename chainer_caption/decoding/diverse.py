@@ -49,13 +49,14 @@ class DiverseBeamSearch(BeamSearch):
         """Searches, as `BeamSearch` does."""
         found = []
         for part in self.parts(stepper, features, self.width):
-            groups = self._search(stepper, features[part])
+            count = len(part[0]) if isinstance(part, tuple) else len(part)
+            groups = self._search(stepper, part, count)
             found += [self._chosen(of_image) for of_image in zip(*groups, strict=True)]
         return found
 
-    def _search(self, stepper, features):
+    def _search(self, stepper, features, count):
         """For each group its hypotheses of each image, best first."""
-        count, size = len(features), self.width // self.beam_groups
+        size = self.width // self.beam_groups
         shared = {field.name: getattr(self, field.name) for field in dataclasses.fields(BeamSearch)}
         search = BeamSearch(**{**shared, 'width': size, 'top': size})
         groups = [Beams(search, count) for _ in range(self.beam_groups)]

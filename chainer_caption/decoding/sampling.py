@@ -82,17 +82,17 @@ class Sampling(Search):
         """
         found = []
         for part in self.parts(stepper, features, self.top):
-            found += self._draw_different(stepper, features[part])
+            found += self._draw_different(stepper, part)
         return found
 
     def _draw_different(self, stepper, features):
         start, keys = stepper.start(features), self._keys(features)
-        found, drawn = [{} for _ in features], np.zeros(len(features), int)
+        found, drawn = [{} for _ in keys], np.zeros(len(keys), int)
         while True:
             wanted = np.minimum([self.top - len(captions) for captions in found], _TRIES * self.top - drawn)
             if not wanted.any():
                 return [sorted(captions.values(), key=lambda hypothesis: -hypothesis.log_prob) for captions in found]
-            image = np.repeat(np.arange(len(features)), wanted)
+            image = np.repeat(np.arange(len(keys)), wanted)
             number = np.arange(len(image)) + np.repeat(drawn - np.cumsum(wanted) + wanted, wanted)
             drawn += wanted
             for of, hypothesis in zip(image, self._draw(stepper, start, image, keys[image], number), strict=True):
@@ -101,8 +101,10 @@ class Sampling(Search):
 
     def _keys(self, features):
         """A key for each image, (n, 2) uint32: another for other features, and for another seed."""
-        rows = np.ascontiguousarray(cuda.to_cpu(features))
-        digests = [hashlib.sha256(b'%d ' % self.seed + row.tobytes()).digest()[:8] for row in rows]
+        arrays = [np.ascontiguousarray(cuda.to_cpu(array))
+                  for array in (features if isinstance(features, tuple) else (features,))]
+        digests = [hashlib.sha256(b'%d ' % self.seed + b''.join(row.tobytes() for row in rows)).digest()[:8]
+                   for rows in zip(*arrays, strict=True)]
         return np.frombuffer(b''.join(digests), '<u4').astype(np.uint32).reshape(-1, 2)
 
     def _draw(self, stepper, state, image, keys, number):

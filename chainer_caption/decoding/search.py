@@ -87,8 +87,11 @@ class Search:
 
     @staticmethod
     def parts(stepper, features, hypotheses):
-        """Slices of the features that can be searched together, if each image has so many hypotheses."""
-        device = chainer.backend.get_device_from_array(features)
+        """The features, in parts that can be searched together with so many hypotheses for each image."""
+        arrays = features if isinstance(features, tuple) else (features,)
+        device = chainer.backend.get_device_from_array(arrays[0])
         room = _CPU_BYTES if device.xp is np else _GPU_SHARE * free_bytes(device)
         size = max(1, int(room) // (4 * hypotheses * len(stepper.bias)))
-        return [slice(start, start + size) for start in range(0, len(features), size)]
+        for start in range(0, len(arrays[0]), size):
+            part = tuple(array[start:start + size] for array in arrays)
+            yield part if isinstance(features, tuple) else part[0]

@@ -192,7 +192,7 @@ class Evaluator:
         alone = len(models) == 1 and getattr(models[0], 'trainable', True)
         per_image = alone and getattr(models[0], 'per_image', False)
         batches = CaptionIterator(data, _BATCH, repeat=False, shuffle=False, per_image=per_image)
-        converter = PackCaptions(self.dataset.features, per_image)
+        converter = PackCaptions(self.dataset.inputs(captioner.reads), per_image, len(captioner.bundle.vocabulary))
         where = captioner.device if alone else None
         with chainer.using_device(captioner.device), enough_memory(captioner.device):
             packed = (converter(batch, where) for batch in batches)

@@ -1,25 +1,28 @@
-"""Which encoder and preprocessing made a given feature matrix? A few of its images are enough to tell."""
+"""Identification of the encoder and preprocessing that made a feature matrix, from a few of its images."""
+from __future__ import annotations
+
 import dataclasses
 import itertools
 import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import chainer
 import numpy as np
 
 from chainer_caption.errors import InputError
-from chainer_caption.features.encoders import ENCODERS
+from chainer_caption.features.encoders import ENCODERS, Encoder
 from chainer_caption.features.extractor import Extractor
 from chainer_caption.features.folders import find_in_folder
 from chainer_caption.features.images import ImageError
 from chainer_caption.features.preprocessing import PREPROCESSINGS
 from chainer_caption.features.weights import find_weights
 
-#: Mean cosine similarity that the right pair reaches. Decoders of JPEG that round differently, and features kept in
-#: half precision, cost a few thousandths at most.
+#: Mean cosine similarity that the right pair reaches. JPEG decoders that round differently, and features in half
+#: precision, cost a few thousandths at most.
 THRESHOLD = 0.98
 
-#: How many times farther from 1 the similarity of every other pair has to be. Features of similar preprocessings are
-#: similar themselves, so that being above the threshold is not enough: the right pair stands out.
+#: How many times farther from 1 the similarity of every other pair has to be: features of similar preprocessings are
+#: similar themselves.
 MARGIN = 2
 
 _BATCH = 8
@@ -27,107 +30,99 @@ _BATCH = 8
 
 @dataclasses.dataclass(frozen=True)
 class FeatureCheck:
-    """What `check_features` found.
+    """The result of `check_features`.
 
     Attributes:
-        similarities (dict): (encoder, preprocessing) to the mean cosine similarity of the matrix with features made so.
-        verdict (tuple of str or None): The (encoder, preprocessing) that made the matrix; None when none of them did,
-            or when these images cannot tell.
-        images (int): How many images were compared; the ones that cannot be read are left out.
+        similarities: (encoder, preprocessing) to the mean cosine similarity between the matrix and features made so.
+        verdict: The (encoder, preprocessing) that made the matrix; None if none of them did, or if these images cannot
+            tell.
+        images: The number of images compared; unreadable ones are left out.
     """
 
-    similarities: dict
-    verdict: tuple | None
+    similarities: dict[tuple[str, str], float]
+    verdict: tuple[str, str] | None
     images: int
 
 
-def check_features(features, paths, extractors, preprocessings=None):
-    """Finds the encoder and the preprocessing that made a feature matrix, by making some of its rows again.
+def check_features(features: np.ndarray, paths: Sequence[str | os.PathLike], extractors: Iterable[Extractor],
+                   preprocessings: Iterable[str] | None = None) -> FeatureCheck:
+    """Finds the encoder and the preprocessing that made a feature matrix, by computing some of its rows again.
 
     The verdict is the pair whose mean cosine similarity is the highest, if it is at least `THRESHOLD` and all others
     are at least `MARGIN` times as far from 1.
 
     Args:
-        features (numpy.ndarray): Rows of the matrix, shape (N, D), float.
-        paths (sequence of str): The N images, in the same order. A few dozen are plenty.
-        extractors (iterable of Extractor): One for each encoder, with its weights; gone through once, so that a
-            generator keeps no more than one encoder in memory.
-        preprocessings (iterable of str): Preprocessings to try, by default all that the encoder may have been used
-            with.
-
-    Returns:
-        FeatureCheck: The similarities, and the verdict.
+        features: Rows of the matrix, (N, D) float.
+        paths: The N images, in the same order. A few dozen are enough.
+        extractors: One for each encoder, with its weights; iterated once, so that a generator keeps one encoder in
+            memory at a time.
+        preprocessings: Preprocessings to try, by default all that the encoder may have been used with.
 
     Raises:
-        InputError: Not one image can be read, or their number is not that of the rows.
+        InputError: No image can be read, or their number is not that of the rows.
     """
     features = np.asarray(features, np.float64)
     if len(features) != len(paths):
         raise InputError(f'{len(features)} rows of features for {len(paths)} images')
-    similarities = {}
+    similarities, rows = {}, list[int]()
     for extractor in extractors:
-        for preprocessing in preprocessings or _usual_profiles(ENCODERS[extractor.encoder]):
+        for preprocessing in preprocessings or _usual_preprocessings(ENCODERS[extractor.encoder]):
             made, rows = _extract(extractor.with_preprocessing(preprocessing), paths)
             similarities[extractor.encoder, preprocessing] = _mean_cosine(made, features[rows])
     return FeatureCheck(similarities, _verdict(similarities), len(rows))
 
 
-def _usual_profiles(encoder):
-    return [name for name, preprocessing in PREPROCESSINGS.items()
-            if preprocessing.size in (encoder.size,
-                                      None) and (not preprocessing.encoders or encoder.name in preprocessing.encoders)]
+def _usual_preprocessings(encoder: Encoder) -> list[str]:
+    return [name for name, preprocessing in PREPROCESSINGS.items() if preprocessing.size in (encoder.size, None)
+            and (not preprocessing.encoders or encoder.name in preprocessing.encoders)]
 
 
-def sample_images(filenames, folder, limit=16, seed=0):
-    """Picks images of a dataset to check, among those that are at hand.
+def sample_images(filenames: Sequence[str], folder: str | os.PathLike, limit: int = 16,
+                  seed: int = 0) -> tuple[np.ndarray, list[str]]:
+    """Samples images of a dataset to check, among those in a folder.
 
     Args:
-        filenames (sequence of str): The dataset's images.
-        folder (str or os.PathLike): Where to look for them, in whatever order and folders (`find_by_name`).
-        limit (int): How many to pick at most.
-        seed (int): Of the choice.
+        filenames: The dataset's images.
+        folder: The folder of images, in any order and subfolders (`find_in_folder`).
+        limit, seed: The number of images at most, and the random seed of the sample.
 
     Returns:
-        tuple: Their places in `filenames`, (n,) int, ascending; and a list of their paths.
+        Their indices in `filenames`, (n,) int, ascending; and their paths.
 
     Raises:
-        InputError: Not one of them is there.
+        InputError: The folder has none of them.
     """
     found = find_in_folder(filenames, folder)
-    places = [i for i, filename in enumerate(filenames) if filename in found]
-    if not places:
-        raise InputError(f'{folder}: none of the images in there is one of the dataset, whose first is '
-                         f'{filenames[0]}')
-    chosen = np.sort(np.random.default_rng(seed).permutation(len(places))[:limit])
-    places = np.array(places)[chosen]
+    there = [i for i, filename in enumerate(filenames) if filename in found]
+    if not there:
+        raise InputError(f'{folder}: holds none of the images of the dataset, whose first is {filenames[0]}')
+    places = np.array(there)[np.sort(np.random.default_rng(seed).permutation(len(there))[:limit])]
     return places, [found[filenames[i]] for i in places]
 
 
-def find_extractors(weights=(), encoders=(), device='@numpy', honour_exif=True, say=lambda line: None):
+def find_extractors(weights: Sequence[str | os.PathLike] = (), encoders: Sequence[str] = (),
+                    device: str | chainer.backend.Device = '@numpy', honour_exif: bool = True,
+                    say: Callable[[str], None] = lambda line: None) -> Iterator[Extractor]:
     """Loads the encoders to check, one after another.
 
     Args:
-        weights (sequence of str): Files of weights. If it is empty, the weights are looked for where Chainer keeps its
-            models.
-        encoders (sequence of str): The encoder of each file; if it is empty, each file's encoder is found out. Without
-            files, the encoders to load; if it is empty, all whose weights are found.
-        device (str or chainer.backend.Device): Where they run.
-        honour_exif (bool): As for `Extractor.load`.
-        say (callable): Takes a notice, one line, about an encoder that is left out.
+        weights: Weights files; by default they are looked for where Chainer keeps its models.
+        encoders: The encoder of each file; by default each file's encoder is found out. Without files, the encoders to
+            load; by default all whose weights are found.
+        device, honour_exif: As for `Extractor.load`.
+        say: Takes a notice, one line, about an encoder that is left out.
 
     Yields:
-        Extractor: Each with weights; keep none, and only one is in memory at a time.
+        Each encoder with its weights; only one is in memory at a time if the caller keeps none.
 
     Raises:
-        InputError: A file is missing, damaged, or of no encoder here; or not one encoder is to be had.
+        InputError: A file is missing, damaged, or of no known encoder; or no encoder is found.
     """
     if weights and encoders and len(weights) != len(encoders):
         raise InputError(f'{len(weights)} files of weights for {len(encoders)} encoders')
-    if weights:
-        for path, encoder in itertools.zip_longest(weights, encoders):
-            yield _extractor(path, [encoder] if encoder else ENCODERS, device, honour_exif)
-        return
-    for encoder in encoders or ENCODERS:
+    for path, encoder in itertools.zip_longest(weights, encoders) if weights else ():
+        yield _extractor(path, [encoder] if encoder else list(ENCODERS), device, honour_exif)
+    for encoder in (encoders or ENCODERS) if not weights else ():
         try:
             find_weights(ENCODERS[encoder])
         except InputError as e:
@@ -138,9 +133,10 @@ def find_extractors(weights=(), encoders=(), device='@numpy', honour_exif=True, 
             yield Extractor.load(encoder, device=device, honour_exif=honour_exif)
 
 
-def _extractor(path, encoders, device, honour_exif):
-    # A larger encoder's file may hold all that a smaller one wants, so the larger one is tried first. Those of the two
-    # ResNets differ in nothing but their names.
+def _extractor(path: str | os.PathLike, encoders: Sequence[str], device: str | chainer.backend.Device,
+               honour_exif: bool) -> Extractor:
+    # A larger encoder's file may hold every array of a smaller one, so the larger one is tried first. The two ResNets
+    # differ only in the names of their files.
     reasons, name = [], os.path.basename(path)
     for encoder in sorted(encoders, key=lambda encoder: name not in ENCODERS[encoder].weights):
         try:
@@ -150,7 +146,8 @@ def _extractor(path, encoders, device, honour_exif):
     raise reasons[0]
 
 
-def _extract(extractor, paths):
+def _extract(extractor: Extractor, paths: Sequence[str | os.PathLike]) -> tuple[np.ndarray, list[int]]:
+    """The features of the images that can be read, (n, D) float64, and their indices."""
     made, batch, rows = [], [], []
     for row, path in enumerate(paths):
         try:
@@ -166,14 +163,14 @@ def _extract(extractor, paths):
     return np.concatenate(made).astype(np.float64), rows
 
 
-def _mean_cosine(a, b):
-    if a.shape != b.shape:                              # another dimension D: certainly not this encoder
+def _mean_cosine(a: np.ndarray, b: np.ndarray) -> float:
+    if a.shape != b.shape:                              # another D: not this encoder
         return 0.0
     norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     return float(np.mean((a * b).sum(axis=1) / np.maximum(norms, np.finfo(np.float64).tiny)))
 
 
-def _verdict(similarities):
+def _verdict(similarities: dict[tuple[str, str], float]) -> tuple[str, str] | None:
     (pair, best), *others = sorted(similarities.items(), key=lambda item: -item[1])
     if best < THRESHOLD or any(1 - other < MARGIN * (1 - best) for _, other in others):
         return None

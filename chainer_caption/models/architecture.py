@@ -60,6 +60,9 @@ class Architecture(chainer.Chain):
     per_image = False
     #: How many tokens its captions have at most, `</S>` among them; None for any.
     max_positions = None
+    #: What it reads of an image, one of `data.dataset.READS`: a minibatch's `features` is then (B, D), (B, L, D), or a
+    #: tuple of both.
+    reads = 'vectors'
 
     def __init__(self, dropout):
         super().__init__()

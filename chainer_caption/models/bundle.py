@@ -92,7 +92,8 @@ class Bundle:
         search = {'search': self.search} if self.search else {}
         write_json(pathlib.Path(folder) / CONFIG, {
             'format': FORMAT, 'model': self.model.architecture, **self.model.configuration, 'tokenizer': self.tokenizer,
-            'features': self.provenance, **search, 'training': self.training, 'versions': versions()})
+            'features': self.provenance, 'reads': getattr(self.model, 'reads', 'vectors'), **search,
+            'training': self.training, 'versions': versions()})
 
     def params(self):
         """Everything that may have learned: the parameters of the model, and those of an encoder of its own."""
@@ -175,6 +176,9 @@ def _check_config(config, path):
     if not isinstance(config.get('model'), str) or config['model'] not in ARCHITECTURES:
         raise InputError(f'{path}: a model of the architecture {config.get("model")!r}; known are '
                          f'{", ".join(ARCHITECTURES)}')
+    reads, wanted = config.get('reads', 'vectors'), ARCHITECTURES[config['model']].reads
+    if reads != wanted:
+        raise InputError(f'{path}: "reads" is {reads!r}, but the architecture {config["model"]} reads {wanted}')
     provenance = config.get('features')
     if provenance is not None and not (isinstance(provenance, dict) and all(
             isinstance(provenance.get(key), str) for key in ('encoder', 'preprocessing'))):

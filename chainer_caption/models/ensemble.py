@@ -81,6 +81,9 @@ def check_ensemble(bundles, names):
         if (bundle.vocabulary.words, bundle.tokenizer) != (first.vocabulary.words, first.tokenizer):
             raise InputError(f'{name}: has another vocabulary than {names[0]}; only models with the same words can '
                              'caption together, as models trained on the same dataset with other seeds have')
+        read, reads = (getattr(one.model, 'reads', 'vectors') for one in (bundle, first))
+        if read != reads:
+            raise InputError(f'{name}: reads {read}, but {names[0]} reads {reads}; an ensemble reads the same features')
         if bundle.model.feature_size != first.model.feature_size:
             raise InputError(f'{name}: learned from features of {bundle.model.feature_size} numbers, but {names[0]} '
                              f'from {first.model.feature_size}; an ensemble sees each image through one encoder')

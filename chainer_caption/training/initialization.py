@@ -40,7 +40,7 @@ def begin(dataset, settings, start_from, provenance, resumed=None, images=None, 
         dataset (Dataset): What to train on.
         settings (Settings): How.
         start_from (str or os.PathLike or None): A model directory or a weights file.
-        provenance (dict or None): From `known_provenance`.
+        provenance (dict or None): As declared, for `known_provenance`.
         resumed (pathlib.Path or None): The model directory of a training that goes on, whose vocabulary it has, and
             whose encoder.
         images (str or None): Of a fine-tuning: what tells which images it sees.
@@ -56,6 +56,10 @@ def begin(dataset, settings, start_from, provenance, resumed=None, images=None, 
     """
     training = dataclasses.asdict(settings.resolved())
     architecture = ARCHITECTURES[training['architecture']]
+    given = Bundle.load(start_from) if start_from is not None and os.path.isdir(start_from) else None
+    architecture = type(given.model) if given is not None else architecture
+    dataset = dataset.reading(architecture.reads)
+    provenance = known_provenance(dataset, provenance)
     training['dataset'] = dataset.digest
     if resumed and (resumed / bundle.VOCABULARY).exists():
         vocabulary = Vocabulary.from_json(read_json(resumed / bundle.VOCABULARY), resumed / bundle.VOCABULARY)
@@ -71,10 +75,9 @@ def begin(dataset, settings, start_from, provenance, resumed=None, images=None, 
                                             encoder_weights)
         return Bundle(fresh_model(architecture, size, vocabulary, training), vocabulary, provenance, training,
                       tokenizer=dataset.captions.tokenizer, encoder=encoder)
-    weights, given, known = weights_path(start_from), None, {}
-    if os.path.isdir(start_from):
-        given = Bundle.load(start_from)
-        vocabulary, architecture, known = given.vocabulary, type(given.model), given.model.configuration
+    weights, known = weights_path(start_from), {}
+    if given is not None:
+        vocabulary, known = given.vocabulary, given.model.configuration
         if not architecture.trainable:
             raise InputError(f'{start_from}: is an imported model with a cell of its own ({given.model.cell}), which '
                              'captions but cannot be trained on; train one anew, without -m')
@@ -108,6 +111,9 @@ def _seeing(dataset, settings, training, given, provenance, resumed, images, enc
     """What the features come from: the encoder that learns, the features' provenance, and their size."""
     if settings.finetune is None:
         return None, provenance, dataset.feature_size
+    reads = ARCHITECTURES[training['architecture']].reads if given is None else given.model.reads
+    if reads != 'vectors':
+        raise InputError(f'--finetune {settings.finetune}: computes vectors, but the architecture reads {reads}')
     encoder, provenance, began = begin_encoder(settings, given, provenance, encoder_weights, resumed)
     split(encoder, settings.finetune)                   # refuses what is no layer, before anything is written
     training.update(images=images, encoder_weights=began)

@@ -91,10 +91,10 @@ class OnlineFeatures:
         for place, reason in failed.items():
             say(f'{paths[rows[place]]}: {reason}; left out')
         unreadable = np.isin(dataset.captions.image_ids, [rows[place] for place in failed])
-        self.dataset = dataset.without(np.flatnonzero(unreadable))
+        self.dataset = dataset.reading('vectors').without(np.flatnonzero(unreadable))
         self.dataset.provenance = current.provenance
         # Of a large dataset the system has memory for those rows alone that are written.
-        self.features = np.zeros((len(dataset.features), current.model.feature_size), np.float32)
+        self.features = np.zeros((len(self.dataset.features), current.model.feature_size), np.float32)
         self.dataset.features = self.features
         self.encoder = _learning(self._encoder, self._above)
         self.target = chainer.Chain(captioner=current.model, encoder=self.encoder)

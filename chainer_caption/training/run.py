@@ -13,7 +13,7 @@ from chainer_caption.models.bundle import Bundle
 from chainer_caption.parallel import Processes
 from chainer_caption.storage.files import unwritable, write_json
 from chainer_caption.training.extensions import WATCHED
-from chainer_caption.training.initialization import begin, known_provenance
+from chainer_caption.training.initialization import begin
 from chainer_caption.training.online_features import OnlineFeatures, find_training_images
 from chainer_caption.training.settings import Settings, check_same, read_settings
 from chainer_caption.training.snapshots import Snapshots, sole_training
@@ -128,7 +128,7 @@ def _prepare(dataset, output, settings, start_from, provenance, resume, say, see
         # What is not said is what it was begun with.
         unsaid = [name for name in ('architecture', 'hidden', 'max_positions') if getattr(settings, name) is None]
         settings = dataclasses.replace(settings, **{name: before[name] for name in unsaid})
-    current = begin(dataset, settings, start_from, known_provenance(dataset, provenance), before and output, **seen)
+    current = begin(dataset, settings, start_from, provenance, before and output, **seen)
     check_model(dataset, current, settings)
     if before is None:
         # Not before everything that was asked for has been found possible; it may even start from what is replaced.

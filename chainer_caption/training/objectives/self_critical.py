@@ -95,7 +95,7 @@ class SelfCritical:
         if not ratio:
             return features
         key = mask_key(self._settings.seed, update, _FEATURES)
-        mask = apply_mask(np.ones((count, features.shape[1]), np.float32), ratio, key)
+        mask = apply_mask(np.ones((count, *features.shape[1:]), np.float32), ratio, key)
         return features * self._model.device.send(mask[places])
 
     def _word_loss(self, update, images, places, features, own):
