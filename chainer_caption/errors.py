@@ -1,15 +1,15 @@
-"""The one exception that means "the call or its input is wrong": the command line shows it as one line and exits 2."""
+"""InputError, the exception for a wrong call or wrong input: the command line shows its one line and exits 2."""
 import re
 
-# A terminal obeys these. What else ends a line for somebody is among them.
+# Control characters, which a terminal obeys, and Unicode's line separators.
 _CONTROL = re.compile('[\0-\x1f\x7f-\x9f\u2028\u2029]')
 
 _LONGEST = 2000
 
 
 def printable(text: str) -> str:
-    """`text`, which may come from strangers, as one line that a terminal can be trusted with: lines are joined, control
-    characters escaped as in Python (`'\\x1b'`), and the middle of what is endless is left out."""
+    """Untrusted text as one line that is safe for a terminal: lines are joined, control characters escaped as in Python
+    (`'\\x1b'`), and the middle of a very long text is left out."""
     text = ' '.join(re.split('[\r\n]+', text.strip('\r\n')))
     if len(text) > _LONGEST:
         text = f'{text[:_LONGEST // 2]} … {text[-_LONGEST // 2:]}'
@@ -19,8 +19,7 @@ def printable(text: str) -> str:
 class InputError(ValueError):
     """Input that cannot be used.
 
-    The message is one line: it names the file or field, says what is wrong with it and, where that is known, what to
-    do next. It is meant to be read by the user as it stands.
+    The message is one line for the user: the file or field, what is wrong with it and, where that is known, what to do.
 
     Attributes:
         field: The field or parameter that is wrong, if the message begins with one; the command line shows it as an
@@ -30,7 +29,7 @@ class InputError(ValueError):
     field: str | None = None
 
     def __init__(self, message: str) -> None:
-        # Neither what a library says of damaged bytes nor the name of a file need be one line.
+        # A library's message on damaged bytes, or a file name, can have several lines.
         super().__init__(printable(message))
 
     @classmethod

@@ -1,10 +1,10 @@
-"""Kills the captioning of a folder into sidecars at random moments, starts it again, and looks at what is there.
+"""Kills the captioning of a folder into sidecars at random moments, restarts it, and checks the files.
 
     python tests/kills_sidecars.py --limit 1000 --kills 3 [--suffix xmp]
 
-After each SIGKILL every sidecar must be one that an undisturbed run wrote, byte for byte, and none may have been
-written a second time, by its inode and its time; in the end all must be there and nothing else, and the images
-untouched. Writing is slowed down, so that most kills fall into it.
+After each SIGKILL every sidecar must equal that of an undisturbed run, and none may have been written twice, by its
+inode and its time. In the end all must be there and nothing else, and the images unchanged. Writing is slowed down, so
+that most kills happen during it.
 """
 import argparse
 import os
@@ -42,7 +42,7 @@ def contents(folder):
 
 
 def marks(folder):
-    """What tells whether a file has been written again."""
+    """Inode and time of each file, which change when it is written again."""
     return {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in folder.rglob('[!.]*') if path.is_file()}
 
 
@@ -59,10 +59,10 @@ def make(folder, number, rng):
 
 
 def main():
-    parser = argparse.ArgumentParser(description='Kill the writing of sidecars, have it go on, look at what is there.')
-    parser.add_argument('--limit', type=int, default=100, metavar='N', help='(%(default)s)')
-    parser.add_argument('--kills', type=int, default=3, metavar='N', help='(%(default)s)')
-    parser.add_argument('--suffix', default='txt', help='(%(default)s)')
+    parser = argparse.ArgumentParser(description='Kill the writing of sidecars, restart it, and check the files.')
+    parser.add_argument('--limit', type=int, default=100, metavar='N', help='images (%(default)s)')
+    parser.add_argument('--kills', type=int, default=3, metavar='N', help='SIGKILLs (%(default)s)')
+    parser.add_argument('--suffix', default='txt', help='of the sidecars (%(default)s)')
     parser.add_argument('--seed', type=int, default=0, metavar='N', help='of the moments (%(default)s)')
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

@@ -14,7 +14,7 @@ from chainer_caption import Bundle, Captioner, Dataset
 from chainer_caption.captioning.resumable import CaptionFile, StoredFeatures
 from chainer_caption.features.extractor import Extractor
 from chainer_caption.functions.bfloat16 import available
-from chainer_caption.storage.journal import Journal
+from chainer_caption.storage.journal import MAGIC, Journal
 
 UNSEEN = pathlib.Path(__file__).resolve().parents[1] / 'features' / 'demo' / 'unseen'
 
@@ -26,7 +26,7 @@ KILLING = '''
 import os, signal, sys
 from chainer_caption import cli
 from chainer_caption.storage import files
-from chainer_caption.storage.journal import Journal
+from chainer_caption.storage.journal import MAGIC, Journal
 
 def kill():
     os.kill(os.getpid(), signal.SIGKILL)
@@ -103,18 +103,18 @@ def test_killed_again_and_again(generate, demo_model, images, package_environmen
 
 
 def test_captions_that_are_drawn_go_on(call, demo_model, images, package_environment, tmp_path):
-    drawn = '--sample', '--top-p', '0.9', '--seed', '3'
-    assert call('generate', '-m', demo_model, images, '-o', tmp_path / 'expected.jsonl', *drawn)[0] == 1
+    sampled = '--sample', '--top-p', '0.9', '--seed', '3'
+    assert call('generate', '-m', demo_model, images, '-o', tmp_path / 'expected.jsonl', *sampled)[0] == 1
     for line in (8, 25):
         done = subprocess.run(
-            [sys.executable, '-c', KILLING, str(line), '', '-m', demo_model, images, '-o', 'c.jsonl', *drawn],
+            [sys.executable, '-c', KILLING, str(line), '', '-m', demo_model, images, '-o', 'c.jsonl', *sampled],
             cwd=tmp_path, env=package_environment, capture_output=True, check=False)
         assert done.returncode == -signal.SIGKILL, done.stderr
-    refusal = call('generate', '-m', demo_model, images, '-o', tmp_path / 'c.jsonl', *drawn[:-1], '4')[2]
+    refusal = call('generate', '-m', demo_model, images, '-o', tmp_path / 'c.jsonl', *sampled[:-1], '4')[2]
     assert 'begun with seed 3, not 4; ' in refusal
     assert 'begun with search Sampling, not BeamSearch; ' in call('generate', '-m', demo_model, images, '-o',
                                                                   tmp_path / 'c.jsonl')[2]
-    assert call('generate', '-m', demo_model, images, '-o', tmp_path / 'c.jsonl', *drawn)[0] == 1
+    assert call('generate', '-m', demo_model, images, '-o', tmp_path / 'c.jsonl', *sampled)[0] == 1
     assert (tmp_path / 'c.jsonl').read_bytes() == (tmp_path / 'expected.jsonl').read_bytes()
 
 
@@ -191,7 +191,7 @@ def test_a_changed_folder(change, generate, images, tmp_path):
     assert (tmp_path / 'c.jsonl').read_bytes() == (tmp_path / 'expected.jsonl').read_bytes()
 
 
-def test_a_run_that_had_done_nothing_binds_nobody(generate, tmp_path):
+def test_a_run_without_results_may_get_other_settings(generate, tmp_path):
     assert generate('c.jsonl', '--top', 9)[0] == 2
     assert not list(tmp_path.glob('c.jsonl*'))
     with stopping(0):
@@ -202,12 +202,42 @@ def test_a_run_that_had_done_nothing_binds_nobody(generate, tmp_path):
 def test_what_cannot_be_written(generate, tmp_path):
     with Journal(tmp_path / 'c.txt.part', {'model': 1}):
         assert 'another run is writing it' in generate('c.txt')[2]
-    (tmp_path / 'd.txt.part').write_text('my notes\n')
-    assert 'something else' in generate('d.txt')[2]
-    assert (tmp_path / 'd.txt.part').read_text() == 'my notes\n'
+    for notes in ('my notes\n', 'no end of line', '{"a": 1}', '{"a": 1}\n', '{"a": 1}\n{"b": 2}\n', '\0' * 5000):
+        (tmp_path / 'd.txt.part').write_text(notes)
+        status, _, err = generate('d.txt')
+        assert status == 2 and err.startswith(f'generate.py: {tmp_path}/d.txt.part: ') and err.count('\n') == 1
+        assert (tmp_path / 'd.txt.part').read_text() == notes, 'what another program wrote is never overwritten'
     (tmp_path / 'folder').mkdir()
     assert 'is a folder' in generate('folder')[2]
     assert 'cannot be written' in generate('nowhere/c.txt')[2]
+
+
+def test_ctrl_c_tells_how_much_is_done(generate):
+    with stopping(20):
+        status, _, err = generate('c.jsonl')
+    assert status == 130 and err.endswith('\n\ngenerate.py: 20 of 40 images done; the same command continues\n')
+
+
+def test_a_limit_can_be_raised_later(generate, tmp_path):
+    assert generate('c.jsonl', '--limit', 3)[0] == 0
+    assert (tmp_path / 'c.jsonl').read_text().count('\n') == 3
+    with stopping(20):
+        generate('c.jsonl', '--limit', 32)
+    generate('c.jsonl')
+    generate('expected.jsonl')
+    assert (tmp_path / 'c.jsonl').read_bytes() == (tmp_path / 'expected.jsonl').read_bytes()
+
+
+def test_a_journal_of_an_earlier_version_goes_on(tmp_path):
+    path = tmp_path / 'journal'
+    with Journal(path, {'a': 1}) as journal:
+        journal.append({'row': 0})
+    path.write_bytes(path.read_bytes().removeprefix(MAGIC))
+    with Journal(path, {'a': 1}) as journal:
+        assert list(journal.rows()) == [{'row': 0}]
+        journal.cut(1)
+        journal.append({'row': 1})
+        assert list(journal.rows()) == [{'row': 0}, {'row': 1}]
 
 
 # Stored features, of which 512 are searched together
@@ -301,7 +331,7 @@ def test_a_journal_that_lost_its_end(tmp_path):
         path.write_bytes(whole[:length] + b'\0' * 7 * (length % 2))
         with Journal(path, {'a': 1}) as journal:
             rows = list(journal.rows())
-            assert rows == [{'row': i} for i in range(max(0, whole[:length].count(b'\n') - 1))]
+            assert rows == [{'row': i} for i in range(max(0, whole[:length].count(b'\n') - 2))]
             journal.cut(len(rows))
             journal.append({'row': 'new'})
             assert list(journal.rows()) == [*rows, {'row': 'new'}]

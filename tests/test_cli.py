@@ -2,7 +2,6 @@
 import contextlib
 import csv
 import fcntl
-import importlib
 import io
 import json
 import math
@@ -21,7 +20,9 @@ import numpy as np
 import pytest
 from conftest import gpu_is_there
 
+import chainer_caption
 from chainer_caption import Bundle, Captioner, Dataset, cli
+from chainer_caption.cli import progress
 from chainer_caption.decoding import Sampling
 from chainer_caption.storage.files import sample_digest
 
@@ -65,7 +66,7 @@ def test_a_training_on_a_terminal_shows_how_far_it_is(dataset_dir, package_envir
     done = subprocess.Popen(command, env=package_environment, stdin=other, stdout=other, stderr=other)
     os.close(other)
     shown = b''
-    with contextlib.suppress(OSError):                  # how a terminal says that nobody writes to it any more
+    with contextlib.suppress(OSError):                  # raised when the process has closed the terminal
         while part := os.read(main, 2 ** 16):
             shown += part
     os.close(main)
@@ -104,8 +105,10 @@ def test_json_lines(call, model_dir, dataset_dir, tmp_path):
 
 
 @pytest.mark.parametrize('name, options, sign', [
-    ('c.csv', [], 'filename,rank,caption'), ('c.html', [], '<!doctype html>'), ('c.txt', [], '# '), ('c', [], '# '),
-    ('c.txt', ['--format', 'jsonl'], '{"filename"'), ('c.JSONL', [], '{"filename"')])
+    ('c.csv', [], 'filename,rank,caption'), ('c.tsv', [], 'filename\trank'), ('c.json', [], '[\n{"filename"'),
+    ('c.html', [], '<!doctype html>'), ('c.txt', [], '# '), ('c', [], '# '),
+    ('c.txt', ['--format', 'jsonl'], '{"filename"'), ('c.doc', ['--format', 'csv'], 'filename,'),
+    ('c.JSONL', [], '{"filename"')])
 def test_format_follows_the_name_or_the_option(name, options, sign, call, model_dir, dataset_dir, tmp_path):
     assert call('generate', '-m', model_dir, '--dataset', dataset_dir, '-o', tmp_path / name, *options)[0] == 0
     text = (tmp_path / name).read_text(encoding='utf-8')
@@ -128,31 +131,33 @@ def test_search_options_reach_the_search(call, model_dir, dataset_dir):
     assert scores == sorted(scores, reverse=True)
 
 
-def test_every_way_to_say_it(call, model_dir, dataset_dir):
+def test_every_search(call, model_dir, dataset_dir):
     def captions(*options):
         status, out, err = call('generate', '-m', model_dir, '--dataset', dataset_dir, '--format', 'jsonl', *options)
         assert status == 0, err
         return [json.loads(line)['captions'] for line in out.splitlines()]
 
-    def said(found):
+    def tokens_of(found):
         return [[c['tokens'] for c in best] for best in found]
-    drawn = captions('--sample', '--temperature', 0.8, '--top-k', 6, '--top-p', 0.95, '--seed', 7, '--top', 3)
+    sampled = captions('--sample', '--temperature', 0.8, '--top-k', 6, '--top-p', 0.95, '--seed', 7, '--top', 3)
     search = Sampling(top=3, temperature=0.8, top_k=6, top_p=0.95, seed=7)
-    assert said(drawn) == [[c.tokens for c in r.captions] for r in expected_captions(model_dir, dataset_dir,
+    assert tokens_of(sampled) == [[c.tokens for c in r.captions] for r in expected_captions(model_dir, dataset_dir,
                                                                                      search=search)]
     wide = '--beam-width', 10, '--min-length', 3
     groups = captions('--beam-groups', 5, '--diversity-penalty', 0.8, *wide)
-    assert said(groups) == [[c.tokens for c in r.captions] for r in expected_captions(
-        model_dir, dataset_dir, beam_groups=5, diversity_penalty=0.8, width=10, min_length=3)] != said(captions(*wide))
+    assert tokens_of(groups) == [[c.tokens for c in r.captions] for r in expected_captions(
+        model_dir, dataset_dir, beam_groups=5, diversity_penalty=0.8, width=10, min_length=3)]
+    assert tokens_of(groups) != tokens_of(captions(*wide))
     for options in ((), ('--sample',), ('--beam-groups', 4)):
         for best in captions('--min-length', 3, '--no-repeat-ngram', 1, *options):
             assert best and all(3 <= len(c['tokens']) == len(set(c['tokens'])) for c in best)
 
 
-def test_nothing_left_to_say(call, model_dir, dataset_dir):
+def test_no_words_left(call, model_dir, dataset_dir):
     status, out, err = call('generate', '-m', model_dir, '--dataset', dataset_dir, '--min-length', 50,
                             '--no-repeat-ngram', 1)
-    assert status == 1 and out.count('(or --no-repeat-ngram left nothing to say)') == err.count('\n') == 8
+    assert status == 1 and out.count('(or no_repeat_ngram excluded every word)') == err.count('\n') == 8
+    assert err.count('(or --no-repeat-ngram excluded every word)') == 8, 'on the terminal by its option'
 
 
 def test_captions_in_bfloat16_where_the_cpu_has_none(call, refused, model_dir, dataset_dir, monkeypatch):
@@ -196,12 +201,77 @@ def test_images_folders_and_failures(call, demo_model, images):
     assert set(rows[0]['captions'][0]) == {'caption', 'tokens', 'log_prob', 'log_prob_per_token', 'finished'}
     status, out, err = call('generate', '-m', demo_model, images / 'c.png', images / 'a.png', '--top', 2)
     assert (status, err) == (0, '')
-    assert [line for line in out.splitlines() if line.startswith('#')] == [f'# {images}/{name}.png' for name in 'ac']
+    assert [line for line in out.splitlines() if line.startswith('#')] == [f'# {images}/{name}.png' for name in 'ca']
     status, out, err = call('generate', '-m', demo_model, images / 'none.png')
     assert status == 1 and err.startswith(f'{images}/none.png: ') and out.startswith(f'# {images}/none.png\n! ')
 
 
-def test_no_progress_bar_where_nobody_sees_it(call, demo_model, images):
+def test_standard_input_and_output(call, demo_model, images, monkeypatch):
+    monkeypatch.setattr(sys, 'stdin', io.TextIOWrapper(io.BytesIO(f'{images}/c.png\0{images}/a.png\0'.encode())))
+    monkeypatch.chdir(images)
+    status, out, err = call('generate', '-m', demo_model, '-l', '-', '-o', '-', '--top', 1)
+    assert (status, err) == (0, '') and out.splitlines()[::2] == [f'# {images}/{name}.png' for name in 'ca']
+    assert sorted(os.listdir(images)) == ['a.png', 'b.png', 'c.png']
+
+
+@pytest.mark.parametrize('encode', [
+    lambda text: text.encode('utf-16'), lambda text: '\ufeff'.encode('utf-16-be') + text.encode('utf-16-be'),
+    lambda text: text.replace('\n', '\0').encode(), lambda text: text.replace('\n', '\r\n').encode('utf-8-sig')],
+    ids=['UTF-16', 'UTF-16, big-endian', 'NUL', 'UTF-8 with a mark'])
+def test_lists_of_every_encoding_and_folders_in_them(encode, call, demo_model, images, tmp_path):
+    (images / 'ch\xf3').mkdir()
+    (images / 'a.png').rename(images / 'ch\xf3' / 'a.png')
+    (tmp_path / 'list').write_bytes(encode(f'{images}/c.png\n{images}/ch\xf3\n'))
+    status, out, err = call('generate', '-m', demo_model, '-l', tmp_path / 'list', '--top', 1)
+    assert (status, err) == (0, '')
+    assert out.splitlines()[::2] == [f'# {images}/c.png', f'# {images}/ch\xf3/a.png']
+
+
+def test_what_cannot_be_written_is_refused_before_a_model_is_loaded(refused, images, tmp_path, monkeypatch):
+    monkeypatch.setattr(Captioner, 'load', lambda *args, **kwargs: pytest.fail('a model is loaded'))
+    line = refused('generate', images, '-o', tmp_path / 'captions.doc')
+    assert '.doc' in line and all(suffix in line for suffix in ('.txt', '.jsonl', '.json', '.csv', '.tsv', '.html'))
+    for output in (tmp_path / 'nowhere' / 'c.txt', tmp_path, tmp_path / ('x' * 250 + '.txt')):
+        assert refused('generate', images, '-o', output).startswith(str(output))
+    assert refused('generate', images, '--limit', 0) == '--limit 0: must be at least 1'
+    assert not list(tmp_path.glob('*.doc'))
+
+
+def test_a_folder_without_a_model(refused, images, monkeypatch):
+    monkeypatch.chdir(images)
+    line = refused('generate', '-m', '.', 'a.png')
+    assert line.startswith('.: lacks config.json') and 'train it again' not in line
+
+
+def test_a_limit(call, demo_model, model_dir, dataset_dir, images):
+    assert call('generate', '-m', demo_model, images, '--limit', 1)[1].count('# ') == 1
+    assert call('generate', '-m', model_dir, '--dataset', dataset_dir, '--limit', 3)[1].count('# ') == 3
+
+
+def test_quiet(call, demo_model, images):
+    command = 'generate', '-m', demo_model, images, '--top', 1, '-s', 'x.json'
+    loud, quiet = call(*command), call(*command, '--quiet')
+    assert loud[:2] == quiet[:2] and len(loud[2].splitlines()) == 2 and '-s is not needed' in loud[2]
+    assert quiet[2] == loud[2].splitlines(keepends=True)[1] and 'b.png: ' in quiet[2], 'errors are still shown'
+
+
+def test_progress_in_lines_where_there_is_no_terminal(capsys, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(progress.time, 'monotonic', lambda: now[0])
+
+    def lines(seconds, quiet=False, total=1000):
+        with progress.notices(quiet), progress.Progress('generate', total) as bar:
+            for _ in range(1000):
+                now[0] += seconds
+                bar.update()
+        return capsys.readouterr().err.splitlines()
+    assert lines(1)[:4] == [f'generate: {done} of 1,000 images, 1.0 a second' for done in (30, 60, 90, 120)]
+    assert lines(0.1) == [f'generate: {done:,} of 1,000 images, 10.0 a second' for done in range(100, 1001, 100)]
+    assert len(lines(0.01)) == 1 and lines(0.001) == lines(1, quiet=True) == []
+    assert lines(0.25, total=None)[0] == 'generate: 120 images, 4.0 a second'
+
+
+def test_no_progress_for_short_work(call, demo_model, images):
     assert call('generate', '-m', demo_model, images / 'a.png', '-o', images / 'out.txt') == (0, '', '')
 
 
@@ -374,7 +444,7 @@ def test_a_model_whose_scores_overflow(call, dataset_dir, model):
     assert all(row.keys() == {'filename', 'error'} and 'the scores overflow' in row['error'] for row in rows)
     assert err.startswith(f'0005.png: {rows[0]["error"]}\n')
     status, out, err = call('evaluate', dataset_dir, '-m', model)
-    last = err.splitlines()[-1]                         # where WordNet's data are missing, that is said before
+    last = err.splitlines()[-1]                         # a notice comes before it where WordNet's data are missing
     assert (status, out) == (2, '') and last.startswith('evaluate.py: model: 0005.png: no caption is found'), err
     assert 'Traceback' not in err and 'Warning' not in err
 
@@ -382,11 +452,11 @@ def test_a_model_whose_scores_overflow(call, dataset_dir, model):
 def test_features_that_do_not_fit_the_model(refused, make_dataset, model_dir, tmp_path):
     dataset = make_dataset(dim=17)
     line = refused('generate', '-m', model_dir, '--dataset', dataset)
-    assert line.startswith(f'{dataset}/vgg_feats.mat has features of 17 numbers, but the model learned from 16')
+    assert line.startswith(f'{dataset}/vgg_feats.mat has features of 17 numbers, but the model was trained on 16')
     line = refused('train', dataset, '-o', tmp_path / 'm', '-m', model_dir / 'weights.npz')
     assert line.startswith(f'{model_dir}/weights.npz: image_vec/W is float32 of shape (16, 16)')
     line = refused('generate', '-m', model_dir, '--encoder', 'demo', '--preprocessing', 'demo', UNSEEN)
-    assert line == 'the encoder demo has features of 4096 numbers, but the model learned from 16'
+    assert line == 'the encoder demo has features of 4096 numbers, but the model was trained on 16'
 
 
 def test_origins_that_differ(call, refused, make_dataset, model_dir, demo_model, tmp_path):
@@ -398,7 +468,8 @@ def test_origins_that_differ(call, refused, make_dataset, model_dir, demo_model,
     assert 'vgg19' in refused('train', dataset, '-o', tmp_path / 'n', '--encoder', 'vgg16', '--preprocessing',
                               'karpathy')
     assert 'vgg19' in refused('generate', '-m', tmp_path / 'm', '--dataset', dataset)
-    assert refused('generate', '-m', demo_model, '--encoder', 'vgg19', UNSEEN).startswith(f'{demo_model}: ')
+    assert refused('generate', '-m', demo_model, '--encoder', 'vgg19', UNSEEN).startswith(
+        f'--encoder vgg19: the model {demo_model} was trained on features of the encoder demo')
 
 
 @pytest.mark.skipif(gpu_is_there(), reason='there is a GPU')
@@ -446,7 +517,7 @@ def test_outputs_that_cannot_be_written(refused, dataset_dir, model_dir, tmp_pat
     (['--top', '21'], '--top 21'), (['--top', '4', '--beam-width', '3'], '--top 4'), (['--top', '0'], '--top 0'),
     (['--beam-width', '0'], '--beam-width 0'), (['--max-length', '0'], 'max-length'),
     (['--length-normalization', '-1'], 'length-normalization'), (['--split', 'training'], '--split'),
-    (['--sample', '--beam-width', '3'], '--beam-width is for beams'), (['--beam-groups', '5', '--sample'],
+    (['--sample', '--beam-width', '3'], '--beam-width is for beam search'), (['--beam-groups', '5', '--sample'],
                                                                        '--beam-groups'),
     (['--sample', '--length-normalization', '1'], '--length-normalization'), (['--top-p', '0.5'], '--top-p belongs to'),
     (['--seed', '0'], '--seed belongs'), (['--diversity-penalty', '1'], '--diversity-penalty belongs'),
@@ -512,16 +583,16 @@ def test_nothing_to_do(refused, call, model_dir, tmp_path):
 def test_help_shows_examples(name, call):
     status, out, err = call(name, '-h')
     assert (status, err) == (0, '')
-    assert 'examples:' in out and out.count(f'{name}.py ') >= 3
-    assert 'None' not in out
+    assert 'examples:' in out and out.count(f'chainer-caption {name} ') >= 3
+    assert ('None' not in out and 'general options:' in out) or name == 'benchmark'
 
 
 def examples_of(name):
-    """The calls in a command's help, without what is said of them: lists of arguments."""
+    """The calls in a command's help, without the remarks on them: lists of arguments."""
     calls = []
-    for line in importlib.import_module(f'chainer_caption.cli.{name}').EXAMPLES.splitlines():
-        before, program, arguments = re.split(r' {3,}', line.strip())[0].partition(f'{name}.py ')
-        if program and (not before or before.startswith('mpiexec ')):
+    for line in cli.parser_of(name, name).epilog.splitlines():
+        before, program, arguments = re.split(r' {3,}', line.strip())[0].partition(f'chainer-caption {name} ')
+        if program and (not before or before.startswith('mpiexec ') or before.endswith('| ')):
             calls.append(shlex.split(arguments))
     return calls
 
@@ -538,7 +609,7 @@ def test_examples_that_need_nothing_but_images(call, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(UNSEEN, tmp_path / 'drawings')
     ran = 0
-    for name in ('extract_features', 'check_features'):
+    for name in ('extract-features', 'check-features'):
         for arguments in examples_of(name):
             if 'demo' in arguments:
                 status, _, err = call(name, *arguments)
@@ -590,6 +661,82 @@ def test_the_package_is_a_program(package_environment, dataset_dir, model_dir, t
     assert (done.returncode, done.stderr) == (0, '') and len(json.loads(done.stdout)['circle']) == 1
     done = run('describe', 'nowhere')
     assert (done.returncode, done.stdout, done.stderr) == (2, '', 'chainer-caption describe: nowhere: no such folder\n')
+
+
+def options_of(name):
+    """The options of a command and of its subcommands, for users."""
+    return [action for parser in cli.parser_of(name, name).leaves() for action in parser._actions]
+
+
+@pytest.mark.parametrize('name', ['generate', 'benchmark', 'download', 'import-model', 'neighbours'])
+def test_every_option_has_a_meaning(name):
+    for action in options_of(name):
+        assert re.search(r'[a-z]{3}.*[a-z]{3}', re.sub(r'\(.*?\)', '', action.help or '')), action
+        if action.choices and action.metavar:
+            assert '%(choices)s' in action.help, 'a metavar hides the choices'
+
+
+@pytest.mark.parametrize('name', cli.COMMANDS)
+def test_options_that_all_commands_have(name):
+    options = {option for action in options_of(name) for option in action.option_strings}
+    assert '--quiet' in options
+    assert ('--import' in options) == (name not in ('describe', 'extract-features', 'check-features', 'download'))
+
+
+@pytest.mark.parametrize(('argv', 'hint'), [
+    (['trian'], "no command 'trian'; did you mean train?"), (['import_modle'], 'did you mean import-model?'),
+    (['xyz'], 'the commands are train, generate, '),
+    (['generate', '--beem-width', '3', 'a.png'], 'for --beem-width, did you mean --beam-width?'),
+    (['train', '--outptu=m'], 'for --outptu, did you mean --output?'),
+    (['benchmark', 'train', 'x', '--updats', '3'], 'for --updats, did you mean --updates?'),
+    (['generate', '--zzzzzz'], 'unrecognized arguments: --zzzzzz (-h')])
+def test_hints_for_near_misses(argv, hint, capsys):
+    try:
+        status = cli.main(argv)
+    except SystemExit as e:
+        status = e.code
+    err = capsys.readouterr().err
+    assert status == 2 and hint in err and err.count('\n') == 1
+
+
+def test_version(capsys):
+    assert cli.main(['--version']) == 0
+    assert capsys.readouterr().out == f'chainer-caption {chainer_caption.__version__}\n'
+
+
+def test_underscores_in_command_names_go_on_to_work(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(['extract_features', '-h'])
+    assert capsys.readouterr().out.startswith('usage: chainer-caption extract-features ')
+
+
+@pytest.mark.parametrize('shell', ['bash', 'zsh'])
+def test_completion(shell, capsys):
+    pytest.importorskip('shtab')
+    assert cli.main(['--print-completion', shell]) == 0
+    script = capsys.readouterr().out
+    assert all(word in script for word in ('extract-features', '--beam-width', '--keep-best', '--import'))
+    if shutil.which(shell):
+        subprocess.run([shell, '-n'], input=script, text=True, check=True)
+
+
+def test_completion_without_its_package(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'shtab', None)
+    assert cli.main(['--print-completion', 'bash']) == 2
+    assert capsys.readouterr().err.count('\n') == 1
+
+
+def test_import_of_own_modules(call, refused, model_dir, dataset_dir, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, 'path', list(sys.path))
+    (tmp_path / 'my_module_1.py').write_text('import pathlib\npathlib.Path("it_ran").touch()\n')
+    assert call('neighbours', model_dir, 'circle', '--import', 'my_module_1.py', '--import', 'json')[0] == 0
+    assert (tmp_path / 'it_ran').exists()
+    (tmp_path / 'my_module_2.py').write_text('1 / 0')
+    assert refused('neighbours', model_dir, 'circle', '--import', 'my_module_2') == (
+        '--import my_module_2: cannot be imported (ZeroDivisionError: division by zero)')
+    assert refused('generate', 'a.png', '--import', 'no_such_module').startswith(
+        '--import no_such_module: cannot be imported (ModuleNotFoundError: ')
 
 
 def test_main_lists_the_commands(capsys):

@@ -48,7 +48,7 @@ class Server(http.server.ThreadingHTTPServer):
         self.asked = []
 
     def handle_error(self, request, client_address):
-        pass                                            # a client that has gone is nothing to speak of
+        pass                                            # the client has closed the connection
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -147,7 +147,7 @@ def test_a_server_that_sends_nothing_more(refused, call, vgg, tmp_path):
 
 
 class Limited:
-    """Transfers so many times, and finds the server gone after that."""
+    """Transfers so many times; then the server does not answer."""
 
     def __init__(self, times):
         self.times, self.calls, self._transfer = times, 0, downloads._transfer
@@ -273,7 +273,7 @@ def test_an_unpacking_that_was_stopped_goes_on(call, flickr8k, monkeypatch):
 
 def test_what_is_not_to_be_had(refused, tmp_path, monkeypatch):
     assert 'sent on request alone' in refused('download', 'flickr30k', '--with-images', '-o', tmp_path)
-    assert '--with-images belongs to a data set' in refused('download', 'vgg16', '--with-images', '-o', tmp_path)
+    assert '--with-images is for datasets' in refused('download', 'vgg16', '--with-images', '-o', tmp_path)
     monkeypatch.setattr('chainer.dataset.download._dataset_root', os.devnull)
     assert 'name a folder with -o' in refused('download', 'vgg19')
 
@@ -340,7 +340,7 @@ def test_a_disk_without_room(call, vgg, tmp_path, monkeypatch):
 
 def test_a_disk_that_gets_full(call, vgg, disk):
     fill(disk, leave=100 * 1024)
-    with pytest.MonkeyPatch.context() as patch:         # somebody takes the room that there was when it began
+    with pytest.MonkeyPatch.context() as patch:         # the disk fills up after the start
         patch.setattr(unpacking, 'check_room', lambda *args: None)
         status, _, err = call('download', 'vgg19', '-o', disk)
     one_line(status, err.splitlines(keepends=True)[-1], disk / 'file.part')

@@ -118,7 +118,7 @@ def test_stopped_and_taken_up(folder, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         extract_features(folder, tmp_path / 'dataset', Stopping())
     assert not (tmp_path / 'dataset' / 'dataset.json').exists()
-    done = (tmp_path / 'dataset' / 'feats.npy.part.jsonl').read_bytes().count(b'\n') - 1
+    done = (tmp_path / 'dataset' / 'feats.npy.part.jsonl').read_bytes().count(b'\n') - 2
     reported, extractor, steps = {}, FakeExtractor(), []
     extract_features(folder, tmp_path / 'dataset', extractor, report=reported.__setitem__,
                      progress=lambda *step: steps.append(step))

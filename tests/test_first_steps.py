@@ -1,4 +1,4 @@
-"""What somebody does first: captions of photos, with what comes along and with what was made of own images."""
+"""First steps: captions of photos by the pretrained model, and by a model trained on own images."""
 import importlib.util
 import json
 import shutil
@@ -23,12 +23,12 @@ COLOURS = {'red': (200, 30, 30), 'blue': (30, 60, 200)}
 
 @pytest.fixture
 def command(package_environment):
-    """Runs a command in a process that has no encoder and a home with nothing in it."""
+    """Runs a command in a process without a network and with an empty home."""
     def run(tmp_path, *args):
         home = tmp_path / 'home'
         home.mkdir(exist_ok=True)
         environment = {name: value for name, value in package_environment.items() if name != 'XDG_CACHE_HOME'}
-        # A user namespace of its own is not allowed everywhere.
+        # Some systems forbid user namespaces.
         offline = ['unshare', '--map-root-user', '--net']
         allowed = shutil.which('unshare') and subprocess.run([*offline, 'true'], capture_output=True, check=False)
         if not allowed or allowed.returncode:
@@ -58,7 +58,7 @@ def test_own_images_and_their_captions_become_a_captioner(command, tmp_path, rec
             rows += [f'{i:02}-{colour}.png,A {colour} disc.'] if folder == 'own' else []
     (tmp_path / 'own.csv').write_text('\n'.join(rows))
     began = time.monotonic()
-    for args in (['extract_features', 'own', '--encoder', 'efficientnet_lite0', '--captions', 'own.csv',
+    for args in (['extract-features', 'own', '--encoder', 'efficientnet_lite0', '--captions', 'own.csv',
                   '-o', 'dataset'],
                  ['train', 'dataset', '-o', 'model', '--epochs', 40, '--hidden', 32, '--batch-size', 8,
                   '--min-count', 1, '--score-every', 0],
@@ -66,9 +66,9 @@ def test_own_images_and_their_captions_become_a_captioner(command, tmp_path, rec
         done = command(tmp_path, *args)
         assert done.returncode == 0, done.stderr
     record_property('seconds', time.monotonic() - began)
-    said = {row['filename']: row['captions'][0]['caption']
+    captions = {row['filename']: row['captions'][0]['caption']
             for row in map(json.loads, (tmp_path / 'new.jsonl').read_text().splitlines())}
-    assert said == {f'new/{i:02}-{colour}.png': f'a {colour} disc' for i, colour in enumerate(list(COLOURS) * 2)}
+    assert captions == {f'new/{i:02}-{colour}.png': f'a {colour} disc' for i, colour in enumerate(list(COLOURS) * 2)}
 
 
 def test_captions_before_anything_is_trained(command, tmp_path):
@@ -77,17 +77,17 @@ def test_captions_before_anything_is_trained(command, tmp_path):
     done = command(tmp_path, 'generate', 'images', '-o', 'captions.html')
     assert done.returncode == 0
     assert [line for line in done.stderr.splitlines() if 'images/s' not in line] == [
-        'no model is named: this one comes along; it has learned from Flickr8k, which shows people, dogs and sport']
+        'Using the pretrained model (Flickr8k); choose another with -m.']
     page = (tmp_path / 'captions.html').read_text()
     assert 'images/a.jpg' in page and '<dd>pretrained</dd>' in page
-    # From Python it is the same, and says the same.
+    # The same from Python.
     captions = next(Captioner.load(say=[].append).caption(tmp_path / 'images')).captions
     assert len(captions) == len({tuple(caption.tokens) for caption in captions}) > 1
     assert all(caption.finished and caption.text in page for caption in captions)
 
 
-def test_what_comes_along():
-    """Small, in half precision, with its licence and the commands that make it; nothing of what it was made from."""
+def test_the_pretrained_model():
+    """Small, in half precision, with its licence and the commands that make it, without any of its training data."""
     assert {path.name for path in PRETRAINED.iterdir()} == {
         'LICENSE', 'README.md', 'config.json', 'vocabulary.json', 'weights.npz'}
     assert sum(path.stat().st_size for path in PRETRAINED.glob('*')) < 12 * 10 ** 6

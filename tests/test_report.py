@@ -105,8 +105,38 @@ def test_csv_has_a_row_for_each_caption_and_each_error():
 def test_csv_gives_a_spreadsheet_no_formula(cell):
     rows = list(csv.DictReader(io.StringIO(written('csv', [captioned(cell, caption(cell)), failed(cell, cell)]),
                                            newline='')))
-    assert [rows[0]['filename'], rows[0]['caption'], rows[1]['error']] == ["'" + cell] * 3
+    assert [rows[0]['filename'], rows[0]['caption'], rows[1]['error']] == ['./' + cell, "'" + cell, "'" + cell]
     assert float(rows[0]['log_prob']) == -3.5           # a negative number is no formula and stays one
+
+
+@pytest.mark.parametrize('separator', ';\t|')
+def test_csv_gives_no_formula_where_another_separator_is_expected(separator):
+    text = written('csv', [captioned(f'a{separator}=1+1.jpg', caption(f'a dog{separator} =1+1'), caption('a dog'))])
+    assert text.splitlines()[1].startswith(f'"a{separator}=1+1.jpg","1","a dog{separator} \'=1+1","-3.5"')
+    assert f'{separator}=' not in text.replace(f'"a{separator}=1+1.jpg"', '')
+    assert [row['filename'] for row in csv.DictReader(io.StringIO(text))] == [f'a{separator}=1+1.jpg'] * 2
+
+
+def test_csv_names_the_file_that_begins_with_a_sign(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / '-dog.jpg').write_text('there')
+    row, = csv.DictReader(io.StringIO(written('csv', [captioned('-dog.jpg', caption('a dog , - not a cat'))])))
+    assert row['filename'] == './-dog.jpg' and os.path.exists(row['filename'])
+    assert row['caption'] == 'a dog , - not a cat'
+
+
+def test_tsv_is_read_back_by_its_own_reader():
+    results = [captioned('a\tb.jpg', caption('a "dog"'), caption('a')), failed('b.jpg', 'cut\nshort')]
+    rows = list(csv.DictReader(io.StringIO(written('tsv', results), newline=''), delimiter='\t'))
+    assert [(row['filename'], row['rank'], row['caption'], row['error']) for row in rows] == [
+        ('a\tb.jpg', '1', 'a "dog"', ''), ('a\tb.jpg', '2', 'a', ''), ('b.jpg', '', '', 'cut\nshort')]
+
+
+@pytest.mark.parametrize('count', [0, 1, 3])
+def test_json_is_one_list_of_the_rows_of_json_lines(count):
+    results = [captioned(name, caption('ch\xf3', float('-inf'))) for name in HOSTILE_NAMES[:count]]
+    lines = written('jsonl', results).splitlines()
+    assert json.loads(written('json', results)) == [json.loads(line) for line in lines]
 
 
 def test_csv_reads_back_names_with_line_breaks_and_quotes():
@@ -119,7 +149,7 @@ def test_csv_goes_on_without_a_second_header():
     assert written('csv', [failed('a.jpg', 'no')], header=False) == 'a.jpg,,,,,,no\r\n'
 
 
-@pytest.mark.parametrize('format', ['text', 'jsonl', 'csv'])
+@pytest.mark.parametrize('format', ['text', 'jsonl', 'json', 'csv', 'tsv'])
 def test_rows_are_in_the_file_as_they_come(format, tmp_path):
     path = tmp_path / 'captions'
     with open_writer(format, path) as writer:
@@ -170,7 +200,7 @@ def test_a_sidecar_of_text_is_a_line():
 
 # Notebooks
 
-def test_a_notebook_shows_image_captions_and_how_probable_they_are(tmp_path):
+def test_a_notebook_shows_image_captions_and_scores(tmp_path):
     path = str(tmp_path / '<script>.png')
     Image.new('RGB', (900, 300), 'red').save(path)
     shown = Result(path, path, captions=[Caption(['a', '<b>dog'], -1.0, -0.5, True), Caption(['a'], -2.0, -1.0, True)])

@@ -11,6 +11,8 @@ import subprocess
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.ImageFile import ImageFile
+from PIL.JpegImagePlugin import JpegImageFile
 from test_report import HOSTILE_NAMES, caption, captioned, failed
 
 from chainer_caption.report import open_writer
@@ -131,7 +133,29 @@ def test_thumbnail_keeps_the_shape_and_tells_the_mean_colour(image):
     assert np.abs(np.array(Image.open(io.BytesIO(data)).convert('RGB'), int) - (200, 40, 30)).max() < 8
 
 
-def test_a_image_that_is_gone_or_failed_leaves_its_card_without(tmp_path, image):
+def test_thumbnails_honour_the_options_of_images(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6                                    # its top row is at the right
+    Image.new('RGB', (90, 30), 'red').save(tmp_path / 'turned.jpg', exif=exif)
+    path = str(tmp_path / 'turned.jpg')
+
+    def size(**settings):
+        image = rows(gallery([captioned(path, caption('a dog'), path=path)], **settings))[0][0].get('image')
+        return image and (image['width'], image['height'])
+    assert (size(), size(honour_exif=False), size(max_pixels=2699)) == ((30, 90), (90, 30), None)
+
+
+def test_a_thumbnail_of_a_large_jpeg_is_decoded_at_a_fraction_of_its_size(tmp_path, monkeypatch):
+    Image.linear_gradient('L').resize((4096, 3072)).convert('RGB').save(tmp_path / 'large.jpg')
+    decoded = []
+    monkeypatch.setattr(JpegImageFile, 'load', lambda image: (decoded.append(image.size), ImageFile.load(image))[1])
+    about, data = thumbnail(str(tmp_path / 'large.jpg'), 320)
+    assert decoded[0] == (512, 384) and (about['width'], about['height']) == (320, 240)
+    grey = np.array(Image.open(io.BytesIO(data)).convert('L'), int)
+    assert np.abs(grey.mean(1) - np.linspace(0, 255, 240)).max() < 5
+
+
+def test_an_image_that_is_gone_or_failed_leaves_its_card_without(tmp_path, image):
     found, images = rows(gallery([captioned('gone.jpg', caption('a dog'), path=str(tmp_path / 'gone.jpg')),
                                     failed(image), captioned('stored', caption('a dog'), path=None)]))
     assert images == [''] * 3

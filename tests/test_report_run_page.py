@@ -64,9 +64,9 @@ def test_values_are_where_the_axes_say():
     rows = {float(text): float(found['y']) - 4 for found, text in texts if found['class'] == 'row'}
     columns = {int(text): float(found['x']) for found, text in texts if found['class'] == 'column' and text != 'epoch'}
     line, = [found['points'] for tag, found, _ in elements.all if tag == 'polyline']
-    drawn = [tuple(map(float, point.split(','))) for point in line.split()]
+    plotted = [tuple(map(float, point.split(','))) for point in line.split()]
     (low, bottom), (high, top) = min(rows.items()), max(rows.items())
-    for (epoch, value), (x, y) in zip(points, drawn, strict=True):
+    for (epoch, value), (x, y) in zip(points, plotted, strict=True):
         assert y == pytest.approx(bottom + (value - low) / (high - low) * (top - bottom), abs=0.1)
         if epoch in columns:
             assert x == columns[epoch]

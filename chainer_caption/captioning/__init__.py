@@ -1,4 +1,4 @@
-"""Images or stored features in, captions out: the API that most users need, and captions on their way into files."""
+"""Images or stored features in, captions out, and from there into files: the API that most users need."""
 from chainer_caption.captioning.captioner import Captioner
 from chainer_caption.captioning.results import Caption, Result
 

@@ -1,19 +1,24 @@
 """Captioner: images or features in, captions out. The API that most users need."""
+from __future__ import annotations
+
 import dataclasses
+import logging
 import os
 import pathlib
-import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import chainer
 import numpy as np
 
 from chainer_caption.captioning.results import Caption, Result
+from chainer_caption.captioning.sources import Source, read_source, sources
 from chainer_caption.data.batches import take_rows
+from chainer_caption.data.dataset import Dataset
 from chainer_caption.decoding import BeamSearch, DiverseBeamSearch
 from chainer_caption.errors import InputError
 from chainer_caption.features.encoders import ENCODERS, base_of
 from chainer_caption.features.extractor import Extractor
-from chainer_caption.features.folders import find_images
 from chainer_caption.features.images import MAX_PIXELS
 from chainer_caption.features.prefetch import prepared_batches
 from chainer_caption.features.preprocessing import PREPROCESSINGS
@@ -23,48 +28,52 @@ from chainer_caption.models.bundle import Bundle
 from chainer_caption.models.ensemble import EnsembleStepper, check_ensemble
 from chainer_caption.models.provenance import compatible, provenance_text
 
-# What is assumed of a model that does not know where its features came from: dsanno/chainer-image-caption made them of
-# new images with VGG-19, and Karpathy's preprocessing made the published matrices.
+# Assumed of a model that records no provenance: dsanno/chainer-image-caption used VGG-19 for new images, and the
+# published matrices were made with Karpathy's preprocessing.
 ASSUMED = {'encoder': 'vgg19', 'preprocessing': 'karpathy'}
 
-#: The model directory that comes with the package; its README.md says what it knows, and how it was made.
+#: The pretrained model's directory, a part of the package; its README.md describes how it was trained.
 PRETRAINED = pathlib.Path(__file__).parent / 'pretrained'
 
-# Why an image has no captions: sums that are infinite, or no numbers at all, compare with nothing.
+# Why an image has no captions: infinite scores and NaN compare with nothing.
 _OVERFLOW = 'no caption is found, because the scores overflow; the model has diverged, or the features are too large'
-_NOTHING_LEFT = ' (or --no-repeat-ngram left nothing to say)'
+_NOTHING_LEFT = ' (or no_repeat_ngram excluded every word)'
 
 # Rows of stored features that are searched together, at most.
 ROWS = 512
 
+#: A folder with its path as text, or as a `pathlib.Path`.
+Folder = str | os.PathLike[str]
+
 
 class Captioner:
-    """A trained model, ready to caption; or several, an ensemble, by the mean of their probabilities at each word.
+    """A trained model ready to caption, or an ensemble, which averages the models' probabilities of each word.
 
     Args:
-        bundles (Bundle or list of Bundle): The models with their vocabulary.
-        device (str or chainer.backend.Device): Where to run.
-        extractor (Extractor or None): What turns images into features; not needed for stored features.
-        names (list of str or None): What to call the models where they do not go together.
+        bundles: The model with its vocabulary, or several.
+        device: A Chainer device or its name.
+        extractor: Turns images into features; stored features need none.
+        names: The models' names in messages.
 
     Attributes:
         bundles (list of Bundle): The models.
-        bundle (Bundle): The first of them. Vocabulary and features are the same in all; the search is what it says.
-        names (list of str): What the models are called.
-        stepper: What searches take of them all.
-        places (int or None): How many tokens captions have at most, `</S>` among them, by the models' architectures.
+        bundle (Bundle): The first of them. All share its vocabulary and features; its search is the default.
+        names (list of str): The models' names.
+        stepper: The decoder that searches call.
+        max_positions (int or None): Tokens in a caption at most, `</S>` included, where the architecture has a limit.
 
     Raises:
-        InputError: The extractor's features are not those that the model learned from, or the models of an ensemble
-            have other words or other features.
+        InputError: The extractor's features differ from those that the model was trained on, or the models of an
+            ensemble differ in vocabulary or features.
     """
 
-    def __init__(self, bundles, device='@numpy', extractor=None, names=None):
+    def __init__(self, bundles: Bundle | Iterable[Bundle], device: Any = '@numpy', extractor: Any = None,
+                 names: list[str] | None = None) -> None:
         self.bundles = [bundles] if isinstance(bundles, Bundle) else list(bundles)
         self.bundle = self.bundles[0]
         self.names = names or [f'model {i}' for i in range(1, 1 + len(self.bundles))]
         check_ensemble(self.bundles, self.names)
-        # A model of one's own may have no such thing.
+        # A user's own model may lack the attribute.
         bounds = (getattr(bundle.model, 'max_positions', None) for bundle in self.bundles)
         self.max_positions = min(filter(None, bounds), default=None)
         self.reads = getattr(self.bundle.model, 'reads', 'vectors')
@@ -82,30 +91,31 @@ class Captioner:
             self._check_size(extractor.dim, f'the encoder {extractor.encoder}')
 
     @classmethod
-    def load(cls, folders=None, device='@numpy', encoder_weights=None, encoder=None, preprocessing=None, images=True,
-             honour_exif=True, max_pixels=MAX_PIXELS, say=None):
-        """Loads a model directory, and the encoder that makes the features it wants.
+    def load(cls, folders: Folder | Iterable[Folder] | None = None, device: Any = '@numpy',
+             encoder_weights: Folder | None = None, encoder: str | None = None, preprocessing: str | None = None,
+             images: bool = True, honour_exif: bool = True, max_pixels: int = MAX_PIXELS,
+             say: Callable[[str], object] | None = None) -> Captioner:
+        """Loads a model directory, and the image encoder that computes its features.
 
         Args:
-            folders (str, os.PathLike, or list of them): The model directory; several are an ensemble. None takes the
-                one that comes with the package, which has learned from Flickr8k.
-            device (str or chainer.backend.Device): As `chainer.get_device` takes it: `'@numpy'`, `'@cupy:0'`.
-            encoder_weights (str or os.PathLike or None): The encoder's weights; by default those of the model
-                directory, or if it has none, they are looked for where Chainer keeps its models.
-            encoder (str or None): Only for a model that does not record its encoder.
-            preprocessing (str or None): Only for a model that does not record its preprocessing.
-            images (bool): False loads no encoder, which is enough for stored features.
-            honour_exif (bool): Turn images as their EXIF orientation says.
-            max_pixels (int): Refuse images of more.
-            say (callable or None): Takes a notice, one line, about what had to be assumed; None prints it on stderr.
+            folders: The model directory; several are an ensemble. None is the pretrained model, trained on Flickr8k.
+            device: As `chainer.get_device` takes it: `'@numpy'`, `'@cupy:0'`.
+            encoder_weights: The encoder's weights; by default those in the model directory, or else those where
+                Chainer keeps its models.
+            encoder: Only for a model that does not record its encoder.
+            preprocessing: Only for a model that does not record its preprocessing.
+            images: False loads no encoder, which is enough for stored features.
+            honour_exif: Turn images by their EXIF orientation.
+            max_pixels: Images of more pixels are refused.
+            say: Called with each notice, one line, about what had to be assumed; by default a warning of the logger
+                `chainer_caption`.
 
         Raises:
-            InputError: A file is missing or damaged, or the encoder is not the one that the model learned from.
+            InputError: A file is missing or damaged, or the encoder is not the one that the model was trained with.
         """
-        say = say or _tell
+        say = say or logging.getLogger('chainer_caption').warning
         if folders is None:
-            say('no model is named: this one comes along; it has learned from Flickr8k, which shows people, dogs and '
-                'sport')
+            say('Using the pretrained model (Flickr8k); choose another with -m.')
             folders = PRETRAINED
         folders = [folders] if isinstance(folders, str | os.PathLike) else list(folders)
         bundles, names = [Bundle.load(folder) for folder in folders], [str(folder) for folder in folders]
@@ -120,32 +130,31 @@ class Captioner:
                 {'preprocessing': preprocessing} if preprocessing else {})}
         for given, key in ((encoder, 'encoder'), (preprocessing, 'preprocessing')):
             if known and given not in (None, provenance[key]):
-                raise InputError(f'{folder}: learned from features of the {key} {provenance[key]}; captions of '
-                                 f'{given} features would mean nothing, leave out --{key}')
+                raise InputError.of(key, given, f'the model {folder} was trained on features of the {key} '
+                                    f'{provenance[key]} and captions no others; leave {key} out')
         if known and (base_of(known['encoder']) not in ENCODERS or known['preprocessing'] not in PREPROCESSINGS):
-            raise InputError(f'{folder}: learned from features of {known["encoder"]} under the preprocessing '
-                             f'{known["preprocessing"]}, which are not made here; caption stored ones (--dataset)')
+            raise InputError(f'{folder}: trained on features of {known["encoder"]} with the preprocessing '
+                             f'{known["preprocessing"]}, which cannot be computed here; caption the stored features of '
+                             'a dataset')
         if known is None and None in (encoder, preprocessing):
             say(f'{folder}: does not record what made its features; assuming the encoder {provenance["encoder"]} and '
-                f'the '
-                f'preprocessing {provenance["preprocessing"] or "that its weights want"} (--encoder, --preprocessing)')
+                f'the preprocessing {provenance["preprocessing"] or "of its weights"} (--encoder, --preprocessing)')
         extractor = Extractor.load(**provenance, weights=encoder_weights or bundles[0].encoder_path, device=device,
                                    honour_exif=honour_exif, max_pixels=max_pixels)
         return cls(bundles, device, extractor, names)
 
-    def _check_size(self, size, what):
+    def _check_size(self, size: int, what: str) -> None:
         wanted = self.bundle.model.feature_size
         if size != wanted:
-            raise InputError(f'{what} has features of {size} numbers, but the model learned from {wanted}')
+            raise InputError(f'{what} has features of {size} numbers, but the model was trained on {wanted}')
 
-    def search(self, search=None, **options):
-        """The search that methods of this class use when they are called with these arguments.
+    def search(self, search: Any = None, **options: Any) -> Any:
+        """The search that the other methods use when they are called with these arguments.
 
         Args:
-            search (BeamSearch, DiverseBeamSearch, Sampling or None): Where it is given it is taken as it is, but for
-                the options.
-            **options: Those of `BeamSearch`, or with `groups` or `diversity` of `DiverseBeamSearch`. What is not given
-                is what the model directory says, if it does (`Bundle.search`), and the default if not.
+            search: A `BeamSearch`, `DiverseBeamSearch` or `Sampling`, which is used as it is, except for the options.
+            **options: Those of `BeamSearch`, or with `beam_groups` or `diversity_penalty` of `DiverseBeamSearch`.
+                Options that are not given have the model directory's values (`Bundle.search`), or else the defaults.
 
         Raises:
             InputError: An option is impossible.
@@ -155,46 +164,58 @@ class Captioner:
         else:
             kind = DiverseBeamSearch if {'beam_groups', 'diversity_penalty'} & options.keys() else BeamSearch
             search = kind(**{**self.bundle.search, **options})
-        # Anything that is called as a search is one, also what has no such option.
+        # Any callable with the signature of a search is one, also without these attributes.
         least = getattr(search, 'min_length', 0)
         if self.max_positions is not None and least >= self.max_positions:
             raise InputError.of('min_length', least, f'the model has {self.max_positions} positions, for '
                                 f'{self.max_positions - 1} words and </S>')
         return search
 
-    def caption(self, paths, search=None, **options):
+    def caption(self, images: Any, search: Any = None, **options: Any) -> Iterator[Result]:
         """Captions images.
 
         Args:
-            paths (str, os.PathLike, or iterable of them): Images, and folders, which are walked (`find_images`).
-            search (BeamSearch, DiverseBeamSearch, Sampling or None): What to caption with.
-            **options: In its place, or to change it (see `search`): `caption('holiday/', width=5)`.
+            images: One image or an iterable of them, in any mixture: paths; folders, which are walked
+                (`find_images`); PIL images; arrays (H, W, 3) or (N, H, W, 3), RGB, uint8; the bytes of an image file;
+                open binary files.
+            search: A `BeamSearch`, `DiverseBeamSearch` or `Sampling`.
+            **options: Options of the search, in place of it or to change it (see `search`):
+                `caption('holiday/', width=5)`.
 
         Yields:
-            Result: One an image, in sorted order, as they are done. An image that cannot be read is a result with
-            an `error`.
+            A result for each image as soon as it is done, in the order given, an image given twice twice; within a
+            folder in sorted order. An image that cannot be read has a result with an `error`.
+
+        Raises:
+            TypeError: Something among the images is nothing of these.
+            InputError: An option is impossible, or an array has another shape or type.
         """
-        return self.caption_files(find_images(paths), search, **options)
+        return self._caption_sources(sources(images), search, **options)
 
-    def caption_files(self, paths, search=None, **options):
-        """Captions the images of a list, in its order; otherwise as `caption`."""
+    def caption_files(self, paths: Iterable[Folder], search: Any = None, **options: Any) -> Iterator[Result]:
+        """Captions the images of a list of paths, without looking for folders in it; otherwise as `caption`."""
+        return self._caption_sources((Source(os.fspath(path)) for path in paths), search, **options)
+
+    def _caption_sources(self, images: Iterable[Source], search: Any, **options: Any) -> Iterator[Result]:
         if self.extractor is None:
-            raise InputError('this captioner was loaded without an encoder, so it can caption stored features only')
-        return self._caption_files(paths, self.search(search, **options))
+            raise InputError('this captioner was loaded without an encoder, so it captions stored features only')
+        return self._caption_batches(images, self.search(search, **options))
 
-    def _caption_files(self, paths, search):
-        for batch in prepared_batches(self.extractor, paths):
-            yield from self.caption_prepared(batch, search)
+    def _caption_batches(self, images: Iterable[Source], search: Any) -> Iterator[Result]:
+        for batch in prepared_batches(_Reader(self.extractor), images):
+            results = self.caption_prepared([(source.filename, image) for source, image in batch], search)
+            for (source, _), result in zip(batch, results, strict=True):
+                yield dataclasses.replace(result, path=source.path)
 
-    def caption_prepared(self, batch, search):
+    def caption_prepared(self, batch: Sequence[tuple[str, Any]], search: Any) -> Iterator[Result]:
         """Captions images that are computed together.
 
         Args:
-            batch (list of tuple): Pairs of a path and its image, as `prepared_batches` has them.
-            search (BeamSearch, DiverseBeamSearch or Sampling): What to caption with.
+            batch: Pairs of a path and its image, as from `prepared_batches`.
+            search: A `BeamSearch`, `DiverseBeamSearch` or `Sampling`.
 
         Yields:
-            Result: One an image, in their order.
+            A result for each image, in their order.
         """
         good = [image for _, image in batch if isinstance(image, np.ndarray)]
         found = iter(self._captions(self.extractor(good), search) if good else ())
@@ -204,16 +225,16 @@ class Captioner:
             else:
                 yield Result(path, path, error=str(image))
 
-    def caption_features(self, features, search=None, **options):
+    def caption_features(self, features: np.ndarray, search: Any = None, **options: Any) -> Iterator[list[Caption]]:
         """Captions images by their features.
 
         Args:
-            features (numpy.ndarray or tuple): What the model reads, float; a memory map does: vectors (N, D), grids
-                (N, L, D), or a tuple of both.
+            features: What the model reads, floats, also a memory map: vectors (N, D), grids (N, L, D), or both as a
+                tuple.
             search, **options: As for `caption`.
 
         Yields:
-            list of Caption: One an image, best first; empty where the model's scores overflow.
+            The captions of each image, best first; none where the model's scores overflow.
 
         Raises:
             InputError: D is not the model's.
@@ -228,40 +249,35 @@ class Captioner:
         features = tuple(arrays) if len(arrays) > 1 else arrays[0]
         return self._caption_rows(features, np.arange(len(arrays[0])), self.search(search, **options))
 
-    def _caption_rows(self, features, rows, search):
+    def _caption_rows(self, features: Any, rows: np.ndarray, search: Any) -> Iterator[list[Caption]]:
         size = ROWS if self.reads == 'vectors' else ROWS // 16      # a grid is 49 vectors and more
         for start in range(0, len(rows), size):
             yield from self._captions(take_rows(features, rows[start:start + size], self.device), search)
 
-    def caption_dataset(self, dataset, split, search=None, **options):
-        """Captions the images of a dataset's split by the features stored there.
+    def caption_dataset(self, dataset: Dataset, split: str, search: Any = None, **options: Any) -> Iterator[Result]:
+        """Captions the images of a dataset's split by their stored features.
 
         Args:
-            dataset (Dataset): The dataset.
-            split (str): `train`, `restval`, `val` or `test`.
+            dataset: The dataset.
+            split: `train`, `restval`, `val` or `test`.
             search, **options: As for `caption`.
 
         Yields:
-            Result: One an image, in the dataset's order.
+            A result for each image, in the dataset's order.
 
         Raises:
-            InputError: The split is empty, or the features are not those that the model learned from.
+            InputError: The split is empty, or the features are not those that the model was trained on.
         """
         return self.caption_images(dataset, dataset.images(split), search, **options)
 
-    def caption_images(self, dataset, images, search=None, **options):
-        """Captions some images of a dataset by the features stored there.
+    def caption_images(self, dataset: Dataset, images: np.ndarray, search: Any = None,
+                       **options: Any) -> Iterator[Result]:
+        """Captions some images of a dataset by their stored features; otherwise as `caption_dataset`.
 
         Args:
-            dataset (Dataset): The dataset.
-            images (numpy.ndarray): As places in `dataset.captions.filenames`, (n,) int.
+            dataset: The dataset.
+            images: Their indices in `dataset.captions.filenames`, (n,) int.
             search, **options: As for `caption`.
-
-        Yields:
-            Result: One an image, in their order.
-
-        Raises:
-            InputError: The features are not those that the model learned from.
         """
         search = self.search(search, **options)
         dataset = dataset.reading(self.reads)
@@ -269,18 +285,17 @@ class Captioner:
         known = self.bundle.provenance
         if not compatible(dataset.provenance, known):
             raise InputError(f'{dataset.features_path}: features of {provenance_text(dataset.provenance)}, but the '
-                             f'model '
-                             f'learned from {provenance_text(known)}')
+                             f'model was trained on {provenance_text(known)}')
         captions = dataset.captions
         rows = captions.image_ids[images]
         found = self._caption_rows(dataset.inputs(self.reads), rows, search)
         return (_result(None, captions.filenames[image], int(row), best, search)
                 for image, row, best in zip(images, rows, found, strict=True))
 
-    def _captions(self, features, search):
+    def _captions(self, features: Any, search: Any) -> list[list[Caption]]:
         with chainer.using_device(self.device), one_blas_thread(), _overflowing(), \
                 enough_memory(self.device, getattr(search, 'lighter', 'lower --beam-width')):
-            # An encoder may hand over columns; the same numbers in the same order are captioned the same to the bit.
+            # Features in another memory order would be captioned differently in the last bits.
             features = tuple(map(self.device.xp.ascontiguousarray, features)) if isinstance(features, tuple) else \
                 self.device.xp.ascontiguousarray(features)
             found = search(self.stepper, features)
@@ -289,23 +304,29 @@ class Captioner:
                 for best in found]
 
 
-def _check_images(bundle, name):
+def _check_images(bundle: Bundle, name: str) -> None:
     reads = getattr(bundle.model, 'reads', 'vectors')
     if reads != 'vectors':
         raise InputError(f'{name}: the model reads {reads}, and grids are not computed from images here; caption the '
                          'stored grids of a dataset (--dataset)')
 
 
-def _tell(line):
-    print(line, file=sys.stderr)
+class _Reader:
+    """An extractor whose `prepare` takes a `Source`."""
+
+    def __init__(self, extractor: Any) -> None:
+        self._extractor = extractor
+
+    def prepare(self, source: Source) -> np.ndarray:
+        honour_exif = getattr(self._extractor, 'identity', {}).get('EXIF', True)
+        return self._extractor.prepare(read_source(source, honour_exif))
 
 
-def _overflowing():
-    """Within it NumPy says nothing of sums that overflow: the result of the image does."""
+def _overflowing() -> np.errstate:
+    """A context in which NumPy does not warn of overflow, which the image's result reports."""
     return np.errstate(over='ignore', invalid='ignore')
 
 
-def _result(path, filename, image_id, captions, search):
-    # Anything that is called as a search is one, also what has no such option.
+def _result(path: str | None, filename: str, image_id: int | None, captions: list[Caption], search: Any) -> Result:
     why = _OVERFLOW + (_NOTHING_LEFT if getattr(search, 'no_repeat_ngram', 0) else '')
     return Result(path, filename, image_id, captions, None if captions else why)

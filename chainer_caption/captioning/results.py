@@ -1,4 +1,6 @@
-"""What a captioner gives back: captions, and what became of each image."""
+"""What a captioner returns: a result for each image, with its captions or an error."""
+from __future__ import annotations
+
 import dataclasses
 
 from chainer_caption.data.tokenization import detokenize
@@ -7,43 +9,43 @@ from chainer_caption.report.notebook import result_html
 
 @dataclasses.dataclass(frozen=True)
 class Caption:
-    """A caption and what the model thinks of it.
+    """A caption and its score.
 
     Attributes:
-        tokens (list of str): Its words.
-        log_prob (float): The sum of the log-probabilities of its words and its `</S>`, nats.
-        log_prob_per_token (float): That over the number of words plus `</S>`, nats.
-        finished (bool): Whether it came to its end; otherwise it was cut at the greatest length.
-        tokenizer (str): What the tokens are, one of `data.captions.TOKENIZERS`.
+        tokens: Its words.
+        log_prob: The sum of the log-probabilities of its words and its `</S>`, in nats.
+        log_prob_per_token: `log_prob` divided by the number of words plus `</S>`, in nats.
+        finished: Whether it ended with `</S>`; otherwise it was cut at the greatest length.
+        tokenizer: What the tokens are, one of `data.captions.TOKENIZERS`.
     """
-    tokens: list
+    tokens: list[str]
     log_prob: float
     log_prob_per_token: float
     finished: bool
     tokenizer: str = 'words'
 
     @property
-    def text(self):
+    def text(self) -> str:
         return detokenize(self.tokens, self.tokenizer)
 
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What became of one image.
+    """The captions of one image, or why it has none.
 
     Attributes:
-        path (str or None): Where the image lies; None for stored features.
-        filename (str): What to call it.
-        image_id (int or None): Its `imgid`, for an image of a dataset.
-        captions (list of Caption): Best first; empty if there was an error.
-        error (str or None): Why there are none, in one line.
+        path: Where the image lies; None for stored features and for images in memory.
+        filename: Its name: the path, the name in the dataset, or `image 3` for the third image given.
+        image_id: Its `imgid`, for an image of a dataset.
+        captions: Best first; empty where there is an error.
+        error: Why there are none, in one line.
     """
     path: str | None
     filename: str
     image_id: int | None = None
-    captions: list = dataclasses.field(default_factory=list)
+    captions: list[Caption] = dataclasses.field(default_factory=list)
     error: str | None = None
 
-    def _repr_html_(self):
-        """What a notebook shows."""
+    def _repr_html_(self) -> str:
+        """The result in a notebook."""
         return result_html(self)

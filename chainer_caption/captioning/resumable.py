@@ -1,18 +1,23 @@
-"""Captions into a file, so that a run which was killed goes on where it was.
+"""Captions into a file, by a run that continues where an earlier one was stopped.
 
-While it runs, what is done stands in a journal beside the file, under its name with `.part` behind: a row an image.
-The file itself appears when all is done, and takes the place of an older one only then.
+While it runs, a journal beside the file, `OUT.part`, holds a row for each image that is done. The file itself appears,
+or replaces an older one, when all are done.
 """
+from __future__ import annotations
+
 import dataclasses
 import hashlib
 import itertools
 import os
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import numpy as np
 
-from chainer_caption.captioning.captioner import ROWS
+from chainer_caption.captioning.captioner import ROWS, Captioner
 from chainer_caption.captioning.results import Caption, Result
 from chainer_caption.data.captions import TOKENIZERS
+from chainer_caption.data.dataset import Dataset
 from chainer_caption.errors import InputError
 from chainer_caption.features.prefetch import BATCH
 from chainer_caption.functions.matmul import arithmetic
@@ -27,68 +32,69 @@ class Images:
     """Images to be captioned.
 
     Args:
-        captioner (Captioner): With an encoder.
-        paths (list of str): The images.
+        captioner: With an encoder.
+        paths: The images.
 
     Attributes:
-        captioner (Captioner): As given.
-        items (list): What stands for each image; here its path.
-        batch (int): How many are computed together.
+        captioner: As given.
+        items: What stands for each image; here its path.
+        batch: How many are computed together.
     """
     batch = BATCH
 
-    def __init__(self, captioner, paths):
+    def __init__(self, captioner: Captioner, paths: list[str]) -> None:
         self.captioner, self.items = captioner, paths
 
     @property
-    def settings(self):
+    def settings(self) -> dict[str, Any]:
         """What the captions depend on besides the model, the search and the images; as `Journal` takes it."""
         return {**self.captioner.extractor.identity, 'device': arithmetic(self.captioner.device)}
 
-    def caption(self, items, search):
-        """Checks at once whether the captioner can do it, and gives an iterator of a `Result` for each of the items."""
+    def caption(self, items: list[str], search: Any) -> Iterator[Result]:
+        """An iterator of a result for each of the items; raises at once what the captioner refuses."""
         return self.captioner.caption_files(items, search)
 
-    def result(self, path):
+    def result(self, item: str) -> Result:
         """The result of an image before it has captions."""
-        return Result(path, path)
+        return Result(item, item)
 
-    def stamp(self, path):
-        """What tells that an image is the one that was captioned: a list of JSON values."""
-        return [path, *stamp(path)]
+    def stamp(self, item: str) -> list[Any]:
+        """What identifies the image that was captioned: a list of JSON values."""
+        return [item, *stamp(item)]
 
 
 class StoredFeatures:
-    """Images of a dataset to be captioned by the features stored there; otherwise as `Images`.
+    """Images of a dataset to be captioned by their stored features; otherwise as `Images`.
 
     Args:
-        captioner (Captioner): The model.
-        dataset (Dataset): The dataset.
-        split (str): Whose images; `items` are their places in `dataset.captions.filenames`.
+        captioner: The model.
+        dataset: The dataset.
+        split: The split of the images; `items` are their indices in `dataset.captions.filenames`.
+        limit: The first so many of them; None for all.
 
     Raises:
         InputError: The split is empty.
     """
     batch = ROWS
 
-    def __init__(self, captioner, dataset, split):
+    def __init__(self, captioner: Captioner, dataset: Dataset, split: str, limit: int | None = None) -> None:
         self.captioner, self._dataset = captioner, dataset
-        self.items = dataset.images(split).tolist()
+        self.items: list[int] = dataset.images(split).tolist()[:limit]
         digest = dataset.reading(captioner.reads).digest
         self.settings = {'split': split, 'feature matrix': ' '.join(
             digest[key] for key in ('features', 'grids') if key in digest),
                          'device': arithmetic(captioner.device)}
 
-    def caption(self, items, search):
+    def caption(self, items: list[int], search: Any) -> Iterator[Result]:
         return self.captioner.caption_images(self._dataset, np.array(items, int), search)
 
-    def result(self, place):
+    def result(self, item: int) -> Result:
         captions = self._dataset.captions
-        return Result(None, captions.filenames[place], int(captions.image_ids[place]))
+        return Result(None, captions.filenames[item], int(captions.image_ids[item]))
 
-    def stamp(self, place):
-        # Its row in the matrix, and whose that is.
-        result = self.result(place)
+    def stamp(self, item: int) -> list[Any]:
+        # Its row in the matrix, and its name.
+        result = self.result(item)
         return [result.filename, result.image_id]
 
 
@@ -100,50 +106,49 @@ class CaptionFile:
                 print(result.path)
             captions.finish('jsonl')
 
-    What was done before is kept as far as the images are still the same: their names, sizes and times of change, or
-    their names and rows in the same feature matrix. It is kept in whole batches, so that every image is computed in
-    the company that it always has, and the file is the same to the last byte however often its making was stopped.
+    Results of an earlier run are kept as far as the images are the same: by name, size and time of change, or by name
+    and row in the same feature matrix. They are kept in whole batches, so that every image is computed in the same
+    batch, and the file is the same to the last byte however often the run was stopped.
 
     Args:
-        work (Images or StoredFeatures): What to caption.
-        output (str or os.PathLike): The file.
-        search (BeamSearch, DiverseBeamSearch, Sampling or None): As for `Captioner.caption`.
-        processes (Processes or None): Those that share the images; this is process 0. The others have
-            `caption_together` find nothing.
+        work: What to caption: `Images` or `StoredFeatures`.
+        output: The file.
+        search: As for `Captioner.caption`.
+        processes: Those that share the images; this is process 0. In the others `caption_together` yields nothing.
 
     Attributes:
-        done (int): How many of the images were done by earlier runs.
+        done: The number of images that earlier runs have done.
 
     Raises:
-        InputError: The captioner cannot do it, an earlier run with another model or another search was stopped and not
-            finished, or nothing can be written there.
+        InputError: The captioner refuses, a stopped run had another model or search, or the file cannot be written.
     """
 
-    def __init__(self, work, output, search=None, processes=None):
+    def __init__(self, work: Any, output: str | os.PathLike[str], search: Any = None,
+                 processes: Processes | None = None) -> None:
         self._work, self._output = work, os.fspath(output)
         self._search = work.captioner.search(search)
         self._processes = processes or Processes()
         if os.path.isdir(output):
             raise InputError(f'{output}: is a folder; name a file')
-        work.caption([], self._search)                  # what it refuses it refuses before there is a journal
+        work.caption([], self._search)                  # raises what it refuses before there is a journal
         self._journal = Journal(f'{self._output}.part', {
             'model': _digest(work.captioner.bundles), **work.settings, 'search': type(self._search).__name__,
             **{name.replace('_', '-'): value for name, value in dataclasses.asdict(self._search).items()}})
-        # Before any is read: an image that changes meanwhile is another one to the next run.
+        # Before any is read: the next run notices an image that changes meanwhile.
         self._stamps = list(map(work.stamp, work.items))
         same = itertools.takewhile(self._is_done, zip(self._journal.rows(), work.items, self._stamps, strict=False))
         self.done = sum(1 for _ in same) // work.batch * work.batch
         self._journal.cut(self.done)
 
-    def _is_done(self, row_item_stamp):
+    def _is_done(self, row_item_stamp: tuple[Any, Any, list[Any]]) -> bool:
         row, item, of = row_item_stamp
         return row.get('of') == of and _is_result(row.get('result'), self._work.result(item))
 
-    def results(self):
-        """Captions what is not done yet.
+    def results(self) -> Iterator[Result]:
+        """Captions the images that are not done.
 
         Yields:
-            Result: One an image, in their order: first those that were done before, then the others as they are done.
+            A result for each image, in their order: first those of earlier runs, then the others as they are done.
         """
         yield from self._kept()
         found = caption_together(self._work, self._search, self._processes, self.done)
@@ -151,12 +156,13 @@ class CaptionFile:
             self._journal.append({'of': of, 'result': dataclasses.asdict(result)})
             yield result
 
-    def finish(self, format, track=lambda results: results, **settings):
+    def finish(self, format: str, track: Callable[[Iterable[Result]], Iterable[Result]] = iter,
+               **settings: Any) -> None:
         """Writes the file, when `results` has been exhausted, and deletes the journal.
 
         Args:
-            format (str): As for `chainer_caption.report.open_writer`.
-            track (callable): Takes the iterator of results and returns it, to show how far the writing is.
+            format: As for `chainer_caption.report.open_writer`.
+            track: Takes the iterator of results and returns it, to show progress.
             **settings: Those of the format's writer.
 
         Raises:
@@ -170,35 +176,35 @@ class CaptionFile:
             raise unwritable(self._output, e) from e
         self._journal.remove()
 
-    def _kept(self):
+    def _kept(self) -> Iterator[Result]:
         for row in self._journal.rows():
             result = row['result']
             yield Result(**{**result, 'captions': [Caption(**caption) for caption in result['captions']]})
 
-    def __enter__(self):
+    def __enter__(self) -> CaptionFile:
         return self
 
-    def __exit__(self, *exception):
+    def __exit__(self, *exception: object) -> None:
         self._journal.__exit__(*exception)
 
 
-def caption_together(work, search, processes, done=0):
+def caption_together(work: Any, search: Any, processes: Processes, done: int = 0) -> Iterator[Result]:
     """Captions images, in their order, by several processes.
 
     Args:
-        work (Images or StoredFeatures): The images.
-        search (BeamSearch, DiverseBeamSearch or Sampling): What to caption with.
-        processes (Processes): Those that share them, each of which calls this.
-        done (int): How many of the images need no captions any more; process 0 says it.
+        work: The images: `Images` or `StoredFeatures`.
+        search: A `BeamSearch`, `DiverseBeamSearch` or `Sampling`.
+        processes: Those that share the images; each calls this function.
+        done: The number of images that are done, which process 0 decides.
 
     Yields:
-        Result: In process 0, one an image. In the others nothing.
+        In process 0, a result for each image; in the others nothing.
     """
     return processes.map(lambda mine: work.caption(mine, search), work.items, work.batch, done)
 
 
-def _is_result(found, expected):
-    """Whether a JSON value is a result of the image of which `expected` is the result without captions."""
+def _is_result(found: Any, expected: Result) -> bool:
+    """Whether a JSON value is a result for the image of `expected`, which has no captions."""
     names = {field.name for field in dataclasses.fields(Result)}
     return (isinstance(found, dict) and found.keys() == names
             and all(found[name] == getattr(expected, name) for name in ('path', 'filename', 'image_id'))
@@ -206,14 +212,14 @@ def _is_result(found, expected):
             and (found['error'] is None) == bool(found['captions']) and all(map(_is_caption, found['captions'])))
 
 
-def _is_caption(caption):
+def _is_caption(caption: Any) -> bool:
     return (isinstance(caption, dict) and caption.keys() == {field.name for field in dataclasses.fields(Caption)}
             and isinstance(caption['tokens'], list) and all(isinstance(token, str) for token in caption['tokens'])
             and isinstance(caption['log_prob'], float) and isinstance(caption['log_prob_per_token'], float)
             and isinstance(caption['finished'], bool) and caption['tokenizer'] in TOKENIZERS)
 
 
-def _digest(bundles):
+def _digest(bundles: list[Any]) -> str:
     words = repr(bundles[0].vocabulary.words).encode(errors='backslashreplace')
     weights = ''.join(arrays_digest(to_arrays(bundle.model)) for bundle in bundles)
     return hashlib.sha256(words + weights.encode()).hexdigest()

@@ -1,99 +1,208 @@
-"""The command line: arguments, progress, exit codes; no work of its own.
+"""The command line: arguments, progress and exit codes, without work of its own.
 
-Each command is a module with `DESCRIPTION`, `EXAMPLES`, `add_arguments(parser)` and `run(args)`, which returns the exit
-status: 0 all done, 1 some images failed, 2 the call or its input was wrong.
+Each command is a module with `EXAMPLES`, `add_arguments(parser)` and `run(args)`, which returns the exit status: 0 all
+done, 1 some images failed, 2 the call or its input was wrong. `COMMANDS` describes each in one line.
 """
+from __future__ import annotations
+
 import argparse
 import importlib
 import os
+import re
 import signal
 import sys
 import traceback
+from collections.abc import Iterable, Iterator, Sequence
+from types import ModuleType
+from typing import Any, NoReturn
 
-COMMANDS = ('train', 'generate', 'evaluate', 'describe', 'neighbours', 'import_model', 'extract_features',
-            'check_features', 'serve', 'benchmark', 'download')
+import chainer_caption
 
-# Those that several processes, started by mpiexec, can share the work of.
-TOGETHER = ('train', 'generate', 'benchmark')
+COMMANDS = {
+    'train': 'Train a captioner on a dataset (dataset.json and a feature matrix).',
+    'generate': 'Caption images, folders of images, or the stored features of a dataset.',
+    'evaluate': "Score a model, or captions made by any system, against a dataset's captions.",
+    'describe': 'Describe a dataset (images, captions, words, features) and find common faults.',
+    'neighbours': "Show the nearest words in a model's embedding.",
+    'import-model': "Convert another program's trained model into a model directory.",
+    'extract-features': 'Make a dataset from a folder of images: their features, and captions if there are any.',
+    'check-features': "Find out which encoder and preprocessing made a dataset's features.",
+    'serve': 'Caption images over HTTP, with a web page and an API.',
+    'benchmark': 'Measure the speed of training, decoding or feature extraction on this machine.',
+    'download': 'Download a dataset with its features, or the weights of an encoder.',
+}
+
+# Commands whose work several processes, started by mpiexec, can share.
+DISTRIBUTED = ('train', 'generate', 'benchmark')
+
+# Commands that load or make no model.
+_WITHOUT_MODEL = ('describe', 'extract-features', 'check-features', 'download')
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says what is wrong with the arguments in one line."""
+    """Reports wrong arguments in one line, with the nearest option for an unknown one."""
 
-    def error(self, message):
+    _given: Sequence[str] = ()
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        self._given = list(sys.argv[1:] if args is None else args)
+        return super().parse_known_args(args, namespace)
+
+    def error(self, message: str) -> NoReturn:
         from chainer_caption import parallel
         parallel.defer()
-        self.exit(2, f'{self.prog}: {message} (-h shows how it is called)\n')
+        self.exit(2, f'{self.prog}: {message}{self._suggestion()} (-h shows all options)\n')
+
+    def leaves(self) -> Iterator[_Parser]:
+        """The parsers of this command's subcommands, or this one where there are none."""
+        for action in self._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                yield from action.choices.values()
+                return
+        yield self
+
+    def _suggestion(self) -> str:
+        known = {option for parser in (self, *self.leaves()) for option in parser._option_string_actions}
+        for given in self._given:
+            name = given.partition('=')[0]
+            if name.startswith('--') and name != '--' and not any(option.startswith(name) for option in known):
+                close = _nearest(name, known)
+                return f'; for {name}, did you mean {close}?' if close else ''
+        return ''
 
 
-def main(argv=None):
+def _nearest(name: str, known: Iterable[str]) -> str | None:
+    import difflib
+    return next(iter(difflib.get_close_matches(name, list(known), 1)), None)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
     """`chainer-caption NAME …`"""
-    _print_anything()
-    argv = sys.argv[1:] if argv is None else argv
-    if argv[:1] in ([], ['-h'], ['--help']):
-        print(f'usage: chainer-caption {{{",".join(COMMANDS)}}} …\n\n{__import__("chainer_caption").__doc__}')
-        for name in COMMANDS:
-            print(f'  {name:<12} {_command(name).DESCRIPTION}')
+    _escape_unencodable()
+    argv = list(sys.argv[1:] if argv is None else argv)
+    first = argv[0] if argv else '-h'
+    if first in ('-h', '--help'):
+        print(f'usage: chainer-caption COMMAND …\n\n{chainer_caption.__doc__}\ncommands (COMMAND -h shows the options '
+              'of each):')
+        for name, description in COMMANDS.items():
+            print(f'  {name:<17} {description}')
+        print('\noptions:\n  --version         show the version\n'
+              '  --print-completion bash|zsh   print a script that completes commands and options in that shell')
         return 0
-    if argv[0] not in COMMANDS:
-        print(f'chainer-caption: no command {argv[0]!r}: it is one of {", ".join(COMMANDS)}', file=sys.stderr)
+    if first == '--version':
+        print(f'chainer-caption {chainer_caption.__version__}')
+        return 0
+    if first == '--print-completion':
+        return _print_completion(argv[1:])
+    name = first.replace('_', '-')
+    if name not in COMMANDS:
+        close = _nearest(name, COMMANDS)
+        print(f'chainer-caption: no command {first!r}; ' + (f'did you mean {close}?' if close else
+              f'the commands are {", ".join(COMMANDS)}'), file=sys.stderr)
         return 2
-    return run(argv[0], argv[1:], f'chainer-caption {argv[0]}')
+    return run(name, argv[1:], f'chainer-caption {name}')
 
 
-def _command(name):
-    return importlib.import_module(f'chainer_caption.cli.{name}')
+def _print_completion(shells: Sequence[str]) -> int:
+    try:
+        import shtab
+    except ModuleNotFoundError:
+        print('chainer-caption: shtab is not installed, which --print-completion needs: pip install shtab',
+              file=sys.stderr)
+        return 2
+    if len(shells) != 1 or shells[0] not in ('bash', 'zsh'):
+        print('chainer-caption: --print-completion takes bash or zsh', file=sys.stderr)
+        return 2
+    root = _Parser(prog='chainer-caption')
+    commands = root.add_subparsers()
+    for name, description in COMMANDS.items():
+        # shtab takes help from the parser's description.
+        _fill(commands.add_parser(name, description=description, help=description), name)
+    print(shtab.complete(root, shell=shells[0]))
+    return 0
 
 
-def _print_anything():
-    """Captions are Unicode, and so is the help; a terminal that is not gets them escaped, and nobody a traceback."""
+def _command(name: str) -> ModuleType:
+    return importlib.import_module(f'chainer_caption.cli.{name.replace("-", "_")}')
+
+
+def _escape_unencodable() -> None:
+    """Has characters that the terminal's encoding lacks escaped, in place of an error."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, 'reconfigure'):
             stream.reconfigure(errors='backslashreplace')
 
 
-def _have_a_home():
-    """An account that the system has no entry of, as containers have, gets a home in which nothing can be. Where there
-    is none at all, some libraries fail (NLTK), and others would take a folder named `~`."""
+def _ensure_home() -> None:
+    """Gives an account without a home, as containers have, one in which no file can be: without any, NLTK fails and
+    other libraries make a folder named `~`."""
     if os.path.expanduser('~') == '~':
         os.environ['HOME'] = os.devnull
 
 
-def parser_of(name, program):
-    """The parser of a command's arguments; `program` is what the user calls it by."""
-    command = _command(name)
-    parser = _Parser(prog=program, description=command.DESCRIPTION, epilog='examples:\n' + command.EXAMPLES,
+def parser_of(name: str, program: str) -> argparse.ArgumentParser:
+    """The parser of a command's arguments; `program` is the name in its messages."""
+    name = name.replace('_', '-')
+    # A module may still call its script, `train.py …`, in its examples.
+    examples = re.sub(rf'(?<![/\w]){name.replace("-", "_")}\.py ', f'chainer-caption {name} ', _command(name).EXAMPLES)
+    parser = _Parser(prog=program, description=COMMANDS[name], epilog='examples:\n' + examples,
                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    command.add_arguments(parser)
+    _fill(parser, name)
     return parser
 
 
-def run(name, argv=None, program=None):
+def _fill(parser: _Parser, name: str) -> None:
+    _command(name).add_arguments(parser)
+    for leaf in parser.leaves():
+        general = leaf.add_argument_group('general options')
+        general.add_argument('--quiet', action='store_true', default=False,
+                             help='show neither progress nor notices; errors are still shown')
+        if name not in _WITHOUT_MODEL:
+            general.add_argument('--import', dest='modules', action='append', default=[], metavar='MODULE',
+                                 help='import this Python module first, from the current folder or an installed '
+                                      'package, so that it can register architectures and objectives; repeatable')
+
+
+def _import(modules: Sequence[str]) -> None:
+    from chainer_caption.errors import InputError
+    if modules and os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    for name in modules:
+        try:
+            importlib.import_module(name.removesuffix('.py').replace(os.sep, '.'))
+        except Exception as e:
+            raise InputError(f'--import {name}: cannot be imported ({type(e).__name__}: {e})') from e
+
+
+def run(name: str, argv: Sequence[str] | None = None, program: str | None = None) -> int:
     """Runs one command and returns its exit status."""
     from chainer_caption import parallel
+    from chainer_caption.cli.progress import notices
     from chainer_caption.errors import InputError, printable
-    _print_anything()
-    _have_a_home()
+    _escape_unencodable()
+    _ensure_home()
+    name = name.replace('_', '-')
     program = program or os.path.basename(sys.argv[0])
-    command = _command(name)
     args = parser_of(name, program).parse_args(argv)
     try:
-        if name not in TOGETHER and parallel.Processes.started().size > 1:
+        if name not in DISTRIBUTED and parallel.Processes.started().size > 1:
             raise InputError(f'{name} works in one process; start it without mpiexec')
-        return command.run(args)
+        with notices(args.quiet):
+            _import(getattr(args, 'modules', ()))
+            return _command(name).run(args)
     except InputError as e:
         line, status = f'{program}: {e.with_option()}', 2
     except BrokenPipeError:
-        # Whoever read our output has gone; nothing is left to tell them, not even while Python shuts down.
+        # The reader of our output has gone. Python must not write to it again as it shuts down.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     except OSError as e:
         where = f'{e.filename}: ' if e.filename else ''
         line, status = printable(f'{program}: {where}{e.strerror or e}'), 2
     except MemoryError as e:
-        line, status = printable(f'{program}: not enough memory ({e or "for what was asked"})'), 2
-    except KeyboardInterrupt:
-        line, status = f'\n{program}: stopped', 128 + signal.SIGINT
+        line, status = printable(f'{program}: not enough memory ({e or "for this call"})'), 2
+    except KeyboardInterrupt as e:
+        line, status = f'\n{program}: {str(e) or "stopped"}', 128 + signal.SIGINT
     except Exception:
         if parallel.RANK is None:
             raise

@@ -1,4 +1,7 @@
-"""benchmark: how fast this machine trains, decodes and extracts."""
+"""benchmark: how fast this machine trains, decodes and extracts features."""
+from __future__ import annotations
+
+import argparse
 import json
 
 from chainer_caption.cli.common import (
@@ -16,43 +19,51 @@ from chainer_caption.data import Dataset
 from chainer_caption.errors import InputError
 from chainer_caption.parallel import Processes
 
-DESCRIPTION = 'Measure the speed of training, decoding or feature extraction on this machine.'
 EXAMPLES = '''\
-  benchmark.py train features/flickr8k --json
-  benchmark.py train features/coco -g 0 --batch-size 512 --updates 500
-  benchmark.py decode features/flickr8k -m model --beam-width 5
-  benchmark.py extract --encoder vgg19 --batch-size 8'''
+  chainer-caption benchmark train features/flickr8k --json
+  chainer-caption benchmark train features/coco -g 0 --batch-size 512 --updates 500
+  chainer-caption benchmark decode features/flickr8k -m model --beam-width 5
+  chainer-caption benchmark extract --encoder vgg19 --batch-size 8'''
+
+_DATASET = 'folder with dataset.json and a feature matrix'
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     kinds = parser.add_subparsers(dest='kind', required=True, metavar='train|decode|extract')
     train = kinds.add_parser('train', help='captions and tokens a second')
-    train.add_argument('dataset', metavar='DATASET')
-    train.add_argument('--updates', type=int, default=100, metavar='N', help='how many to time (%(default)s)')
-    train.add_argument('--batch-size', type=int, default=128, metavar='N', help='(%(default)s)')
-    train.add_argument('--architecture', metavar='NAME', help='as for train.py (show_and_tell)')
-    train.add_argument('--hidden', type=int, metavar='N', help="(the architecture's own)")
-    train.add_argument('--max-positions', type=int, metavar='T', help='of encoder_decoder (50)')
-    train.add_argument('--min-count', type=int, default=5, metavar='N', help='(%(default)s)')
+    train.add_argument('dataset', metavar='DATASET', help=_DATASET)
+    train.add_argument('--updates', type=int, default=100, metavar='N', help='updates to time (default: %(default)s)')
+    train.add_argument('--batch-size', type=int, default=128, metavar='N',
+                       help='captions an update (default: %(default)s)')
+    train.add_argument('--architecture', metavar='NAME', help='as for train (default: show_and_tell)')
+    train.add_argument('--hidden', type=int, metavar='N',
+                       help="width of the LSTM and the embeddings (default: the architecture's)")
+    train.add_argument('--max-positions', type=int, metavar='T',
+                       help='positions of encoder_decoder: words and </S> in a caption at most (default: 50)')
+    train.add_argument('--min-count', type=int, default=5, metavar='N',
+                       help='words seen at least N times are in the vocabulary (default: %(default)s)')
     decode = kinds.add_parser('decode', help='images a second')
-    decode.add_argument('dataset', metavar='DATASET')
-    decode.add_argument('-m', '--model', required=True, metavar='MODEL')
-    decode.add_argument('--split', default='test', metavar='SPLIT', help='(%(default)s)')
-    decode.add_argument('--limit', type=int, metavar='N', help='how many of them (all)')
+    decode.add_argument('dataset', metavar='DATASET', help=_DATASET)
+    decode.add_argument('-m', '--model', required=True, metavar='MODEL', help='model directory that train wrote')
+    decode.add_argument('--split', default='test', metavar='SPLIT',
+                        help='split whose images are captioned (default: %(default)s)')
+    decode.add_argument('--limit', type=int, metavar='N', help='caption the first N of them (default: all)')
     add_beam(decode)
     add_limits(decode)
     for kind in (train, decode):
         add_precision(kind)
     extract = kinds.add_parser('extract', help='images a second through the image encoder')
-    extract.add_argument('--encoder', default='vgg19', metavar='ENCODER', help='(%(default)s)')
-    extract.add_argument('--batch-size', type=int, default=8, metavar='N', help='(%(default)s)')
-    extract.add_argument('--repeats', type=int, default=5, metavar='N', help='batches to time (%(default)s)')
+    extract.add_argument('--encoder', default='vgg19', metavar='ENCODER',
+                         help='the image encoder, with random weights (default: %(default)s)')
+    extract.add_argument('--batch-size', type=int, default=8, metavar='N',
+                         help='images a batch (default: %(default)s)')
+    extract.add_argument('--repeats', type=int, default=5, metavar='N', help='batches to time (default: %(default)s)')
     for kind in (train, decode, extract):
         add_device(kind)
         kind.add_argument('--json', action='store_true', help='print one JSON object')
 
 
-def run(args):
+def run(args: argparse.Namespace) -> int:
     from chainer_caption import benchmarks
     from chainer_caption.functions.matmul import using_precision
     from chainer_caption.training.settings import Settings

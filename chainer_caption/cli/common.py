@@ -1,26 +1,34 @@
-"""What several commands share."""
+"""Options and helpers that several commands share. Each `add_…` takes a parser or one of its argument groups."""
+from __future__ import annotations
+
 import argparse
 import os
-import sys
+from typing import TYPE_CHECKING, Any
 
-from chainer_caption.errors import InputError, printable
+from chainer_caption.cli import progress
+from chainer_caption.errors import InputError
 from chainer_caption.features.encoders import ENCODERS
 from chainer_caption.features.preprocessing import PREPROCESSINGS
 from chainer_caption.parallel import Processes
 
+if TYPE_CHECKING:
+    from chainer_caption.captioning.captioner import Captioner
 
-def add_device(parser):
+say, failure = progress.say, progress.failure
+
+
+def add_device(parser: Any) -> None:
     parser.add_argument('-g', '--gpu', default='-1', metavar='GPU',
-                        help='GPU to use, by its number; -1, the default, uses the CPU (a Chainer device such as '
-                             '@cupy:0 is taken too)')
+                        help='GPU to use, by its number; -1, the default, is the CPU (a Chainer device such as @cupy:0 '
+                             'works as well)')
 
 
-def device(gpu, processes=None):
+def device(gpu: str, processes: Processes | None = None) -> Any:
     """The Chainer device that `-g` names.
 
     Args:
-        gpu (str): What `-g` was given.
-        processes (Processes or None): Those at work, of which each gets a device of its own; None for this one alone.
+        gpu: The value of `-g`.
+        processes: The processes at work, each of which gets a device of its own; None for this one alone.
 
     Raises:
         InputError: There is no such device.
@@ -39,100 +47,107 @@ def device(gpu, processes=None):
         raise InputError(f'-g {gpu}: no such device ({e})') from e
 
 
-def add_precision(parser):
+def add_precision(parser: Any) -> None:
     parser.add_argument('--precision', default='float32', metavar='P',
-                        help='float32, or bf16: matrix products of factors rounded to bfloat16, which is faster on '
-                             'CPUs that have AVX512_BF16 (%(default)s)')
+                        help='float32 or bf16: bf16 rounds the factors of matrix products to bfloat16, which is faster '
+                             'on CPUs with AVX512_BF16 (default: %(default)s)')
 
 
-def add_models(parser):
-    """`-m` of commands that caption images: a list of folders, or None for the captioner that comes along."""
+def add_models(parser: Any) -> None:
+    """`-m` of commands that caption images: a list of folders, or None for the pretrained model."""
     parser.add_argument('-m', '--model', action='append', metavar='MODEL',
-                        help='model directory that train.py wrote; several, each with -m, caption as one (default: '
-                             'the one that comes along, which has learned from Flickr8k)')
+                        help='model directory that train wrote; several, each with its own -m, are an ensemble '
+                             '(default: the pretrained model, trained on Flickr8k)')
 
 
-def add_provenance(parser, of):
-    parser.add_argument('--encoder', choices=sorted(ENCODERS), help=f'the encoder that {of}')
-    parser.add_argument('--preprocessing', choices=sorted(PREPROCESSINGS),
-                        help='and how the images were prepared for it')
+def add_encoder_weights(parser: Any) -> None:
+    parser.add_argument('-i', '--encoder-weights', metavar='WEIGHTS',
+                        help="the image encoder's weights: .caffemodel, .npz, .pth or .safetensors (default: those in "
+                             'the model directory, or where Chainer keeps its models)')
 
 
-# The options of all searches, of those that draw captions, and of those that search with beams.
+def add_provenance(parser: Any, of: str) -> None:
+    parser.add_argument('--encoder', choices=sorted(ENCODERS), metavar='ENCODER',
+                        help=f'the image encoder that {of}: %(choices)s')
+    parser.add_argument('--preprocessing', choices=sorted(PREPROCESSINGS), metavar='P',
+                        help='how the images were preprocessed for it: %(choices)s')
+
+
+# The options of all searches, of sampling, and of beam search.
 LIMITS = 'top', 'max_length', 'min_length', 'no_repeat_ngram', 'allow_unk'
 OF_SAMPLES = 'temperature', 'top_k', 'top_p', 'seed'
 OF_BEAMS = 'beam_width', 'beam_widths', 'length_normalization', 'beam_groups', 'diversity_penalty'
 
 
-def add_beam(parser):
-    """The options of one beam search, but for `LIMITS`."""
+def add_beam(parser: Any) -> None:
+    """The options of one beam search, except `LIMITS`."""
     parser.add_argument('--beam-width', type=int, metavar='N',
-                        help="1 is greedy search (default: what the model directory says, else 20)")
-    parser.add_argument('--top', type=int, metavar='N', help='captions an image (5, or the beam width if less)')
+                        help="hypotheses to keep; 1 is greedy search (default: the model directory's, else 20)")
+    parser.add_argument('--top', type=int, metavar='N',
+                        help='captions an image (default: 5, or the beam width if less)')
     parser.add_argument('--length-normalization', type=float, metavar='A',
-                        help='compare captions by log-probability / tokens ** A (default: what the model directory '
-                             'says, else 0: not normalised)')
+                        help="compare captions by log-probability / tokens ** A (default: the model directory's, else "
+                             '0: not normalized)')
 
 
-def add_limits(parser):
-    """What captions may say."""
-    parser.add_argument('--max-length', type=int, metavar='N', help='words at most (60)')
-    parser.add_argument('--min-length', type=int, metavar='N', help='words at least (0)')
+def add_limits(parser: Any) -> None:
+    """The limits of captions."""
+    parser.add_argument('--max-length', type=int, metavar='N', help='words in a caption at most (default: 60)')
+    parser.add_argument('--min-length', type=int, metavar='N', help='words in a caption at least (default: 0)')
     parser.add_argument('--no-repeat-ngram', type=int, metavar='N',
-                        help='say no N words in a row twice in a caption (0: allowed)')
-    parser.add_argument('--allow-unk', action='store_true', default=None, help='let captions say <UNK>')
+                        help='repeat no sequence of N words within a caption (default: 0, repeats are allowed)')
+    parser.add_argument('--allow-unk', action='store_true', default=None, help='allow <UNK> in captions')
 
 
-def add_ways(parser):
-    """Other searches than the beam's."""
+def add_ways(parser: Any) -> None:
+    """Diverse beam search and sampling."""
     parser.add_argument('--beam-groups', type=int, metavar='G',
-                        help='diverse beam search: cut the beam into G groups, which avoid each other\'s words')
+                        help="diverse beam search: split the beam into G groups that avoid each other's words")
     parser.add_argument('--diversity-penalty', type=float, metavar='D',
-                        help='nats that a word loses for each hypothesis of an earlier group that says it (0.5)')
+                        help='nats subtracted from a word for each hypothesis of an earlier group that has it at the '
+                             'same position (default: 0.5)')
     parser.add_argument('--sample', action='store_true', default=None,
-                        help='draw captions from the model in place of searching for the likeliest')
-    parser.add_argument('--temperature', type=float, metavar='T', help='below 1 likely words are drawn more often (1)')
-    parser.add_argument('--top-k', type=int, metavar='K', help='draw among the K likeliest words')
+                        help='sample captions from the model instead of searching for the most likely ones')
+    parser.add_argument('--temperature', type=float, metavar='T',
+                        help='divide the scores by T before sampling: below 1 likely words are sampled more often '
+                             '(default: 1)')
+    parser.add_argument('--top-k', type=int, metavar='K', help='sample among the K most likely words')
     parser.add_argument('--top-p', type=float, metavar='P',
-                        help='draw among the likeliest words that have together this probability')
-    parser.add_argument('--seed', type=int, metavar='S', help='what is drawn follows from it and the image (0)')
+                        help='sample among the most likely words whose probabilities add up to P (nucleus sampling)')
+    parser.add_argument('--seed', type=int, metavar='S',
+                        help='random seed of sampling; together with the image it determines the captions (default: 0)')
 
 
-def check_ways(args):
-    """Refuses options of `add_ways` and of beams that contradict each other."""
+def check_ways(args: argparse.Namespace) -> None:
+    """Refuses options of beam search and sampling that contradict each other."""
     for name in OF_BEAMS if args.sample else OF_SAMPLES:
         if getattr(args, name, None) is not None:
-            raise InputError(f'--{name.replace("_", "-")} ' + ('is for beams; --sample draws captions' if args.sample
+            raise InputError(f'--{name.replace("_", "-")} ' + ('is for beam search, not for --sample' if args.sample
                                                                else 'belongs to --sample'))
     if args.diversity_penalty is not None and args.beam_groups is None:
         raise InputError('--diversity-penalty belongs to --beam-groups')
 
 
-def search_of(args, captioner, **beam):
-    """The search that the options name; `beam` has those of `BeamSearch` that `LIMITS` has not."""
+def search_of(args: argparse.Namespace, captioner: Captioner, **beam: Any) -> Any:
+    """The search that the options name; `beam` holds the options of `BeamSearch` that are not in `LIMITS`."""
     if args.sample:
         from chainer_caption.decoding import Sampling
         return Sampling(**options(args, *LIMITS, *OF_SAMPLES))
     return captioner.search(**options(args, *LIMITS, 'beam_groups', 'diversity_penalty'), **beam)
 
 
-def options(args, *names):
-    """Those options that were given, of some: a dict by their names."""
+def options(args: argparse.Namespace, *names: str) -> dict[str, Any]:
+    """The options that were given, among `names`: name to value."""
     return given(**{name: getattr(args, name) for name in names})
 
 
-def beam_options(args):
-    """What `add_beam` has of `BeamSearch` besides `LIMITS`."""
+def beam_options(args: argparse.Namespace) -> dict[str, Any]:
+    """The options of `add_beam` that are not in `LIMITS`, by the names of `BeamSearch`."""
     return given(width=args.beam_width, length_normalization=args.length_normalization)
 
 
-def model_facts(captioner, search):
-    """What captions, in the words that pages show.
-
-    Args:
-        captioner (Captioner): The model, or several.
-        search (BeamSearch, DiverseBeamSearch or Sampling): What it captions with.
-    """
+def model_facts(captioner: Captioner, search: Any) -> dict[str, str]:
+    """The model and the search that make captions, in the words that pages show."""
     provenance = captioner.bundle.provenance or {'encoder': 'unknown', 'preprocessing': 'unknown'}
     if captioner.extractor is not None:
         provenance = {'encoder': captioner.extractor.encoder, 'preprocessing': captioner.extractor.preprocessing}
@@ -140,12 +155,12 @@ def model_facts(captioner, search):
             'Preprocessing': provenance['preprocessing'], 'Search': str(search)}
 
 
-def name_of(path):
-    """The last part of a path, which has one even if it is `.`."""
+def name_of(path: str) -> str:
+    """The last part of a path, also of `.`."""
     return os.path.basename(os.path.abspath(path))
 
 
-def whole_numbers(text):
+def whole_numbers(text: str) -> list[int]:
     """The type of an option that takes several whole numbers with commas between them."""
     try:
         return [int(number) for number in text.split(',')]
@@ -153,15 +168,6 @@ def whole_numbers(text):
         raise argparse.ArgumentTypeError(f'{text!r} is no list of whole numbers, such as 1,3,5') from e
 
 
-def given(**options):
-    """Those options that somebody has given: all but None."""
+def given(**options: Any) -> dict[str, Any]:
+    """The options that are not None."""
     return {name: value for name, value in options.items() if value is not None}
-
-
-def say(line):
-    print(printable(line), file=sys.stderr, flush=True)
-
-
-def failure(filename, reason):
-    """The line on an image that could not be read, for a terminal."""
-    return printable(f'{filename}: {reason}').encode(errors='backslashreplace').decode()

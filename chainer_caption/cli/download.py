@@ -1,39 +1,40 @@
-"""download: data sets and the weights of encoders, from those who publish them."""
+"""download: datasets, and the weights of encoders, from those who publish them."""
+from __future__ import annotations
+
+import argparse
 import os
+from typing import Any
 
-from tqdm import tqdm
-
-from chainer_caption.cli.common import say
+from chainer_caption.cli.progress import Progress, say, track
 from chainer_caption.data.sources import IMAGES, RELEASES, WEIGHTS
 from chainer_caption.errors import InputError
 
-DESCRIPTION = 'Download a data set with its features, or the weights of an encoder.'
 EXAMPLES = '''\
-  download.py flickr8k                      features/flickr8k: captions and features, all that training needs
-  download.py coco --with-images -o /data/coco     the images too
-  download.py vgg19                         to where extract_features.py and generate.py look for it
+  chainer-caption download flickr8k                     features/flickr8k: captions and features, enough for training
+  chainer-caption download coco --with-images -o /data/coco     the images as well
+  chainer-caption download vgg19                        to where extract-features and generate look for it
 
-Stopped and started again with the same command it goes on where it was. What was unpacked is listed in downloads.json,
-and is not fetched again.'''
+The same command continues a download that was stopped. downloads.json lists what was unpacked, which is not fetched
+again.'''
 
-# In the folder of a data set: what has been unpacked there, and what the server said of it.
+# The file in a dataset's folder that lists what was unpacked there, with what the server reported of it.
 _RECORD = 'downloads.json'
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('name', choices=[*RELEASES, *WEIGHTS], help='what to download')
     parser.add_argument('-o', '--output', metavar='FOLDER',
-                        help='where to (features/NAME; of weights, the folder where Chainer keeps its models)')
-    parser.add_argument('--with-images', action='store_true', help="a data set's images as well")
+                        help='folder to write to (default: features/NAME; for weights, where Chainer keeps its models)')
+    parser.add_argument('--with-images', action='store_true', help="download a dataset's images as well")
 
 
-def run(args):
+def run(args: argparse.Namespace) -> int:
     folder, sources = args.output, [RELEASES.get(args.name) or WEIGHTS[args.name]]
     if args.with_images:
         if args.name not in IMAGES:
-            raise InputError('--with-images: those of flickr30k are sent on request alone, see '
+            raise InputError('--with-images: the images of flickr30k are sent on request alone, see '
                              'http://shannon.cs.illinois.edu/DenotationGraph' if args.name in RELEASES else
-                             f'--with-images belongs to a data set; {args.name} has none')
+                             f'--with-images is for datasets; {args.name} has no images')
         sources += IMAGES[args.name]
     if folder is None and args.name in RELEASES:
         folder = os.path.join('features', args.name)
@@ -41,7 +42,8 @@ def run(args):
         from chainer_caption.features.weights import weights_folder
         folder = weights_folder()
         if folder is None:
-            raise InputError('there is no home to put weights into; name a folder with -o, and the file in it with -i')
+            raise InputError('there is no home folder to put weights into; name a folder with -o, and later the file '
+                             'in it with -i')
     os.makedirs(folder, exist_ok=True)
     fetch = _fetch_archive if args.name in RELEASES else _fetch_file
     for source in sources:
@@ -49,24 +51,24 @@ def run(args):
     return 0
 
 
-def _fetch_archive(source, folder):
+def _fetch_archive(source: Any, folder: str) -> None:
     from chainer_caption.storage.files import read_json, write_json
     from chainer_caption.storage.unpack import unpack
     record, archive = os.path.join(folder, _RECORD), _place(source, folder)
     unpacked = read_json(record) if os.path.exists(record) else []
     if not isinstance(unpacked, list) or not all(isinstance(remote, dict) for remote in unpacked):
-        raise InputError(f'{record}: is something else than a list of downloads; move it out of the way')
+        raise InputError(f'{record}: is not a list of downloads; move it elsewhere')
     if any(remote.get('url') == source.url for remote in unpacked):
         say(f'{source.url} is in {folder} already')
         return
     remote = _fetch_file(source, folder)
-    unpack(archive, folder, source.strip, lambda members: tqdm(members, 'unpacking', unit=' files', disable=None))
+    unpack(archive, folder, source.strip, lambda members: track(members, 'unpacking', unit='files'))
     write_json(record, [*unpacked, remote])
     os.unlink(archive)
 
 
-def _fetch_file(source, folder):
-    """Fetches a file if it is not there; what the server says of it."""
+def _fetch_file(source: Any, folder: str) -> dict[str, Any]:
+    """Fetches a file if it is not there; returns what the server reports of it."""
     from chainer_caption.storage.downloads import ask, begun, download
     from chainer_caption.storage.unpack import check_room
     path = _place(source, folder)
@@ -78,10 +80,10 @@ def _fetch_file(source, folder):
     check_room(folder, size - done, source.url)
     say(f'{source.url}: {size / 1e6:,.1f} MB' + (f', of which {done / 1e6:,.1f} are there' if done else '') +
         f', to {folder}; licence: {source.licence}')
-    with tqdm(total=size, initial=done, unit='B', unit_scale=True, disable=None) as bar:
+    with Progress('download', size, done, 'MB', 1e6) as bar:
         download(remote, path, bar.update, say)
     return remote
 
 
-def _place(source, folder):
+def _place(source: Any, folder: str) -> str:
     return os.path.join(folder, source.url.rpartition('/')[2])

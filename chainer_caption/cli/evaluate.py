@@ -18,6 +18,7 @@ from chainer_caption.cli.common import (
     search_of,
     whole_numbers,
 )
+from chainer_caption.cli.progress import track
 from chainer_caption.data import SPLITS, Dataset
 from chainer_caption.errors import InputError
 from chainer_caption.storage.files import atomic_write, unwritable
@@ -139,8 +140,6 @@ def _open(stack, path):
 
 def _evaluate_model(args, evaluator):
     """The evaluations of the model, and what to say about it."""
-    from tqdm import tqdm
-
     from chainer_caption.captioning.captioner import Captioner
     from chainer_caption.functions.matmul import using_precision
     where = device(args.gpu)
@@ -148,11 +147,10 @@ def _evaluate_model(args, evaluator):
         captioner = Captioner.load(args.model, where, images=False)
         searches = [search_of(args, captioner, **given(width=width, length_normalization=normalization))
                     for width in args.beam_widths or [None] for normalization in args.length_normalization or [None]]
-        # disable=None: a bar on a terminal only.
         evaluations = evaluator.evaluate_model(
             ' + '.join(os.path.basename(os.path.normpath(model)) for model in args.model), captioner, searches,
             1 if args.top is None else args.top,
-            watch=lambda results: tqdm(results, total=len(evaluator.images), unit=' images', disable=None))
+            watch=lambda results: track(results, 'evaluate', len(evaluator.images)))
     provenance = captioner.bundle.provenance or {}
     return evaluations, {'model': evaluations[0].name, 'encoder': provenance.get('encoder', 'unknown'),
                          'preprocessing': provenance.get('preprocessing', 'unknown'),

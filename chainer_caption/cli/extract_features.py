@@ -1,9 +1,6 @@
 """extract_features: from a folder of images to a dataset."""
-import sys
-
-from tqdm import tqdm
-
-from chainer_caption.cli.common import add_device, device, failure, say
+from chainer_caption.cli.common import add_device, device, say
+from chainer_caption.cli.progress import Progress, show_failure
 from chainer_caption.data.captions import TOKENIZERS
 from chainer_caption.errors import InputError
 from chainer_caption.features.encoders import ENCODERS
@@ -65,17 +62,9 @@ def run(args):
     if args.captions is None and args.tokenizer is not None:
         raise InputError('--tokenizer belongs to --captions')
     extractor = Extractor.load(*_encoder(args), device(args.gpu), args.exif, args.max_pixels)
-    with tqdm(unit=' images', disable=None) as bar:
-        def progress(done, total):
-            if bar.total is None:
-                bar.total, bar.initial, bar.n = total, done, done
-            bar.update(done - bar.n)
-
-        def report(filename, reason):
-            tqdm.write(failure(filename, reason), file=sys.stderr)
-
+    with Progress('extract-features') as bar:
         failed = extract_features(args.folder, args.output, extractor, args.captions, args.dtype, splitting,
-                                  progress, report, say, args.tokenizer or 'words')
+                                  bar.at, show_failure, say, args.tokenizer or 'words')
     return 1 if failed else 0
 
 

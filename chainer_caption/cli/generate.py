@@ -1,14 +1,20 @@
 """generate: captions of images, or of a dataset's stored features."""
+from __future__ import annotations
+
+import argparse
 import codecs
 import collections
+import contextlib
+import errno
 import os
 import sys
-
-from tqdm import tqdm
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
 
 from chainer_caption.cli.common import (
     add_beam,
     add_device,
+    add_encoder_weights,
     add_limits,
     add_models,
     add_precision,
@@ -17,125 +23,162 @@ from chainer_caption.cli.common import (
     beam_options,
     check_ways,
     device,
-    failure,
     model_facts,
     name_of,
     say,
     search_of,
 )
+from chainer_caption.cli.progress import Progress, show_failure, track
 from chainer_caption.data import SPLITS, Dataset
 from chainer_caption.errors import InputError
+from chainer_caption.features.folders import find_images
 from chainer_caption.parallel import Processes
 from chainer_caption.storage.files import is_stream, unreadable, with_filename
 
-DESCRIPTION = 'Caption images, folders of images, or the stored features of a dataset.'
+if TYPE_CHECKING:
+    from chainer_caption.captioning.sidecars import Sidecars
+
 EXAMPLES = '''\
-  generate.py holiday/ -o captions.html                     what comes along, a gallery
-  generate.py -m model -i VGG_ILSVRC_19_layers.caffemodel holiday/ dog.jpg
-  generate.py -m model -l images.txt --top 1 -g 0
-  generate.py -m model holiday/ -o captions.jsonl           or .csv, or .html: a gallery
-  generate.py -m model --dataset features/coco --split test -o captions.jsonl
-  generate.py -m model holiday/ --sample --top-p 0.9 --seed 1       captions drawn from the model
-  generate.py -m model holiday/ --beam-groups 5 --diversity-penalty 0.5          captions that differ
-  generate.py -m model -m model2 holiday/                           two models as one
-  generate.py -m model holiday/ --sidecar txt               holiday/dog.txt beside holiday/dog.jpg; xmp: dog.jpg.xmp
-  generate.py -m model holiday/ --format metadata -o holiday/metadata.jsonl'''
+  chainer-caption generate holiday/ -o captions.html             an HTML gallery, by the pretrained model
+  chainer-caption generate -m model -i VGG_ILSVRC_19_layers.caffemodel holiday/ dog.jpg
+  chainer-caption generate -m model -l images.txt --top 1 -g 0
+  find /photos -name '*.jpg' -print0 | chainer-caption generate -l - -o captions.jsonl
+  chainer-caption generate -m model --dataset features/coco --split test -o captions.jsonl
+  chainer-caption generate holiday/ --sample --top-p 0.9 --seed 1          sampled captions
+  chainer-caption generate holiday/ --beam-groups 5 --diversity-penalty 0.5          captions that differ more
+  chainer-caption generate -m model -m model2 holiday/           an ensemble of two models
+  chainer-caption generate holiday/ --sidecar txt                holiday/dog.txt beside holiday/dog.jpg
+  chainer-caption generate holiday/ --format metadata -o holiday/metadata.jsonl'''
 
-FORMATS = {'.txt': 'text', '.jsonl': 'jsonl', '.csv': 'csv', '.html': 'html', '.htm': 'html'}
+FORMATS = {'.txt': 'text', '.jsonl': 'jsonl', '.json': 'json', '.csv': 'csv', '.tsv': 'tsv', '.html': 'html',
+           '.htm': 'html'}
+
+# A full disk takes no further sidecar either.
+_FULL = errno.ENOSPC, errno.EDQUOT
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     from chainer_caption.features.images import MAX_PIXELS
-    parser.add_argument('images', nargs='*', metavar='IMAGE|FOLDER', help='folders are walked, in sorted order')
-    add_models(parser)
-    parser.add_argument('-i', '--encoder-weights', metavar='WEIGHTS',
-                        help="the image encoder's weights (.caffemodel, .npz, .pth, .safetensors)")
-    parser.add_argument('-l', '--list', metavar='LIST', help='file with an image path on each line')
-    parser.add_argument('-s', '--sentences', metavar='FILE', help='not needed: a model carries its vocabulary')
-    parser.add_argument('--dataset', metavar='DATASET', help="caption a dataset's images by its stored features")
-    parser.add_argument('--split', metavar='SPLIT', choices=SPLITS, help='which of them (default: test)')
-    add_device(parser)
-    add_precision(parser)
-    add_beam(parser)
-    add_limits(parser)
-    add_ways(parser)
-    add_provenance(parser, "made the model's features, if the model does not record it")
-    parser.add_argument('--no-exif', dest='exif', action='store_false',
-                        help='take images as they are stored, whatever their EXIF orientation says')
-    parser.add_argument('--max-pixels', type=int, default=MAX_PIXELS, metavar='N',
-                        help='refuse images of more (%(default)s)')
-    parser.add_argument('--format', choices=('text', 'jsonl', 'csv', 'html', 'metadata'),
-                        help='(default: by the name of OUT, else text); metadata is the metadata.jsonl of Hugging '
-                             "Face's ImageFolder, to be written to the folder of the images")
-    parser.add_argument('--scores', action='store_true', help='in text, say how probable each caption is')
-    parser.add_argument('-o', '--output', metavar='OUT',
-                        help='file to write (default: standard output); until all is done, what is done stands in '
-                             'OUT.part, and the same command goes on from there if it was stopped')
-    parser.add_argument('--sidecar', metavar='SUFFIX',
-                        help="in place of OUT: write each image's best caption beside it, as photo.txt for txt or "
-                             'any other suffix, as photo.jpg.xmp for xmp; those that are there stay, so that the same '
-                             'command goes on if it was stopped')
-    parser.add_argument('--output-dir', metavar='FOLDER',
-                        help='write the sidecars there, in folders as the images are in')
-    parser.add_argument('--overwrite', action='store_true', help='replace sidecars that are there, whoever wrote them')
+    inputs = parser.add_argument_group('images')
+    inputs.add_argument('images', nargs='*', metavar='IMAGE|FOLDER',
+                        help='captioned in the order given; folders are walked in sorted order')
+    inputs.add_argument('-l', '--list', metavar='LIST',
+                        help='file with an image or folder on each line, in UTF-8 or UTF-16, or with NULs between '
+                             'them; - is standard input')
+    inputs.add_argument('--dataset', metavar='DATASET', help="caption a dataset's images by their stored features")
+    inputs.add_argument('--split', metavar='SPLIT', choices=SPLITS,
+                        help='split of the dataset: %(choices)s (default: test)')
+    inputs.add_argument('--limit', type=int, metavar='N', help='caption the first N images only')
+    inputs.add_argument('--no-exif', dest='exif', action='store_false',
+                        help='do not turn images by their EXIF orientation')
+    inputs.add_argument('--max-pixels', type=int, default=MAX_PIXELS, metavar='N',
+                        help='refuse images of more pixels (default: %(default)s)')
+    inputs.add_argument('-s', '--sentences', metavar='FILE',
+                        help='ignored: a model has its vocabulary (for commands written for chainer-image-caption)')
+    model = parser.add_argument_group('model')
+    add_models(model)
+    add_encoder_weights(model)
+    add_provenance(model, "made the model's features, if the model does not record it")
+    add_device(model)
+    add_precision(model)
+    search = parser.add_argument_group('search')
+    add_beam(search)
+    add_limits(search)
+    add_ways(search)
+    output = parser.add_argument_group('output')
+    output.add_argument('-o', '--output', metavar='OUT',
+                        help='file to write; - is standard output, the default. Until all is done, OUT.part holds what '
+                             'is done, and the same command continues from there')
+    output.add_argument('--format', choices=('text', 'jsonl', 'json', 'csv', 'tsv', 'html', 'metadata'),
+                        help="the output's format (default: by the suffix of OUT, else text); metadata is the "
+                             "metadata.jsonl of Hugging Face's ImageFolder, which belongs into the images' folder")
+    output.add_argument('--scores', action='store_true', help='in text, show the probability of each caption')
+    output.add_argument('--sidecar', metavar='SUFFIX',
+                        help="in place of OUT: write each image's best caption beside it, as photo.txt for txt or any "
+                             'other suffix, as photo.jpg.xmp for xmp. Existing ones are kept, so the same command '
+                             'continues a run')
+    output.add_argument('--output-dir', metavar='FOLDER',
+                        help="write the sidecars to this folder, in the images' subfolders")
+    output.add_argument('--overwrite', action='store_true', help='replace existing sidecars')
 
 
-def run(args):
+def run(args: argparse.Namespace) -> int:
     check_ways(args)
-    _check_sidecar(args)
-    if args.scores and _kind(args) != 'text':
-        raise InputError('--scores is for text; jsonl, csv and html have the scores already')
+    _check_output(args)
     processes = Processes.started()
     tell = say if processes.first else lambda line: None
     paths, sidecars = processes.broadcast(_paths(args) if processes.first else None)
-    if sidecars is not None and not paths:
-        tell(f'all {sidecars.kept:,} images have a sidecar; --overwrite replaces them')
-        return 0
+    if sidecars is not None:
+        if not paths:
+            tell(f'all {sidecars.kept:,} images have a sidecar; --overwrite replaces them')
+            return 0
+        if sidecars.renamed:
+            tell(f'{sidecars.renamed[0]}: keeps the suffix of its image, because another image has the name without it'
+                 + (f'; so do {len(sidecars.renamed) - 1:,} others' if len(sidecars.renamed) > 1 else ''))
     from chainer_caption.functions.matmul import using_precision
     if args.sentences is not None:
-        tell('-s is not needed: the model carries its vocabulary')
+        tell('-s is not needed: the model has its vocabulary')
     where = device(args.gpu, processes)
     with using_precision(args.precision, where, tell):
         return _caption(args, paths, sidecars, where, processes, tell)
 
 
-def _caption(args, paths, sidecars, where, processes, tell):
+def _caption(args: argparse.Namespace, paths: list[str], sidecars: Sidecars | None, where: Any, processes: Processes,
+             tell: Callable[[str], object]) -> int:
     from chainer_caption.captioning.captioner import Captioner
     from chainer_caption.captioning.resumable import Images, StoredFeatures, caption_together
+    work: Any
     if args.dataset is not None:
         dataset = processes.one_after_another(lambda: Dataset(args.dataset))
         captioner = Captioner.load(args.model, where, images=False, say=tell)
-        work = StoredFeatures(captioner, dataset, args.split or 'test')
+        work = StoredFeatures(captioner, dataset, args.split or 'test', args.limit)
     else:
         work = Images(Captioner.load(args.model, where, args.encoder_weights, args.encoder, args.preprocessing,
-                                       honour_exif=args.exif, max_pixels=args.max_pixels, say=tell), paths)
+                                     honour_exif=args.exif, max_pixels=args.max_pixels, say=tell), paths)
     search = search_of(args, work.captioner, **beam_options(args))
     if processes.first and sidecars is not None:
-        return _write_sidecars(args, sidecars, work, caption_together(work, search, processes))
-    # A pipe or a device takes what comes; only with a file can a run that was stopped go on.
+        return _write_sidecars(sidecars, work, caption_together(work, search, processes))
+    # Only a file can be continued, not a pipe or a device.
     if processes.first and args.output is not None and not is_stream(args.output):
         return _write_resumably(args, work, search, processes)
     results = caption_together(work, search, processes)
-    return _write(args, work, search, results) if processes.first else _exhaust(results)
-
-
-def _exhaust(results):
-    """What processes other than the one that writes do: they work, and have nothing to write."""
-    collections.deque(results, maxlen=0)
+    if processes.first:
+        return _write(args, work, search, results)
+    collections.deque(results, maxlen=0)                # the other processes compute, and have nothing to write
     return 0
 
 
-def _check_sidecar(args):
+def _check_output(args: argparse.Namespace) -> None:
+    """Refuses what cannot be written, or makes no sense, before anything is loaded."""
+    if args.limit is not None and args.limit < 1:
+        raise InputError.of('limit', args.limit, 'must be at least 1')
+    if args.output == '-':
+        args.output = None
     for name in ('output', 'format', 'dataset', 'scores') if args.sidecar is not None else ():
         if getattr(args, name):
             raise InputError(f'--sidecar writes a caption beside each image, without --{name}')
     for name in ('output_dir', 'overwrite') if args.sidecar is None else ():
         if getattr(args, name):
             raise InputError(f'--{name.replace("_", "-")} belongs to --sidecar')
+    suffix = os.path.splitext(args.output or '')[1].lower()
+    if args.output is not None and not is_stream(args.output):
+        folder, name = os.path.split(args.output)
+        if os.path.isdir(args.output):
+            raise InputError(f'{args.output}: is a folder; name a file')
+        if not os.path.isdir(folder or os.curdir):
+            raise InputError(f'{args.output}: cannot be written (no such folder: {folder})')
+        if len(os.fsencode(f'{name}.part')) > 255:
+            raise InputError(f'{args.output}: cannot be written (the name of {name}.part is too long)')
+        if args.format is None and suffix not in {'', *FORMATS}:
+            raise InputError(f'{args.output}: no format has the suffix {suffix}; take one of {", ".join(FORMATS)}, or '
+                             'choose one with --format')
+    args.format = args.format or FORMATS.get(suffix, 'text')
+    if args.scores and args.format != 'text':
+        raise InputError('--scores is for text; the other formats contain the scores')
 
 
-def _paths(args):
-    """The images to caption, None where a dataset is to be captioned instead; and their `Sidecars`, or None."""
+def _paths(args: argparse.Namespace) -> tuple[Any, Any]:
+    """The images to caption, None where a dataset is captioned instead; and their `Sidecars`, or None."""
     named = bool(args.images) or args.list is not None
     if args.dataset is not None:
         if named:
@@ -148,107 +191,111 @@ def _paths(args):
         raise InputError('--split belongs to --dataset')
     if not named:
         raise InputError('nothing to caption: name images or folders, -l LIST, or --dataset DATASET')
-    listed, sidecars = _read_list(args.list) if args.list is not None else [], None
+    sources, sidecars = [*args.images, *(_read_list(args.list) if args.list is not None else [])], None
     if args.sidecar is not None:
         from chainer_caption.captioning.sidecars import Sidecars
-        sidecars = Sidecars([*args.images, *listed], args.sidecar, args.output_dir, args.overwrite)
+        sidecars = Sidecars(sources, args.sidecar, args.output_dir, args.overwrite)
         paths = list(sidecars.missing)
     else:
-        from chainer_caption.features.folders import find_images
-        paths = find_images(args.images) + listed
+        paths = [path for source in sources for path in find_images(source)]
     if not paths and not (sidecars and sidecars.kept):
         raise InputError(f'{args.list or ", ".join(args.images)}: no images in there')
-    return paths, sidecars
+    return paths[:args.limit], sidecars
 
 
-def _read_list(path):
+def _read_list(path: str) -> list[str]:
+    """The lines of a list: file names are bytes, which `os.fsdecode` keeps even where they are no text."""
     try:
-        with open(path, 'rb') as f:
-            # File names are bytes; os.fsdecode keeps those that are not text. Windows' editors begin with a mark.
-            return [os.fsdecode(line) for line in f.read().removeprefix(codecs.BOM_UTF8).splitlines() if line.strip()]
+        if path == '-':
+            data = sys.stdin.buffer.read()
+        else:
+            with open(path, 'rb') as f:
+                data = f.read()
     except OSError as e:
         raise unreadable(path, e) from e
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        try:
+            data = data.decode('utf-16').encode('utf-8', 'surrogatepass')
+        except UnicodeDecodeError as e:
+            raise InputError(f'{path}: begins as UTF-16 and is not; save it as UTF-8') from e
+    data = data.removeprefix(codecs.BOM_UTF8)
+    return [os.fsdecode(line) for line in (data.split(b'\0') if b'\0' in data else data.splitlines()) if line.strip()]
 
 
-def _write(args, work, search, results):
+def _write(args: argparse.Namespace, work: Any, search: Any, results: Iterable[Any]) -> int:
     from chainer_caption.report import open_writer
-    kind, settings = _format(args, work, search)
-    failed = 0
-    # A file that cannot be written should be found out before the first image is captioned, hence the order.
-    with with_filename(args.output or 'standard output'), _progress(args, len(work.items)) as bar, \
-            open_writer(kind, args.output or sys.stdout, **settings) as writer:
+    settings, failed = _settings(args, work, search), 0
+    # No bar where the captions themselves go to the terminal. The order finds a file that cannot be written first.
+    with with_filename(args.output or 'standard output'), \
+            Progress('generate', len(work.items), hidden=sys.stdout.isatty()) as bar, \
+            open_writer(args.format, args.output or sys.stdout, **settings) as writer:
         for result in results:
             writer.write(result)
-            failed += _tell_failure(result)
+            failed += _show(result)
             bar.update()
     return 1 if failed else 0
 
 
-def _write_sidecars(args, sidecars, work, results):
-    failed = 0
-    sidecars.prepare()
-    with _progress(args, sidecars.kept + len(work.items), sidecars.kept) as bar:
+def _write_sidecars(sidecars: Sidecars, work: Any, results: Iterable[Any]) -> int:
+    failed, total = 0, sidecars.kept + len(work.items)
+    sidecars.prepare(work.items)
+    with _counting(total, sidecars.kept) as bar:
         for result in results:
-            failed += _tell_failure(result)
+            failed += _show(result)
             if result.error is None:
-                sidecars.write(result)
+                try:
+                    sidecars.write(result)
+                except OSError as e:
+                    if e.errno in _FULL:
+                        raise
+                    failed += 1
+                    show_failure(result.filename, f'its sidecar cannot be written ({e.strerror or e})')
             bar.update()
     return 1 if failed else 0
 
 
-def _write_resumably(args, work, search, processes):
+def _write_resumably(args: argparse.Namespace, work: Any, search: Any, processes: Processes) -> int:
     from chainer_caption.captioning.resumable import CaptionFile
-    kind, settings = _format(args, work, search)
-    failed = 0
+    settings, failed = _settings(args, work, search), 0
     with CaptionFile(work, args.output, search, processes) as captions:
-        with _progress(args, len(work.items), captions.done) as bar:
+        with _counting(len(work.items), captions.done) as bar:
             for i, result in enumerate(captions.results()):
-                failed += _tell_failure(result)
+                failed += _show(result)
                 bar.update(i >= captions.done)
-        captions.finish(kind, lambda results: tqdm(results, 'writing', len(work.items), leave=False, disable=None),
-                        **settings)
+        captions.finish(args.format, lambda results: track(results, 'writing', len(work.items)), **settings)
     return 1 if failed else 0
 
 
-def _progress(args, total, done=0):
-    # disable=None: a bar on a terminal only; and none where the captions themselves go there.
-    hidden = True if args.output is None and args.sidecar is None and sys.stdout.isatty() else None
-    return tqdm(total=total, initial=done, unit=' images', disable=hidden)
+@contextlib.contextmanager
+def _counting(total: int, done: int) -> Iterator[Progress]:
+    """Progress of work that can be continued: Ctrl-C tells how much is done."""
+    with Progress('generate', total, done) as bar:
+        try:
+            yield bar
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(f'{bar.done:,} of {total:,} images done; the same command continues') from None
 
 
-def _tell_failure(result):
+def _show(result: Any) -> bool:
     if result.error is not None:
-        tqdm.write(failure(result.filename, result.error), file=sys.stderr)
+        show_failure(result.filename, result.error)
     return result.error is not None
 
 
-def _kind(args):
-    return args.format or FORMATS.get(os.path.splitext(args.output or '')[1].lower(), 'text')
-
-
-def _format(args, work, search):
-    """The format and the settings of its writer."""
-    kind = _kind(args)
-    if kind == 'html':
-        return kind, _gallery_settings(args, work.captioner, search)
-    if kind == 'metadata':
-        return kind, _metadata_settings(args, work.items)
-    return kind, {'scores': True} if args.scores else {}
-
-
-def _metadata_settings(args, paths):
-    from chainer_caption.report.rows import metadata_name
-    if args.dataset is not None:
-        raise InputError('--format metadata names images from where its file lies; a --dataset has none')
-    folder = os.path.dirname(args.output or '') or os.curdir
-    for path in paths:                                  # what cannot be named is found out before it is captioned
-        metadata_name(path, folder)
-    return {'folder': folder}
-
-
-def _gallery_settings(args, captioner, search):
-    import datetime
-
-    inputs = [*args.images, *filter(None, [args.list, args.dataset])]
-    return {'title': f'Captions of {name_of(inputs[0])}' if len(inputs) == 1 else 'Captions',
-            'date': datetime.date.today().isoformat(), 'settings': model_facts(captioner, search)}
+def _settings(args: argparse.Namespace, work: Any, search: Any) -> dict[str, Any]:
+    """The settings of the format's writer."""
+    if args.format == 'html':
+        import datetime
+        inputs = [*args.images, *filter(None, [args.list, args.dataset])]
+        return {'title': f'Captions of {name_of(inputs[0])}' if len(inputs) == 1 else 'Captions',
+                'date': datetime.date.today().isoformat(), 'settings': model_facts(work.captioner, search),
+                'honour_exif': args.exif, 'max_pixels': args.max_pixels}
+    if args.format == 'metadata':
+        from chainer_caption.report.rows import metadata_name
+        if args.dataset is not None:
+            raise InputError('--format metadata names images relative to its file; a --dataset has no paths')
+        folder = os.path.dirname(args.output or '') or os.curdir
+        for path in work.items:                         # raises before anything is captioned
+            metadata_name(path, folder)
+        return {'folder': folder}
+    return {'scores': True} if args.scores else {}

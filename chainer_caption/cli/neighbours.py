@@ -1,22 +1,24 @@
-"""neighbours: the words that a model takes for alike."""
+"""neighbours: the nearest words in a model's embedding."""
+from __future__ import annotations
+
+import argparse
 import dataclasses
 import json
 
-DESCRIPTION = "Show the nearest words by a model's embedding."
 EXAMPLES = '''\
-  neighbours.py model horse
-  neighbours.py model horse dog beach --top 5
-  neighbours.py model horse --json        {"horse": [{"word", "cosine", "count"}, ...]}'''
+  chainer-caption neighbours model horse
+  chainer-caption neighbours model horse dog beach --top 5
+  chainer-caption neighbours model horse --json        {"horse": [{"word", "cosine", "count"}, ...]}'''
 
 
-def add_arguments(parser):
-    parser.add_argument('model', metavar='MODEL', help='model directory that train.py wrote')
-    parser.add_argument('words', nargs='+', metavar='WORD')
-    parser.add_argument('--top', type=int, default=10, metavar='N', help='neighbours a word (%(default)s)')
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('model', metavar='MODEL', help='model directory that train wrote')
+    parser.add_argument('words', nargs='+', metavar='WORD', help='words of its vocabulary')
+    parser.add_argument('--top', type=int, default=10, metavar='N', help='neighbours of a word (default: %(default)s)')
     parser.add_argument('--json', action='store_true', help='print one JSON object')
 
 
-def run(args):
+def run(args: argparse.Namespace) -> int:
     from chainer_caption.models.bundle import Bundle
     from chainer_caption.models.neighbours import find_neighbours, word_id
     from chainer_caption.report.tables import table

@@ -1,41 +1,45 @@
-"""Ctrl-C and SIGTERM as a wish to stop in good order: the first is granted after the update, the second kills."""
+"""Ctrl-C and SIGTERM as a request to stop: the first is granted after the current update, the second kills."""
+from __future__ import annotations
+
 import signal
 import threading
+from types import FrameType
+from typing import Any
 
 
 class Stopping:
-    """A context manager that takes these signals while its block runs; calling it says whether one has come.
+    """A context manager that catches these signals within its block; calling it tells whether one has arrived.
 
-    Signals that were ignored before, as under nohup, still are. In a thread other than the main one, where Python lets
-    nobody take signals, it takes none.
+    Signals that were ignored before, as under nohup, stay ignored. Python allows signal handlers in the main thread
+    only; in another one it catches none.
 
     Attributes:
-        status (int): The exit status that tells of the signal, 128 plus its number, once somebody has been told of it;
-            0 until then.
+        status: The exit status that reports the signal, 128 plus its number, after a call has returned True; 0 until
+            then.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.status = 0
-        self._came = None
-        self._before = {}
+        self._received: int | None = None
+        self._before: dict[int, Any] = {}
 
-    def __enter__(self):
+    def __enter__(self) -> Stopping:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 if signal.getsignal(number) is not signal.SIG_IGN:
-                    self._before[number] = signal.signal(number, self._take)
+                    self._before[number] = signal.signal(number, self._receive)
         return self
 
-    def _take(self, number, frame):
-        self._came = number
-        for taken in self._before:
-            signal.signal(taken, signal.SIG_DFL)
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        self._received = number
+        for caught in self._before:
+            signal.signal(caught, signal.SIG_DFL)
 
-    def __call__(self):
-        if self._came is not None:
-            self.status = 128 + self._came
-        return self._came is not None
+    def __call__(self) -> bool:
+        if self._received is not None:
+            self.status = 128 + self._received
+        return self._received is not None
 
-    def __exit__(self, *exception):
+    def __exit__(self, *exception: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)

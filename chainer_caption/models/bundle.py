@@ -129,7 +129,7 @@ class Bundle:
                 begun = any(folder.glob(SNAPSHOTS))
                 raise InputError(f'{folder}: lacks {name}, ' + (
                     'because its training was stopped before it had a model; train.py --resume goes on with it'
-                    if begun else 'so it is no complete model directory; train it again'))
+                    if begun else 'so it is no model directory; name the folder that train wrote (-o MODEL)'))
         config = current_keys(read_json(folder / CONFIG))
         architecture = _check_config(config, folder / CONFIG)
         configuration = architecture.read_configuration(config, folder / CONFIG)

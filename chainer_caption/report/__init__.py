@@ -1,8 +1,7 @@
-"""What people look at: captions as text, JSON lines, CSV, an HTML gallery, or beside their images.
+"""Captions as text, JSON, CSV, TSV, an HTML gallery, or files beside their images; pages on training and evaluation.
 
-A writer takes one result at a time and puts it on the disk before the next one comes, so that a folder of any size is
-reported in little memory and a run that is stopped leaves what it had done (of the gallery, which replaces its file
-only when complete, nothing)::
+A writer takes one result at a time and writes it at once, so that a folder of any size needs little memory and a run
+that is stopped leaves the rows that it has written (a gallery replaces its file only when complete)::
 
     with open_writer('html', 'gallery.html', title='Holiday') as writer:
         for result in captioner.caption('holiday/'):
@@ -19,29 +18,40 @@ A *result* is any object with these attributes (`chainer_caption.captioning.resu
 ===================  =====================  ============================================================
 
 and a caption has ``text`` (str), ``tokens`` (list of str), ``log_prob`` and ``log_prob_per_token`` (float, nats) and
-``finished`` (bool: it ended by itself and not at the length limit).
+``finished`` (bool: it ended with ``</S>`` and not at the length limit).
 """
+from __future__ import annotations
+
+import os
+from typing import Any, TextIO
+
 from chainer_caption.report.gallery import GalleryWriter
-from chainer_caption.report.rows import CsvWriter, JsonLinesWriter, MetadataWriter, TextWriter
+from chainer_caption.report.rows import (
+    CsvWriter,
+    JsonLinesWriter,
+    JsonWriter,
+    MetadataWriter,
+    TextWriter,
+    TsvWriter,
+    Writer,
+)
 
-__all__ = ['WRITERS', 'CsvWriter', 'GalleryWriter', 'JsonLinesWriter', 'MetadataWriter', 'TextWriter', 'open_writer']
+__all__ = ['WRITERS', 'CsvWriter', 'GalleryWriter', 'JsonLinesWriter', 'JsonWriter', 'MetadataWriter', 'TextWriter',
+           'TsvWriter', 'open_writer']
 
-WRITERS = {'text': TextWriter, 'jsonl': JsonLinesWriter, 'csv': CsvWriter, 'html': GalleryWriter,
-           'metadata': MetadataWriter}
+WRITERS: dict[str, Any] = {'text': TextWriter, 'jsonl': JsonLinesWriter, 'json': JsonWriter, 'csv': CsvWriter,
+                           'tsv': TsvWriter, 'html': GalleryWriter, 'metadata': MetadataWriter}
 
 
-def open_writer(format, target, **settings):
-    """A writer of results in one of the formats of `WRITERS`.
+def open_writer(format: str, target: str | os.PathLike[str] | TextIO, **settings: Any) -> Writer:
+    """A writer of results in one of the formats of `WRITERS`: an object with `write(result)` and `close()`.
+
+    It is a context manager. An exception closes it as well, but leaves no incomplete gallery behind.
 
     Args:
-        format (str): `'text'`, `'jsonl'`, `'csv'`, `'html'` or `'metadata'`.
-        target (str, os.PathLike or text file): Where to write. A path is created or replaced; an open file, which must
-            take UTF-8, is written where it stands and left open.
+        format: `'text'`, `'jsonl'`, `'json'`, `'csv'`, `'tsv'`, `'html'` or `'metadata'`.
+        target: A path, which is created or replaced, or an open text file in UTF-8, which is left open.
         **settings: Those of the format's class.
-
-    Returns:
-        An object with `write(result)` and `close()`, and a context manager. Leaving its block by an exception closes
-        it as well, but leaves no half gallery behind.
 
     Raises:
         chainer_caption.errors.InputError: The path cannot be written.

@@ -1,5 +1,5 @@
 'use strict';
-// What a card says, in the gallery and on the service's page. Data become text nodes and properties, never markup.
+// The text of a card, in the gallery and on the service's page. Data become text nodes and properties, never markup.
 
 function make(tag, properties = {}, ...children) {
   const element = Object.assign(document.createElement(tag), properties);
@@ -7,30 +7,30 @@ function make(tag, properties = {}, ...children) {
   return element;
 }
 
-// The captions of a row and its name. `said(tag, properties, text)` makes the elements for the words of others.
-function cardText(row, said) {
+// The captions of a row and its name. `untrusted(tag, properties, text)` makes the elements with untrusted text.
+function cardText(row, untrusted) {
   const [best, ...others] = row.captions || [];
   const text = make('div', {className: 'text'});
   if (best) {
-    const p = said('p', {className: 'best'}, best.caption);
+    const p = untrusted('p', {className: 'best'}, best.caption);
     p.append(...ending(best));
     text.append(p, make('p', {className: 'scores'},
       `${nats(best.log_prob)} nats, ${nats(best.log_prob_per_token)} a token`));
   }
-  if (others.length) text.append(make('ol', {start: 2}, ...others.map(other => alternative(other, best, said))));
+  if (others.length) text.append(make('ol', {start: 2}, ...others.map(other => alternative(other, best, untrusted))));
   if (row.error !== undefined) {
-    text.append(make('p', {className: 'problem'}, 'No captions: ', said('span', {lang: ''}, row.error)));
+    text.append(make('p', {className: 'problem'}, 'No captions: ', untrusted('span', {lang: ''}, row.error)));
   }
   const id = row.image_id === undefined ? '' : `#${row.image_id} `;
-  text.append(make('p', {className: 'name', translate: false}, id, said('span', {lang: ''}, row.filename)));
+  text.append(make('p', {className: 'name', translate: false}, id, untrusted('span', {lang: ''}, row.filename)));
   return text;
 }
 
-function alternative(caption, best, said) {
+function alternative(caption, best, untrusted) {
   const share = Math.min(1, Math.exp(caption.log_prob - best.log_prob));
   const bar = make('i', {title: `${(100 * share).toFixed()} % of the first caption’s probability`});
   bar.style.setProperty('--share', 100 * share + '%');
-  const text = said('span', {}, caption.caption);
+  const text = untrusted('span', {}, caption.caption);
   text.append(...ending(caption));
   return make('li', {}, text, make('span', {className: 'scores'},
     `${nats(caption.log_prob)} / ${nats(caption.log_prob_per_token)}`, bar));

@@ -1,26 +1,27 @@
-"""Line charts as inline SVG that a page's style colours: no library, no script, values in the tooltips."""
+"""Line charts as inline SVG, coloured by the page's style, without a script; tooltips show the values."""
+from __future__ import annotations
+
 import itertools
 import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from chainer_caption.report.html import escape
 
-# The image, and where in it the curves are; the numbers and names are in the margins. In units of the viewBox, of
-# which text takes 12.
+# Sizes of the chart and of its margins, in units of the viewBox; text is 12 high.
 _WIDTH, _HEIGHT = 360, 246
 _LEFT, _RIGHT, _TOP, _BOTTOM = 40, 316, 38, 208
 _LINE = 14
 
 
-def nice_ticks(low, high, most=5):
-    """Round numbers (1, 2 or 5 times a power of ten apart) from at most `low` to at least `high`.
+#: The points of a curve: (epoch, value).
+Points = Sequence[tuple[int, float]]
 
-    Args:
-        low (float): The least value to be shown.
-        high (float): The greatest; not less than `low`.
-        most (int): Steps between the values, about, at most.
 
-    Returns:
-        list of float: At least two numbers, rising.
+def nice_ticks(low: float, high: float, most: int = 5) -> list[float]:
+    """Two or more rising round numbers, 1, 2 or 5 times a power of ten apart, from at most `low` to at least `high`.
+
+    `most` is about the greatest number of steps between them.
     """
     if high - low < 1e-9 * max(abs(low), abs(high)) or high == low == 0:
         low, high = min(low, 0), max(high, 0) or 1
@@ -29,33 +30,23 @@ def nice_ticks(low, high, most=5):
     return [i * step for i in range(math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9) + 1)]
 
 
-def log_points(log, key):
-    """A figure of a training's log, epoch by epoch.
+def log_points(log: Sequence[Mapping[str, Any]], key: str) -> Points:
+    """The points of a figure's curve, where it is finite; `log` as for `write_run_page`.
 
-    Args:
-        log (list of dict): As for `write_run_page`.
-        key (str): The figure. The `main/loss` of epochs that were trained for a reward is left out: it is not in nats
-            per token, as that of the others and of `val` is.
-
-    Returns:
-        list of tuple: The points of its curve, (epoch, value), where it is finite.
+    The `main/loss` of self-critical epochs is left out, because it is not in nats per token.
     """
     return [(entry['epoch'], entry[key]) for entry in log
             if entry.get(key) is not None and not (key == 'main/loss' and 'main/reward' in entry)]
 
 
-def line_chart(curves, measure, best=None):
-    """Curves over epochs.
+def line_chart(curves: Mapping[str, Points], measure: str, best: int | None = None) -> str:
+    """Curves over epochs as an `svg` element; empty where there is no point.
 
     Args:
-        curves (dict): For each name, one word, its points `[(epoch, value), ...]` in order; what is not finite is left
-            out.
-        measure (str): What the values are, with their unit.
-        best (int or None): The epoch to be marked.
-
-    Returns:
-        str: An `svg` element, or nothing where there is no point. What belongs to a curve has the curve's name as its
-        class, for a style to colour it.
+        curves: Name, one word, to points in order; values that are not finite are left out. The elements of a curve
+            have its name as their class, for a style to colour them.
+        measure: What the values are, with their unit.
+        best: The epoch to be marked, if any.
     """
     curves = {name: [point for point in points if math.isfinite(point[1])] for name, points in curves.items()}
     curves = {name: points for name, points in curves.items() if points}
@@ -71,22 +62,22 @@ def line_chart(curves, measure, best=None):
 
 
 class _Scale:
-    """Where an epoch and a value are in the image."""
+    """Coordinates of epochs and values."""
 
-    def __init__(self, first, last, low, high):
+    def __init__(self, first: int, last: int, low: float, high: float) -> None:
         self.first, self.last, self._low, self._high = first, last, low, high
-        # One epoch alone stands in the middle.
+        # A single epoch is in the middle.
         self._from = first if first < last else first - 1
         self.step = (_RIGHT - _LEFT) / (last - first or 2)
 
-    def x(self, epoch):
+    def x(self, epoch: float) -> float:
         return round(_LEFT + (epoch - self._from) * self.step, 1)
 
-    def y(self, value):
+    def y(self, value: float) -> float:
         return round(_BOTTOM - (value - self._low) / (self._high - self._low) * (_BOTTOM - _TOP), 1)
 
 
-def _axes(scale, rows, measure):
+def _axes(scale: _Scale, rows: Sequence[float], measure: str) -> str:
     decimals = max(0, -math.floor(math.log10(rows[1] - rows[0]) + 1e-9))
     parts = [f'<text class="measure" x="{_LEFT}" y="{_TOP - 24}">{escape(measure)}</text>']
     for value in rows:
@@ -100,7 +91,7 @@ def _axes(scale, rows, measure):
     return ''.join(parts)
 
 
-def _best(scale, best):
+def _best(scale: _Scale, best: int | None) -> str:
     if best is None or not scale.first <= best <= scale.last:
         return ''
     x = scale.x(best)
@@ -109,7 +100,7 @@ def _best(scale, best):
             f'<text class="best-name" text-anchor="{anchor}" x="{x}" y="{_TOP - 6}">best: {best}</text>')
 
 
-def _lines(scale, curves):
+def _lines(scale: _Scale, curves: Mapping[str, Points]) -> Iterator[str]:
     free = 0.0
     for name, points in sorted(curves.items(), key=lambda curve: scale.y(curve[1][-1][1])):
         line = ' '.join(f'{scale.x(epoch)},{scale.y(value)}' for epoch, value in points)
@@ -119,9 +110,9 @@ def _lines(scale, curves):
                f'<text class="{name}" x="{scale.x(points[-1][0]) + 8}" y="{y + 4}">{name}</text>')
 
 
-def _values(scale, curves, best):
-    """For each epoch a strip that shows its values to whoever points at it."""
-    found = {}
+def _values(scale: _Scale, curves: Mapping[str, Points], best: int | None) -> str:
+    """A strip for each epoch, with its values in the tooltip."""
+    found: dict[int, list[tuple[str, float]]] = {}
     for name, points in curves.items():
         for epoch, value in points:
             found.setdefault(epoch, []).append((name, value))

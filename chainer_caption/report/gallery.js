@@ -1,4 +1,4 @@
-// Shows the rows, of which cards.js makes cards.
+// Searches, sorts and shows the rows, as cards that cards.js fills.
 {
   // Cards come in blocks, and a block is in the document only while it is near the window. Sixty fill whole rows of
   // one to six columns, so that no gap shows where one block ends.
@@ -34,7 +34,7 @@
     restore();
   });
 
-  // The search is kept in the address, as #q=dog&sort=name, so that it can be passed on.
+  // The search is kept in the address, as #q=dog&sort=name, so that it can be shared.
   function restore() {
     const state = new URLSearchParams(location.hash.slice(1));
     query.value = state.get('q') || '';
@@ -92,7 +92,7 @@
     return [...parts, text.slice(end)];
   }
 
-  // ---- Showing what was found, in order
+  // ---- Results, in order
 
   const names = new Intl.Collator(undefined, {numeric: true});
   const orders = {
@@ -114,7 +114,7 @@
     }
     gallery.replaceChildren(...blocks.map(block => block.element));
     if (!shown.length) {
-      gallery.append(make('p', {className: 'note'}, rows.length ? 'No image has these words.' : 'No images.'));
+      gallery.append(make('p', {className: 'note'}, rows.length ? 'No images match.' : 'No images.'));
     }
     count.value = tally(shown);
     if (blocks.length) fill(blocks[0]);
@@ -161,11 +161,11 @@
 
   // ---- Cards
 
-  const said = (tag, properties, text) =>
+  const untrusted = (tag, properties, text) =>
     make(tag, {lang: gallery.dataset.lang, dir: 'auto', ...properties}, ...marked(text));
 
   function card(row) {
-    return make('article', {}, ...row.image ? [image(row, row.captions[0])] : [], cardText(row, said));
+    return make('article', {}, ...row.image ? [image(row, row.captions[0])] : [], cardText(row, untrusted));
   }
 
   function image({image: {width, height, tint}, data}, best) {

@@ -1,32 +1,34 @@
-"""What our HTML pages share: their resources, and text of strangers made harmless."""
+"""Shared parts of the HTML pages: their resources, and the escaping of untrusted text."""
+from __future__ import annotations
+
 import base64
 import hashlib
 import html
 import importlib.resources
+from collections.abc import Mapping
 
 
-def resource(name, package=__package__):
-    """The text of a file of a package, by default of this one."""
+def resource(name: str, package: str = __package__) -> str:
+    """The text of a file in a package, by default this one."""
     return importlib.resources.files(package).joinpath(name).read_text('utf-8')
 
 
-def csp_hash(source):
-    """How a Content-Security-Policy names a style or a script that it allows."""
+def csp_hash(source: str) -> str:
+    """The name of a style or a script in a Content-Security-Policy that allows it."""
     return 'sha256-' + base64.b64encode(hashlib.sha256(source.encode()).digest()).decode('ascii')
 
 
-def escape(value):
-    """A value as text of a page, also within a quoted attribute."""
+def escape(value: object) -> str:
+    """A value as text for a page, also within a quoted attribute."""
     return html.escape(well_formed(str(value)))
 
 
-def fact_items(facts):
-    """The items of a `dl` that names facts: `{'Model': 'demo', 'Search': 'beam 20'}`."""
+def fact_items(facts: Mapping[str, object]) -> str:
+    """The items of a `dl` element with facts: `{'Model': 'demo', 'Search': 'beam 20'}`."""
     return ''.join(f'<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>' for name, value in facts.items())
 
 
-def well_formed(text):
+def well_formed(text: str) -> str:
     """`text` with replacement characters in place of lone surrogates."""
-    # Names that are not UTF-8 are shown with replacement characters: nothing reads them back from a page, and a
-    # browser may not survive a lone surrogate in what it displays.
+    # File names that are not UTF-8 have them. Some browsers crash on a lone surrogate.
     return text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace')

@@ -1,11 +1,14 @@
-"""A result as a notebook shows it: a piece of HTML with its image, its captions and how probable they are."""
+"""A result in a notebook: HTML with the image, its captions and their log-probabilities."""
+from __future__ import annotations
+
 import base64
 import math
+from typing import Any
 
 from chainer_caption.report.gallery import thumbnail
 from chainer_caption.report.html import escape
 
-# Styles are in the elements, because a notebook's page is not ours; colours are its own, light or dark.
+# Styles are in the elements, because the page is the notebook's; so are its colours, light or dark.
 _FIGURE = ('<figure style="margin:0;display:flex;flex-wrap:wrap;gap:1em;align-items:flex-start">{image}'
            '<figcaption><code>{filename}</code>{text}</figcaption></figure>')
 _IMAGE = '<img alt="{alt}" width="{width}" height="{height}" src="data:image/webp;base64,{data}"/>'
@@ -13,15 +16,14 @@ _CAPTION = ('<li>{text} <small style="opacity:.7">{log_prob:.2f} nats</small><di
             'width:{share:.1f}%;background:currentColor;opacity:.5"></div></li>')
 
 
-def result_html(result, size=320):
-    """A result as HTML, without scripts and without anything to be fetched.
+def result_html(result: Any, size: int = 320) -> str:
+    """A result as one HTML element, which runs no script and fetches nothing.
+
+    The bars compare captions to the best one, as in the gallery.
 
     Args:
         result: As `chainer_caption.report` takes it.
-        size (int): Longer side of the image in pixels, at most.
-
-    Returns:
-        str: One element. The bars compare captions to the best one, as in the gallery.
+        size: Longer side of the image in pixels, at most.
     """
     if result.error is not None:
         return _FIGURE.format(image='', filename=escape(result.filename),

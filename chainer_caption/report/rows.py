@@ -1,35 +1,38 @@
-"""Results as plain text, JSON lines and CSV, written row by row."""
+"""Results as plain text, JSON, CSV and TSV, written row by row."""
+from __future__ import annotations
+
 import contextlib
 import csv
 import json
 import math
 import os
 import re
+from typing import Any
 
 from chainer_caption.errors import InputError
 from chainer_caption.report.html import well_formed
 from chainer_caption.storage import files
 
-# What would break a line or its encoding: control characters (a terminal obeys some of them), Unicode's own line ends,
-# and the lone surrogates by which Python carries the bytes of a file name that is not UTF-8.
+# Characters that break a line or its encoding: control characters, Unicode's line separators, and the lone surrogates
+# that stand for the bytes of a file name that is not UTF-8.
 _NOT_IN_CELLS = re.compile('[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]')
 _UNPRINTABLE = re.compile('[\0-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\\\\]')
 _NOT_IN_JSON_LINES = re.compile('[\x7f-\x9f\u2028\u2029\ud800-\udfff]')
 
+# The beginning of a formula, also in East Asian width: at the start of a cell, or behind what a spreadsheet may be set
+# to take as a separator.
+_FORMULA = re.compile('(^|[;|\t\r\n] *)([=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20])')
 
-# How a formula begins, also in East Asian width.
-_FORMULA = ('=', '+', '-', '@', '\t', '\r', '\n', '\uff1d', '\uff0b', '\uff0d', '\uff20')
 
-
-def one_line(text):
-    """`text` with backslashes and whatever would end its line escaped as in Python, `'\\n'` or `'\\udcff'`."""
+def one_line(text: str) -> str:
+    """`text` on one line: backslashes, control characters and line ends are escaped as in Python, `'\\n'`."""
     return _UNPRINTABLE.sub(_backslash_escape, text)
 
 
-def row_of(result):
+def row_of(result: Any) -> dict[str, Any]:
     """The row of a result as a dict: `{'filename', 'image_id'?, 'captions'}` or `{'filename', 'error'}`.
 
-    A score that is not finite becomes None, because JSON knows no infinity.
+    A score that is not finite becomes None, because JSON has no infinity.
     """
     if result.error is not None:
         return {'filename': result.filename, 'error': result.error}
@@ -41,45 +44,45 @@ def row_of(result):
     return {'filename': result.filename, **image_id, 'captions': captions}
 
 
-def json_line(value):
-    """A JSON value as a line of its own, whoever reads it; a float that is not finite is a ValueError."""
+def json_line(value: Any) -> str:
+    """A JSON value on one line, by any reader's idea of lines; a float that is not finite is a ValueError."""
     text = json.dumps(value, ensure_ascii=False, allow_nan=False)
     return _NOT_IN_JSON_LINES.sub(lambda match: f'\\u{ord(match[0]):04x}', text) + '\n'
 
 
 class Writer:
-    """What the writers share: a text stream, opened here or lent by the caller, and a block to close it.
+    """Base of the writers: a text stream, opened here or by the caller, that a block closes.
 
     Args:
-        target (str, os.PathLike or text file): See `chainer_caption.report.open_writer`.
+        target: See `chainer_caption.report.open_writer`.
     """
 
-    def __init__(self, target):
+    def __init__(self, target: Any) -> None:
         self._resources = contextlib.ExitStack()
         try:
             self._stream = target if hasattr(target, 'write') else self._resources.enter_context(self._open(target))
         except OSError as e:
             raise files.unwritable(target, e) from e
 
-    def _open(self, path):
+    def _open(self, path: Any) -> Any:
         return open(path, 'w', encoding='utf-8', newline='')
 
-    def _put(self, text):
+    def _put(self, text: str) -> None:
         self._stream.write(text)
         self._stream.flush()
 
-    def write(self, result):
+    def write(self, result: Any) -> None:
         """Writes one result."""
         raise NotImplementedError
 
-    def close(self):
+    def close(self) -> None:
         """Ends the output, and closes the file if the writer opened it."""
         self._resources.close()
 
-    def __enter__(self):
+    def __enter__(self) -> Writer:
         return self
 
-    def __exit__(self, *exception):
+    def __exit__(self, *exception: Any) -> None:
         if exception[0] is None:
             self.close()
         else:
@@ -89,34 +92,50 @@ class Writer:
 class TextWriter(Writer):
     """A line `# filename`, then one caption a line, best first; in place of captions a line `! reason` on error.
 
-    Backslashes and line breaks within a name are escaped (`one_line`), so that every row stays on its line.
+    Backslashes and line breaks within a name are escaped (`one_line`).
 
     Args:
         target: See `Writer`.
-        scores (bool): Whether each caption is followed by its probability, ` (p=0.040413)`, as im2txt printed it.
+        scores: Whether each caption is followed by its probability, ` (p=0.040413)`, as in im2txt.
     """
 
-    def __init__(self, target, scores=False):
+    def __init__(self, target: Any, scores: bool = False) -> None:
         super().__init__(target)
         self._scores = scores
 
-    def write(self, result):
+    def write(self, result: Any) -> None:
         if result.error is not None:
             lines = ['! ' + one_line(result.error)]
         else:
             lines = [one_line(caption.text) + self._score(caption) for caption in result.captions]
         self._put(''.join(line + '\n' for line in ['# ' + one_line(result.filename), *lines]))
 
-    def _score(self, caption):
+    def _score(self, caption: Any) -> str:
         return f' (p={math.exp(caption.log_prob):.6f})' if self._scores else ''
 
 
 class JsonLinesWriter(Writer):
-    """One JSON object a line, see `row_of`. UTF-8; the bytes of a name that is not UTF-8 are kept as Python keeps them,
-    as lone surrogates (escaped): `os.fsencode(json.loads(line)['filename'])` is the name."""
+    """One JSON object a line, see `row_of`. UTF-8; a name that is not UTF-8 has escaped lone surrogates in place of its
+    bytes: `os.fsencode(json.loads(line)['filename'])` is the name."""
 
-    def write(self, result):
+    def write(self, result: Any) -> None:
         self._put(json_line(row_of(result)))
+
+
+class JsonWriter(Writer):
+    """One JSON list with the objects of `JsonLinesWriter`, each on a line."""
+
+    def __init__(self, target: Any) -> None:
+        super().__init__(target)
+        self._before = '[\n'
+
+    def write(self, result: Any) -> None:
+        self._put(self._before + json_line(row_of(result)).rstrip('\n'))
+        self._before = ',\n'
+
+    def close(self) -> None:
+        with self._resources:
+            self._put('[]\n' if self._before == '[\n' else '\n]\n')
 
 
 class MetadataWriter(Writer):
@@ -125,14 +144,14 @@ class MetadataWriter(Writer):
 
     Args:
         target: See `Writer`.
-        folder (str): Where the file lies or will lie; images are named from there.
+        folder: The file's folder; images are named relative to it.
     """
 
-    def __init__(self, target, folder='.'):
+    def __init__(self, target: Any, folder: str = '.') -> None:
         super().__init__(target)
         self._folder = folder
 
-    def write(self, result):
+    def write(self, result: Any) -> None:
         """Writes one result.
 
         Raises:
@@ -143,11 +162,11 @@ class MetadataWriter(Writer):
                                  'text': well_formed(result.captions[0].text)}))
 
 
-def metadata_name(path, folder):
-    """What a `metadata.jsonl` in a folder calls an image.
+def metadata_name(path: str, folder: str) -> str:
+    """The name of an image in a `metadata.jsonl` in a folder.
 
     Raises:
-        InputError: It cannot, because the image is not below that folder, or its name is no text.
+        InputError: The image is not below that folder, or its name is not UTF-8.
     """
     name = os.path.relpath(path, folder)
     if name.split(os.sep)[0] == os.pardir:
@@ -161,43 +180,53 @@ def metadata_name(path, folder):
 class CsvWriter(Writer):
     """One caption a row under the columns of `COLUMNS`; an image without captions has one row, with its `error`.
 
-    Rows are those of RFC 4180. A name, caption or reason that a spreadsheet would run as a formula is preceded by an
-    apostrophe, which makes it text (OWASP, "CSV Injection"); what UTF-8 cannot hold, and what a terminal would obey, is
-    escaped as by `one_line`.
+    Rows are those of RFC 4180. No spreadsheet runs a cell as a formula (OWASP, "CSV Injection"): a name that would
+    begin one gets `./` in front, which names the same file to every program, and a row is quoted in all cells where
+    another separator would make a formula of a part of its name. In captions and reasons an apostrophe is put before
+    what would be a formula. Characters that UTF-8 cannot hold, and control characters, are escaped as by `one_line`.
 
     Args:
         target: See `Writer`.
-        header (bool): Whether to write the row of column names first; False to go on with a file begun before.
+        header: Whether to write the row of column names first; False to continue a file.
     """
 
     COLUMNS = ('filename', 'rank', 'caption', 'log_prob', 'log_prob_per_token', 'finished', 'error')
+    delimiter = ','
 
-    def __init__(self, target, header=True):
+    def __init__(self, target: Any, header: bool = True) -> None:
         super().__init__(target)
-        self._csv = csv.writer(self._stream)
+        self._plain = csv.writer(self._stream, delimiter=self.delimiter)
+        self._quoted = csv.writer(self._stream, delimiter=self.delimiter, quoting=csv.QUOTE_ALL)
         if header:
-            with contextlib.ExitStack() as closing:     # a file that takes no header is left to nobody else
+            with contextlib.ExitStack() as closing:     # closes the file if the header cannot be written
                 closing.push(self._resources)
-                self._csv.writerow(self.COLUMNS)
+                self._plain.writerow(self.COLUMNS)
                 self._stream.flush()
                 closing.pop_all()
 
-    def write(self, result):
-        filename = _cell(result.filename)
+    def write(self, result: Any) -> None:
+        filename = _NOT_IN_CELLS.sub(_backslash_escape, result.filename)
+        if _FORMULA.match(filename):
+            filename = os.path.join(os.curdir, filename)
+        rows: list[list[Any]]
         if result.error is not None:
-            self._csv.writerow([filename, *[''] * 5, _cell(result.error)])
+            rows = [[filename, *[''] * 5, _cell(result.error)]]
         else:
-            self._csv.writerows(
-                [filename, rank, _cell(caption.text), float(caption.log_prob), float(caption.log_prob_per_token),
-                 'true' if caption.finished else 'false', '']
-                for rank, caption in enumerate(result.captions, 1))
+            rows = [[filename, rank, _cell(caption.text), float(caption.log_prob), float(caption.log_prob_per_token),
+                     'true' if caption.finished else 'false', ''] for rank, caption in enumerate(result.captions, 1)]
+        # A quoted first column is one cell by any separator; of the others that is not sure.
+        (self._quoted if _FORMULA.search(filename) else self._plain).writerows(rows)
         self._stream.flush()
 
 
-def _cell(text):
-    text = _NOT_IN_CELLS.sub(_backslash_escape, text)
-    return "'" + text if text.startswith(_FORMULA) else text
+class TsvWriter(CsvWriter):
+    """As `CsvWriter`, with tabs between the cells."""
+    delimiter = '\t'
 
 
-def _backslash_escape(match):
+def _cell(text: str) -> str:
+    return _FORMULA.sub(r"\1'\2", _NOT_IN_CELLS.sub(_backslash_escape, text))
+
+
+def _backslash_escape(match: re.Match[str]) -> str:
     return match[0].encode('unicode_escape').decode('ascii')

@@ -1,23 +1,29 @@
-"""A training as an HTML page: its curves, its scores, what it said of the same images epoch after epoch.
+"""A training run as an HTML page: learning curves, scores, and captions of the same images after each epoch.
 
-The page needs nothing but itself and runs no script; its style is the gallery's (`gallery.css`), the evaluation's
+The page is one file without scripts. Its style is the gallery's (`gallery.css`), the evaluation's
 (`evaluation_page.css`) and its own (`run_page.css`).
 """
+from __future__ import annotations
+
 import datetime
 import string
+from collections.abc import Mapping, Sequence
+from typing import Any, TextIO
 
 from chainer_caption.report.charts import line_chart, log_points
 from chainer_caption.report.html import csp_hash, escape, fact_items, resource
 
-# The charts: what is measured, and the curves by their names and their keys in the log.
+Entry = Mapping[str, Any]
+
+# The charts: heading, measure, and the curves: name to key in the log.
 _CHARTS = [('Loss', 'nats per token', {'train': 'main/loss', 'val': 'validation/main/loss'}),
-           ('Reward', 'CIDEr-D of drawn captions', {'train': 'main/reward'}),
+           ('Reward', 'CIDEr-D of sampled captions', {'train': 'main/reward'}),
            ('CIDEr', 'CIDEr of captions of val', {'val': 'validation/main/cider'}),
            ('BLEU-4', 'fraction, of captions of val', {'val': 'validation/main/bleu4'})]
 
-# The columns of the table: the key, what it is called, how it is written.
+# The columns of the table: key, heading, format.
 _COLUMNS = [('main/loss', 'train loss', '{:.3f}'),
-            ('main/reward', 'reward', '{:.3f}'), ('main/length', 'words drawn', '{:.1f}'),
+            ('main/reward', 'reward', '{:.3f}'), ('main/length', 'words sampled', '{:.1f}'),
             ('main/perplexity', 'train perplexity', '{:.2f}'),
             ('main/accuracy', 'train accuracy', '{:.1%}'), ('validation/main/loss', 'val loss', '{:.3f}'),
             ('validation/main/perplexity', 'val perplexity', '{:.2f}'),
@@ -25,18 +31,20 @@ _COLUMNS = [('main/loss', 'train loss', '{:.3f}'),
             ('validation/main/bleu4', 'BLEU-4', '{:.3f}')]
 
 
-def write_run_page(f, title, facts, log, best_by, best, references, details):
-    """Writes the page of a training.
+def write_run_page(f: TextIO, title: str, facts: Mapping[str, object], log: Sequence[Entry], best_by: str,
+                   best: Entry | None, references: Mapping[int, str],
+                   details: Mapping[str, Mapping[str, object]]) -> None:
+    """Writes the page of a training run.
 
     Args:
-        f (text file): Where to write.
-        title (str): The page's title.
-        facts (dict): What stands at its head, in the words to be shown.
-        log (list of dict): An entry for each epoch, as in `log.json`; a figure that was not finite is None.
-        best_by (str): The key of the figure by which an epoch is kept.
-        best (dict or None): The entry of the epoch that is kept by it; None where it was never measured.
-        references (dict): What a person said of the sampled images: `imgid` to text.
-        details (dict): More facts, by their headings: `{'Settings': {'epochs': 30, ...}, ...}`.
+        f: The file to write to.
+        title: The page's title.
+        facts: Facts at its head, in the words to be shown.
+        log: An entry for each epoch, as in `log.json`; a figure that was not finite is None.
+        best_by: The key of the figure that decides which epoch is kept.
+        best: The entry of the epoch that is kept; None where the figure was never measured.
+        references: A person's caption of each sample image: `imgid` to text.
+        details: More facts, by heading: `{'Settings': {'epochs': 30, ...}, ...}`.
     """
     style = resource('gallery.css') + resource('evaluation_page.css') + resource('run_page.css')
     if best is not None:
@@ -49,56 +57,56 @@ def write_run_page(f, title, facts, log, best_by, best, references, details):
                         for heading, own in details.items())))
 
 
-def _charts(log, best):
+def _charts(log: Sequence[Entry], best: Entry | None) -> str:
     parts = []
     for name, measure, keys in _CHARTS:
         chart = line_chart({curve: log_points(log, key) for curve, key in keys.items()}, measure,
-                           best and best['epoch'])
+                           None if best is None else best['epoch'])
         if chart:
             parts.append(f'<figure><figcaption>{name}</figcaption>{chart}</figure>\n')
     return ''.join(parts)
 
 
-def _scores(log, best):
+def _scores(log: Sequence[Entry], best: Entry | None) -> str:
     columns = [column for column in _COLUMNS if any(column[0] in entry for entry in log)]
     lines = ['<tr><th scope="col">epoch</th>' + ''.join(f'<th scope="col">{name}</th>' for _, name, _ in columns)
              + '<th scope="col">time</th></tr>']
     for entry in reversed(log):
         cells = [_cell(entry, key, form) for key, _, form in columns]
-        cells.append(datetime.timedelta(seconds=round(entry['elapsed_time'])))
+        cells.append(str(datetime.timedelta(seconds=round(entry['elapsed_time']))))
         lines.append(_epoch(entry, best, [f'<td>{cell}</td>' for cell in cells]))
     return f'<div class="wide long"><table>{"".join(lines)}</table></div>'
 
 
-def _cell(entry, key, form):
+def _cell(entry: Entry, key: str, form: str) -> str:
     if key not in entry:
         return ''
     return 'not finite' if entry[key] is None else form.format(entry[key])
 
 
-def _epoch(entry, best, cells):
+def _epoch(entry: Entry, best: Entry | None, cells: Sequence[str]) -> str:
     kept = ' class="kept"' if entry is best else ''
     return f'<tr{kept}><th scope="row">{entry["epoch"]}</th>{"".join(cells)}</tr>'
 
 
-def _samples(log, best, references):
+def _samples(log: Sequence[Entry], best: Entry | None, references: Mapping[int, str]) -> str:
     sampled = [entry for entry in log if 'samples' in entry]
     if not sampled:
         return ''
     names = ''.join(f'<th scope="col">{escape(sample["filename"])}</th>' for sample in sampled[0]['samples'])
-    said = ''.join(f'<td dir="auto">{escape(references[sample["image_id"]])}</td>'
+    texts = ''.join(f'<td dir="auto">{escape(references[sample["image_id"]])}</td>'
                    for sample in sampled[0]['samples'])
     lines = [f'<tr><th scope="col">epoch</th>{names}</tr>',
-             f'<tr class="reference"><th scope="row">a person</th>{said}</tr>']
+             f'<tr class="reference"><th scope="row">a person</th>{texts}</tr>']
     for entry in reversed(sampled):
         lines.append(_epoch(entry, best, [f'<td>{_caption(sample)}</td>' for sample in entry['samples']]))
-    return ('<h2>Samples</h2>\n<p class="key">The likeliest caption of the same images of val, epoch after epoch, '
-            'and its log-probability in nats.</p>\n'
+    return ('<h2>Samples</h2>\n<p class="key">The most likely caption of the same images of val after each epoch, '
+            'with its log-probability in nats.</p>\n'
             f'<div class="wide long samples"><table>{"".join(lines)}</table></div>\n')
 
 
-def _caption(sample):
-    text = escape(sample['caption']) or '<span class="cut">nothing said</span>'
+def _caption(sample: Entry) -> str:
+    text = escape(sample['caption']) or '<span class="cut">empty</span>'
     cut = '' if sample['finished'] else ' <span class="cut">cut</span>'
     score = '' if sample['log_prob'] is None else f'{sample["log_prob"]:.2f}'.replace('-', '\N{MINUS SIGN}')
     return f'<span dir="auto">{text}{cut}</span><span class="scores">{score}</span>'

@@ -1,10 +1,12 @@
-"""A caption as the content of a small file beside its image."""
+"""The content of a sidecar: a caption as text or as XMP."""
+from __future__ import annotations
+
 import re
 
 from chainer_caption.report.html import escape
 from chainer_caption.report.rows import one_line
 
-#: The suffix of sidecars in Adobe's XMP, the form in which photo managers keep what they know of an image.
+#: The suffix of sidecars in Adobe's XMP, the format of photo managers.
 XMP = 'xmp'
 
 # dc:description in the language "any", as ISO 16684-1 has it, within what exiv2, and so darktable and digiKam, write.
@@ -27,15 +29,12 @@ _PACKET = '''\
 _NOT_IN_XML = re.compile('[\0-\x08\x0b-\x1f\ufffe\uffff]')
 
 
-def sidecar(suffix, text):
-    """The content of a sidecar.
+def sidecar(suffix: str, text: str) -> str:
+    """The content of a sidecar, which UTF-8 can encode.
 
     Args:
-        suffix (str): Of its name: `'xmp'` is XMP; any other is text, a line.
-        text (str): The caption. What the format cannot hold is replaced or escaped.
-
-    Returns:
-        str: The content, which UTF-8 can hold.
+        suffix: `'xmp'` gives XMP, any other one line of text.
+        text: The caption. Characters that the format cannot hold are replaced or escaped.
     """
     if suffix == XMP:
         return _PACKET.format(_NOT_IN_XML.sub('\N{REPLACEMENT CHARACTER}', escape(text)))

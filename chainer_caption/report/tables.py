@@ -1,18 +1,19 @@
 """Tables of text for a terminal."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+
 from chainer_caption.errors import printable
 
 
-def table(rows, header=None):
-    """Rows of text with their columns aligned, the first to the left and the others to the right.
+def table(rows: Sequence[Sequence[str]], header: Sequence[str] | None = None) -> str:
+    """Lines of text whose columns are aligned, the first to the left and the others to the right.
 
     Args:
-        rows (list of list of str): The cells.
-        header (list of str or None): The names of the columns; a table without is as it comes.
-
-    Returns:
-        str: Lines, each with its end.
+        rows: The cells.
+        header: The names of the columns, if they are shown.
     """
-    lines = [[printable(cell) for cell in line] for line in ([header] if header else []) + rows]
+    lines = [[printable(cell) for cell in line] for line in ([header] if header else []) + list(rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return ''.join('  '.join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]).rstrip() + '\n'
                    for line in lines)

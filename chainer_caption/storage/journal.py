@@ -1,16 +1,22 @@
-"""A journal of work that takes long, so that a run which was stopped, however suddenly, goes on where it was.
+"""A journal of long work, which continues where a stopped run, even a killed one, left off.
 
-The file holds lines of JSON: what the run was asked for, then a row for each piece of work that is done. A last line
-that was cut off is as good as none.
+The file begins with `MAGIC`, a line; then follow lines of JSON: the settings, then a row for each piece of work that is
+done. A last line that is incomplete is ignored. A file that does not begin so is never written to.
 """
+from __future__ import annotations
+
 import contextlib
 import itertools
 import json
 import os
+from collections.abc import Iterator
+from typing import Any
 
 from chainer_caption.errors import InputError
 from chainer_caption.storage.files import parse_json, unwritable, with_filename
 from chainer_caption.storage.locks import lock
+
+MAGIC = b'# chainer_caption journal: rerun the command that wrote it to continue, or delete it\n'
 
 # Of a line, in bytes: an image's captions take some thousand.
 _LONGEST = 2 ** 26
@@ -20,27 +26,38 @@ class Journal:
     """Opens the journal of a run, or begins it. A context manager; the file stays when the block is left.
 
     Args:
-        path (str or os.PathLike): The file.
-        settings (dict): What the results depend on: a name, as the user knows it, to a JSON value. A journal that was
-            begun with others is refused.
+        path: The file.
+        settings: What the results depend on: name, as the user knows it, to JSON value. A journal with other settings
+            is refused.
 
     Raises:
-        InputError: The journal is of other settings, another process writes it, or it cannot be written.
+        InputError: The journal has other settings, the file is no journal, another process writes it, or it cannot be
+            written.
     """
 
-    def __init__(self, path, settings):
+    def __init__(self, path: str | os.PathLike[str], settings: dict[str, Any]) -> None:
         self.path = os.fspath(path)
+        self._start = len(MAGIC)
         try:
             self._file = open(self.path, 'a+b')         # noqa: SIM115 (closed by __exit__); appends wherever it was read
         except OSError as e:
             raise unwritable(self.path, e) from e
         try:
             lock(self._file, self.path)
+            self._file.seek(0)
+            head = self._file.read(4096)
+            if not head.startswith(MAGIC) and not self._is_empty(head):
+                self._start = 0                         # written before journals had a first line, or not a journal
             begun = list(itertools.islice(self._lines(), 2))
             if len(begun) == 2:
                 check_same(self.path, begun[0], settings)
-            else:                                       # nothing has been done that could be of other settings
-                self._begin(begun, settings)
+            elif self._start == 0:
+                raise InputError(f'{self.path}: not the journal of an unfinished run; move it elsewhere, or write to '
+                                 'another file')
+            else:                                       # no results that could be of other settings
+                self._file.truncate(0)
+                self._file.write(MAGIC)
+                self.append(settings)
         except BlockingIOError as e:
             self._file.close()
             raise InputError(f'{self.path}: another run is writing it; wait until that has ended') from e
@@ -49,19 +66,17 @@ class Journal:
                 self._file.close()
             raise
 
-    def _begin(self, before, settings):
-        self._file.seek(0)
-        if not before and self._file.readline(_LONGEST).endswith(b'\n'):
-            raise InputError(f'{self.path}: is something else than the journal of a run; move it out of the way')
-        self._file.truncate(0)
-        self.append(settings)
+    @staticmethod
+    def _is_empty(head: bytes) -> bool:
+        # A crash of the system may leave zeros in place of what was not on the disk yet.
+        return len(head) < 4096 and MAGIC.startswith(head.rstrip(b'\0'))
 
-    def rows(self):
+    def rows(self) -> Iterator[dict[str, Any]]:
         """Iterates over the rows; not while rows are appended."""
         return itertools.islice(self._lines(), 1, None)
 
-    def _lines(self):
-        self._file.seek(0)
+    def _lines(self) -> Iterator[dict[str, Any]]:
+        self._file.seek(self._start)
         while line := self._file.readline(_LONGEST):
             try:
                 row = parse_json(line)
@@ -71,61 +86,58 @@ class Journal:
                 return
             yield row
 
-    def cut(self, count):
-        """Keeps the first `count` rows. What stands behind them goes, and so does a last line that was cut off."""
-        self._file.seek(0)
+    def cut(self, count: int) -> None:
+        """Keeps the first `count` rows and removes all behind them, also an incomplete last line."""
+        self._file.seek(self._start)
         for _ in range(1 + count):
             self._file.readline()
         self._file.truncate(self._file.tell())
 
-    def append(self, row):
-        """Adds a row, a dict of JSON values. Whoever kills the process after this returns cannot undo it."""
+    def append(self, row: dict[str, Any]) -> None:
+        """Adds a row of JSON values, which is safe from then on when the process is killed."""
         with with_filename(self.path):
             self._file.write(json.dumps(row).encode('ascii') + b'\n')
             self._file.flush()
 
-    def remove(self):
-        """Deletes the file: the work is done, and its result is where it belongs."""
+    def remove(self) -> None:
+        """Deletes the file, when the result of the work is where it belongs."""
         os.unlink(self.path)
 
-    def __enter__(self):
+    def __enter__(self) -> Journal:
         return self
 
-    def __exit__(self, *exception):
-        # What a full disk did not take it does not take now; that has been said.
+    def __exit__(self, *exception: object) -> None:
+        # Closing fails again on a full disk, which the exception reports already.
         with contextlib.suppress(OSError) if any(exception) else with_filename(self.path):
             self._file.close()
 
 
-def check_same(path, before, now, begun='begun with', advice='go on with that, or delete it to begin anew'):
+def check_same(path: str | os.PathLike[str], before: dict[str, Any], now: dict[str, Any], begun: str = 'begun with',
+               advice: str = 'go on with that, or delete it to start again') -> None:
     """Compares the settings that something was begun with to those of now.
 
     Args:
-        path (str or os.PathLike): What was begun: a file or a folder.
-        before (dict): What it was begun with.
-        now (dict): The settings that must be the same, by the names that the user knows them by.
-        begun (str): How the line goes on behind the path, up to the setting that is another.
-        advice (str): What to do.
+        path: What was begun: a file or a folder.
+        before: The settings that it was begun with.
+        now: The settings that must be the same, by the names that the user knows.
+        begun: What follows the path in the message, up to the setting that differs.
+        advice: What to do.
 
     Raises:
-        InputError: Some are different; the line names the first and says what to do.
+        InputError: Some differ; the message names the first.
     """
     for name, value in now.items():
         if before.get(name) != value:
-            # A digest, or several, would mean nothing to anybody.
+            # Digests are left out of the message.
             telling = name in before and not isinstance(value, dict) and len(str(value)) != 64
             what = f'{name} {before[name]}, not {value}' if telling else f'another {name}'
             raise InputError(f'{path}: {begun} {what}; {advice}')
 
 
-def stamp(path):
-    """What tells, without reading it, whether a file is still the one that some work was done on.
+def stamp(path: str | os.PathLike[str]) -> list[int]:
+    """A file's size in bytes and its time of change in nanoseconds, which tell whether it is still the same file.
 
-    Args:
-        path (str or os.PathLike): The file.
-
-    Returns:
-        list of int: Its size in bytes and the time of its last change in nanoseconds; empty where there is no file.
+    Empty where there is no file.
     """
     try:
         status = os.stat(path)
