@@ -1,12 +1,12 @@
-"""Encoders as they were published, written out over a few operations, which PyTorch or Chainer can be: the truth that
-our own, with batch normalisation folded into their weights, are compared with."""
+"""The published encoders, over a few operations of PyTorch or Chainer: the reference for ours, which have batch
+normalisation folded into their weights."""
 import chainer
 import chainer.functions as F
 import numpy as np
 
 
 def random_state(link, seed=0):
-    """A state dict in PyTorch's names whose activations keep their size; `link` is `Folded`."""
+    """A state dict in PyTorch's names whose activations keep their size; `link` is a FoldedEncoder."""
     rng = np.random.default_rng(seed)
     state = {'fc.weight': np.zeros((10, 9), np.float32)}
     for name, (conv, norm) in link.torch_layers.items():

@@ -133,7 +133,7 @@ def test_killed_again_and_again(call, package_environment, tmp_path):
     shutil.copytree(UNSEEN, tmp_path / 'unseen')
     (tmp_path / 'unseen' / '20.png').write_text('no image')
     arguments = 'unseen', '-o', 'made/dataset', '--encoder', 'demo'
-    for where, calls in (('_create', 0), ('Journal.append', 2), ('computed', 0), ('Journal.remove', 0)):
+    for where, calls in (('_create', 0), ('Journal.append', 2), ('compute_batch', 0), ('Journal.remove', 0)):
         done = subprocess.run([sys.executable, '-c', KILLING, where, str(calls), *arguments], cwd=tmp_path,
                               env=package_environment, capture_output=True, check=False)
         assert done.returncode == -signal.SIGKILL, done.stderr

@@ -151,7 +151,7 @@ def claim(path, width, height):
     ('truncated.webp', cut, ''),
     ('truncated.gif', cut, ''),
     ('zero bytes.jpg', lambda path: path.write_bytes(b''), 'the file is empty'),
-    ('text.jpg', lambda path: path.write_text('not an image'), 'not an image in a format known here'),
+    ('text.jpg', lambda path: path.write_text('not an image'), 'not an image in a supported format'),
     ('huge.png', lambda path: claim(path, 20_000, 20_000), '20000 x 20000 pixels are more than the limit of 120,000,0'),
     ('long.png', lambda path: claim(path, 70_000, 1), 'a side of more than 65,535'),
     ('gone.jpg', lambda path: (path.unlink(), path.symlink_to('nowhere')), 'cannot be read (No such file'),

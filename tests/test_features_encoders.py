@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0, torchvision's ResNet-101 and Inception v3 are the published encoders, from any file."""
+"""EfficientNet-Lite0, torchvision's ResNet-101 and Inception v3 equal the published encoders, from any file."""
 import dataclasses
 import hashlib
 import importlib.util
@@ -43,7 +43,7 @@ def features(link, x):
 
 @pytest.mark.parametrize('operations', [ChainerOperations, TorchOperations])
 @pytest.mark.parametrize('encoder', EPSILON)
-def test_encoders_are_those_published(encoder, operations, tmp_path):
+def test_encoders_equal_the_published_ones(encoder, operations, tmp_path):
     if operations is TorchOperations:
         pytest.importorskip('torch')
     link = ENCODERS[encoder].link()
@@ -101,14 +101,14 @@ def test_inference_equals_forward(size, strip, tmp_path, monkeypatch):
     got = compute(x)
     assert got.dtype == np.float32 and got.std() > 0.01 and got.min() >= 0 and got.max() < 6
     np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5 * expected.max())
-    # Neither an image's company nor the number of threads changes a bit.
+    # Neither the rest of the batch nor the number of threads changes a bit.
     np.testing.assert_array_equal(compute(x[1:2])[0], got[1])
     assert compute(x[:0]).shape == (0, 1280)
 
 
 @needs_weights
-def test_features_are_pytorchs(shared):
-    """Made in PyTorch by the encoder that the weights were published for; see the shared data's README."""
+def test_features_equal_pytorchs(shared):
+    """The expected features are PyTorch's, of the encoder that the weights belong to; see the shared README."""
     extractor = Extractor.load('efficientnet_lite0', honour_exif=False)
     assert (extractor.preprocessing, extractor.dim) == ('lite', 1280)
     paths = sorted((shared / 'flickr8k_pictures').glob('*.jpg'))
@@ -121,7 +121,7 @@ def test_features_are_pytorchs(shared):
 
 @pytest.fixture
 def package(tmp_path, monkeypatch):
-    """A package of weights that would leave a mark if it were imported; the path of its file."""
+    """The weights file of a package that must not be imported."""
     folder = tmp_path / 'installed' / 'weights_of_a_test'
     (folder / 'models').mkdir(parents=True)
     (folder / '__init__.py').write_text('raise SystemExit("imported")')
@@ -154,13 +154,13 @@ def test_weights_of_a_package(package, tmp_path, call):
         find_weights(ENCODERS['efficientnet_lite0'])
 
 
-def test_vggs_weights_are_not_the_only_ones():
+def test_missing_vgg_weights_name_an_alternative():
     with pytest.raises(InputError, match=r'575 MB.* or name it with -i; new features .* --encoder efficientnet_lite0'):
         find_weights(ENCODERS['vgg19'], 'nowhere.npz')
 
 
 @pytest.mark.skipif(not available(), reason='needs a CPU with AVX512_BF16')
-def test_features_are_of_float32_whatever_the_precision():
+def test_features_do_not_depend_on_the_precision():
     class Products(chainer.Chain):
         def inference(self):
             return lambda x: matmul(x.reshape(len(x), -1), W)

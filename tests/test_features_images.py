@@ -1,20 +1,30 @@
-"""Every kind of image that a folder can hold is read right, or is one ImageError."""
+"""Every kind of image file is decoded correctly, or is one ImageError."""
+import errno
 import io
+import mmap
 import os
+import struct
+import subprocess
 import sys
 import tempfile
+import time
 import warnings
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from conftest import read_image
+from conftest import SHARED, read_image
 from PIL import Image
 
+from chainer_caption.cli.common import failure
 from chainer_caption.features import images
 from chainer_caption.features.folders import find_images
 from chainer_caption.features.images import ImageError, open_image
+from chainer_caption.features.prefetch import prepared_batches
 from chainer_caption.features.preprocessing import PREPROCESSINGS
+
+PNG = b'\x89PNG\r\n\x1a\n'
 
 
 @pytest.fixture
@@ -51,7 +61,7 @@ def test_jpeg_rgb_grey_and_cmyk(tmp_path, rgb):
     assert close(read_image(tmp_path / 'cmyk.jpg'), rgb, 12)
 
 
-def test_sixteen_bits_keep_the_whole_range(tmp_path):
+def test_16_bit_images_keep_their_range(tmp_path):
     grey = np.linspace(0, 65535, 300).round().astype(np.uint16).reshape(15, 20)
     Image.fromarray(grey).save(tmp_path / 'grey.png')
     Image.fromarray(grey).save(tmp_path / 'grey.tif')
@@ -60,7 +70,7 @@ def test_sixteen_bits_keep_the_whole_range(tmp_path):
     np.testing.assert_array_equal(read_image(tmp_path / 'grey.tif'), expected)
 
 
-def test_what_is_transparent_is_white(tmp_path):
+def test_transparent_pixels_are_composed_on_white(tmp_path):
     palette = Image.new('P', (2, 1))
     palette.putpalette([255, 0, 0, 0, 255, 0])
     palette.putdata([0, 1])
@@ -81,16 +91,17 @@ def test_animation_gives_its_first_frame(tmp_path, name):
     np.testing.assert_array_equal(read_image(tmp_path / name), np.broadcast_to([255, 0, 0], (6, 8, 3)))
 
 
+@pytest.mark.parametrize('suffix', ['png', 'tif'])
 @pytest.mark.parametrize('orientation', range(1, 9))
-def test_exif_orientation(tmp_path, rgb, orientation):
-    # The rotations and mirrorings of the EXIF standard, as rows and columns of what is stored
+def test_exif_orientation(tmp_path, rgb, orientation, suffix):
+    # The rotations and mirrorings of the EXIF standard, as rows and columns of the stored image
     shown = [rgb, rgb[:, ::-1], rgb[::-1, ::-1], rgb[::-1], rgb.transpose(1, 0, 2), rgb[::-1].transpose(1, 0, 2),
              rgb[::-1, ::-1].transpose(1, 0, 2), rgb[:, ::-1].transpose(1, 0, 2)][orientation - 1]
     exif = Image.Exif()
     exif[0x0112] = orientation
-    Image.fromarray(rgb).save(tmp_path / 'a.png', exif=exif)
-    np.testing.assert_array_equal(read_image(tmp_path / 'a.png'), shown)
-    np.testing.assert_array_equal(read_image(tmp_path / 'a.png', honour_exif=False), rgb)
+    Image.fromarray(rgb).save(tmp_path / f'a.{suffix}', exif=exif)
+    np.testing.assert_array_equal(read_image(tmp_path / f'a.{suffix}'), shown)
+    np.testing.assert_array_equal(read_image(tmp_path / f'a.{suffix}', honour_exif=False), rgb)
 
 
 def every_mode(rgb):
@@ -104,14 +115,14 @@ def every_mode(rgb):
 
 
 @pytest.mark.parametrize('orientation', range(1, 9))
-def test_in_bands_as_in_one_piece(tmp_path, rgb, orientation, monkeypatch):
+def test_bands_equal_the_whole(tmp_path, rgb, orientation, monkeypatch):
     exif = Image.Exif()
     exif[0x0112] = orientation
     for name, image in every_mode(rgb).items():
         image.save(tmp_path / name, exif=exif, **({'transparency': 3} if name == 'palette.png' else {}))
         results = []
         for band in (2 ** 20, 70, 1):
-            monkeypatch.setattr(images, '_PIXELS_OF_A_BAND', band)
+            monkeypatch.setattr(images, '_BAND_PIXELS', band)
             with open_image(tmp_path / name) as decoded:
                 results.append([np.asarray(decoded), np.asarray(decoded.to_image()),
                                 *(PREPROCESSINGS[preprocessing].prepare(decoded) for preprocessing in ('karpathy',
@@ -124,13 +135,13 @@ def test_in_bands_as_in_one_piece(tmp_path, rgb, orientation, monkeypatch):
         np.testing.assert_array_equal(results[0][0], results[0][1])
 
 
-def test_damaged_exif_is_no_damage(tmp_path, rgb):
+def test_damaged_exif_is_ignored(tmp_path, rgb):
     Image.fromarray(rgb).save(tmp_path / 'a.png', exif=b'Exif\0\0MM\0*\xff\xff\xff\xff')
     np.testing.assert_array_equal(read_image(tmp_path / 'a.png'), rgb)
 
 
 @pytest.mark.parametrize('suffix', ['png', 'jpg', 'jp2', 'webp', 'gif'])
-def test_from_an_open_file_as_from_its_name(tmp_path, rgb, suffix):
+def test_open_files(tmp_path, rgb, suffix):
     path = tmp_path / f'a.{suffix}'
     Image.fromarray(rgb).save(path)
     expected = read_image(path)
@@ -138,10 +149,10 @@ def test_from_an_open_file_as_from_its_name(tmp_path, rgb, suffix):
         spooled.write(path.read_bytes())
         for f in (io.BytesIO(path.read_bytes()), on_disk, spooled):
             np.testing.assert_array_equal(read_image(f), expected)
-            np.testing.assert_array_equal(read_image(f), expected)      # wherever it stands, and left open
+            np.testing.assert_array_equal(read_image(f), expected)      # from any position, and left open
 
 
-def test_open_files_that_are_no_images():
+def test_open_files_without_an_image():
     for content in (b'', b'nothing', b'\x89PNG\r\n\x1a\n'):
         with pytest.raises(ImageError, match='not an image') as caught:
             read_image(io.BytesIO(content))
@@ -178,7 +189,7 @@ def test_damaged_files(tmp_path, rgb):
     assert refusal(tmp_path / 'missing.jpg') == 'cannot be read (No such file or directory)'
 
 
-def test_randomly_damaged_files_raise_nothing_else(tmp_path, rgb):
+def test_randomly_damaged_files_raise_only_image_errors(tmp_path, rgb):
     rng = np.random.default_rng(0)
     for name in ('a.jpg', 'a.png', 'a.gif', 'a.webp', 'a.tif'):
         path = tmp_path / name
@@ -194,18 +205,149 @@ def test_randomly_damaged_files_raise_nothing_else(tmp_path, rgb):
                 assert str(e)
 
 
+def chunk(kind, body=b'', checksum=None):
+    return struct.pack('>I', len(body)) + kind + body + struct.pack(
+        '>I', zlib.crc32(kind + body) if checksum is None else checksum)
+
+
 def png_header(width, height):
-    import struct
-    import zlib
-    header = b'IHDR' + struct.pack('>IIBBBBB', width, height, 8, 2, 0, 0, 0)
-    chunk = struct.pack('>I', 13) + header + struct.pack('>I', zlib.crc32(header))
-    return b'\x89PNG\r\n\x1a\n' + chunk + struct.pack('>I', 0) + b'IDAT' + struct.pack('>I', zlib.crc32(b'IDAT'))
+    return PNG + chunk(b'IHDR', struct.pack('>IIBBBBB', width, height, 8, 2, 0, 0, 0)) + chunk(b'IDAT')
+
+
+TEXT = {'wrong checksum': chunk(b'tEXt', b'Comment\0x', 1), 'wrong checksum of EXIF': chunk(b'eXIf', b'MM\0*', 1),
+        'long': chunk(b'zTXt', b'Comment\0\0' + zlib.compress(bytes(2 ** 21))),
+        'cut off': chunk(b'iTXt', b'Comment\0\1\0\0\0' + zlib.compress(bytes(2 ** 21))[:99])}
+
+
+@pytest.mark.parametrize('text', TEXT)
+def test_png_with_damaged_metadata(tmp_path, rgb, text):
+    path = tmp_path / 'a.png'
+    palette = Image.fromarray(rgb).quantize(9)
+    for image, transparency in ((Image.fromarray(rgb), {}), (palette, {'transparency': 3})):
+        image.save(path, **transparency)
+        expected, sound = read_image(path), path.read_bytes()
+        for at in (33, len(sound) - 12):                # after IHDR, before IEND
+            path.write_bytes(sound[:at] + TEXT[text] + sound[at:])
+            np.testing.assert_array_equal(read_image(path), expected)
+        damaged = bytearray(sound[:33] + TEXT[text] + sound[33:])
+        damaged[-30] ^= 1
+        path.write_bytes(damaged)
+        assert refusal(path)
+
+
+# Scans
+
+def jpeg(image, **options):
+    stream = io.BytesIO()
+    image.save(stream, 'JPEG', **options)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize('size', [4, 5, 7, 64, 2 ** 18])
+def test_scans_are_counted_up_to_the_end_of_the_image(rgb, size, monkeypatch):
+    monkeypatch.setattr(images, '_CHUNK', size)
+    image = Image.fromarray(rgb)
+    trailer, exif = b'\xff\xda\0\2' * 50, b'Exif\0\0' + b'\xff\xda\0\2' * 50 + b'\xff\xd9'
+    for mode, progressive, scans in (('RGB', True, 10), ('L', True, 6), ('RGB', False, 1)):
+        data = jpeg(image.convert(mode), progressive=progressive, exif=exif)
+        for content in (data, data + trailer, data[:-2]):
+            assert images._count_scans(io.BytesIO(content), 1000) == scans
+    data = jpeg(image, progressive=True)
+    segment = b'\xff\xe1\0\x06\xff\xd9\xff\xd9'      # before the second scan: it does not end the image
+    at = data.index(b'\xff\xda', data.index(b'\xff\xda') + 2)
+    assert images._count_scans(io.BytesIO(data[:at] + segment + data[at:]), 1000) == 10
+    assert images._count_scans(io.BytesIO(data[:-2] + trailer), 20) == 21
+    monkeypatch.setattr(images, '_MAX_SEGMENTS', 99)
+    with pytest.raises(ValueError, match='more than 99 segments'):
+        images._count_scans(io.BytesIO(data[:-2] + b'\xff\xe1\0\2' * 100), 20)
+
+
+def test_motion_photo(tmp_path):
+    # 50 megapixels, for which 100 scans are the limit, and a video behind the image
+    image = Image.new('L', (8160, 6120), 121)
+    (tmp_path / 'a.jpg').write_bytes(jpeg(image) + b'\0\0\0\x18ftypmp42' + b'\xff\xda' * 200)
+    with open_image(tmp_path / 'a.jpg', min_side=224) as decoded:
+        assert decoded.shape == (765, 1020, 3)
+
+
+def test_files_are_not_mapped(tmp_path, rgb, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise OSError(errno.ENODEV, 'No such device')
+
+    monkeypatch.setattr(mmap, 'mmap', refuse)           # as on a file system that cannot map files
+    for name in ('a.jpg', 'a.jp2', 'a.png'):
+        Image.fromarray(rgb).save(tmp_path / name)
+        assert read_image(tmp_path / name).shape == rgb.shape
+
+
+MINIFUSE = SHARED.parent / 'cases' / 'unreadable' / 'minifuse.py'
+
+
+@pytest.mark.skipif(not MINIFUSE.exists() or not os.path.exists('/dev/fuse') or os.geteuid() != 0,
+                    reason='needs minifuse.py, /dev/fuse and root')
+@pytest.mark.parametrize('mode', ['eio=b.jpg@160000', 'direct_io'])
+def test_bad_sector(tmp_path, mode):
+    source, mount = tmp_path / 'source', tmp_path / 'mount'
+    source.mkdir()
+    mount.mkdir()
+    noise = np.random.default_rng(0).integers(0, 256, (400, 400, 3), np.uint8)
+    for name in 'abc':
+        Image.fromarray(noise).save(source / f'{name}.jpg', quality=95)
+    assert (source / 'b.jpg').stat().st_size > 160_000
+    with subprocess.Popen([sys.executable, MINIFUSE, mount, source, mode], stdout=subprocess.PIPE) as server:
+        try:
+            for _ in range(500):
+                if os.path.ismount(mount) or server.poll() is not None:
+                    break
+                time.sleep(0.01)
+            if not os.path.ismount(mount):
+                pytest.skip('FUSE cannot be mounted here')
+            batch, = prepared_batches(Preparing(), find_images(mount))
+        finally:
+            subprocess.run(['umount', '-l', mount], capture_output=True, check=False)
+            server.kill()
+    rows = [str(image) if isinstance(image, ImageError) else image.shape for _, image in batch]
+    assert rows == [(400, 400, 3), 'cannot be read (Input/output error)' if mode != 'direct_io' else (400, 400, 3),
+                    (400, 400, 3)]
+
+
+class Preparing:
+    prepare = staticmethod(read_image)
+
+
+# HEIC
+
+def test_heic(tmp_path, rgb):
+    pillow_heif = pytest.importorskip('pillow_heif')
+    image = Image.fromarray(rgb)
+    image.getexif()[0x0112] = 6
+    pillow_heif.register_heif_opener()
+    image.save(tmp_path / 'a.heic', quality=100, chroma=444)
+    (tmp_path / 'b.jpg').write_bytes((tmp_path / 'a.heic').read_bytes())
+    shown = rgb[::-1].transpose(1, 0, 2)
+    for name in ('a.heic', 'b.jpg'):
+        for honour_exif in (True, False):
+            assert close(read_image(tmp_path / name, honour_exif=honour_exif), shown, 8)
+    assert 'limit of 767' in refusal(tmp_path / 'a.heic', max_pixels=24 * 32 - 1)
+    assert find_images(tmp_path) == [str(tmp_path / 'a.heic'), str(tmp_path / 'b.jpg')]
+    (tmp_path / 'b.jpg').write_bytes((tmp_path / 'a.heic').read_bytes()[:-100])
+    assert refusal(tmp_path / 'b.jpg')
+
+
+@pytest.mark.parametrize('name', ['a.heic', 'a.jpg'])
+def test_heic_without_pillow_heif(tmp_path, name, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'pillow_heif', None)
+    for brand in (b'heic', b'mif1'):
+        (tmp_path / name).write_bytes(b'\0\0\0\x18ftyp' + brand + bytes(4) + b'mif1heic' + bytes(500))
+        assert refusal(tmp_path / name) == 'HEIC image: install pillow-heif (scripts/setup.sh heif)'
 
 
 def test_too_many_pixels_are_refused_by_the_header(tmp_path, rgb):
     (tmp_path / 'a.png').write_bytes(png_header(20_000, 20_000))
-    assert '20000 x 20000 pixels are more than the limit of 120,000,000' in refusal(tmp_path / 'a.png')
-    # Between Pillow's warning and its error, and above its error, when the limit was raised: neither comes out.
+    reason = '20000 x 20000 pixels are more than the limit of 120,000,000 ({})'
+    assert refusal(tmp_path / 'a.png') == reason.format('max_pixels')
+    assert failure('a.png', reason.format('max_pixels')) == f'a.png: {reason.format("--max-pixels")}'
+    # Between Pillow's own warning and error, and above: neither is raised.
     for side in (10_500, 20_000):
         (tmp_path / 'a.png').write_bytes(png_header(side, side))
         assert 'limit' not in refusal(tmp_path / 'a.png', max_pixels=10 ** 9)
@@ -216,7 +358,7 @@ def test_too_many_pixels_are_refused_by_the_header(tmp_path, rgb):
     assert 'limit of 767' in refusal(tmp_path / 'a.png', max_pixels=24 * 32 - 1)
 
 
-def test_many_threads_leave_pillow_as_it_was(tmp_path, rgb):
+def test_threads_restore_pillows_settings(tmp_path, rgb):
     Image.fromarray(rgb).save(tmp_path / 'a.png')
     filters, limit = list(warnings.filters), Image.MAX_IMAGE_PIXELS
     with ThreadPoolExecutor(8) as pool:
@@ -256,28 +398,8 @@ def test_pipes_do_not_hang(tmp_path):
     assert refusal(tmp_path / 'a.jpg') == 'not a regular file'
 
 
-def test_find_images_in_folders(tmp_path):
-    for name in ('b.jpg', 'a.PNG', 'notes.txt', 'dataset.json', '.hidden.jpg', 'x.jpg/c.jpeg', 'x.jpg/deep/d.webp',
-                 '.git/e.jpg', 'elsewhere.txt'):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).touch()
-    (tmp_path / 'again').symlink_to(tmp_path / 'x.jpg')
-    assert find_images([tmp_path / 'again']) == [str(tmp_path / 'again' / name) for name in ('c.jpeg', 'deep/d.webp')]
-    (tmp_path / 'x.jpg' / 'loop').symlink_to(tmp_path)
-    names = ['a.PNG', 'b.jpg', 'x.jpg/c.jpeg', 'x.jpg/deep/d.webp']
-    assert find_images(tmp_path) == [str(tmp_path / name) for name in names]
-
-
-def test_find_images_takes_files_as_they_are(tmp_path):
-    (tmp_path / 'folder').mkdir()
-    for name in ('folder/a.jpg', 'image'):
-        (tmp_path / name).touch()
-    given = [tmp_path / 'image', str(tmp_path / 'missing.jpg'), tmp_path / 'folder', tmp_path / 'folder' / 'a.jpg']
-    assert find_images(given) == [str(tmp_path / name) for name in ('folder/a.jpg', 'image', 'missing.jpg')]
-
-
 @pytest.mark.skipif(sys.platform != 'linux', reason='names of any bytes')
-def test_names_that_are_no_text(tmp_path, rgb):
+def test_undecodable_names(tmp_path, rgb):
     path = os.fsencode(tmp_path) + b'/\xff.png'
     with open(path, 'wb') as f:
         Image.fromarray(rgb).save(f, format='PNG')

@@ -1,4 +1,4 @@
-"""An encoder on a GPU takes as many images at a time as there is memory for; what comes out is the same."""
+"""An encoder on a GPU computes as many images at a time as fit into its memory, with equal features."""
 import chainer
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import pytest
 from chainer_caption import InputError
 from chainer_caption.features.extractor import Extractor
 
-# What the encoder's convolutions make of an image: it is unfolded twice, to 432 KiB each time.
+# The memory of one image in the encoder's convolutions: it is unfolded twice, to 432 KiB each time.
 ONE = 2 ** 20
 
 pytestmark = pytest.mark.gpu
@@ -26,20 +26,20 @@ def extractor():
     return Extractor.load('demo', device='@cupy:0')
 
 
-def test_as_many_at_a_time_as_fit(extractor, images, room):
+def test_micro_batches_fit(extractor, images, room):
     room(5 * ONE)
     np.testing.assert_array_equal(features(extractor, images), features(Extractor.load('demo'), images))
 
 
-def test_memory_that_others_take_meanwhile(extractor, images, room):
+def test_memory_that_shrinks_during_a_run(extractor, images, room):
     expected = features(extractor, images)
     for size in (5 * ONE, 2 * ONE):
         room(size)
         np.testing.assert_array_equal(features(extractor, images), expected)
 
 
-def test_no_room_for_a_single_image(extractor, images, room):
-    for _ in range(2):                                  # at first, and later in a folder
+def test_too_little_memory_for_a_single_image(extractor, images, room):
+    for _ in range(2):                                  # first call, and later
         room(ONE // 2)
         with pytest.raises(InputError, match=r'^-g 0: Out of memory .*; free some or leave out -g$'):
             extractor(images)

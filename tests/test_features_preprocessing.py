@@ -1,4 +1,4 @@
-"""Preprocessings prepare images exactly as those did who made the published features."""
+"""Preprocessings equal those behind the published features."""
 import math
 import pathlib
 
@@ -60,7 +60,7 @@ def test_imresize_to_any_shape():
 
 
 @pytest.mark.skipif(not EXAMPLES.is_dir(), reason='the images are not here')
-def test_karpathy_profile_on_genuine_images():
+def test_karpathy_preprocessing_on_genuine_images():
     names = (EXAMPLES / 'tasks.txt').read_text().split()
     assert len(names) == 16
     for name in names:
@@ -82,15 +82,15 @@ def test_seed_preprocessing(size):
     np.testing.assert_array_equal(PREPROCESSINGS['seed'].prepare(image), expected)
 
 
-# As torchvision's weights say: the short side, the square cut out of it, and what its encoders get to see. Inception v3
-# turns ImageNet's normalisation into [-1, 1] within (`transform_input`).
+# As torchvision documents its weights: short side, crop, and the input of the first layer. Inception v3 itself turns
+# ImageNet's normalisation into [-1, 1] (`transform_input`).
 TORCHVISION = {'torchvision': (256, 224, lambda x: x), 'inception': (342, 299, lambda x: (
     x * [0.229, 0.224, 0.225] + [0.485 - 0.5, 0.456 - 0.5, 0.406 - 0.5]) / 0.5)}
 
 
 @pytest.mark.parametrize('name', TORCHVISION)
 @pytest.mark.parametrize('size', [(300, 400), (401, 300), (256, 343), (100, 333), (1, 1), (97, 31)])
-def test_profiles_of_torchvision(name, size):
+def test_preprocessings_of_torchvision(name, size):
     # As torchvision.transforms documents Resize, CenterCrop, ToTensor and Normalize for PIL images
     image = random_image(*size)
     (height, width), (short, side, within) = size, TORCHVISION[name]
@@ -99,7 +99,7 @@ def test_profiles_of_torchvision(name, size):
     expected = Image.fromarray(image).resize(shape, Image.Resampling.BILINEAR).crop((x, y, x + side, y + side))
     expected = within((np.asarray(expected) / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225])
     prepared = PREPROCESSINGS[name].prepare(image)
-    # Cut and resized in one step, what lies half-way between two grey levels may be rounded the other way.
+    # Cropping and resizing in one step may round halves between two grey levels the other way.
     assert np.abs(prepared - expected.transpose(2, 0, 1)).max() < 1.01 / (255 * 0.224)
 
 
@@ -112,20 +112,20 @@ def test_lite_preprocessing():
 
 @pytest.mark.parametrize(('size', 'scale'), [
     ((3024, 4032), 4), ((2016, 4200), 2), ((2017, 4200), 1), ((2800, 2800), 1)])
-def test_lite_profile_may_have_photos_scaled_while_they_are_decoded(size, scale, tmp_path):
-    # Smooth, with some grain, as photos are at that size
+def test_lite_preprocessing_of_scaled_jpegs(size, scale, tmp_path):
+    # Smooth, with grain, like photos of that size
     rng = np.random.default_rng(0)
     small = rng.integers(0, 256, (size[0] // 16, size[1] // 16, 3), np.uint8)
     image = np.asarray(Image.fromarray(small).resize(size[::-1], Image.Resampling.BICUBIC), np.int16)
     image = np.clip(image + rng.integers(-15, 16, (*size, 1), np.int16), 0, 255).astype(np.uint8)
     Image.fromarray(image).save(tmp_path / 'a.jpg', quality=92)
     preprocessing = PREPROCESSINGS['lite']
-    with open_image(tmp_path / 'a.jpg', least=preprocessing.least) as opened:
+    with open_image(tmp_path / 'a.jpg', min_side=preprocessing.min_side) as opened:
         assert opened.shape == (size[0] // scale, size[1] // scale, 3)
         prepared = preprocessing.prepare(opened)
     assert np.abs(prepared - preprocessing.prepare(read_image(tmp_path / 'a.jpg'))).mean() * 128 <= 1
     Image.fromarray(image).save(tmp_path / 'a.png', compress_level=0)
-    with open_image(tmp_path / 'a.png', least=preprocessing.least) as opened:
+    with open_image(tmp_path / 'a.png', min_side=preprocessing.min_side) as opened:
         assert opened.shape == image.shape
 
 
@@ -138,7 +138,7 @@ def test_demo_preprocessing():
 
 @pytest.mark.parametrize('size', [(33, 47), (3, 200)])
 def test_whole_preprocessing(size):
-    # As scripts/prepro_feats.py of ruotianluo/ImageCaptioning.pytorch prepares what it has read
+    # As scripts/prepro_feats.py of ruotianluo/ImageCaptioning.pytorch
     image = random_image(*size)
     expected = (image / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
     prepared = PREPROCESSINGS['whole'].prepare(image)

@@ -1,4 +1,4 @@
-"""Encoders cut in two: the parts make the whole, and what is above the cut has the gradients that it should."""
+"""Split encoders: the parts equal the whole, and the upper part has the gradients of finite differences."""
 import chainer
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from test_features_encoders import random_state, write
 from chainer_caption.errors import InputError
 from chainer_caption.features.encoders import ENCODERS, demo
 from chainer_caption.features.encoders.efficientnet import EfficientNetLite0
-from chainer_caption.features.encoders.stages import split, through
+from chainer_caption.features.encoders.stages import run_stages, split
 from chainer_caption.features.encoders.vgg import VGG
 from chainer_caption.features.weights import find_weights, load_weights
 
@@ -43,24 +43,24 @@ def images(size, count=2):
 @pytest.mark.parametrize(('name', 'layer'), [
     ('vgg', 'all'), ('vgg', 'conv2_2'), ('vgg', 'fc7'), ('efficientnet_lite0', 'block11'),
     ('efficientnet_lite0', 'head'), ('demo', 'conv5'), ('demo', 'fc7')])
-def test_gradients_are_those_of_finite_differences(name, layer, tmp_path, monkeypatch):
+def test_gradients_equal_finite_differences(name, layer, tmp_path, monkeypatch):
     make, size = NETS[name]
     link = make(tmp_path)
     below, above = split(link, layer)
-    # What is rounded has steps and no slope, and a threshold that it may just reach is no place to take one.
+    # Rounding has no slope, and finite differences must not cross the threshold.
     monkeypatch.setattr(demo, '_rounded', lambda x: x)
     monkeypatch.setattr(demo, 'THRESHOLD', demo.THRESHOLD - 0.4)
     params = [param for stage in above for name in stage.links for param in link[name].params()]
     with chainer.using_config('train', False):
         with chainer.no_backprop_mode():
-            h = chainer.as_variable(through(below, images(size))).array
-        shape = through(above, h).shape
+            h = chainer.as_variable(run_stages(below, images(size))).array
+        shape = run_stages(above, h).shape
         gy = np.random.default_rng(2).normal(0, 1, shape).astype(np.float32)
-        gradient_check.check_backward(lambda x, *_: through(above, x), h, gy, params, dtype=np.float64, eps=1e-6,
+        gradient_check.check_backward(lambda x, *_: run_stages(above, x), h, gy, params, dtype=np.float64, eps=1e-6,
                                       rtol=1e-5, atol=1e-5)
 
 
-def test_gradients_pass_the_rounding_of_the_demos_encoder():
+def test_gradients_pass_the_demo_encoders_rounding():
     x = chainer.Variable(np.array([[-0.6, 0.2, 0.5, 3.7]], np.float32))
     y = demo._rounded(x)
     assert y.array.tolist() == [[-1, 0, 1, 4]]
@@ -81,8 +81,8 @@ def test_every_link_is_in_one_stage_and_names_it(name, tmp_path):
             assert (len(below), above[0].name) == (at, stage.name)
 
 
-def test_layers_that_are_none_are_refused():
-    with pytest.raises(InputError, match=r'--finetune conv9: no layer .* conv1, .* fc8, or all'):
+def test_unknown_layers_are_refused():
+    with pytest.raises(InputError, match=r'^finetune conv9: no layer .* conv1, .* fc8, or all'):
         split(ENCODERS['demo'].link(), 'conv9')
     with pytest.raises(InputError, match='a GoogLeNet is computed as a whole'):
         split(ENCODERS['googlenet'].link(), 'all')

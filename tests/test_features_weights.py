@@ -1,6 +1,9 @@
-"""The same weights give the same features, whatever file they come from, and those of Chainer's own VGG."""
+"""The same weights give the same features in every file format, and those of Chainer's own VGG."""
 import dataclasses
+import errno
+import mmap
 import struct
+import sys
 import zipfile
 
 import chainer
@@ -9,8 +12,10 @@ import pytest
 from chainer.links.model.vision import vgg as chainer_vgg
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from PIL import Image
-from safetensors.numpy import save_file
-from torch_writer import write_state_dict
+from safetensors.numpy import load_file, save_file
+from torch_writer import WRITERS, write_state_dict
+from torch_writer import call as torch_call
+from torch_writer import name as torch_name
 
 from chainer_caption.errors import InputError
 from chainer_caption.features.encoders import ENCODERS
@@ -40,7 +45,7 @@ def features_of(link, x):
 
 
 def caffe_messages():
-    """The few messages of Caffe's caffe.proto that hold weights, as classes of the protobuf library."""
+    """The messages with weights in Caffe's caffe.proto, as classes of the protobuf library."""
     field = descriptor_pb2.FieldDescriptorProto
     file = descriptor_pb2.FileDescriptorProto(name='caffe_weights.proto', package='caffe', syntax='proto2')
 
@@ -137,8 +142,8 @@ def test_every_format_gives_the_same_features(tmp_path, encoder):
 
 
 @pytest.mark.parametrize('encoder', NETS)
-def test_features_are_those_of_chainers_own_link(monkeypatch, encoder):
-    # Chainer's link, with its widths scaled down so that it is made in no time; the rest of it is as it is.
+def test_features_equal_chainers_link(monkeypatch, encoder):
+    # Chainer's link with its widths scaled down, to be fast
     monkeypatch.setattr(chainer_vgg, 'Convolution2D', lambda c, n, *args, **kwargs: chainer.links.Convolution2D(
         c if c == 3 else c // 16, n // 16, *args, **kwargs))
     monkeypatch.setattr(chainer_vgg, 'Linear', lambda c, n, **kwargs: chainer.links.Linear(
@@ -160,7 +165,7 @@ def test_features_are_those_of_chainers_own_link(monkeypatch, encoder):
 
 @pytest.mark.parametrize(('encoder', 'theirs', 'size'), [('resnet101', chainer.links.ResNet101Layers, 64),
                                                            ('googlenet', chainer.links.GoogLeNet, 224)])
-def test_other_encoders_are_chainers(encoder, theirs, size, tmp_path):
+def test_caffe_encoders_equal_chainers(encoder, theirs, size, tmp_path):
     theirs, rng = theirs(pretrained_model=None), np.random.default_rng(0)
     for link in theirs.links():
         if isinstance(link, chainer.links.BatchNormalization):
@@ -200,7 +205,7 @@ def refusal(link, path):
     return str(caught.value)
 
 
-def test_weights_of_another_network_are_refused(tmp_path, link):
+def test_weights_of_another_encoder_are_refused(tmp_path, link):
     weights = random_weights(VGG19(**NARROW))
     np.savez(tmp_path / 'a.npz', **{**weights, 'conv2_1/W': np.zeros((8, 4, 5, 5), np.float32)})
     assert 'conv2_1/W has shape (8, 4, 5, 5) where (8, 4, 3, 3) is wanted' in refusal(link, tmp_path / 'a.npz')
@@ -211,7 +216,7 @@ def test_weights_of_another_network_are_refused(tmp_path, link):
     assert not any(p.array.any() for p in link.params())
 
 
-def test_nothing_is_unpickled_and_no_memory_taken(tmp_path, link):
+def test_pickles_and_false_sizes_are_refused(tmp_path, link):
     np.savez(tmp_path / 'a.npz', **{**random_weights(link), 'fc7/b': np.array([print], object)})
     assert 'pickle' in refusal(link, tmp_path / 'a.npz')
     header = b"{'descr': '<f4', 'fortran_order': False, 'shape': (100000, 100000, 100), }".ljust(117) + b'\n'
@@ -238,7 +243,7 @@ def test_damaged_files(tmp_path, link, suffix):
     path.write_bytes(np.random.default_rng(0).bytes(5000))
     refusal(link, path)
     rng = np.random.default_rng(0)
-    for _ in range(30):                                 # loads or is refused; nothing else comes out
+    for _ in range(30):                                 # it loads or is refused
         damaged = np.frombuffer(whole, np.uint8).copy()
         damaged[rng.integers(0, 2000, 20)] = rng.integers(0, 256, 20)
         path.write_bytes(damaged.tobytes())
@@ -248,12 +253,50 @@ def test_damaged_files(tmp_path, link, suffix):
             assert '\n' not in str(e)
 
 
+@pytest.mark.parametrize(('name', 'prefix', 'key'), [
+    ('a.pth', 'module.', None), ('a.pth.tar', 'module.', 'state_dict'), ('a.pt', '', 'model_state_dict'),
+    ('a.pth', '_orig_mod.module.', 'model'), ('a.pth', 'module.encoder.', 'net')])
+@pytest.mark.parametrize('style', WRITERS)
+def test_checkpoints_of_pytorch(tmp_path, link, name, prefix, key, style):
+    weights = random_weights(link)
+    write_of_torch(tmp_path / 'plain.safetensors', weights, 'torchvision')
+    load_weights(link, tmp_path / 'plain.safetensors')
+    state = {prefix + key: array for key, array in load_file(tmp_path / 'plain.safetensors').items()}
+    write_state_dict(tmp_path / name, state, style, within=key)
+    again = VGG16(**NARROW)
+    assert load_weights(again, tmp_path / name) == 'torchvision'
+    np.testing.assert_array_equal(features(again), features(link))
+
+
+def test_a_whole_model_is_refused_with_the_reason(tmp_path, link):
+    model = torch_call(torch_name('torch.nn.parallel.data_parallel', 'DataParallel'))
+    WRITERS['zip'](tmp_path / 'a.pth', model, {})
+    assert 'holds a Python object (torch.nn.parallel.data_parallel.DataParallel), such as a whole model' in refusal(
+        link, tmp_path / 'a.pth')
+    (tmp_path / 'b.tar').write_bytes(b'nothing')
+    assert 'not a sound file of PyTorch' in refusal(link, tmp_path / 'b.tar')
+
+
+def test_weights_are_not_mapped(tmp_path, link, monkeypatch):
+    weights = random_weights(link)
+    write_of_torch(tmp_path / 'a.safetensors', weights, 'torchvision')
+    write_caffemodel(tmp_path / 'a.caffemodel', weights, 'LayerParameter')
+
+    def refuse(*args, **kwargs):
+        raise OSError(errno.ENODEV, 'No such device')
+
+    monkeypatch.setattr(mmap, 'mmap', refuse)           # as on a file system that cannot map files
+    monkeypatch.setitem(sys.modules, 'safetensors', None)                   # whose library maps them, too
+    for name in ('a.safetensors', 'a.caffemodel'):
+        load_weights(link, tmp_path / name)
+
+
 def test_unknown_format(tmp_path, link):
     (tmp_path / 'a.h5').touch()
     assert '.npz, .caffemodel, .pth or .safetensors' in refusal(link, tmp_path / 'a.h5')
 
 
-def test_weights_are_looked_for_where_chainer_keeps_its_models(tmp_path, monkeypatch):
+def test_weights_in_the_folder_of_chainers_models(tmp_path, monkeypatch):
     monkeypatch.setattr(chainer.dataset.download, '_dataset_root', str(tmp_path))
     with pytest.raises(InputError) as caught:
         find_weights(ENCODERS['vgg19'])

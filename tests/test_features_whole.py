@@ -1,4 +1,4 @@
-"""Images at their own size, through Caffe's ResNet-101, as ruotianluo/ImageCaptioning.pytorch prepares them."""
+"""Images at their own size through Caffe's ResNet-101, as in ruotianluo/ImageCaptioning.pytorch."""
 import dataclasses
 import json
 import os
@@ -71,10 +71,10 @@ def test_a_dataset_of_images_of_unequal_sizes(weights, images, call, tmp_path):
                                    atol=1e-5 * features[name].max())
 
 
-def test_captions_are_those_of_the_original(weights, images, call, tmp_path):
+def test_captions_equal_the_originals(weights, images, call, tmp_path):
     folder, _, features = images
     original = FullyConnected(WORDS, features=2048, seed=7)
-    original.tensors['img_embed.weight'] *= 0.001       # or gates would be wide open or shut
+    original.tensors['img_embed.weight'] *= 0.001       # so that gates do not saturate
     read_checkpoint(original.write(tmp_path)).save(tmp_path / 'model')
     status, out, _ = call('generate', '-m', tmp_path / 'model', '-i', weights, folder, '--format', 'jsonl',
                           '--beam-width', '1', '--max-length', '9', '--allow-unk')
@@ -87,12 +87,12 @@ def test_captions_are_those_of_the_original(weights, images, call, tmp_path):
         assert caption['log_prob'] == pytest.approx(sum(log_probs), abs=1e-3)
 
 
-def test_what_does_not_go_together_is_refused(weights, monkeypatch, tmp_path):
+def test_combinations_that_do_not_fit_are_refused(weights, monkeypatch, tmp_path):
     with pytest.raises(InputError, match='leaves images at their own size, which only resnet101 takes; vgg16 takes'):
         Extractor('vgg16', 'whole', VGG16(width=1, units=8))
     with pytest.raises(InputError, match='preprocessing karpathy gives BGR, and these weights of resnet101 want RGB'):
         Extractor.load('resnet101', 'karpathy', weights)
-    # What counts is the format, as of any other link.
+    # The format decides, as for any other link.
     vgg = VGG16(width=1, units=8)
     monkeypatch.setitem(ENCODERS, 'resnet101', dataclasses.replace(ENCODERS['resnet101'], link=lambda: vgg))
     np.savez(tmp_path / 'a.npz', **{name[1:]: param.array for name, param in vgg.namedparams()})
@@ -100,7 +100,7 @@ def test_what_does_not_go_together_is_refused(weights, monkeypatch, tmp_path):
         Extractor.load('resnet101', 'whole', tmp_path / 'a.npz')
 
 
-def test_a_file_that_fits_two_encoders_is_of_the_one_that_names_it_so(weights):
+def test_a_file_that_fits_two_encoders_is_identified_by_its_name(weights):
     other = weights.with_name(ENCODERS['resnet101_torchvision'].weights[0])
     os.link(weights, other)
     assert [extractor.encoder for extractor in find_extractors([weights, other])] == [

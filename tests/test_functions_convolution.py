@@ -1,4 +1,4 @@
-"""The fast convolution computes what Chainer's own does."""
+"""The fast convolutions equal Chainer's."""
 import chainer
 import chainer.functions as F
 import numpy as np
@@ -6,9 +6,8 @@ import pytest
 import threadpoolctl
 
 from chainer_caption.functions import convolution
-from chainer_caption.functions.convolution import convolution_relu, winograd_filters
+from chainer_caption.functions.convolution import convolution_relu, linear_relu, winograd_filters
 from chainer_caption.functions.convolution_2d import convolution_2d
-from chainer_caption.functions.inference import linear_relu
 from chainer_caption.functions.matmul import one_blas_thread
 
 
@@ -20,7 +19,7 @@ def case(shape, filters, seed=0):
 
 
 def by_chainer(x, W, b, pool):
-    """In double precision, so that what is compared is the error of one side."""
+    """In double precision, so that the error is that of one side."""
     with chainer.no_backprop_mode():
         y = F.relu(F.convolution_2d(x.transpose(0, 3, 1, 2).astype(np.float64), W.astype(np.float64),
                                     b.astype(np.float64), pad=1))
@@ -61,7 +60,7 @@ def test_linear_equals_chainers(units):
     np.testing.assert_allclose(linear_relu(x, W, b), F.relu(F.linear(x, W, b)).array, rtol=1e-5, atol=1e-5)
 
 
-def test_blas_gets_its_threads_back():
+def test_blas_threads_are_restored():
     def threads():
         return [pool['num_threads'] for pool in threadpoolctl.threadpool_info() if pool['user_api'] == 'blas']
 
@@ -78,7 +77,7 @@ def test_blas_gets_its_threads_back():
     ((3, 5, 6, 7), (4, 5, 1, 1), (1, 1), 1), ((2, 5, 6, 7), (4, 5, 1, 1), (2, 2), 1),
     ((3, 5, 9, 8), (5, 1, 3, 3), (1, 1), 5), ((2, 5, 10, 9), (5, 1, 5, 5), (2, 2), 5),
     ((2, 4, 9, 8), (6, 2, 3, 3), (1, 1), 2)])
-def test_convolutions_that_learn_are_chainers(shape, filters, stride, groups):
+def test_convolutions_for_training_equal_chainers(shape, filters, stride, groups):
     rng = np.random.default_rng(0)
     values = [rng.normal(0, 1, size).astype(np.float32) for size in (shape, filters, filters[:1])]
     found = []

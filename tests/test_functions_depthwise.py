@@ -1,11 +1,11 @@
-"""The fast inverted residual computes what Chainer's convolutions do, in strips of any height."""
+"""The fast inverted residual equals Chainer's convolutions, with strips of any height."""
 import chainer
 import chainer.functions as F
 import numpy as np
 import pytest
 
 from chainer_caption.functions import inverted_residual as module
-from chainer_caption.functions.depthwise import patches
+from chainer_caption.functions.depthwise import im2col
 from chainer_caption.functions.inverted_residual import InvertedResidual, Scratch, inverted_residual, same_padding
 from chainer_caption.functions.matmul import one_blas_thread
 
@@ -36,7 +36,7 @@ def test_equals_chainers_convolutions(height, width, inner, ksize, stride, strip
     weights = [(rng.standard_normal(shape, np.float32), rng.standard_normal(shape[0], np.float32)) for shape in shapes]
     for skip in (False, True) if stride == 1 else (False,):
         prepared, scratch = InvertedResidual.prepare(*weights, stride, skip), Scratch()
-        scratch.take('strip', 2 ** 20)[:] = np.nan      # whatever the memory held before
+        scratch.take('strip', 2 ** 20)[:] = np.nan      # memory that is not initialised
         with one_blas_thread():
             y = inverted_residual(lambda a, b: x[a:b].reshape(-1, 6), height, width, prepared, scratch, 'y')
         expected = by_chainer(x, *weights, stride, skip)
@@ -45,7 +45,7 @@ def test_equals_chainers_convolutions(height, width, inner, ksize, stride, strip
 
 
 @pytest.mark.parametrize('size', [(8, 8), (7, 9), (1, 4)])
-def test_patches_are_what_a_convolution_sees(size):
+def test_im2col_unfolds_the_inputs_of_a_convolution(size):
     rng = np.random.default_rng(0)
     x, W = rng.standard_normal((3, *size), np.float32), rng.standard_normal((4, 3, 3, 3), np.float32)
     (above, below), (left, right) = (same_padding(side, 3, 2) for side in size)
@@ -54,5 +54,5 @@ def test_patches_are_what_a_convolution_sees(size):
     height, width = expected.shape[:2]
     y = np.empty((height * width, 27), np.float32)
     for first in range(height):
-        patches(x, first, above, left, y[first * width:(first + 1) * width], width)
+        im2col(x, first, above, left, y[first * width:(first + 1) * width], width)
     np.testing.assert_allclose((y @ W.reshape(4, -1).T).reshape(expected.shape), expected, rtol=0, atol=1e-5)

@@ -15,7 +15,7 @@ from test_training_snapshots import stop_after
 
 from chainer_caption import Bundle, Captioner, Dataset, InputError, Settings, train
 from chainer_caption.data.batches import pack
-from chainer_caption.features.encoders.stages import split, through
+from chainer_caption.features.encoders.stages import run_stages, split
 from chainer_caption.features.extractor import Extractor, load_encoder, prepare
 from chainer_caption.features.preprocessing import PREPROCESSINGS
 from chainer_caption.functions.word_loss import word_loss
@@ -200,8 +200,8 @@ def test_images_are_captioned_as_their_features_are(undisturbed, home, call, tmp
     extractor, (encoder, *_) = (load(name, weights=undisturbed / ENCODER) for load in (Extractor.load, load_encoder))
     x = np.stack([extractor.prepare(result.path) for result in results[:3]])
     with chainer.using_config('train', False), chainer.no_backprop_mode():
-        np.testing.assert_allclose(through(encoder.stages(), x).array, np.load(tmp_path / 'dataset' / 'feats.npy')[:3],
-                                   atol=1e-5)
+        np.testing.assert_allclose(run_stages(encoder.stages(), x).array,
+                                   np.load(tmp_path / 'dataset' / 'feats.npy')[:3], atol=1e-5)
 
 
 def test_it_says_what_its_network_was_and_refuses_other_features(undisturbed, home, refused, call, tmp_path):

@@ -84,8 +84,9 @@ def write_zip(path, value, storages, compression=zipfile.ZIP_STORED, byteorder=b
 WRITERS = {'old': write_old, 'zip': write_zip}
 
 
-def write_state_dict(path, arrays, style='zip', rebuild='_rebuild_tensor_v2'):
-    """Writes `{name: array}` as `torch.save` writes a module's state dict; each array has a storage of its own."""
+def write_state_dict(path, arrays, style='zip', rebuild='_rebuild_tensor_v2', within=None):
+    """Writes `{name: array}` as `torch.save` writes a module's state dict; each array has a storage of its own. With a
+    key `within` it is in a checkpoint, beside an epoch and options."""
     items, storages = {}, {}
     for key, array in arrays.items():
         number_of_it = str(len(storages))
@@ -93,4 +94,8 @@ def write_state_dict(path, arrays, style='zip', rebuild='_rebuild_tensor_v2'):
         strides = [stride // array.itemsize for stride in np.zeros(array.shape, array.dtype).strides]
         items[key] = tensor(storage(STORAGES[str(array.dtype)], number_of_it, array.size, style == 'old'), 0,
                             array.shape, strides, rebuild)
-    WRITERS[style](path, ordered(items), storages)
+    value = ordered(items)
+    if within is not None:
+        options = name('argparse', 'Namespace') + b')\x81}(' + text('lr') + number(1) + b'ub'
+        value = b'}(' + text('epoch') + number(5) + text('args') + options + text(within) + value + b'u'
+    WRITERS[style](path, value, storages)

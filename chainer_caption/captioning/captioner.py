@@ -17,7 +17,7 @@ from chainer_caption.data.batches import take_rows
 from chainer_caption.data.dataset import Dataset
 from chainer_caption.decoding import BeamSearch, DiverseBeamSearch
 from chainer_caption.errors import InputError
-from chainer_caption.features.encoders import ENCODERS, base_of
+from chainer_caption.features.encoders import ENCODERS, base_encoder
 from chainer_caption.features.extractor import Extractor
 from chainer_caption.features.images import MAX_PIXELS
 from chainer_caption.features.prefetch import prepared_batches
@@ -132,7 +132,7 @@ class Captioner:
             if known and given not in (None, provenance[key]):
                 raise InputError.of(key, given, f'the model {folder} was trained on features of the {key} '
                                     f'{provenance[key]} and captions no others; leave {key} out')
-        if known and (base_of(known['encoder']) not in ENCODERS or known['preprocessing'] not in PREPROCESSINGS):
+        if known and (base_encoder(known['encoder']) not in ENCODERS or known['preprocessing'] not in PREPROCESSINGS):
             raise InputError(f'{folder}: trained on features of {known["encoder"]} with the preprocessing '
                              f'{known["preprocessing"]}, which cannot be computed here; caption the stored features of '
                              'a dataset')

@@ -19,7 +19,7 @@ from chainer_caption.data.tokenization import tokenize
 from chainer_caption.errors import InputError
 from chainer_caption.features.folders import find_by_name, find_images
 from chainer_caption.features.images import ImageError
-from chainer_caption.features.prefetch import BATCH, computed, prepared_batches
+from chainer_caption.features.prefetch import BATCH, compute_batch, prepared_batches
 from chainer_caption.storage.files import read_json, reserve, unwritable, with_filename, write_json
 from chainer_caption.storage.journal import Journal, check_same, stamp
 from chainer_caption.storage.legacy import current_keys
@@ -190,7 +190,7 @@ def _extract(paths, names, output, extractor, settings, stamps, progress, report
                 for i, batch in zip(left, prepared_batches(extractor, paths_left), strict=True):
                     # The rows have to be on the disk before the journal says that they are.
                     f.seek(start + i * BATCH * size)
-                    f.write(computed(extractor, batch, (extractor.dim,)).astype(dtype).tobytes())
+                    f.write(compute_batch(extractor, batch, (extractor.dim,)).astype(dtype).tobytes())
                     f.flush()
                     os.fdatasync(f.fileno())
                     bad = {names[i * BATCH + j]: str(image) for j, (_, image) in enumerate(batch)

@@ -1,9 +1,8 @@
-"""Turns images into features: encoders and their weights, preprocessing, and which of them made given features.
+"""Image features: encoders and their weights, preprocessing, extraction, and the check of a feature matrix.
 
-`extractor` has both steps in one; `encoders` and `preprocessings` are tables of what there is; `images` reads any
-image, `folders` finds them, `prefetch` reads them in threads; `weights` and the readers beside it load trained
-encoders; `check` tells what made a given matrix.
+`extractor` combines an encoder with its preprocessing; `encoders` and `preprocessing` have tables of them; `images`
+decodes images, `folders` finds them, `prefetch` prepares them in threads; `weights` and the readers beside it load
+pretrained weights; `check` finds what made a feature matrix.
 
-Data conventions: an image is RGB, (H, W, 3), uint8; prepared for an encoder it is (3, S, S), float32; features are
-(N, D), float32, a row for each image.
+An image is RGB, (H, W, 3), uint8; a prepared one is (3, S, S), float32; features are (N, D), float32, a row an image.
 """

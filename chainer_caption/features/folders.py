@@ -1,39 +1,63 @@
-"""Finds images on the disk: in folders, and by the names that somebody else gave them."""
+"""Finds images on the disk: in folders, and by the names that caption files give them."""
+from __future__ import annotations
+
 import collections
+import importlib.util
+import logging
 import os
+import unicodedata
+from collections.abc import Iterable, Iterator
 
 from chainer_caption.errors import InputError
 
+#: Suffixes of HEIF images, which only pillow-heif decodes.
+HEIF_SUFFIXES = frozenset(('.heic', '.heif', '.hif'))
+
 #: Suffixes (lower case) by which images are picked out of folders.
-SUFFIXES = frozenset(('.jpg', '.jpeg', '.jpe', '.jfif', '.png', '.gif', '.webp', '.bmp', '.tif', '.tiff', '.ppm',
-                      '.pgm', '.pbm', '.pnm', '.jp2', '.avif'))
+SUFFIXES = HEIF_SUFFIXES | {'.jpg', '.jpeg', '.jpe', '.jfif', '.png', '.gif', '.webp', '.bmp', '.tif', '.tiff', '.ppm',
+                            '.pgm', '.pbm', '.pnm', '.jp2', '.avif'}
+
+# Suffixes of images that are not read; a notice counts them.
+_UNREAD = frozenset(('.dng', '.cr2', '.cr3', '.nef', '.arw', '.orf', '.rw2', '.raf', '.pef', '.srw', '.psd', '.xcf',
+                     '.jxl', '.jxr', '.tga', '.exr'))
+
+# Folders (lower case) that file servers, recycle bins and archivers fill with copies. Hidden ones are skipped anyway.
+_SKIPPED = frozenset(('@eadir', '#recycle', '@recycle', '#snapshot', '$recycle.bin', '__macosx',
+                      'system volume information'))
+
+_logger = logging.getLogger('chainer_caption')
 
 
-def find_images(paths):
-    """Finds the images among files and in folders.
+def find_images(paths: str | os.PathLike | Iterable[str | os.PathLike]) -> list[str]:
+    """Finds the images among files and in folders, sorted by name, without duplicates.
 
-    Folders are walked recursively; in them a file is an image by its suffix (`SUFFIXES`, in any case), hidden files
-    and folders are passed over, and each folder is walked once however many symbolic links lead to it. A path that
-    is no folder is taken as it is, whatever its name, even when it is missing, and so is a folder that cannot be
-    listed: `open_image` says what is wrong with them.
+    Folders are walked recursively. In them a file is an image by its suffix (`SUFFIXES`, in any case; HEIF only with
+    pillow-heif). Hidden files and folders, and those of thumbnails and recycle bins, are skipped. Each folder is
+    walked once, however many symbolic links lead to it. A path that is no folder, even a missing one, is taken as it
+    is, and so is a folder that cannot be listed: `open_image` gives the reason.
 
-    Args:
-        paths (iterable of str or os.PathLike, or one of them): Files and folders, mixed.
-
-    Returns:
-        list of str: Sorted by name, without duplicates.
+    Images of types that are not read are counted in one warning to the logger `chainer_caption`.
     """
-    if isinstance(paths, (str, os.PathLike)):
-        paths = [paths]
-    found = set()
-    for path in map(os.fspath, paths):
-        found.update(_walk(path) if os.path.isdir(path) else [path])
-    return sorted(found)
+    paths = [paths] if isinstance(paths, (str, os.PathLike)) else paths
+    unread: collections.Counter[str] = collections.Counter()
+    found = _find((os.fspath(path) for path in paths), unread)
+    if unread:
+        heif, others = sorted(unread.keys() & HEIF_SUFFIXES), sorted(unread.keys() - HEIF_SUFFIXES)
+        kinds = [f'{", ".join(heif)}: scripts/setup.sh heif'] * bool(heif) + [', '.join(others)] * bool(others)
+        _logger.warning('%d %s skipped (%s)', unread.total(), 'files of types not read here were' if unread.total() > 1
+                        else 'file of a type not read here was', '; '.join(kinds))
+    return found
 
 
-def _walk(top):
+def _find(paths: Iterable[str], unread: collections.Counter[str]) -> list[str]:
+    return sorted({image for path in paths for image in (_walk(path, unread) if os.path.isdir(path) else [path])})
+
+
+def _walk(top: str, unread: collections.Counter[str]) -> Iterator[str]:
+    read = SUFFIXES if importlib.util.find_spec('pillow_heif') else SUFFIXES - HEIF_SUFFIXES
     # Real folders come before links to folders, so that an image is listed under its own place where it has one.
-    real, links, walked = [top], [], set()
+    real, links = [top], list[str]()
+    walked = set()
     while real or links:
         folder = real.pop() if real else links.pop(0)
         try:
@@ -47,23 +71,19 @@ def _walk(top):
             yield folder
             continue
         for entry in entries:
-            if entry.name.startswith('.'):
+            suffix = os.path.splitext(entry.name)[1].lower()
+            if entry.name.startswith('.') or entry.name.lower() in _SKIPPED:
                 continue
             if os.path.isdir(entry.path):
                 (links if entry.is_symlink() else real).append(entry.path)
-            elif os.path.splitext(entry.name)[1].lower() in SUFFIXES:
+            elif suffix in read:
                 yield entry.path
+            elif suffix in HEIF_SUFFIXES or suffix in _UNREAD:
+                unread[suffix] += 1
 
 
-def find_in_folder(wanted, folder):
-    """Finds images in a folder, in whatever order and folders they lie there, by `find_by_name`.
-
-    Args:
-        wanted (iterable of str): File names.
-        folder (str or os.PathLike): Where to look.
-
-    Returns:
-        dict: Wanted name to path; those not found are left out.
+def find_in_folder(wanted: Iterable[str], folder: str | os.PathLike) -> dict[str, str]:
+    """Finds images of a folder by `find_by_name`: wanted name to path, for those found.
 
     Raises:
         InputError: There is no such folder.
@@ -71,31 +91,46 @@ def find_in_folder(wanted, folder):
     folder = os.fspath(folder)
     if not os.path.isdir(folder):
         raise InputError(f'{folder}: no such folder')
-    names = {os.path.relpath(path, folder): path for path in find_images(folder)}
-    return {name: names[there] for name, there in find_by_name(wanted, names).items()}
+    paths = {os.path.relpath(path, folder): path for path in _find([folder], collections.Counter())}
+    return {name: paths[image] for name, image in find_by_name(wanted, paths).items()}
 
 
-def find_by_name(wanted, names):
-    """Finds images by the names that somebody else gave them.
+def find_by_name(wanted: Iterable[str], names: Iterable[str]) -> dict[str, str]:
+    """Finds images by the names that a caption file gives them.
+
+    A wanted name is that of an image, or differs from it in ways that leave no doubt which image is meant: upper and
+    lower case, composed or decomposed Unicode, backslashes for slashes, no suffix, fewer folders or more of them
+    (`1.jpg` is `cats/1.jpg` if that is the only one).
 
     Args:
-        wanted (iterable of str): File names, with or without folders.
-        names (iterable of str): The images that there are, as paths relative to their common folder.
+        wanted: File names, with or without folders.
+        names: The images that there are, as paths relative to their common folder.
 
     Returns:
-        dict: Wanted name to the image's. A wanted name without the folders, or with more of them, finds its image,
-        too, where there is no doubt: `1.jpg` is `cats/1.jpg` if that is the only one. Those not found are left out.
+        Wanted name to the image's, for those found. Where several wanted names could only be guesses at one image,
+        none of them is.
     """
-    wanted = {name: os.path.normpath(name) for name in wanted}
-    by_last = collections.defaultdict(dict)
-    for name in names:
-        by_last[os.path.basename(name)][os.path.normpath(name)] = name
+    exact = {os.path.normpath(name): name for name in names}
+    by_last: dict[str, dict[str, list[str]]] = collections.defaultdict(lambda: collections.defaultdict(list))
+    for name in exact.values():
+        path = _simplified(name)
+        stem = os.path.splitext(path)[0]
+        for key in (path, stem) if os.path.splitext(stem)[1] not in SUFFIXES else (path,):
+            by_last[os.path.basename(key)][key].append(name)
     found, guessed = {}, {}
-    for name, path in wanted.items():
-        there = by_last.get(os.path.basename(path), {})
-        alike = [path] if path in there else [other for other in there
-                                              if path.endswith('/' + other) or other.endswith('/' + path)]
+    for name in wanted:
+        path = _simplified(name)
+        if image := exact.get(os.path.normpath(name)):
+            found[name] = image
+            continue
+        others = by_last.get(os.path.basename(path), {})
+        alike = others.get(path) or [image for other, images in others.items() for image in images
+                                     if path.endswith('/' + other) or other.endswith('/' + path)]
         if len(alike) == 1:
-            (found if path in there else guessed)[name] = there[alike[0]]
+            guessed[name] = alike[0]
     times = collections.Counter([*found.values(), *guessed.values()])
     return {**found, **{name: image for name, image in guessed.items() if times[image] == 1}}
+
+
+def _simplified(name: str) -> str:
+    return os.path.normpath(unicodedata.normalize('NFC', name).replace('\\', '/')).casefold()

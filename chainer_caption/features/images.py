@@ -1,14 +1,18 @@
-"""Reads any image as 8-bit RGB; what cannot be read is one `ImageError`."""
+"""Decodes images as 8-bit RGB; an image that cannot be read is one `ImageError`."""
+from __future__ import annotations
+
 import contextlib
 import io
 import itertools
-import mmap
 import os
 import re
 import stat
 import struct
 import threading
 import warnings
+import zlib
+from collections.abc import Iterator
+from typing import IO, Any
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -16,193 +20,165 @@ from PIL import Image, UnidentifiedImageError
 from chainer_caption.errors import printable
 from chainer_caption.parallel import SharedContext
 
-# What is tried on a file, whatever its name says. Pillow knows more formats, but some of them start other programs.
+# The formats that are tried, whatever the file's name. Pillow knows more, but some of them start other programs.
 _FORMATS = ('JPEG', 'PNG', 'GIF', 'WEBP', 'BMP', 'TIFF', 'PPM', 'JPEG2000', 'AVIF')
 
-#: Images of more pixels than this are refused before they are decoded, which takes four bytes for each (sixteen in
-#: WebP): a phone's largest are 50 to 108 million, and a file of a few kilobytes can claim to be of billions.
+# Brands in the first box of a HEIF file (ISO/IEC 23008-12, annex B). AVIF files have generic ones (mif1, msf1), too.
+_HEIF_BRANDS = {b'heic', b'heix', b'heim', b'heis', b'hevc', b'hevx', b'hevm', b'hevs', b'mif1', b'msf1'}
+_AVIF_BRANDS = {b'avif', b'avis'}
+
+#: Images of more pixels are refused before they are decoded, which takes four bytes a pixel (sixteen in WebP). The
+#: largest images of phones have 50 to 108 million pixels, and a file of a few kilobytes can claim billions.
 MAX_PIXELS = 120_000_000
 
-# JPEG's own limit. What is longer is no photo, and its resampling could take any amount of memory.
+# JPEG's own limit. Resampling a longer side could take any amount of memory.
 _MAX_SIDE = 65_535
 
-# Images that are in memory at the same time have no more pixels than this together, whatever the number of threads;
-# one of more is alone.
+# The pixels of all images that are decoded at the same time, whatever the number of threads; a larger one is alone.
 _PIXELS_AT_ONCE = 48_000_000
 
-# A larger file is no image; some decoders would read it as a whole.
+# Larger files are refused, because some decoders read a file as a whole.
 _MAX_BYTES = 2 ** 30
 
-# A progressive JPEG says what to refine in scans, ten as a rule; in a few bytes each they can go over the whole image
-# for hours. Pixels times scans.
+# Limits of a progressive JPEG: pixels times scans, and scans. Usual are ten scans. Thousands of scans of a few bytes
+# each, over the whole image, would take hours.
 _MAX_SCANNED, _MAX_SCANS = 5_000_000_000, 10_000
 
-# Tiles times channels of a JPEG 2000 image, for each of which its decoder takes some kilobytes beforehand. Tiles of
-# 256 x 256 are usual.
+# Segments of a JPEG or chunks of a PNG that are walked, at some microseconds each; a gigabyte needs 16,000 segments.
+_MAX_SEGMENTS = 200_000
+
+# Tiles times channels of a JPEG 2000 image; its decoder allocates some kilobytes for each. Usual are 256 x 256 pixels.
 _MAX_TILES = 100_000
 
-# What is larger comes out of a camera, and takes longer to decode than all that is done with it after that.
-_OF_A_CAMERA = 8_000_000
+# JPEG images of more pixels may be scaled while they are decoded.
+_CAMERA_PIXELS = 8_000_000
 
-_PIXELS_OF_A_BAND = 2 ** 18     # converted at a time
+_CHUNK = 2 ** 18                # bytes of a file that are searched at a time
+_BAND_PIXELS = 2 ** 18          # pixels that are converted at a time
 
-# EXIF's orientations: whether the rows of what is stored are flipped, whether its columns are, and whether rows and
-# columns are exchanged after that.
+# EXIF orientation to (flip rows, flip columns, then transpose).
 _TURNS = {1: (False, False, False), 2: (False, True, False), 3: (True, True, False), 4: (True, False, False),
           5: (False, False, True), 6: (True, False, True), 7: (True, True, True), 8: (False, True, True)}
+_INVERSE = {6: 8, 8: 6}         # the others are their own inverse
 _ORIENTATION = 0x0112
 
 
 class ImageError(ValueError):
-    """One image that cannot be used; the run that met it can go on.
+    """An image that cannot be used; the run can go on with the next one. `str(error)` is the reason, in one line.
 
     Attributes:
-        path (str or None): The image, where it has a name. `str(error)` is the reason alone, in one line.
+        path: The image, where it has a name.
     """
 
-    def __init__(self, path, reason):
+    def __init__(self, path: str | None, reason: str) -> None:
         super().__init__(printable(reason))
         self.path = path
 
 
 class DecodedImage:
-    """A decoded image as it is meant to be seen, whose parts become RGB when they are asked for.
+    """A decoded image, upright, that is converted to RGB part by part.
 
-    It is read like an array: `image[top:bottom, left:right]` is RGB, (H, W, 3), uint8, and `numpy.asarray(image)`
-    all of it. Turned and converted as a whole, a large image would take two or three times the memory.
-
-    Grey and palette images, CMYK and 16 bits a channel become 8-bit RGB; what is transparent is laid on white, as a
-    web page shows it.
+    It is read like an array: `image[top:bottom, left:right]` is RGB, (H, W, 3), uint8, and `numpy.asarray(image)` the
+    whole. Turning and converting a large image as a whole would take two or three times its memory. Grey, palette, CMYK
+    and 16-bit images become 8-bit RGB; transparent pixels are composed on white.
 
     Args:
-        image (PIL.Image.Image): The image, decoded.
-        orientation (int): How it is to be turned, in EXIF's numbers; 1, or any that EXIF does not know, leaves it.
+        image: The decoded image.
+        orientation: EXIF orientation by which it is turned; unknown numbers leave it as it is.
 
     Attributes:
-        shape (tuple of int): (H, W, 3).
+        shape: (H, W, 3).
     """
 
-    def __init__(self, image, orientation=1):
+    def __init__(self, image: Image.Image, orientation: int = 1) -> None:
         if image.mode == 'F':
             raise ValueError('floating-point pixels, which have no known range; save it with 8 or 16 bits a channel')
         self._image = image
         self._turn = _TURNS.get(orientation, _TURNS[1])
         self.shape = (image.width, image.height, 3) if self._turn[2] else (image.height, image.width, 3)
 
-    def __getitem__(self, part):
-        flip_rows, flip_columns, exchange = self._turn
+    def __getitem__(self, part: tuple[slice, ...]) -> np.ndarray:
+        flip_rows, flip_columns, transpose = self._turn
         rows, columns = (range(length)[wanted] for wanted, length in zip(part, self.shape, strict=False))
-        if exchange:
+        if transpose:
             rows, columns = columns, rows
         width, height = self._image.size
         top, bottom = (height - rows.stop, height - rows.start) if flip_rows else (rows.start, rows.stop)
         left, right = (width - columns.stop, width - columns.start) if flip_columns else (columns.start, columns.stop)
         rgb = _as_rgb(self._image.crop((left, top, right, bottom)))
         rgb = rgb[::-1 if flip_rows else 1, ::-1 if flip_columns else 1]
-        return rgb.transpose(1, 0, 2) if exchange else rgb
+        return rgb.transpose(1, 0, 2) if transpose else rgb
 
-    def __array__(self, dtype=None, copy=None):
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         array = np.empty(self.shape, np.uint8)
-        for band in bands(self.shape[0], self.shape[1]):
+        for band in bands(*self.shape[:2]):
             array[band] = self[band, :]
         return array if dtype is None else array.astype(dtype, copy=False)
 
-    def to_image(self):
-        """The whole as a PIL.Image.Image of the mode RGB; it may share the image's memory."""
+    def to_image(self) -> Image.Image:
+        """The whole image in mode RGB; it may share memory with the decoded one."""
         if self._image.mode == 'RGB' and not self._image.has_transparency_data and not any(self._turn):
             return self._image
-        image = Image.new('RGB', self.shape[1::-1])
-        for band in bands(self.shape[0], self.shape[1]):
+        image = Image.new('RGB', (self.shape[1], self.shape[0]))
+        for band in bands(*self.shape[:2]):
             image.paste(Image.fromarray(np.ascontiguousarray(self[band, :])), (0, band.start))
         return image
 
 
-def bands(length, breadth):
-    """Cuts an image into bands of a size that does not count beside a large one's.
-
-    Args:
-        length (int): The side that is cut, in pixels.
-        breadth (int): The other side.
-
-    Yields:
-        slice: Of `length`, one after the other.
-    """
-    step = max(1, _PIXELS_OF_A_BAND // breadth)
+def bands(length: int, breadth: int) -> Iterator[slice]:
+    """Slices of the side `length` of an image, such that each band is small beside a large image."""
+    step = max(1, _BAND_PIXELS // breadth)
     for start in range(0, length, step):
         yield slice(start, min(start + step, length))
 
 
 @contextlib.contextmanager
-def open_image(path, honour_exif=True, max_pixels=MAX_PIXELS, least=None):
-    """Decodes an image; its memory is given back when the block ends, and large ones wait for each other.
+def open_image(path: str | os.PathLike | IO[bytes], honour_exif: bool = True, max_pixels: int = MAX_PIXELS,
+               min_side: int | None = None) -> Iterator[DecodedImage]:
+    """Decodes an image. Its memory is released when the block ends; large images wait for each other.
 
     Args:
-        path (str, os.PathLike or binary file): A JPEG, PNG, GIF, WebP, BMP, TIFF, PPM, JPEG 2000 or AVIF file, whatever
-            its name; of an animation the first frame is taken. An open file, which may be an `io.BytesIO`, is read from
-            its beginning and left open.
-        honour_exif (bool): Turn the image as its EXIF orientation says. Features published in the years of the
-            VGG encoders were made without.
-        max_pixels (int): An image of more is refused, by its header alone.
-        least (int or None): A JPEG image of more than 8 megapixels may come at a half, a quarter or an eighth of its
-            size, as long as neither side falls below so many pixels: its decoder can average them on the way, which
-            takes a fraction of the time and of the memory. None has it as it is.
+        path: A JPEG, PNG, GIF, WebP, BMP, TIFF, PPM, JPEG 2000, AVIF or, with pillow-heif, HEIC file, whatever its
+            name; the first frame of an animation. A binary file, which may be an `io.BytesIO`, is read from its
+            beginning and left open.
+        honour_exif: Turn the image by its EXIF orientation. Features published in the years of VGG were made without.
+            HEIC files have their orientation in the image itself, and are always turned.
+        max_pixels: An image of more pixels is refused by its header.
+        min_side: A JPEG image of more than 8 megapixels may be decoded at 1/2, 1/4 or 1/8 of its size, as long as both
+            sides keep this many pixels. The decoder then averages pixels, in a fraction of the time and memory. None:
+            full size.
 
     Yields:
-        DecodedImage: The image; not to be used outside the block.
+        The image; not to be used outside the block.
 
     Raises:
-        ImageError: The file is missing or cannot be read, is no image or a damaged one, or is too large. No
-            other exception and no warning comes out of here, whatever the file holds.
+        ImageError: The file is missing or unreadable, not an image, damaged or too large. No other exception and no
+            warning is raised, whatever the file contains.
     """
+    f = path if hasattr(path, 'read') else None
+    name: Any = getattr(f, 'name', None) if f is not None else os.fspath(path)          # type: ignore[arg-type]
     with contextlib.ExitStack() as held:
-        f = path if hasattr(path, 'read') else None
-        path = getattr(f, 'name', None) if f else os.fspath(path)
         try:
             held.enter_context(_pillow_quiet)
-            f = f or held.enter_context(_open_regular(path))
-            image = _decode(f, honour_exif, max_pixels, least, held)
+            f = f or held.enter_context(_open_regular(name))
+            image = _decode(f, held, honour_exif, max_pixels, min_side)     # type: ignore[arg-type]
+        except ImageError as e:
+            e.path = name
+            raise
         except UnidentifiedImageError as e:
-            raise ImageError(path, 'not an image in a format known here, or cut off within its header') from e
+            raise ImageError(name, 'not an image in a supported format, or cut off within its header') from e
         except OSError as e:
-            raise ImageError(path, f'cannot be read ({e.strerror})' if e.strerror else _one_line(e)) from e
+            raise ImageError(name, f'cannot be read ({e.strerror})' if e.strerror else _one_line(e)) from e
         except MemoryError as e:
-            raise ImageError(path, 'not enough memory to decode it') from e
+            raise ImageError(name, 'not enough memory to decode it') from e
         except Exception as e:                          # Pillow's decoders raise nearly anything on damaged files
-            raise ImageError(path, _one_line(e)) from e
+            raise ImageError(name, _one_line(e)) from e
         yield image
 
 
-def _decode(f, honour_exif, max_pixels, least, held):
-    # `held` keeps what has to be undone when the image is not needed any more.
-    image = held.enter_context(_open_image(f))
-    width, height = image.size
-    if width * height > max_pixels:
-        raise ValueError(f'{width} x {height} pixels are more than the limit of {max_pixels:,}')
-    if max(width, height) > _MAX_SIDE:
-        raise ValueError(f'{width} x {height} pixels: a side of more than {_MAX_SIDE:,}')
-    _check_parts(image, f)
-    if least is not None and image.format in ('JPEG', 'MPO'):
-        width, height = _scaled(image, least)
-    # Pillow's way of reading WebP, which animations can be, takes three copies besides.
-    held.enter_context(_room_for(width * height * (4 if image.format == 'WEBP' else 1)))
-    held.callback(image.close)
-    image.load()
-    return DecodedImage(image, _orientation(image) if honour_exif else 1)
-
-
-def _scaled(image, least):
-    width, height = image.size
-    for scale in (8, 4, 2) if width * height > _OF_A_CAMERA else ():
-        # Where a side is no multiple, the last pixels would be averages of less, and everything out of its place.
-        if min(width, height) >= least * scale and not width % scale and not height % scale:
-            image.draft(None, (width // scale, height // scale))
-            break
-    return image.size
-
-
-def _open_regular(path):
+def _open_regular(path: str) -> IO[bytes]:
     status = os.stat(path)
-    if not stat.S_ISREG(status.st_mode):                # opening a pipe would wait for its writer, for ever
+    if not stat.S_ISREG(status.st_mode):                # opening a pipe would wait for its writer
         raise ValueError('a folder that cannot be listed' if stat.S_ISDIR(status.st_mode) else 'not a regular file')
     if not status.st_size:
         raise ValueError('the file is empty')
@@ -211,69 +187,185 @@ def _open_regular(path):
     return open(path, 'rb')
 
 
-def _open_image(f):
+def _decode(f: IO[bytes], held: contextlib.ExitStack, *options: Any) -> DecodedImage:
+    try:
+        return held.enter_context(_decoded(f, *options))
+    except Exception:
+        sound = _essential_chunks(f)
+        if sound is None:
+            raise
+    return held.enter_context(_decoded(sound, *options))
+
+
+@contextlib.contextmanager
+def _decoded(f: IO[bytes], honour_exif: bool, max_pixels: int, min_side: int | None) -> Iterator[DecodedImage]:
+    with _open_with_pillow(f) as image:
+        width, height = image.size
+        if width * height > max_pixels:
+            raise ImageError(None, f'{width} x {height} pixels are more than the limit of {max_pixels:,} (max_pixels)')
+        if max(width, height) > _MAX_SIDE:
+            raise ValueError(f'{width} x {height} pixels: a side of more than {_MAX_SIDE:,}')
+        _check_parts(image, f)
+        if min_side is not None and image.format in ('JPEG', 'MPO'):
+            width, height = _scale(image, min_side)
+        turned = _orientation(image) if image.format == 'TIFF' else 1       # Pillow turns TIFF images by itself
+        # Pillow holds an animation's frame three times more while it decodes WebP, and pillow-heif once more.
+        copies = {'WEBP': 4, 'HEIF': 2}.get(image.format or '', 1)
+        with _room_for(width * height * copies), contextlib.closing(image):
+            image.load()
+            yield DecodedImage(image, _orientation(image) if honour_exif else _INVERSE.get(turned, turned))
+
+
+def _open_with_pillow(f: IO[bytes]) -> Image.Image:
+    f.seek(0)
+    head = f.read(64)
     f.seek(0)
     Image.init()
-    return Image.open(_Lent(f), formats=[name for name in _FORMATS if name in Image.OPEN])
+    brands = {head[at:at + 4] for at in (8, *range(16, int.from_bytes(head[:4], 'big'), 4)[:12])}
+    if head[4:8] == b'ftyp' and brands & _HEIF_BRANDS and not brands & _AVIF_BRANDS:
+        try:
+            import pillow_heif
+        except ImportError:
+            raise ValueError('HEIC image: install pillow-heif (scripts/setup.sh heif)') from None
+        if 'HEIF' not in Image.OPEN:
+            pillow_heif.register_heif_opener()
+        return Image.open(_KeptOpen(f), formats=['HEIF'])
+    return Image.open(_KeptOpen(f), formats=[name for name in _FORMATS if name in Image.OPEN])
 
 
-class _Lent:
-    """A file that stays open when Pillow closes it: whoever has opened it does that."""
+class _KeptOpen:
+    """A file that Pillow cannot close."""
 
-    def __init__(self, f):
+    def __init__(self, f: Any) -> None:
         self._f = f
 
-    def __getattr__(self, name):
+    def __getattr__(self, name: str) -> Any:
         return getattr(self._f, name)
 
-    def close(self):
+    def close(self) -> None:
         pass
 
 
-def _check_parts(image, f):
-    # Wherever in the file their marks stand: that may be more than decoders find, but not many more.
-    if image.format in ('JPEG', 'MPO', 'JPEG2000'):
-        with _bytes_of(f) as data:
-            if image.format == 'JPEG2000':
-                most, what = _MAX_TILES, 'tiles'
-                parts = sum(map(_tiles, itertools.islice(_SIZE.finditer(data), most + 1)))
-            else:
-                most, what = min(_MAX_SCANS, _MAX_SCANNED // (image.width * image.height)), 'scans'
-                parts = sum(1 for _ in itertools.islice(_SCAN.finditer(data), most + 1))
-        if parts > most:
-            raise ValueError(f'more than {most:,} {what} in an image of {image.width} x {image.height} pixels')
+def _scale(image: Any, min_side: int) -> tuple[int, int]:
+    width, height = image.size
+    for scale in (8, 4, 2) if width * height > _CAMERA_PIXELS else ():
+        # Where a side is no multiple, the last pixels are averages of fewer, and the whole image is shifted.
+        if min(width, height) >= min_side * scale and not width % scale and not height % scale:
+            image.draft(None, (width // scale, height // scale))
+            break
+    return image.size
 
 
-def _bytes_of(f):
-    # What is in memory is looked at there, and what is on the disk without reading all of it.
-    return f.getbuffer() if isinstance(f, io.BytesIO) else mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ)
+# Limits on what decoders do for a few bytes. Files are read in chunks: a mapped one would end the process by SIGBUS
+# where its disk is damaged or where it is cut meanwhile, and some file systems cannot map files.
+
+def _check_parts(image: Image.Image, f: IO[bytes]) -> None:
+    if image.format in ('JPEG', 'MPO'):
+        most, kind, count = min(_MAX_SCANS, _MAX_SCANNED // (image.width * image.height)), 'scans', _count_scans
+    elif image.format == 'JPEG2000':
+        most, kind, count = _MAX_TILES, 'tiles', _count_tiles
+    else:
+        return
+    if count(f, most) > most:
+        raise ValueError(f'more than {most:,} {kind} in an image of {image.width} x {image.height} pixels')
 
 
-_SCAN = re.compile(b'\xff\xda')
+_MARKER = re.compile(b'\xff[\xc0-\xcf\xd8-\xfe]')       # but for restarts, which are within a scan
+_SCAN, _START, _END = b'\xff\xda', b'\xff\xd8', b'\xff\xd9'
+
+
+def _count_scans(f: IO[bytes], most: int) -> int:
+    """The scans of a JPEG (ITU-T T.81, annex B), or any number above `most`. Segments are skipped by their length, as
+    in decoders: scans of an EXIF thumbnail do not count, nor bytes after the image, such as a motion photo's video."""
+    position = scans = segments = 0
+    while True:
+        f.seek(position)
+        data, at = f.read(_CHUNK), 0
+        while (match := _MARKER.search(data, at)) and match.end() + 2 <= len(data):
+            scans, segments = scans + (match[0] == _SCAN), segments + 1
+            if segments > _MAX_SEGMENTS:
+                raise ValueError(f'more than {_MAX_SEGMENTS:,} segments')
+            if match[0] == _END or scans > most:
+                return scans
+            at = match.end() + (0 if match[0] == _START else int.from_bytes(data[match.end():match.end() + 2], 'big'))
+        if len(data) < _CHUNK:
+            return scans
+        position += match.start() if match else max(at, len(data) - 1)
+
 
 # The marker of a codestream's size, with what follows up to the number of components (ISO/IEC 15444-1, A.5.1).
 _SIZE = re.compile(b'\xff\x51(?=(.{38}))', re.DOTALL)
 
 
-def _tiles(match):
-    length, right, bottom, width, height, left, top, channels = struct.unpack('>H2x2I8x4IH', match[1])
+def _count_tiles(f: IO[bytes], most: int) -> int:
+    """The tiles times channels of a JPEG 2000 image, or any number above `most`, wherever its sizes stand."""
+    def sizes() -> Iterator[int]:
+        position = 0
+        while True:
+            f.seek(position)
+            data = f.read(_CHUNK + 40)
+            yield from (_tiles(match[1]) for match in _SIZE.finditer(data) if match.start() < _CHUNK)
+            position += _CHUNK
+            if len(data) < _CHUNK:
+                return
+
+    return sum(itertools.islice(sizes(), most + 1))
+
+
+def _tiles(fields: bytes) -> int:
+    length, right, bottom, width, height, left, top, channels = struct.unpack('>H2x2I8x4IH', fields)
     if length != 38 + 3 * channels:
-        return 1                                        # it only looks like one
+        return 1                                        # these bytes only look like a size
     columns, rows = -(-max(1, right - left) // max(1, width)), -(-max(1, bottom - top) // max(1, height))
     return columns * rows * max(1, channels)
 
 
-def _orientation(image):
-    with contextlib.suppress(Exception):                # a damaged EXIF block is no damage to the image
-        return image.getexif().get(_ORIENTATION)
+_PNG = b'\x89PNG\r\n\x1a\n'
+_MAX_COPIED = 2 ** 28           # bytes of a PNG
+
+
+def _essential_chunks(f: IO[bytes]) -> io.BytesIO | None:
+    """A copy of a PNG with the chunks that its pixels need, and a sound eXIf; None where that would not help.
+
+    Pillow refuses an image for a wrong checksum in a comment, or for a long compressed one.
+    """
+    f.seek(0)
+    if f.read(8) != _PNG:
+        return None
+    kept, size, dropped = [_PNG], 0, False
+    for _ in range(_MAX_SEGMENTS):
+        head = f.read(8)
+        if len(head) < 8:
+            return None
+        length, kind = int.from_bytes(head[:4], 'big'), head[4:]
+        if kind[0] & 32 and kind not in (b'tRNS', b'eXIf'):                 # lower case: ancillary
+            f.seek(length + 4, io.SEEK_CUR)
+            dropped = True
+            continue
+        size += length
+        body = f.read(length + 4) if size <= _MAX_COPIED else b''
+        if len(body) < length + 4:
+            return None
+        if kind == b'eXIf' and zlib.crc32(kind + body[:-4]) != int.from_bytes(body[-4:], 'big'):
+            dropped = True
+        else:
+            kept += [head, body]
+        if kind == b'IEND':
+            return io.BytesIO(b''.join(kept)) if dropped else None
+    return None
+
+
+def _orientation(image: Image.Image) -> int:
+    with contextlib.suppress(Exception):                # damaged EXIF does not damage the image
+        return image.getexif().get(_ORIENTATION, 1)
     return 1
 
 
-def _one_line(error):
+def _one_line(error: Exception) -> str:
     return ' '.join(str(error).split()) or type(error).__name__
 
 
-def _as_rgb(image):
+def _as_rgb(image: Image.Image) -> np.ndarray:
     if image.mode.startswith('I'):                      # 16-bit grey; Pillow's own conversion would clip it at 255
         grey = np.clip(np.asarray(image, np.int64), 0, 65535)
         return np.repeat(((grey * 255 + 32767) // 65535).astype(np.uint8)[:, :, None], 3, axis=2)
@@ -288,7 +380,7 @@ _in_memory = 0
 
 
 @contextlib.contextmanager
-def _room_for(pixels):
+def _room_for(pixels: int) -> Iterator[None]:
     global _in_memory  # noqa: PLW0603 (guarded by the condition)
     with _room:
         _room.wait_for(lambda: not _in_memory or _in_memory + pixels <= _PIXELS_AT_ONCE)
@@ -302,9 +394,9 @@ def _room_for(pixels):
 
 
 @contextlib.contextmanager
-def _set_up_pillow():
-    # Pillow warns of images above a limit of its own and refuses them at twice that, and warns of oddities in the
-    # metadata. Filters and limit are the process's, while images are read by many threads.
+def _set_up_pillow() -> Iterator[None]:
+    # Pillow warns of images above a limit of its own, refuses them at twice that, and warns of odd metadata. Filters
+    # and limit belong to the process, and several threads decode at once.
     limit = Image.MAX_IMAGE_PIXELS
     with warnings.catch_warnings():
         warnings.filterwarnings('ignore', module=r'PIL\.')

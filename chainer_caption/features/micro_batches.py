@@ -1,64 +1,63 @@
-"""An encoder on a GPU, over as many images at a time as there is memory for.
+"""Runs an encoder on a GPU in micro-batches that fit into its memory.
 
-Without cuDNN, which CuPy no longer has, Chainer unfolds the images for each convolution into a matrix of all that its
-filters see, and turns that around: a quarter of a gigabyte for each image that VGG's second layer takes.
+Without cuDNN, which CuPy no longer has, Chainer unfolds the inputs of each convolution into a matrix (im2col) and
+transposes its output: a quarter of a gigabyte for each image in VGG's second layer.
 """
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
 from chainer_caption.functions.memory import enough_memory, free_bytes, peak_bytes
 
-# Of the memory that is free, what the images may take: blocks of many sizes do not fit without gaps.
+# The share of the free memory that a micro-batch may take; blocks of many sizes do not fit without gaps.
 _SHARE = 0.8
 
 
-class InSlices:
-    """Computes a batch in slices that fit; a slice that does not fit after all is cut in half.
+class MicroBatches:
+    """Computes a batch in micro-batches; one that does not fit after all is halved.
 
     Args:
-        compute (callable): Takes images on the GPU, (n, 3, S, S) float32, and returns their features, (n, D).
-        device (chainer.backend.Device): The GPU, which must be the current device in calls.
+        compute: Takes images on the GPU, (n, 3, S, S) float32, and returns their features, (n, D).
+        device: The GPU, which must be the current device in calls.
     """
 
-    def __init__(self, compute, device):
+    def __init__(self, compute: Callable[[Any], Any], device: Any) -> None:
         self._compute = compute
         self._device = device
-        self._at_a_time = None                          # images; not known before one has been tried
+        self._size: int | None = None                   # images; measured with the first one
 
-    def __call__(self, batch):
-        """Computes the features of images.
-
-        Args:
-            batch (numpy.ndarray): (N, 3, S, S), float32, on the host.
-
-        Returns:
-            cupy.ndarray: (N, D), float32.
+    def __call__(self, batch: np.ndarray) -> Any:
+        """Computes the features, (N, D) float32 on the GPU, of images on the host, (N, 3, S, S) float32.
 
         Raises:
-            InputError: There is no room for a single image.
+            InputError: The memory is too small for a single image.
         """
-        if self._at_a_time is None:
-            self._at_a_time = self._fitting(batch[:1])
-        made, start = [], 0
+        if self._size is None:
+            needed = peak_bytes(self._device, lambda: self._compute_one(batch[:1]))
+            self._size = max(1, int(_SHARE * free_bytes(self._device)) // max(1, needed))
+        made: list = []
+        start = 0
         while start < len(batch):
-            images = batch[start:start + self._at_a_time]
+            images = batch[start:start + self._size]
             features = self._try(images)
             if features is None:
-                self._at_a_time = len(images) // 2
+                self._size = len(images) // 2
             else:
                 made.append(features)
                 start += len(images)
         return self._device.xp.concatenate(made)
 
-    def _fitting(self, image):
-        one = peak_bytes(self._device, lambda: self._alone(image))
-        return max(1, int(_SHARE * free_bytes(self._device)) // max(1, one))
-
-    def _alone(self, image):
+    def _compute_one(self, image: np.ndarray) -> Any:
         with enough_memory(self._device):
             return self._compute(self._device.send(image))
 
-    def _try(self, images):
+    def _try(self, images: np.ndarray) -> Any:
         if len(images) == 1:
-            return self._alone(images)
+            return self._compute_one(images)
         try:
             return self._compute(self._device.send(images))
         except MemoryError:
-            return None                                 # and with the exception goes all that it holds
+            return None                                 # the exception holds the arrays until it is gone

@@ -1,62 +1,63 @@
-"""Reads images in threads while the ones before them are computed."""
+"""Prepares images in threads while the encoder computes the batch before."""
+from __future__ import annotations
+
 import collections
 import concurrent.futures
 import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import chainer
 import numpy as np
 
 from chainer_caption.features.images import ImageError
 
-#: Images that go through the encoder together. Batches begin at fixed places, so that an image is always computed
-#: in the same company and its features are the same to the last bit, whatever came before.
+#: Images that the encoder computes together. Batches begin at fixed positions, so that an image is always computed in
+#: the same batch and its features are the same to the last bit, wherever a run was resumed.
 BATCH = 16
 
+#: Pairs of a path and its prepared image, or the reason why it has none.
+PreparedBatch = list[tuple[str, 'np.ndarray | ImageError']]
 
-def prepared_batches(extractor, paths):
-    """Prepares images, a batch at a time; two threads are up to one batch ahead.
 
-    Args:
-        extractor (Extractor): Its `prepare` is called.
-        paths (iterable of str): The images.
-
-    Yields:
-        list of tuple: Up to `BATCH` pairs of a path and its image, as `prepare` has it, or the `ImageError` that
-        says why there is none.
-    """
-    def prepare(path):
+def prepared_batches(extractor: Any, paths: Iterable[Any],
+                     sizes: Iterable[int] | None = None) -> Iterator[PreparedBatch]:
+    """Prepares images by `extractor.prepare`, in batches of up to `BATCH` images, or of the `sizes`; two threads are up
+    to one batch ahead."""
+    def prepare(path: str) -> tuple[str, np.ndarray | ImageError]:
         try:
             return path, extractor.prepare(path)
         except ImageError as e:
             return path, e
 
-    prepared = _ahead(prepare, paths, BATCH)
-    while batch := list(itertools.islice(prepared, BATCH)):
+    prepared = _prefetch(prepare, paths, BATCH)
+    for size in itertools.repeat(BATCH) if sizes is None else sizes:
+        batch = list(itertools.islice(prepared, size))
+        if not batch:
+            return
         yield batch
 
 
-def computed(compute, batch, shape):
-    """What comes of the images of a batch, on the CPU.
+def compute_batch(compute: Callable[[list[np.ndarray]], Any], batch: PreparedBatch,
+                  shape: Sequence[int]) -> np.ndarray:
+    """Computes a batch: (len(batch), *shape), float32, on the host; zeros where an image could not be prepared.
 
     Args:
-        compute (callable): Takes a list of prepared images and gives an array of what comes of them, on any device.
-        batch (list of tuple): From `prepared_batches`.
-        shape (tuple of int): Of what comes of one.
-
-    Returns:
-        numpy.ndarray: (len(batch), *shape), float32; zero where there is no image.
+        compute: Takes a list of n prepared images and returns (n, *shape) on any device.
+        batch: From `prepared_batches`.
+        shape: Shape of one result.
     """
     rows = np.zeros((len(batch), *shape), np.float32)
-    good = [i for i, (_, image) in enumerate(batch) if isinstance(image, np.ndarray)]
+    good = {i: image for i, (_, image) in enumerate(batch) if isinstance(image, np.ndarray)}
     if good:
-        rows[good] = chainer.get_device('@numpy').send(compute([batch[i][1] for i in good]))
+        rows[list(good)] = chainer.get_device('@numpy').send(compute(list(good.values())))
     return rows
 
 
-def _ahead(function, items, window):
+def _prefetch(function: Callable[[str], Any], items: Iterable[str], window: int) -> Iterator[Any]:
     """`map(function, items)` in threads that stay at most `window` items ahead."""
     with concurrent.futures.ThreadPoolExecutor(2, thread_name_prefix='images') as pool:
-        pending = collections.deque()
+        pending: collections.deque = collections.deque()
         try:
             for item in items:
                 pending.append(pool.submit(function, item))

@@ -1,26 +1,28 @@
-"""MATLAB's `imresize`, bicubic: the resampling behind the published VGG features of the caption data sets."""
+"""MATLAB's bicubic `imresize`: the resampling of the published VGG features of caption datasets."""
+from __future__ import annotations
+
 import functools
+from typing import Any
 
 import numpy as np
 
-from chainer_caption.features.images import bands
+from chainer_caption.features.images import DecodedImage, bands
 
 
-def imresize(image, height, width):
+def imresize(image: DecodedImage | np.ndarray, height: int, width: int) -> np.ndarray:
     """Resizes an image as MATLAB's `imresize(image, [height width])` does in floating point.
 
-    Bicubic interpolation (R. Keys, "Cubic convolution interpolation for digital image processing", 1981, a = -0.5);
-    when the image shrinks the kernel is stretched, so that it averages; at the borders the image is continued by
-    its mirror image. Nothing is rounded and nothing clipped: the result can pass 0 and 255 a little.
+    The kernel is cubic convolution with a = -0.5 (R. Keys 1981), stretched when shrinking so that it averages, over
+    the image mirrored at its borders; the result is neither rounded nor clipped. In float32 it differs from double
+    precision by less than 0.001 grey levels. Pillow's bicubic differs by 3 to 14 grey levels at the borders.
 
     Args:
-        image (DecodedImage or numpy.ndarray): Shape (H, W, C), uint8 or float. It is read in bands: a float copy of the
-            whole would take four times the memory.
-        height (int): Rows of the result.
-        width (int): Columns of the result.
+        image: (H, W, C), uint8 or float. It is read in bands: a float copy of the whole takes four times the memory.
+        height: Rows of the result.
+        width: Columns of the result.
 
     Returns:
-        numpy.ndarray: Shape (height, width, C), float32, in the units of `image`.
+        (height, width, C), float32, in the units of `image`.
     """
     old_height, old_width, channels = image.shape
     if old_width > old_height:                          # the longer side first: less is left for the second
@@ -34,7 +36,7 @@ def imresize(image, height, width):
     return _resample(resized, width, axis=1)
 
 
-def _resample(image, new, axis):
+def _resample(image: np.ndarray, new: int, axis: int) -> np.ndarray:
     image = np.moveaxis(image, axis, 0)
     flat = np.ascontiguousarray(image, np.float32).reshape(len(image), -1)
     resized = _weights(len(image), new) @ flat
@@ -42,9 +44,9 @@ def _resample(image, new, axis):
 
 
 @functools.lru_cache(maxsize=64)
-def _weights(old, new):
+def _weights(old: int, new: int) -> Any:
     """The (new, old) sparse matrix that resamples one dimension."""
-    from scipy import sparse  # takes longer to import than all that a `-h` needs
+    from scipy import sparse  # takes longer to import than a whole `-h`
     stretch = max(old / new, 1.0)
     centres = (np.arange(new) + 0.5) * (old / new) - 0.5                    # of the new pixels, in old ones
     reach = int(np.ceil(2 * stretch))
@@ -55,11 +57,11 @@ def _weights(old, new):
     mirrored = np.where(mirrored < old, mirrored, 2 * old - 1 - mirrored)
     targets = np.broadcast_to(np.arange(new)[:, None], sources.shape)
     used = weights != 0
-    # Border pixels that are met twice, directly and in the mirror, add up in the conversion.
+    # The conversion adds up border pixels that occur twice, directly and mirrored.
     return sparse.coo_matrix((weights[used].astype(np.float32), (targets[used], mirrored[used])), (new, old)).tocsr()
 
 
-def _cubic(x):
+def _cubic(x: np.ndarray) -> np.ndarray:
     x = np.abs(x)
     near = 1.5 * x ** 3 - 2.5 * x ** 2 + 1
     far = -0.5 * x ** 3 + 2.5 * x ** 2 - 4 * x + 2

@@ -1,50 +1,57 @@
-"""Weights of torchvision and timm, out of `.pth` and `.safetensors` files, under the names that our links have."""
+"""Reads weights of torchvision and timm from `.pth` and `.safetensors` files, under the names of our links."""
+from __future__ import annotations
+
+import math
 import os
 import re
+from typing import Any
 
 import numpy as np
-import safetensors
 
 from chainer_caption.errors import InputError
-from chainer_caption.storage.files import open_regular, unreadable
-from chainer_caption.storage.torch_files import read_state_dict
+from chainer_caption.features.caffemodel import stored_array
+from chainer_caption.storage.files import open_regular, parse_json, unreadable
+from chainer_caption.storage.pickles import ForbiddenCall
+from chainer_caption.storage.torch_files import StoredTensor, read_state_dict
 
-#: How the names of such files end.
-SUFFIXES = '.pth', '.pt', '.safetensors'
+#: Suffixes of such files.
+SUFFIXES = '.pth', '.pt', '.tar', '.safetensors'
 
-# The fully connected layers of VGG: torchvision's names, and timm's, which has them as convolutions.
+# What wrappers put before every name: DataParallel, torch.compile, and models that hold the encoder.
+_PREFIXES = 'module.', '_orig_mod.', 'model.', 'net.', 'encoder.', 'backbone.'
+
+# The fully connected layers of VGG in torchvision, and in timm, which has them as convolutions.
 _FULLY_CONNECTED = {'classifier.0': 'fc6', 'classifier.3': 'fc7', 'pre_logits.fc1': 'fc6', 'pre_logits.fc2': 'fc7'}
 
-# What batch normalisation has in a state dict: scale, shift, mean and variance.
+# Batch normalisation in a state dict: scale, shift, mean and variance.
 _NORM = 'weight', 'bias', 'running_mean', 'running_var'
 
-# By the names that NumPy has for them and those of safetensors.
-_DTYPES = 'float16', 'float32', 'float64', 'F16', 'F32', 'F64'
+_DTYPES = {'F16': '<f2', 'F32': '<f4', 'F64': '<f8', 'I64': '<i8', 'I32': '<i4', 'I16': '<i2', 'I8': '|i1', 'U8': '|u1',
+           'BOOL': '|b1'}
+_MAX_HEADER = 2 ** 22
 
 
 class TorchWeights:
     """The arrays of a `.pth` or `.safetensors` file, by Chainer's names.
 
-    Links that are `encoders.folded.Folded` say which layer is which, and get each convolution with its batch
-    normalisation folded into it. `encoders.others.ResNet101` says which array is which.
-
-    Of VGG, both libraries number the entries of their `features`, activations included; what counts is their order,
-    which is that of the convolutions' names.
+    A `FoldedEncoder` names its layers (`torch_layers`) and gets each convolution with its batch normalisation folded
+    into it. `encoders.caffe.ResNet101` names its arrays (`torch_name`). For VGG, both libraries number the entries of
+    `features`, activations included; their order is that of the convolutions.
 
     Args:
-        path (str or os.PathLike): The file.
-        link (chainer.Chain): Whose names they get.
-        wanted (dict): Name to shape of all that the link has.
+        path: The file.
+        link: The chain whose names the arrays get.
+        wanted: Name to shape of all that the link has.
 
     Attributes:
-        shapes (dict): Name (`conv1_1/W` ...) to shape.
+        shapes: Name (`conv1_1/W` ...) to shape, for the arrays that are there.
 
     Raises:
-        InputError: The file cannot be read or is not sound.
+        InputError: The file cannot be read or is damaged.
     """
 
-    def __init__(self, path, link, wanted):
-        self._tensors = _open_safetensors(path) if _suffix(path) == '.safetensors' else read_state_dict(path)
+    def __init__(self, path: str | os.PathLike, link: Any, wanted: dict[str, tuple[int, ...]]) -> None:
+        self._tensors = _without_prefix(_read(path))
         self._link = link
         self._layers = getattr(link, 'torch_layers', {})
         self._keys = self._keys_of(wanted)
@@ -52,24 +59,24 @@ class TorchWeights:
         for name, keys in self._keys.items():
             found = [self._tensors[key] for key in keys if key in self._tensors]
             for key, tensor in zip(keys, found, strict=False):
-                if str(tensor.dtype) not in _DTYPES:
+                if tensor.dtype.kind != 'f':
                     raise InputError(f'{path}: {key} is stored as {tensor.dtype}; save it as float32')
-            # Arrays of one normalisation that differ in shape are as good as none.
+            # Arrays of one normalisation that differ in shape count as missing.
             if len(found) == len(keys) and len({tensor.shape for tensor in found}) <= 1:
                 self.shapes[name] = found[0].shape if found else wanted[name]
 
-    def _keys_of(self, wanted):
-        """What each of the link's arrays is made of; nothing makes zeros."""
+    def _keys_of(self, wanted: dict[str, tuple[int, ...]]) -> dict[str, list[str]]:
+        """Each of the link's arrays to the tensors that make it; without any it is zero."""
         if self._layers:
-            return {f'{layer}/{part}': keys for layer, (theirs, norm) in self._layers.items() for part, keys in (
-                ('W', [f'{theirs}.weight']), ('b', [f'{norm}.{part}' for part in _NORM]))}
+            return {f'{layer}/{part}': keys for layer, (conv, norm) in self._layers.items() for part, keys in (
+                ('W', [f'{conv}.weight']), ('b', [f'{norm}.{part}' for part in _NORM]))}
         if hasattr(self._link, 'torch_name'):
             return {name: [key for key in [self._link.torch_name(name)] if key] for name in wanted}
         return {f'{ours}/{part}': [f'{theirs}.{of_torch}'] for ours, theirs in _vgg_layers(
             self._tensors, self._link).items() for part, of_torch in (('W', 'weight'), ('b', 'bias'))}
 
-    def read(self, name):
-        """Reads one array, as a numpy.ndarray."""
+    def read(self, name: str) -> np.ndarray:
+        """Reads one array."""
         layer, part = name.rsplit('/', 1)
         if layer not in self._layers:
             if not self._keys[name]:
@@ -77,22 +84,37 @@ class TorchWeights:
             array = self._tensors[self._keys[name][0]].read()
             if part != 'avg_var':
                 return array
-            # Chainer's link will add more to it than what it was trained with.
+            # Chainer's link adds a larger epsilon than the weights were trained with.
             return array.astype(np.float64) - (self._link.bn1.eps - self._link.epsilon)
-        theirs, norm = self._layers[layer]
+        conv, norm = self._layers[layer]
         gamma, beta, mean, variance = (self._tensors[f'{norm}.{part}'].read().astype(np.float64) for part in _NORM)
-        with np.errstate(all='raise'):                  # a variance can only be damaged where this fails
+        with np.errstate(all='raise'):                  # only damaged variances fail
             scale = gamma / np.sqrt(variance + self._link.epsilon)
         if part == 'b':
             return beta - mean * scale
-        return self._tensors[f'{theirs}.weight'].read() * scale[:, None, None, None]
+        return self._tensors[f'{conv}.weight'].read() * scale[:, None, None, None]
 
 
-def _suffix(path):
-    return os.path.splitext(path)[1].lower()
+def _read(path: str | os.PathLike) -> dict[str, StoredTensor]:
+    if os.fspath(path).lower().endswith('.safetensors'):
+        return _read_safetensors(path)
+    try:
+        return read_state_dict(path)
+    except InputError as e:
+        if not isinstance(e.__cause__, ForbiddenCall):
+            raise
+        raise InputError(f'{path}: holds a Python object ({e.__cause__}), such as a whole model, which only running '
+                         'code loads; save its state_dict() alone with torch.save') from e
 
 
-def _vgg_layers(keys, link):
+def _without_prefix(tensors: dict[str, Any]) -> dict[str, Any]:
+    for prefix in _PREFIXES * 2 if tensors else ():
+        if all(name.startswith(prefix) for name in tensors):
+            tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+    return tensors
+
+
+def _vgg_layers(keys: Any, link: Any) -> dict[str, str]:
     numbers = sorted(int(key.split('.')[1]) for key in keys if re.fullmatch(r'features\.[0-9]{1,4}\.weight', key))
     convolutions = sorted(child.name for child in link.children() if child.name.startswith('conv'))
     layers = {ours: f'features.{n}' for n, ours in zip(numbers, convolutions, strict=False)}
@@ -100,23 +122,31 @@ def _vgg_layers(keys, link):
     return layers
 
 
-def _open_safetensors(path):
+def _read_safetensors(path: str | os.PathLike) -> dict[str, StoredTensor]:
+    """The tensors of a .safetensors file, still in it. The format: the length of a header (8 bytes), the header in
+    JSON, the numbers (https://github.com/huggingface/safetensors). Its own library maps the file: see images.py."""
     try:
-        open_regular(path).close()
-        f = safetensors.safe_open(path, framework='numpy')
-        return {key: _Slice(f, key) for key in f.keys()}  # noqa: SIM118 (it is no dict)
+        with open_regular(path) as f:
+            size = os.fstat(f.fileno()).st_size
+            length = int.from_bytes(f.read(8), 'little')
+            if length > min(_MAX_HEADER, size - 8):
+                raise ValueError(f'a header of {length:,} bytes')
+            header = parse_json(f.read(length))
+        return {name: _stored(path, entry, 8 + length, size) for name, entry in header.items()
+                if name != '__metadata__'}
     except OSError as e:
         raise unreadable(path, e) from e
-    except safetensors.SafetensorError as e:
+    except (ValueError, KeyError, TypeError, AttributeError) as e:
         raise InputError(f'{path}: not a sound .safetensors file ({e})') from e
 
 
-class _Slice:
-    # An array that is still in its file, as `StoredTensor` is one.
-    def __init__(self, f, key):
-        stored = f.get_slice(key)
-        self._file, self._key = f, key
-        self.dtype, self.shape = stored.get_dtype(), tuple(stored.get_shape())
-
-    def read(self):
-        return self._file.get_tensor(self._key)
+def _stored(path: Any, entry: dict[str, Any], first: int, size: int) -> StoredTensor:
+    shape, (start, end) = entry['shape'], entry['data_offsets']
+    if not all(type(number) is int and 0 <= number < 2 ** 62 for number in (*shape, start, end)) or len(shape) > 32:
+        raise ValueError('a size that is none')
+    if entry['dtype'] not in _DTYPES:
+        raise ValueError(f'an array of type {entry["dtype"]}; save it as F32')
+    dtype = _DTYPES[entry['dtype']]
+    if end - start != math.prod(shape) * np.dtype(dtype).itemsize or first + end > size:
+        raise ValueError(f'an array of shape {tuple(shape)} has not its bytes')
+    return stored_array(path, first + start, dtype, tuple(shape))

@@ -1,38 +1,38 @@
-"""Loads the weights of encoders: Chainer's `.npz`, Caffe's `.caffemodel`, PyTorch's `.pth` and `.safetensors`."""
+"""Loads encoder weights: Chainer's `.npz`, Caffe's `.caffemodel`, PyTorch's `.pth` and `.safetensors`."""
+from __future__ import annotations
+
 import hashlib
 import importlib.util
 import os
+from typing import Any
 
 import chainer
 import numpy as np
 
 from chainer_caption.errors import InputError
 from chainer_caption.features.caffemodel import read_caffemodel
-from chainer_caption.features.encoders.folding import Folded
+from chainer_caption.features.encoders import Encoder, Package
+from chainer_caption.features.encoders.stages import FoldedEncoder
 from chainer_caption.features.torch_weights import SUFFIXES, TorchWeights
 from chainer_caption.storage.archives import npz_shapes, read_npz
 from chainer_caption.storage.files import open_regular, unreadable
 
 
-def find_weights(encoder, path=None):
-    """Finds an encoder's weights on the disk.
+def find_weights(encoder: Encoder, path: str | os.PathLike | None = None) -> str:
+    """Finds the weights file of an encoder.
 
     Args:
-        encoder (chainer_caption.features.encoders.Encoder): The encoder.
-        path (str or os.PathLike): The file, if it is known. Without it, the place where Chainer keeps its models is
-            searched (`$CHAINER_DATASET_ROOT/pfnet/chainer/models`, as a rule below `~/.chainer/dataset`), and then the
-            Python package that brings the encoder's weights, if there is one and it is installed.
-
-    Returns:
-        str: A file that exists.
+        encoder: The encoder.
+        path: The file, if it is known. Otherwise the folder of Chainer's models is searched
+            (`$CHAINER_DATASET_ROOT/pfnet/chainer/models`, by default below `~/.chainer/dataset`), and then the Python
+            package with the encoder's weights, if it is installed.
 
     Raises:
-        InputError: There is none; the message says where to get it, its size and where to put it. Or the package's is
-            not the one that it should be.
+        InputError: There is none; the message names the source, its size and where to put it. Or the package's file
+            has another SHA-256.
     """
     folder = weights_folder()
-    candidates = [os.fspath(path)] if path else [os.path.join(folder or os.devnull, name) for name in encoder.weights]
-    for candidate in candidates:
+    for candidate in [os.fspath(path)] if path else [os.path.join(folder or os.devnull, n) for n in encoder.weights]:
         if os.path.exists(candidate):
             return candidate
     packaged = None if path or encoder.package is None else _packaged(encoder.package, encoder.weights[0])
@@ -43,15 +43,14 @@ def find_weights(encoder, path=None):
     raise InputError(f'{missing}; they come from {encoder.source}: {where}name it with -i{encoder.instead}')
 
 
-def weights_folder():
-    """Where Chainer keeps its models; None for somebody without a home (see `cli`), who has no such folder, either."""
+def weights_folder() -> str | None:
+    """The folder of Chainer's models; None for a user without a home folder (see `cli`)."""
     folder = chainer.dataset.get_dataset_directory('pfnet/chainer/models', create_directory=False)
     return None if folder.startswith(('~', os.devnull)) else folder
 
 
-def _packaged(package, name):
-    # It is looked for and not imported.
-    found = importlib.util.find_spec(package.name)
+def _packaged(package: Package, name: str) -> str | None:
+    found = importlib.util.find_spec(package.name)      # without importing it
     for folder in (found and found.submodule_search_locations) or ():
         path = os.path.join(folder, package.folder, name)
         if os.path.exists(path):
@@ -67,29 +66,30 @@ def _packaged(package, name):
     return None
 
 
-def load_weights(link, path):
-    """Loads weights from a file into a link on the CPU.
+def load_weights(link: Any, path: str | os.PathLike) -> str | None:
+    """Loads weights from a file into a link on the CPU, whose parameters keep their dtype.
 
-    The file may hold more than the link has (fc8). Shapes are checked before any array is read, arrays are read one
-    at a time, and nothing in the file is ever executed.
+    The file may hold more than the link has (fc8). Shapes are checked before any array is read, arrays are read one at
+    a time, and nothing in the file is executed.
 
     Args:
-        link (chainer.Link): Where to; its parameters keep their dtype.
-        path (str or os.PathLike): `.npz` in the layout of Chainer's `save_npz` (`conv1_1/W`), `.caffemodel` whose
-            layers are named as the link's, or, for VGG encoders, Caffe's ResNet-101 and those that are `Folded`,
-            PyTorch's `.pth` or `.safetensors` with the names of torchvision or timm.
+        link: The chain.
+        path: `.npz` in the layout of Chainer's `save_npz` (`conv1_1/W`); `.caffemodel` with the link's layer names; for
+            VGG, Caffe's ResNet-101 and each `FoldedEncoder` also `.pth`, `.pt`, `.pth.tar` or `.safetensors` with the
+            names of torchvision or timm, be it within a checkpoint or behind the prefix of a wrapper (`module.`).
 
     Returns:
-        str or None: The preprocessing that such weights were trained with, where their format tells: those of a VGG
-        encoder or of Caffe's ResNet-101 want `'torchvision'` in PyTorch's.
+        The preprocessing of such weights, where their format tells: `'torchvision'` for those of a VGG encoder or of
+        Caffe's ResNet-101 in PyTorch's formats.
 
     Raises:
-        InputError: The file is missing, damaged, of no known format, or does not fit the link.
+        InputError: The file is missing, damaged, of an unknown format, or does not fit the link.
     """
     wanted = chainer.serializers.DictionarySerializer()
     wanted.save(link)
     shapes = {name: np.shape(value) for name, value in sorted(wanted.target.items())}
     suffix = os.path.splitext(path)[1].lower()
+    arrays: _NpzWeights | _CaffeWeights | TorchWeights
     if suffix == '.npz':
         arrays = _NpzWeights(path)
     elif suffix == '.caffemodel':
@@ -101,26 +101,27 @@ def load_weights(link, path):
     for name, shape in shapes.items():
         if name not in arrays.shapes:
             raise InputError(f'{path}: has no {name}; are these weights of another encoder?')
-        if not _alike(arrays.shapes[name], shape):
+        if not _equal_size(arrays.shapes[name], shape):
             raise InputError(f'{path}: {name} has shape {arrays.shapes[name]} where {shape} is wanted; '
                              'are these weights of another encoder?')
     chainer.serializers.NpzDeserializer(_Reader(path, arrays, shapes)).load(link)
-    return 'torchvision' if suffix in SUFFIXES and not isinstance(link, Folded) else None
+    return 'torchvision' if suffix in SUFFIXES and not isinstance(link, FoldedEncoder) else None
 
 
-def _alike(stored, wanted):
-    # A fully connected layer is stored with four dimensions by the old Caffe (1, 1, out, in) and by timm (out,
-    # channels, height, width), in the same order of numbers.
+def _equal_size(stored: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
+    # Old Caffe stores fully connected layers as (1, 1, out, in), timm as (out, channels, height, width), in the same
+    # order of numbers.
     return stored == wanted or (len(stored) == 4 and np.prod(stored, dtype=object) == np.prod(wanted, dtype=object) and
                                 len(wanted) < 4)
 
 
 class _Reader:
-    # What NpzDeserializer takes for an opened archive: array by array, when it asks for it.
-    def __init__(self, path, arrays, shapes):
+    """What NpzDeserializer takes for an archive; it reads one array at a time."""
+
+    def __init__(self, path: Any, arrays: Any, shapes: dict[str, tuple[int, ...]]) -> None:
         self.path, self.arrays, self.shapes = path, arrays, shapes
 
-    def __getitem__(self, name):
+    def __getitem__(self, name: str) -> np.ndarray:
         try:
             array = self.arrays.read(name)
         except Exception as e:
@@ -129,23 +130,23 @@ class _Reader:
 
 
 class _NpzWeights:
-    def __init__(self, path):
+    def __init__(self, path: Any) -> None:
         self._path = path
-        described = npz_shapes(path)
-        self.shapes = {name: shape for name, (shape, _) in described.items()}
-        for name, (_, dtype) in described.items():
+        entries = npz_shapes(path)
+        self.shapes = {name: shape for name, (shape, _) in entries.items()}
+        for name, (_, dtype) in entries.items():
             if dtype.kind not in 'fiu':
                 raise InputError(f'{path}: {name} is of type {dtype}, which are no weights')
 
-    def read(self, name):
+    def read(self, name: str) -> np.ndarray:
         return read_npz(self._path, name)[name]
 
 
 class _CaffeWeights:
-    def __init__(self, path):
+    def __init__(self, path: Any) -> None:
         self._blobs = {f'{layer}/{part}': blob for layer, blobs in read_caffemodel(path).items()
                        for part, blob in zip('Wb', blobs, strict=False)}
         self.shapes = {name: blob.shape for name, blob in self._blobs.items()}
 
-    def read(self, name):
+    def read(self, name: str) -> np.ndarray:
         return self._blobs[name].read()

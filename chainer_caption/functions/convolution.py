@@ -1,19 +1,21 @@
-"""A convolution layer for inference on the CPU: 3 x 3 convolution, bias, ReLU and, where wanted, 2 x 2 max pooling.
+"""Layers of VGG for inference on the CPU: 3 x 3 convolution, bias, ReLU and 2 x 2 max pooling; linear and ReLU.
 
-Winograd's minimal filtering, F(4 x 4, 3 x 3) of A. Lavin and S. Gray, "Fast Algorithms for Convolutional Neural
-Networks", 2016: the image is cut into tiles of 4 x 4 outputs, which see 6 x 6 inputs. Tiles d and filters g are
-transformed, multiplied point by point, summed over the channels, and transformed back::
+The convolution is Winograd's minimal filtering, F(4 x 4, 3 x 3) of A. Lavin and S. Gray, "Fast Algorithms for
+Convolutional Neural Networks", 2016. Tiles d of 6 x 6 inputs and filters g are transformed, multiplied point by point,
+summed over the channels, and transformed back to 4 x 4 outputs::
 
     Y = A^T [ (G g G^T) * (B^T d B) ] A
 
-That is 36 multiplications where the direct way has 144, and for each of the 36 points the sum over the channels is a
-matrix product of all tiles. Tiles are taken in groups whose transforms stay in the cache, and each group is one
-thread's from the inputs to the outputs. In float32 the result differs from a direct convolution's by some 1e-6 of the
-largest output.
+That is 36 multiplications in place of 144, and for each of the 36 points the sum over the channels is a matrix product
+over all tiles. Tiles are computed in groups whose transforms stay in the cache, each group by one thread. In float32
+the result differs from a direct convolution by some 1e-6 of the largest output.
 """
+from __future__ import annotations
+
 import numpy as np
 
 from chainer_caption.functions.compiled import compiled, inlined, parallel_for
+from chainer_caption.functions.matmul import matmul
 
 _TILES = 64                                             # in a group
 _BLOCK = 32                                             # channels that are transformed together
@@ -24,35 +26,27 @@ _2, _4, _5, _8 = map(np.float32, (2, 4, 5, 8))
 _G = np.array([[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]]) / 24
 
 
-def winograd_filters(W):
-    """Transforms the filters of a 3 x 3 convolution, once for all images: G g G^T.
-
-    Args:
-        W (numpy.ndarray): Filters as `L.Convolution2D` has them, (K, C, 3, 3), float32.
-
-    Returns:
-        numpy.ndarray: (36, C, K), float32, a matrix for each point of a transformed tile.
-    """
+def winograd_filters(W: np.ndarray) -> np.ndarray:
+    """Transforms the filters of a 3 x 3 convolution, (K, C, 3, 3) float32: G g G^T, (36, C, K) float32."""
     filters, channels = W.shape[:2]
     points = np.ascontiguousarray(W.transpose(2, 3, 1, 0), np.float32).reshape(9, channels * filters)
     return (np.kron(_G, _G).astype(np.float32) @ points).reshape(36, channels, filters)
 
 
-def convolution_relu(x, filters, b, pool=False):
+def convolution_relu(x: np.ndarray, filters: np.ndarray, b: np.ndarray, pool: bool = False) -> np.ndarray:
     """Convolves images (3 x 3, stride 1, padded by one with zeros), adds the bias and applies ReLU.
 
-    Equals `F.relu(F.convolution_2d(x, W, b, pad=1))`, and `F.max_pooling_2d(…, 2)` of it when `pool` is set, but for
-    the order of the dimensions. Wrap calls in `matmul.one_blas_thread`: there is a thread for each core already.
+    Equals `F.relu(F.convolution_2d(x, W, b, pad=1))`, and `F.max_pooling_2d(…, 2)` of it with `pool`, but for the order
+    of the dimensions, and does not depend on the number of threads. Wrap calls in `matmul.one_blas_thread`.
 
     Args:
-        x (numpy.ndarray): Images, channels last: (N, H, W, C), float32, contiguous.
-        filters (numpy.ndarray): `winograd_filters(W)`, (36, C, K).
-        b (numpy.ndarray): Biases, (K,), float32.
-        pool (bool): Take the maximum of each 2 x 2 outputs. H and W must be even then.
+        x: Images, (N, H, W, C), float32, contiguous.
+        filters: `winograd_filters(W)`, (36, C, K).
+        b: Biases, (K,), float32.
+        pool: Take the maximum of each 2 x 2 outputs; H and W must be even.
 
     Returns:
-        numpy.ndarray: (N, H, W, K), or (N, H / 2, W / 2, K) when pooled; float32. It does not depend on the number
-        of threads.
+        (N, H, W, K), or (N, H / 2, W / 2, K) with `pool`; float32.
     """
     images, height, width, channels = x.shape
     if pool and (height % 2 or width % 2):
@@ -61,7 +55,7 @@ def convolution_relu(x, filters, b, pool=False):
     y = np.empty((*shape, filters.shape[2]), np.float32)
     tiles = images * -(-height // 4) * -(-width // 4)
 
-    def compute(start, stop):
+    def compute(start: int, stop: int) -> None:
         before = np.empty((36, _TILES, channels), np.float32)
         after = np.empty((36, _TILES, filters.shape[2]), np.float32)
         for first in range(start * _TILES, min(stop * _TILES, tiles), _TILES):
@@ -74,9 +68,16 @@ def convolution_relu(x, filters, b, pool=False):
     return y
 
 
-# The transforms take a tile's channels block by block, through two scratch arrays in which a point of the tile is a row
-# of _BLOCK numbers: all offsets are constants then, which is what lets the compiler vectorise. Indices are unsigned
-# because Numba wraps negative ones around, which stops it again.
+def linear_relu(x: np.ndarray, W: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """max(x W^T + b, 0), (N, K), of x (N, C), W (K, C) and b (K,), all float32. Wrap calls in `one_blas_thread`."""
+    y = matmul(x, W.T)
+    y += b
+    return np.maximum(y, 0, out=y)
+
+
+# The transforms take a tile's channels in blocks, through two scratch arrays in which a point of the tile is a row of
+# _BLOCK numbers: with constant offsets the compiler vectorises. Indices are unsigned, because Numba's handling of
+# negative ones would prevent that.
 
 @compiled
 def _transform_inputs(x, before, first, count):

@@ -1,7 +1,10 @@
-"""Convolutions for training: Chainer's, but for the two kinds that fill networks for telephones, which are done on the
-CPU without unfolding the images: 1 x 1 convolutions are matrix products as they stand, and depthwise ones loops.
+"""Convolutions for training. Chainer unfolds images into matrices (im2col); on the CPU, 1 x 1 convolutions are computed
+as matrix products without that, and depthwise ones as compiled loops: the two kinds in encoders for phones.
 """
+from __future__ import annotations
+
 import functools
+from typing import Any
 
 import chainer
 import chainer.functions as F
@@ -11,16 +14,17 @@ from chainer_caption.functions.compiled import compiled, parallel_for
 from chainer_caption.functions.matmul import matmul, one_blas_thread
 
 
-def convolution_2d(x, W, b=None, stride=(1, 1), pad=(0, 0), groups=1):
-    """`chainer.functions.convolution_2d`, faster on the CPU where the filters are 1 x 1 or depthwise.
+def convolution_2d(x: Any, W: Any, b: Any = None, stride: tuple[int, int] = (1, 1), pad: tuple[int, int] = (0, 0),
+                   groups: int = 1) -> Any:
+    """`chainer.functions.convolution_2d`, faster on the CPU for 1 x 1 and depthwise filters.
 
     Args:
-        x (chainer.Variable or array): Images, (N, C, H, W), floats.
-        W (chainer.Variable or array): Filters, (K, C / groups, kH, kW).
-        b (chainer.Variable, array or None): Biases, (K,).
-        stride (tuple of int): Down and across.
-        pad (tuple of int): Zeros around the images, likewise.
-        groups (int): Into how many the channels are cut.
+        x: Images, (N, C, H, W), floats.
+        W: Filters, (K, C / groups, kH, kW).
+        b: Biases, (K,), or None.
+        stride: Vertical and horizontal.
+        pad: Zeros around the images, likewise.
+        groups: Groups of channels.
 
     Returns:
         chainer.Variable: (N, K, H', W').
@@ -37,7 +41,7 @@ def convolution_2d(x, W, b=None, stride=(1, 1), pad=(0, 0), groups=1):
 
 class _Pointwise(chainer.FunctionNode):
 
-    def forward(self, inputs):
+    def forward(self, inputs: tuple) -> tuple:
         self.retain_inputs((0, 1))
         x, W, b = inputs
         pixels = x.reshape(*x.shape[:2], -1)
@@ -47,7 +51,7 @@ class _Pointwise(chainer.FunctionNode):
         y += b[:, None]
         return y.reshape(len(x), len(W), *x.shape[2:]),
 
-    def backward(self, indexes, grad_outputs):
+    def backward(self, indexes: tuple, grad_outputs: tuple) -> tuple:
         x, W = (v.array for v in self.get_retained_inputs())
         gy = grad_outputs[0].array.reshape(len(x), len(W), -1)
         gx = None
@@ -56,27 +60,27 @@ class _Pointwise(chainer.FunctionNode):
                 gx = np.empty((*x.shape[:2], gy.shape[2]), x.dtype)
                 parallel_for(_multiply, len(x), W[:, :, 0, 0].T, gy, gx)
                 gx = gx.reshape(x.shape)
-            # The places of all images in a row: one product in place of a sum of many.
-            gW = matmul(_in_a_row(gy), _in_a_row(x.reshape(*x.shape[:2], -1)).T)
+            # One product over the positions of all images in place of a sum of products.
+            gW = matmul(_channel_rows(gy), _channel_rows(x.reshape(*x.shape[:2], -1)).T)
         gradients = gx, gW.reshape(W.shape), gy.sum(axis=(0, 2))
         return tuple(chainer.as_variable(gradients[i]) for i in indexes)
 
 
-def _multiply(W, pixels, y, start, stop):
+def _multiply(W: np.ndarray, pixels: np.ndarray, y: np.ndarray, start: int, stop: int) -> None:
     for i in range(start, stop):
         np.dot(W, pixels[i], out=y[i])
 
 
-def _in_a_row(pixels):
+def _channel_rows(pixels: np.ndarray) -> np.ndarray:
     return pixels.transpose(1, 0, 2).reshape(pixels.shape[1], -1)
 
 
 class _Depthwise(chainer.FunctionNode):
 
-    def __init__(self, stride):
+    def __init__(self, stride: int) -> None:
         self._stride = stride
 
-    def forward(self, inputs):
+    def forward(self, inputs: tuple) -> tuple:
         self.retain_inputs((0, 1))
         x, W, b = inputs
         sides = [(side - k) // self._stride + 1 for side, k in zip(x.shape[2:], W.shape[2:], strict=True)]
@@ -84,39 +88,40 @@ class _Depthwise(chainer.FunctionNode):
         _convolve(x, W[:, 0], b, self._stride, y)
         return y,
 
-    def backward(self, indexes, grad_outputs):
+    def backward(self, indexes: tuple, grad_outputs: tuple) -> tuple:
         x, W = (v.array for v in self.get_retained_inputs())
         gy = np.ascontiguousarray(grad_outputs[0].array)
-        # A part for each plane, so that the sum is the same for any number of threads.
+        # One per plane, so that the sum does not depend on the number of threads.
         parts = np.empty((*x.shape[:2], *W.shape[2:]), W.dtype)
         parallel_for(_loops(W.shape[3], self._stride)[1], len(_planes(x)), _planes(x), _planes(gy), _planes(parts))
-        gradients = self._back(gy, W, x) if 0 in indexes else None, parts.sum(axis=0)[:, None], gy.sum(axis=(0, 2, 3))
+        gx = self._input_gradient(gy, W, x) if 0 in indexes else None
+        gradients = gx, parts.sum(axis=0)[:, None], gy.sum(axis=(0, 2, 3))
         return tuple(chainer.as_variable(gradients[i]) for i in indexes)
 
-    def _back(self, gy, W, x):
-        """The gradient of the images: a convolution of that of the outputs, spread out, with the filters turned."""
+    def _input_gradient(self, gy: np.ndarray, W: np.ndarray, x: np.ndarray) -> np.ndarray:
+        """The transposed convolution: one of `gy`, dilated by the stride, with the filters turned."""
         (high, wide), (height, width) = W.shape[2:], x.shape[2:]
-        spread = np.zeros((*x.shape[:2], height + high - 1, width + wide - 1), x.dtype)
+        dilated = np.zeros((*x.shape[:2], height + high - 1, width + wide - 1), x.dtype)
         down, across = (self._stride * size for size in gy.shape[2:])
-        spread[:, :, high - 1:high - 1 + down:self._stride, wide - 1:wide - 1 + across:self._stride] = gy
+        dilated[:, :, high - 1:high - 1 + down:self._stride, wide - 1:wide - 1 + across:self._stride] = gy
         gx = np.empty_like(x, order='C')
-        _convolve(spread, W[:, 0, ::-1, ::-1], np.zeros(len(W), x.dtype), 1, gx)
+        _convolve(dilated, W[:, 0, ::-1, ::-1], np.zeros(len(W), x.dtype), 1, gx)
         return gx
 
 
-def _convolve(x, filters, b, stride, y):
+def _convolve(x: np.ndarray, filters: np.ndarray, b: np.ndarray, stride: int, y: np.ndarray) -> None:
     parallel_for(_loops(filters.shape[2], stride)[0], len(_planes(y)), _planes(x), np.ascontiguousarray(filters), b,
                _planes(y))
 
 
-def _planes(x):
+def _planes(x: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(x).reshape(-1, *x.shape[2:])
 
 
 @functools.cache
-def _loops(ksize, stride):
-    """The loops for filters of a width and a stride: as constants they let the compiler unroll and vectorise. Indices
-    are unsigned for the reason given in convolution.py."""
+def _loops(ksize: int, stride: int) -> tuple:
+    """The loops for one filter width and stride, constants by which the compiler unrolls and vectorises. Indices are
+    unsigned: see convolution.py."""
     step = np.uintp(stride)
 
     @compiled

@@ -1,28 +1,25 @@
-"""Depthwise convolutions for inference on the CPU: the compiled loops, over strips of rows that stay in the cache.
+"""Compiled loops of depthwise convolutions for inference on the CPU, over strips of rows that stay in the cache.
 
-A strip is cut into blocks of channels, (blocks, rows, columns, BLOCK), so that the neighbours of a number are at
-distances the compiler knows. Outputs are whole pixels again, as matrix products want them.
+A strip is (blocks of channels, rows, columns, BLOCK), so that the compiler knows the distances between neighbours.
+Outputs are rows of pixels again, (rows * width, C), as matrix products take them.
 """
+from __future__ import annotations
+
+from typing import Any
+
 import numpy as np
 
 from chainer_caption.functions.compiled import compiled
 
-#: Channels of a block: what fits into the widest registers.
+#: Channels of a block: the float32 numbers of the widest register.
 BLOCK = 16
 
 _ZERO, _SIX = np.float32(0), np.float32(6)
 
 
-def blocked(W, b):
-    """The filters and biases of a depthwise convolution, cut into blocks of channels.
-
-    Args:
-        W (numpy.ndarray): Filters as `L.Convolution2D` has them with as many groups as channels, (C, 1, k, k), float32.
-        b (numpy.ndarray): Biases, (C,), float32.
-
-    Returns:
-        tuple of numpy.ndarray: (blocks, k * k, BLOCK) and (blocks, BLOCK), float32; what fills the last block is zero.
-    """
+def pack_filters(W: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Depthwise filters, (C, 1, k, k), and biases, (C,), in blocks of channels: (blocks, k * k, BLOCK) and
+    (blocks, BLOCK), padded with zeros; all float32."""
     channels, _, ksize, _ = W.shape
     filters = np.zeros((-(-channels // BLOCK) * BLOCK, ksize * ksize), np.float32)
     filters[:channels] = W.reshape(channels, -1)
@@ -31,20 +28,20 @@ def blocked(W, b):
     return np.ascontiguousarray(filters.reshape(-1, BLOCK, ksize * ksize).transpose(0, 2, 1)), biases
 
 
-# Indices are unsigned for the reason given in convolution.py. Loops over the block and over the filter have constant
-# bounds, so that the latter are unrolled and the former vectorised.
+# Indices are unsigned: see convolution.py. Loops over the block and the filter have constant bounds, so that the
+# compiler vectorises the former and unrolls the latter.
 
 @compiled
-def spread(x, b, strip, first, left, width):
-    """Adds the biases to rows of pixels, applies ReLU6, and puts them into a strip, with zeros beside them.
+def fill_strip(x, b, strip, first, left, width):
+    """Adds biases to rows of pixels, applies ReLU6, and writes them to a strip, with zeros on both sides.
 
     Args:
-        x (numpy.ndarray): (rows * width, C), float32, contiguous.
-        b (numpy.ndarray): Biases, (blocks, BLOCK), float32.
-        strip (numpy.ndarray): (blocks, R, columns, BLOCK), float32, contiguous.
-        first (int): Row of the strip where they begin.
-        left (int): Columns of zeros on the left; the others are on the right.
-        width (int): Pixels of a row.
+        x: (rows * width, C), float32, contiguous.
+        b: Biases, (blocks, BLOCK), float32.
+        strip: (blocks, R, columns, BLOCK), float32, contiguous.
+        first: The strip's row of the first row of pixels.
+        left: Columns of zeros on the left; the rest are on the right.
+        width: Pixels of a row.
     """
     blocks, height, columns, _ = strip.shape
     channels, rows = x.shape[1], x.shape[0] // width
@@ -71,22 +68,21 @@ def spread(x, b, strip, first, left, width):
                         strip_flat[target + c] = min(max(total, _ZERO), _SIX)
 
 
-def depthwise(strip, filters, b, stride, y, width):
-    """Convolves a strip, channel by channel, adds the biases and applies ReLU6.
+def depthwise(strip: np.ndarray, filters: np.ndarray, b: np.ndarray, stride: int, y: np.ndarray, width: int) -> None:
+    """Convolves a strip channel by channel, adds biases and applies ReLU6.
 
     Args:
-        strip (numpy.ndarray): (blocks, R, columns, BLOCK), float32, contiguous; its first row and column are those that
-            the first output sees.
-        filters (numpy.ndarray): As `blocked` gives them, of 3 x 3 or 5 x 5.
-        b (numpy.ndarray): Biases, likewise.
-        stride (int): From one output to the next, in both directions.
-        y (numpy.ndarray): Where to, (rows * width, C), float32, contiguous.
-        width (int): Outputs of a row.
+        strip: (blocks, R, columns, BLOCK), float32, contiguous, from the first output's first input on.
+        filters: From `pack_filters`, of 3 x 3 or 5 x 5.
+        b: Biases, likewise.
+        stride: In both directions.
+        y: The result, (rows * width, C), float32, contiguous.
+        width: Outputs of a row.
     """
     _DEPTHWISE[filters.shape[1]](strip, filters, b, stride, y, width)
 
 
-def _depthwise(ksize):
+def _depthwise(ksize: int) -> Any:
     @compiled
     def convolve(strip, filters, b, stride, y, width):
         blocks, height, columns, _ = strip.shape
@@ -117,8 +113,8 @@ _DEPTHWISE = {ksize * ksize: _depthwise(ksize) for ksize in (3, 5)}
 
 
 @compiled
-def add(y, b, x):
-    """Adds biases, (C,), to pixels, (n, C), and the pixels `x`, (n, C) or (0, C) for none; all float32, contiguous."""
+def add_bias(y, b, x):
+    """Adds biases, (C,), and the skip connection `x`, (n, C) or (0, C) for none, to `y`, (n, C); all float32."""
     for n in range(y.shape[0]):
         for c in range(np.uintp(b.shape[0])):
             y[np.uintp(n), c] += b[c]
@@ -128,15 +124,15 @@ def add(y, b, x):
 
 
 @compiled
-def patches(x, first, above, left, y, width):
-    """What the outputs of a 3 x 3 convolution of stride 2 see of an image, a row of numbers for each.
+def im2col(x, first, above, left, y, width):
+    """Unfolds an image for a 3 x 3 convolution of stride 2: the inputs of each output as a row.
 
     Args:
-        x (numpy.ndarray): The image, (C, H, W), float32, contiguous.
-        first (int): The first row of outputs.
-        above, left (int): Rows and columns of zeros around the image, of which output (0, 0) sees the first.
-        y (numpy.ndarray): Where to, (rows * width, C * 9), float32, contiguous.
-        width (int): Outputs of a row.
+        x: The image, (C, H, W), float32, contiguous.
+        first: The first row of outputs.
+        above, left: Rows and columns of zero padding before the image.
+        y: The result, (rows * width, C * 9), float32, contiguous.
+        width: Outputs of a row.
     """
     channels, height, columns = x.shape
     for place in range(y.shape[0]):

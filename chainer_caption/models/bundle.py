@@ -19,7 +19,7 @@ from chainer.serializers import NpzDeserializer
 from chainer_caption.data.captions import checked_tokenizer
 from chainer_caption.data.vocabulary import Vocabulary
 from chainer_caption.errors import InputError
-from chainer_caption.features.encoders import fine_tuned, is_fine_tuned
+from chainer_caption.features.encoders import fine_tuned_name, is_fine_tuned
 from chainer_caption.models import ARCHITECTURES, fine_tuned_encoder
 from chainer_caption.storage.archives import npz_shapes, read_npz
 from chainer_caption.storage.files import (
@@ -148,7 +148,7 @@ class Bundle:
         if provenance is not None and is_fine_tuned(provenance['encoder']):
             path = fine_tuned_encoder.find(folder / WEIGHTS, arrays.get(fine_tuned_encoder.DIGEST))
             if path is not None:
-                provenance['encoder'] = fine_tuned(provenance['encoder'], sample_digest(path))
+                provenance['encoder'] = fine_tuned_name(provenance['encoder'], sample_digest(path))
         return cls(model, vocabulary, provenance, config.get('training'), config.get('search'),
                    checked_tokenizer(config, folder / CONFIG), encoder_path=path)
 

@@ -93,12 +93,16 @@ def read_state_dict(path: Path) -> dict[str, StoredTensor]:
                 if isinstance(name, str) and isinstance(view, _View)}
 
 
+# Keys of checkpoints that hold a state dict, which is taken then.
+_NESTED = 'state_dict', 'model_state_dict', 'model', 'net', 'encoder'
+
+
 def _state_dict(value):
-    inner = value.get('state_dict') if isinstance(value, dict) else None
-    value = inner if isinstance(inner, dict) else value
-    if not isinstance(value, dict) or not any(isinstance(view, _View) for view in value.values()):
-        raise ValueError('it holds no state dict')
-    return value
+    nested = [value.get(key) for key in _NESTED] if isinstance(value, dict) else []
+    for inner in (*nested, value):
+        if isinstance(inner, dict) and any(isinstance(view, _View) for view in inner.values()):
+            return inner
+    raise ValueError('it holds no state dict')
 
 
 def _stored(path, view, places):
@@ -221,4 +225,5 @@ _KNOWN = {'collections.OrderedDict': _ordered, 'torch._utils._rebuild_tensor_v2'
           'torch._utils._rebuild_parameter': lambda tensor, *_: tensor,
           'torch.nn.parameter.Parameter': lambda tensor, *_: tensor,
           **{f'torch.{name}Storage': np.dtype(dtype) for name, dtype in _DTYPES.items()},
+          'argparse.Namespace': lambda: {},              # options beside the weights
           f'torch.{_FOREIGN}Storage': _FOREIGN}

@@ -58,7 +58,7 @@ class AugmentedLoader:
             return prepare(self._paths[row], self._preprocessing)
         # It follows from the seed, the update and the image, so that a training that goes on sees the same.
         rng = np.random.default_rng((self._seed, update, row, _VARIATIONS))
-        with open_image(self._paths[row], least=self._preprocessing.least) as image:
+        with open_image(self._paths[row], min_side=self._preprocessing.min_side) as image:
             return self._preprocessing.prepare(varied(image, rng))
 
 

@@ -1,6 +1,6 @@
 """The image encoder that a fine-tuning begins with."""
 from chainer_caption.errors import InputError
-from chainer_caption.features.encoders import described, fine_tuned
+from chainer_caption.features.encoders import fine_tuned_name, get_encoder
 from chainer_caption.features.extractor import load_encoder
 from chainer_caption.features.weights import find_weights
 from chainer_caption.models import bundle, fine_tuned_encoder
@@ -32,7 +32,7 @@ def begin_encoder(settings, given, provenance, encoder_weights, resumed):
         if own is None or provenance is None:
             raise InputError(f'{resumed / fine_tuned_encoder.ENCODER}: missing; put it back, or begin anew with '
                              f'--overwrite')
-        known = described(provenance['encoder'])
+        known = get_encoder(provenance['encoder'])
         encoder, *_ = load_encoder(known.name, own)
         began = sample_digest(find_weights(known, encoder_weights)) if encoder_weights else before['encoder_weights']
         return encoder, provenance, began
@@ -42,4 +42,4 @@ def begin_encoder(settings, given, provenance, encoder_weights, resumed):
                          'with --encoder and --preprocessing')
     path = encoder_weights or (given and given.encoder_path)
     encoder, digest, _ = load_encoder(known['encoder'], path)
-    return encoder, {'encoder': fine_tuned(known['encoder']), 'preprocessing': known['preprocessing']}, digest
+    return encoder, {'encoder': fine_tuned_name(known['encoder']), 'preprocessing': known['preprocessing']}, digest

@@ -9,11 +9,11 @@ from chainer.backends import cuda
 from tqdm import tqdm
 
 from chainer_caption.errors import InputError
-from chainer_caption.features.encoders.stages import through
+from chainer_caption.features.encoders.stages import run_stages
 from chainer_caption.features.extractor import prepare
 from chainer_caption.features.images import ImageError
-from chainer_caption.features.micro_batches import InSlices
-from chainer_caption.features.prefetch import computed, prepared_batches
+from chainer_caption.features.micro_batches import MicroBatches
+from chainer_caption.features.prefetch import compute_batch, prepared_batches
 from chainer_caption.storage.archives import ARCHIVE_ERRORS
 from chainer_caption.storage.cache import entry_folder, prepare_entry
 from chainer_caption.storage.files import atomic_write, read_json, unwritable, write_json
@@ -35,7 +35,7 @@ class FrozenLayers:
         weights = {f'{link}/{name}': array for stage in stages for link in stage.links
                    for name, array in to_arrays(encoder[link]).items()}
         self._device = encoder.device
-        self._compute = InSlices(self._through, self._device) if self._device.xp is cuda.cupy else self._through
+        self._compute = MicroBatches(self._through, self._device) if self._device.xp is cuda.cupy else self._through
         self._identity = {'encoder': type(encoder).__name__, 'stages': [stage.name for stage in stages],
                           'weights': arrays_digest(weights), 'preprocessing': preprocessing.name,
                           'device': self._device.xp.__name__}
@@ -58,7 +58,7 @@ class FrozenLayers:
             return self._compute(x)
 
     def _through(self, x):
-        return chainer.as_variable(through(self._stages, self._device.send(x))).array
+        return chainer.as_variable(run_stages(self._stages, self._device.send(x))).array
 
     def of_images(self, paths, source, progress=None):
         """What they make of images, out of the cache where they have been seen before.
@@ -105,7 +105,7 @@ class FrozenLayers:
         """What comes of each batch, with zeros for those that are put into `failed`: place and reason."""
         done = 0
         for batch in prepared_batches(self, paths):
-            rows = computed(lambda images: self(np.stack(images)), batch, self._shape)
+            rows = compute_batch(lambda images: self(np.stack(images)), batch, self._shape)
             failed.update((done + i, str(image)) for i, (_, image) in enumerate(batch)
                           if isinstance(image, ImageError))
             done += len(batch)

@@ -6,7 +6,7 @@ from chainer.serializers import NpzDeserializer
 
 from chainer_caption.data.vocabulary import Vocabulary
 from chainer_caption.errors import InputError
-from chainer_caption.features.encoders import described
+from chainer_caption.features.encoders import get_encoder
 from chainer_caption.features.encoders.stages import split
 from chainer_caption.models import ARCHITECTURES, bundle
 from chainer_caption.models.bundle import Bundle
@@ -117,7 +117,7 @@ def _seeing(dataset, settings, training, given, provenance, resumed, images, enc
     encoder, provenance, began = begin_encoder(settings, given, provenance, encoder_weights, resumed)
     split(encoder, settings.finetune)                   # refuses what is no layer, before anything is written
     training.update(images=images, encoder_weights=began)
-    return encoder, provenance, described(provenance['encoder']).dim
+    return encoder, provenance, get_encoder(provenance['encoder']).dim
 
 
 def chosen_sizes(architecture, settings, known=None):

@@ -9,7 +9,7 @@ import numpy as np
 
 from chainer_caption.data import SPLITS
 from chainer_caption.errors import InputError
-from chainer_caption.features.encoders.stages import split, through
+from chainer_caption.features.encoders.stages import run_stages, split
 from chainer_caption.features.folders import find_in_folder
 from chainer_caption.features.prefetch import BATCH
 from chainer_caption.features.preprocessing import PREPROCESSINGS
@@ -136,7 +136,7 @@ class OnlineFeatures:
 
     def _features(self, x):
         with chainer.using_config('train', False):      # batch normalisation stays as it is
-            return through(self._above, x)
+            return run_stages(self._above, x)
 
 
 def _rows(dataset, split):

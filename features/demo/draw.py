@@ -1,12 +1,11 @@
-"""The world of the embedded dataset: scenes of flat shapes, their images, captions of them, and what is true of them.
+"""Scenes of the embedded dataset: random flat shapes, their images, their captions, and which captions are true.
 
 A scene is plain JSON: `{'background': [four corner colours], 'objects': [object, …]}`, an object being `{'shape',
 'colour', 'x', 'y', 'r', 'angle', 'rgb'}`. `x` and `y` are its centre and `r` its radius as fractions of the image's
-side, `y` downwards; `angle` is in degrees; `rgb` is the very tint that the colour's word stands for. What holds between
-objects is never stored, it follows from where they are. `random_scene` leaves wide margins around every limit that the
-words have (what is small, what is left of what), so that nothing in an image is a matter of taste:
+side, `y` downwards; `angle` is in degrees; `rgb` is the tint. Relations between objects follow from their positions.
+`random_scene` keeps wide margins around the limits of all words, so that every caption is clearly true or false:
 
-    words                       true when                                       drawn at
+    words                       true when                                       sampled at
     small / big                 r < 0.14 / otherwise                            r ≤ 0.113 / r ≥ 0.165
     on the left, at the top …   x < 0.36, y < 0.36 …                            ≤ 0.28
     in the middle               0.4 < x, y < 0.6                                0.46 to 0.54
@@ -17,8 +16,8 @@ words have (what is small, what is left of what), so that nothing in an image is
     in a row, in a column       centres within 0.06 across the line             within 0.02, otherwise ≥ 0.2
     dark / light background     mean of the corners < 90 / > 180 of 255         ≤ 70 / ≥ 200
 
-A number is exact, and "a" is a number: "two red stars" is false where there are three, "a star" where there are two.
-Everything is a function of its arguments; what is random comes from the `random.Random` that is passed in.
+Numbers are exact, and "a" is a number: "two red stars" is false of three, "a star" of two. All randomness comes from
+the `random.Random` argument.
 """
 import argparse
 import colorsys
@@ -34,7 +33,7 @@ from PIL import Image, ImageDraw, ImageFilter
 
 SHAPES = ('circle', 'square', 'triangle', 'star')
 COLOURS = ('red', 'yellow', 'green', 'blue', 'purple', 'pink')
-KINDS = {'single': 0.3, 'beside': 0.2, 'above': 0.2, 'inside': 0.1, 'several': 0.2}      # and how often each is drawn
+KINDS = {'single': 0.3, 'beside': 0.2, 'above': 0.2, 'inside': 0.1, 'several': 0.2}      # probabilities
 NUMBERS = {1: 'a', 2: 'two', 3: 'three', 4: 'four'}
 
 _HSV = {'red': (0.99, 0.80, 0.86), 'yellow': (0.145, 0.72, 0.98),
@@ -46,8 +45,8 @@ _SMALL, _BIG, _HUGE = (0.1, 0.113), (0.165, 0.185), (0.27, 0.31)
 
 # Scenes
 
-def random_scene(rng, kind=None):
-    """A scene of the given kind (a key of `KINDS`), or of a random one. `rng` is a `random.Random`."""
+def random_scene(rng: random.Random, kind: str | None = None) -> dict:
+    """A scene of a kind (a key of `KINDS`), by default a random one."""
     kind = kind or rng.choices(list(KINDS), list(KINDS.values()))[0]
     compose = {'single': _single, 'beside': _beside, 'above': _above, 'inside': _inside, 'several': _several}[kind]
     return {'background': _background(rng), 'objects': compose(rng)}
@@ -82,7 +81,7 @@ def _beside(rng):
     apart, across = rng.uniform(0.4, 0.52), rng.uniform(0.27, 0.73)
     xs = 0.5 - apart / 2, 0.5 + apart / 2
     pair = [_thing(rng, x, across + rng.uniform(-0.03, 0.03), rng.choice((_SMALL, _BIG))) for x in xs]
-    while all(pair[0][key] == pair[1][key] for key in ('shape', 'colour')):     # two of a kind are 'several'
+    while all(pair[0][key] == pair[1][key] for key in ('shape', 'colour')):     # two alike are 'several'
         pair[1] = _thing(rng, pair[1]['x'], pair[1]['y'], rng.choice((_SMALL, _BIG)))
     return pair
 
@@ -101,7 +100,7 @@ def _inside(rng):
 
 def _several(rng):
     count = rng.randint(2, 4)
-    # four in a row have just room enough
+    # four in a row just fit
     sizes = rng.choice((_SMALL, _BIG)) if count == 2 else _SMALL if count == 3 else (0.09, 0.1)
     form = rng.choice(('row', 'column', 'group') if count > 2 else ('row', 'column'))
     if form == 'group':
@@ -120,7 +119,7 @@ def _several(rng):
 
 # Images
 
-def draw(scene, side=256):
+def draw(scene: dict, side: int = 256) -> Image.Image:
     """The scene as a PIL image, RGB, `side` pixels square: soft background, faint shadows, smooth edges."""
     image = Image.new('RGB', (2, 2))
     image.putdata([tuple(c) for c in scene['background']])
@@ -135,7 +134,7 @@ def draw(scene, side=256):
 
 
 def _mask(thing, side, oversample=4):
-    """The object's coverage as an L image with room for a shadow, and where its top left corner goes."""
+    """The object's coverage as an L image with room for a shadow, and the position of its top left corner."""
     half = math.ceil(1.3 * thing['r'] * side) + side // 32
     left, top = math.floor(thing['x'] * side) - half, math.floor(thing['y'] * side) - half
     cos, sin = math.cos(math.radians(thing['angle'])), math.sin(math.radians(thing['angle']))
@@ -156,7 +155,7 @@ def _star(outer, inner):
              -(inner if i % 2 else outer) * math.cos(math.pi * i / 5)) for i in range(10)]
 
 
-# The shapes of radius 1 as polygons, y downwards; their extents are set so that all look equally big.
+# Polygons of the shapes at radius 1, y downwards, scaled so that all look equally big.
 _OUTLINES = {
     'circle': _arc(1, 0, 360),
     'square': [(-0.9, -0.9), (0.9, -0.9), (0.9, 0.9), (-0.9, 0.9)],
@@ -165,15 +164,15 @@ _OUTLINES = {
 }
 
 
-# What holds
+# Relations
 
-def size(thing):
+def size(thing: dict) -> str:
     """`'small'` or `'big'`."""
     return 'small' if thing['r'] < 0.14 else 'big'
 
 
-def relation(one, other):
-    """Where `one` is as seen from `other`: a key of `RELATIONS`, or None."""
+def relation(one: dict, other: dict) -> str | None:
+    """Position of `one` relative to `other`: a key of `RELATIONS`, or None."""
     across, down = one['x'] - other['x'], one['y'] - other['y']
     if max(abs(across), abs(down)) >= max(0.2, 2 * min(abs(across), abs(down))):
         return ('left' if across < 0 else 'right') if abs(across) > abs(down) else 'above' if down < 0 else 'below'
@@ -182,23 +181,23 @@ def relation(one, other):
     return None
 
 
-def layout(things):
+def layout(things: list[dict]) -> str:
     """`'row'`, `'column'` or, where two or more objects form neither, `'group'`."""
     xs, ys = ([thing[axis] for thing in things] for axis in 'xy')
     return 'row' if max(ys) - min(ys) <= 0.06 else 'column' if max(xs) - min(xs) <= 0.06 else 'group'
 
 
-def are_alike(things):
+def are_alike(things: list[dict]) -> bool:
     """Whether all objects are of one shape and colour."""
     return len({(thing['shape'], thing['colour']) for thing in things}) == 1
 
 
-def big_first(things):
-    """The objects in the order in which they are spoken of: what is big first, then as they come."""
+def big_first(things: list[dict]) -> list[dict]:
+    """The objects in the order of captions: big ones first, otherwise as they are."""
     return sorted(things, key=lambda thing: size(thing) != 'big')
 
 
-def ground(scene):
+def ground(scene: dict) -> str | None:
     """`'dark'`, `'light'` or, between the two, None."""
     brightness = sum(map(sum, scene['background'])) / 12
     return 'dark' if brightness < 90 else 'light' if brightness > 180 else None
@@ -212,13 +211,13 @@ RELATIONS = {
     'inside': ('inside', 'inside it'), 'around': ('around', 'around it')}
 
 
-def captions(scene, rng, count=5):
-    """`count` different captions of the scene, each true: lists of tokens, in random order."""
+def captions(scene: dict, rng: random.Random, count: int = 5) -> list[list[str]]:
+    """`count` different true captions: lists of tokens, in random order."""
     return [text.split() for text in rng.sample(wordings(scene), count)]
 
 
-def wordings(scene):
-    """All that we would say of the scene: a list of strings, five at least."""
+def wordings(scene: dict) -> list[str]:
+    """All captions of a scene: five strings or more."""
     things = scene['objects']
     texts = _of_one(*things) if len(things) == 1 else (_of_several if are_alike(things) else _of_two)(things)
     if ground(scene) == 'dark':
@@ -232,8 +231,8 @@ def _phrase(count, size, colour, shape):
 
 
 def _names(thing, count=1):
-    """What the object is called with its size and without."""
-    return [_phrase(count, said, thing['colour'], thing['shape']) for said in (size(thing), None)]
+    """The object's names, with its size and without."""
+    return [_phrase(count, of_size, thing['colour'], thing['shape']) for of_size in (size(thing), None)]
 
 
 def _of_one(thing):
@@ -271,9 +270,8 @@ def _of_several(things):
             f'there is a {form} of {full}', f'{plain} in a {form}', f'a {form} of {full}']
 
 
-# Truth, judged by a grammar of its own that knows nothing of how captions are made. A phrase such as "two small red
-# stars" becomes ONE or MANY, and what is left of the sentence is looked up among the claims, each with the question to
-# ask of the objects that the phrases mean.
+# Truth, by a grammar that is independent of the code that makes captions. A phrase such as "two small red stars" is
+# replaced by ONE or MANY, and the sentence is looked up among the claims, each a predicate on the phrases' objects.
 
 _PHRASE = re.compile(r'\b(a|two|three|four) (?:(small|big) )?({}) ({})s?\b'.format(
     '|'.join(COLOURS), '|'.join(SHAPES)))
@@ -306,15 +304,10 @@ def _claims():
 _CLAIMS = _claims()
 
 
-def is_true(tokens, scene):
-    """Whether a caption can be parsed and everything that it says is true of the scene.
+def is_true(tokens: list[str], scene: dict) -> bool:
+    """Whether a caption, a list of lower-case tokens without punctuation, is true of a scene.
 
-    Args:
-        tokens (list of str): The caption, lower case, without punctuation.
-        scene (dict): See the module's docstring, also for when each word is true.
-
-    Returns:
-        bool: False too for whatever the grammar does not know, wrong articles and plurals among it.
+    What the grammar does not know is false, such as wrong articles and plurals.
     """
     text, meant = ' '.join(tokens), []
     background = _GROUND.fullmatch(text)
@@ -331,31 +324,31 @@ def is_true(tokens, scene):
 
 
 def _meant(phrase, scene):
-    """The object that "a red star" means, or those that "two red stars" mean; None where the number is wrong."""
-    number, said, colour, shape = phrase.groups()
+    """The object of "a red star", or the objects of "two red stars"; None if the number is wrong."""
+    number, of_size, colour, shape = phrase.groups()
     count = next(n for n, word in NUMBERS.items() if word == number)
     things = [thing for thing in scene['objects']
-              if thing['shape'] == shape and thing['colour'] == colour and said in (None, size(thing))]
-    if len(things) != count or phrase[0] != _phrase(count, said, colour, shape):
+              if thing['shape'] == shape and thing['colour'] == colour and of_size in (None, size(thing))]
+    if len(things) != count or phrase[0] != _phrase(count, of_size, colour, shape):
         return None
     return things[0] if count == 1 else things
 
 
 # As a program
 
-SPLITS = 'val', 'test', *['train'] * 10                # in turns
+SPLITS = 'val', 'test', *['train'] * 10                # repeated
 
 
-def write_drawings(folder, language='en', images=1800, wordings=5, seed=0):
-    """Draws images and describes them: `0000.png` and so on, `captions.csv` as `extract_features.py` takes it, and
-    `scenes.json`.
+def write_drawings(folder: pathlib.Path, language: str = 'en', images: int = 1800, wordings: int = 5,
+                   seed: int = 0) -> None:
+    """Writes drawings (`0000.png` ...), their `captions.csv`, as `extract_features.py` reads it, and `scenes.json`.
 
     Args:
-        folder (pathlib.Path): Where to write.
-        language (str): `'en'` or `'ja'`.
-        images (int): How many.
-        wordings (int): Captions an image, all different; 1 gives the same wording for what is alike.
-        seed (int): What is drawn and said follows from it.
+        folder: The folder to write.
+        language: `'en'` or `'ja'`.
+        images: Number of drawings.
+        wordings: Captions an image, all different; 1 gives equal scenes equal captions.
+        seed: Random seed.
     """
     rng, scenes = random.Random(f'{language} {seed}'), {}
     folder.mkdir(parents=True, exist_ok=True)
@@ -365,23 +358,22 @@ def write_drawings(folder, language='en', images=1800, wordings=5, seed=0):
         for i in range(images):
             name = f'{i:04}.png'
             scenes[name] = scene = random_scene(rng)
-            said = _said(scene, language)
-            for caption in said[:1] if wordings == 1 else rng.sample(said, wordings):
+            texts = _wordings(scene, language)
+            for caption in texts[:1] if wordings == 1 else rng.sample(texts, wordings):
                 rows.writerow([name, caption, SPLITS[i % len(SPLITS)]])
             draw(scene).save(folder / name)
     (folder / 'scenes.json').write_text(json.dumps(scenes), encoding='utf-8')
 
 
-def _said(scene, language):
+def _wordings(scene: dict, language: str) -> list[str]:
     if language == 'en':
         return wordings(scene)
     import japanese
     return list(map(japanese.written, japanese.wordings(scene)))
 
 
-def print_truth(path, language='en'):
-    """Counts how many of the best captions in a JSON lines file of generate.py's are true of their images, which have
-    a `scenes.json` beside them."""
+def print_truth(path: pathlib.Path, language: str = 'en') -> None:
+    """Prints the share of true best captions in JSON lines of `generate.py`, for images beside a `scenes.json`."""
     judge = is_true
     if language == 'ja':
         import japanese
@@ -398,20 +390,20 @@ def print_truth(path, language='en'):
     print(f'{right} of the {len(rows)} best captions are true of their image ({right / len(rows):.0%})')
 
 
-def main():
-    parser = argparse.ArgumentParser(description='Counts true captions of drawings; or, with -o, draws and describes.')
-    parser.add_argument('captions', type=pathlib.Path, nargs='?', help="JSON lines of generate.py's, of images that "
-                        'have a scenes.json beside them')
-    parser.add_argument('-o', '--output', type=pathlib.Path, help='folder to draw into: images, captions.csv, '
+def main() -> None:
+    parser = argparse.ArgumentParser(description='Count true captions of drawings; with -o, make drawings.')
+    parser.add_argument('captions', type=pathlib.Path, nargs='?', help='JSON lines of generate.py, of images beside a '
                         'scenes.json')
-    parser.add_argument('--language', choices=('en', 'ja'), default='en', help='of the captions (%(default)s)')
-    parser.add_argument('--limit', type=int, default=1800, help='how many to draw (%(default)s)')
-    parser.add_argument('--wordings', type=int, choices=range(1, 6), default=5, help='captions an image; 1 has one '
-                        'way to say each thing (%(default)s)')
-    parser.add_argument('--seed', type=int, default=0, help='of what is drawn (%(default)s)')
+    parser.add_argument('-o', '--output', type=pathlib.Path, help='folder to write: drawings, captions.csv, '
+                        'scenes.json')
+    parser.add_argument('--language', choices=('en', 'ja'), default='en', help='language of the captions (%(default)s)')
+    parser.add_argument('--limit', type=int, default=1800, help='number of drawings (%(default)s)')
+    parser.add_argument('--wordings', type=int, choices=range(1, 6), default=5, help='captions an image; with 1, '
+                        'equal scenes have equal captions (%(default)s)')
+    parser.add_argument('--seed', type=int, default=0, help='random seed (%(default)s)')
     args = parser.parse_args()
     if (args.captions is None) == (args.output is None):
-        parser.error('name a file of captions, or a folder to draw into with -o')
+        parser.error('name a file of captions, or a folder for drawings with -o')
     if args.output is not None:
         write_drawings(args.output, args.language, args.limit, args.wordings, args.seed)
     elif args.captions.is_file():

@@ -1,14 +1,14 @@
-"""What is said of the drawings in Japanese, how it is read, and whether it is true.
+"""Japanese captions of the drawings, their readings, and which captions are true.
 
-Captions are written as people write them, in kanji and kana without spaces, and have a reading in katakana that is
-known here and not looked up: a caption in either script can be judged. What the words mean is in `draw`.
+Captions are in kanji and kana without spaces; their reading in katakana follows from the table of words. Captions in
+either script can be judged. `draw` defines the words.
 """
 import itertools
 import re
 
 import draw
 
-# The words: how they are written, and how they are read.
+# Words to their readings.
 _READINGS = {
     '小さい': 'チイサイ', '大きい': 'オオキイ', '赤い': 'アカイ', '黄色い': 'キイロイ',
     '緑': 'ミドリ', '青い': 'アオイ', '紫': 'ムラサキ', 'ピンク': 'ピンク', '丸': 'マル',
@@ -25,27 +25,26 @@ _COLOURS = {'red': '赤い', 'yellow': '黄色い', 'green': '緑 の', 'blue': 
 _SHAPES = {'circle': '丸', 'square': '四角', 'triangle': '三角', 'star': '星'}
 _NUMBERS = {2: '二個', 3: '三個', 4: '四個'}
 _RELATIONS = {'left': '左', 'right': '右', 'above': '上', 'below': '下', 'inside': '中', 'around': '周り'}
-# How things stand, as in "are standing" and as in "that stand".
+# Predicate and attribute, as in "are standing" and "that stand".
 _LAYOUTS = {'row': ('横 に 並んで いる', '横 に 並んだ'), 'column': ('縦 に 並んで いる', '縦 に 並んだ'),
             'group': ('散らばって いる', '散らばった')}
 _DARK = '暗い 背景 で'
 
 
-def written(caption):
-    """A caption of `wordings` as it is written."""
+def written(caption: str) -> str:
+    """A caption of `wordings` without spaces."""
     return caption.replace(' ', '')
 
 
-def reading(caption):
+def reading(caption: str) -> str:
     """A caption of `wordings` in katakana."""
     return ''.join(_READINGS[word] for word in caption.split())
 
 
 # Captions
 
-def wordings(scene):
-    """All that we would say of the scene: a list of strings, five at least, with spaces between the words; the first
-    says the most."""
+def wordings(scene: dict) -> list[str]:
+    """All captions of a scene, the most detailed first: five strings or more, with spaces between the words."""
     things = scene['objects']
     texts = _of_one(*things) if len(things) == 1 else (_of_several if draw.are_alike(things) else _of_two)(things)
     if draw.ground(scene) == 'dark':
@@ -54,7 +53,7 @@ def wordings(scene):
 
 
 def _names(thing):
-    """What the object is called with its size and without."""
+    """The object's names, with its size and without."""
     plain = f'{_COLOURS[thing["colour"]]} {_SHAPES[thing["shape"]]}'
     return f'{_SIZES[draw.size(thing)]} {plain}', plain
 
@@ -80,7 +79,7 @@ def _of_several(things):
             for name in _names(things[0])]
 
 
-# Truth, judged by a grammar of its own, as in `draw`, in either script.
+# Truth, by an independent grammar as in `draw`, in either script.
 
 class _Grammar:
     """The grammar in one script: `written` or `reading`."""
@@ -95,7 +94,7 @@ class _Grammar:
         self.dark = script(_DARK)
         self.claims = {}
         for claim, holds in _claims():
-            # The letters for what is meant are in no word.
+            # No word contains the letters A and B.
             parts = re.split('([AB])', claim)
             self.claims[''.join(part if part in 'AB' else script(part.strip()) for part in parts if part)] = holds
 
@@ -109,9 +108,9 @@ class _Grammar:
         meant = []
 
         def symbol(phrase):
-            number, said, colour, shape = (self.meanings.get(word) for word in phrase.groups())
+            number, of_size, colour, shape = (self.meanings.get(word) for word in phrase.groups())
             things = [thing for thing in scene['objects']
-                      if thing['shape'] == shape and thing['colour'] == colour and said in (None, draw.size(thing))]
+                      if thing['shape'] == shape and thing['colour'] == colour and of_size in (None, draw.size(thing))]
             meant.append(things if len(things) == (number or 1) else None)
             return 'AB?'[min(len(meant), 3) - 1]
         claim = self.claims.get(self.phrase.sub(symbol, text))
@@ -119,7 +118,7 @@ class _Grammar:
 
 
 def _claims():
-    """Pairs of a sentence and the question to ask of the objects that it speaks of, lists of one or more."""
+    """Pairs of a sentence and a predicate on the objects of its phrases, lists of one or more."""
     def one(holds):
         return lambda things: len(things) == 1 and holds(things[0])
 
@@ -135,7 +134,7 @@ def _claims():
         for form in ('{} に A が ある', 'A が {} に ある', '{} の A'):
             yield form.format(place), one(holds)
     for name, there in _RELATIONS.items():
-        # A and B are in the order in which they are spoken of.
+        # A and B are in the order of their phrases.
         yield f'A が B の {there} に ある', lambda one, other, name=name: related(name, one, other)
         for claim in (f'A の {there} に B が ある', f'A の {there} の B'):
             yield claim, lambda other, one, name=name: related(name, one, other)
@@ -148,14 +147,6 @@ def _claims():
 _GRAMMARS = [_Grammar(written), _Grammar(reading)]
 
 
-def is_true(tokens, scene):
-    """Whether a caption can be parsed and everything that it says is true of the scene.
-
-    Args:
-        tokens (list of str): The caption, in words or characters, as it is written or in katakana.
-        scene (dict): As for `draw.is_true`.
-
-    Returns:
-        bool: False too for whatever the grammar does not know.
-    """
+def is_true(tokens: list[str], scene: dict) -> bool:
+    """As `draw.is_true`, of a caption in words or characters, in kanji or in katakana."""
     return any(grammar.judge(''.join(tokens), scene) for grammar in _GRAMMARS)

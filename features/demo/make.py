@@ -1,12 +1,12 @@
-"""Makes the embedded dataset: draws it, teaches the encoder behind it, computes its features, writes it all.
+"""Makes the embedded dataset: its drawings and captions, its encoder, its features.
 
-    python features/demo/make.py                 everything anew, the encoder included (long)
-    python features/demo/make.py --keep-encoder  with the encoder that the package has
+    python features/demo/make.py                 everything, the encoder included (long)
+    python features/demo/make.py --keep-encoder  with the encoder of the package
 
-The images and captions are a function of the seed; the encoder is too, but for roundings of the library that
-multiplies matrices. Images of the splits are not kept, `dataset` draws them again; those in `unseen` are. (The
-encoder in the package has had a longer course than `taught` gives: its convolutions had learned twice as many shapes
-before. Of 500 new images it gets 99.8 % wholly right.)
+The seed determines images and captions; the encoder also depends on the rounding of the BLAS. Images of the splits are
+not stored, `dataset` draws them again; those in `unseen` are. (The package's encoder was trained for longer than
+`train_encoder` does: its convolutions were pretrained on twice as many shapes. It answers all questions on 99.8 % of
+500 new images.)
 """
 import argparse  # noqa: I001 (compat before Chainer)
 import io
@@ -37,17 +37,13 @@ UNSEEN = 48
 
 # The dataset
 
-def dataset(seed=0):
-    """The scenes of the splits and what is said of them.
-
-    Returns:
-        list of (dict, dict): A scene, and the image's entry in `dataset.json`, for each `imgid` from 0.
-    """
+def dataset(seed: int = 0) -> list[tuple[dict, dict]]:
+    """Pairs of a scene and its entry in `dataset.json`, for each `imgid` from 0."""
     splits = [split for split, count in SPLITS.items() for _ in range(count)]
-    return [_described(f'{seed} {imgid}', imgid, split) for imgid, split in enumerate(splits)]
+    return [_entry(f'{seed} {imgid}', imgid, split) for imgid, split in enumerate(splits)]
 
 
-def _described(seed, imgid, split):
+def _entry(seed, imgid, split):
     rng = random.Random(seed)
     scene = draw.random_scene(rng)
     captions = draw.captions(scene, rng)
@@ -58,15 +54,15 @@ def _described(seed, imgid, split):
                    'sentences': sentences}
 
 
-def unseen(seed=0):
-    """Scenes that are in no split, of every kind alike: file name -> scene."""
+def unseen(seed: int = 0) -> dict[str, dict]:
+    """Scenes that are in no split, equally many of each kind: file name to scene."""
     kinds = itertools.cycle(draw.KINDS)
     return {f'{i:02}.png': draw.random_scene(random.Random(f'unseen {seed} {i}'), next(kinds))
             for i in range(1, UNSEEN + 1)}
 
 
-def features(scenes, extractor, batch_size=100):
-    """The features of scenes, computed from image files as a user's are: float32, shape (N, 4096)."""
+def features(scenes: list[dict], extractor: Extractor, batch_size: int = 100) -> np.ndarray:
+    """The features of scenes, (N, 4096) float32, computed from image files like a user's."""
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder, 'image.png')
@@ -79,7 +75,7 @@ def features(scenes, extractor, batch_size=100):
     return np.concatenate(rows)
 
 
-def write_dataset(folder, seed):
+def write_dataset(folder: pathlib.Path, seed: int) -> None:
     """Writes `dataset.json`, `vgg_feats.mat` with its record, and the unseen images into `folder`."""
     extractor = Extractor.load('demo')
     scenes, images = zip(*dataset(seed), strict=True)
@@ -97,8 +93,7 @@ def write_dataset(folder, seed):
 
 # The encoder
 
-# What it is asked of the whole image; None is the answer where a scene does not raise the question. Objects are first
-# and second in the order in which captions name them.
+# The questions about the whole image. The first and second object are in the order of captions.
 _WHAT = {'shape': draw.SHAPES, 'colour': draw.COLOURS, 'size': ('small', 'big')}
 QUESTIONS = {
     'count': (1, 2, 3, 4), 'ground': ('dark', 'light'), 'layout': ('row', 'column', 'group'),
@@ -106,11 +101,11 @@ QUESTIONS = {
     **{f'{which} {what}': choices for which in ('first', 'second') for what, choices in _WHAT.items()}}
 
 
-def answers(scene):
-    """For each of `QUESTIONS` the number of its answer, 0 for None."""
+def answers(scene: dict) -> list[int]:
+    """The number of the answer to each of `QUESTIONS`, from 1; 0 for a question that does not apply."""
     first, *others = draw.big_first(scene['objects'])
     known = {'count': 1 + len(others), 'ground': draw.ground(scene)}
-    known |= {f'first {what}': answer for what, answer in _seen_of(first).items()}
+    known |= {f'first {what}': answer for what, answer in _attributes(first).items()}
     if not others:
         for question, at in (('row', first['y']), ('column', first['x'])):
             known[question] = QUESTIONS[question][(at > 0.36) + (at > 0.64)]
@@ -118,32 +113,32 @@ def answers(scene):
         known['layout'] = draw.layout(scene['objects'])
     else:
         known['relation'] = draw.relation(first, others[0])
-        known |= {f'second {what}': answer for what, answer in _seen_of(others[0]).items()}
+        known |= {f'second {what}': answer for what, answer in _attributes(others[0]).items()}
     return [1 + choices.index(known[question]) if question in known else 0 for question, choices in QUESTIONS.items()]
 
 
-def answers_here(scene):
-    """What it is asked of each of 6 x 6 places, as it learns: the shape, colour and size of the object whose centre is
-    there, -1 where there is none; shape (3, 6, 6)."""
+def local_answers(scene: dict) -> np.ndarray:
+    """Training targets of 6 x 6 positions: shape, colour and size of the object whose centre is there, or -1;
+    (3, 6, 6)."""
     found = np.full((len(_WHAT), 6, 6), -1)
     for thing in scene['objects']:
         found[:, int(6 * thing['y']), int(6 * thing['x'])] = [
-            _WHAT[what].index(answer) for what, answer in _seen_of(thing).items()]
+            _WHAT[what].index(answer) for what, answer in _attributes(thing).items()]
     return found
 
 
-def _seen_of(thing):
+def _attributes(thing):
     return {'shape': thing['shape'], 'colour': thing['colour'], 'size': draw.size(thing)}
 
 
-def lesson(rng):
-    """A scene to learn from: all kinds alike."""
+def training_scene(rng: random.Random) -> dict:
+    """A scene of a kind sampled uniformly."""
     return draw.random_scene(rng, rng.choice(list(draw.KINDS)))
 
 
-def crowd(rng):
-    """A scene of many objects, to learn shapes and colours from faster: nine small ones, or four big ones of which
-    some have a small one inside."""
+def crowd(rng: random.Random) -> dict:
+    """A scene of many objects, by which shapes and colours are learned faster: nine small ones, or four big ones, some
+    with a small one inside."""
     per_side = rng.choice((2, 3))
     objects = []
     for x, y in itertools.product([(i + 0.5) / per_side for i in range(per_side)], repeat=2):
@@ -153,59 +148,58 @@ def crowd(rng):
             objects += [{**outer, **where, 'r': 0.21}, {**inner, **where}]
         else:
             objects.append({**inner, **where, 'r': inner['r'] if per_side == 3 else rng.uniform(0.155, 0.18)})
-    return {**lesson(rng), 'objects': objects}
+    return {**training_scene(rng), 'objects': objects}
 
 
-class Teacher(chainer.Chain):
-    """A `DemoNet` and the layer that questions each place. Called, it returns the loss of a batch."""
+class TrainingLoss(chainer.Chain):
+    """The loss of a `DemoNet`, with a classifier of each position for training."""
 
     def __init__(self, encoder):
         super().__init__()
         with self.init_scope():
             self.encoder = encoder
-            self.here = L.Convolution2D(32, len(_WHAT) * encoder.choices, 1)
+            self.local = L.Convolution2D(32, len(_WHAT) * encoder.choices, 1)
 
-    def forward(self, x, truths, truths_here):
-        seen = self.encoder.look(np.float32(x))
-        here = F.reshape(self.here(seen), (len(x), self.encoder.choices, len(_WHAT), 6, 6))
-        loss = len(_WHAT) * F.softmax_cross_entropy(here, truths_here)
-        if (truths >= 0).any():
-            loss += len(QUESTIONS) * F.softmax_cross_entropy(self.encoder.answer(seen), truths)
+    def forward(self, x, targets, local_targets):
+        h = self.encoder.feature_map(np.float32(x))
+        local = F.reshape(self.local(h), (len(x), self.encoder.choices, len(_WHAT), 6, 6))
+        loss = len(_WHAT) * F.softmax_cross_entropy(local, local_targets)
+        if (targets >= 0).any():
+            loss += len(QUESTIONS) * F.softmax_cross_entropy(self.encoder.logits(h), targets)
         return loss
 
 
-def taught(seed, images=9600, crowds=9600, epochs=6, more_images=30000, more_epochs=8):
-    """A `DemoNet` that has been taught with images of its own.
-
-    First all of it learns, from images and crowds; then the layers that answer learn on alone, which is quick, from
-    many more images as the convolutions see them.
-    """
+def train_encoder(seed: int, images: int = 9600, crowds: int = 9600, epochs: int = 6, more_images: int = 30000,
+                  more_epochs: int = 8) -> demo.DemoNet:
+    """Trains a `DemoNet`: first as a whole, on scenes and crowds, then the layers above the convolutions alone, on the
+    feature maps of many more scenes, which is fast."""
     rng = random.Random(f'encoder {seed}')
-    np.random.seed(seed)                                # noqa: NPY002 (Chainer draws from NumPy's global generator)
+    np.random.seed(seed)                                # noqa: NPY002 (Chainer samples from NumPy's global generator)
     encoder = demo.DemoNet()
-    scenes = [lesson(rng) for _ in range(images)] + [crowd(rng) for _ in range(crowds)]
-    truths = np.full((len(scenes), len(QUESTIONS)), -1, np.int32)
-    truths[:images] = [answers(scene) for scene in scenes[:images]]
-    truths_here = np.array([answers_here(scene) for scene in scenes], np.int32)
-    _fit(Teacher(encoder), [_prepared(scenes), truths, truths_here], epochs, 2e-3)
+    scenes = [training_scene(rng) for _ in range(images)] + [crowd(rng) for _ in range(crowds)]
+    targets = np.full((len(scenes), len(QUESTIONS)), -1, np.int32)
+    targets[:images] = [answers(scene) for scene in scenes[:images]]
+    local_targets = np.array([local_answers(scene) for scene in scenes], np.int32)
+    _fit(TrainingLoss(encoder), [_prepared(scenes), targets, local_targets], epochs, 2e-3)
 
-    scenes = [lesson(rng) for _ in range(more_images)]
-    _fit(encoder, [_seen(encoder, scenes), np.array([answers(scene) for scene in scenes], np.int32)], more_epochs, 1e-3,
-         lambda seen, truths: F.softmax_cross_entropy(encoder.answer(np.float32(seen)), truths))
-    encoder.fc8.W.array[:] = spreading(rng)
+    scenes = [training_scene(rng) for _ in range(more_images)]
+    targets = np.array([answers(scene) for scene in scenes], np.int32)
+    _fit(encoder, [_feature_maps(encoder, scenes), targets], more_epochs, 1e-3,
+         lambda h, targets: F.softmax_cross_entropy(encoder.logits(np.float32(h)), targets))
+    encoder.fc8.W.array[:] = sample_last_layer(rng)
 
     tests = [draw.random_scene(rng) for _ in range(1000)]
     with chainer.using_config('train', False), chainer.no_backprop_mode():
-        said = encoder.answer(np.float32(_seen(encoder, tests))).array.argmax(axis=1)
-    right = (said == [answers(scene) for scene in tests]).all(axis=1)
-    print(f'of {len(tests)} new images the encoder gets {right.mean():.1%} wholly right')
+        predicted = encoder.logits(np.float32(_feature_maps(encoder, tests))).array.argmax(axis=1)
+    right = (predicted == [answers(scene) for scene in tests]).all(axis=1)
+    print(f'the encoder answers all questions on {right.mean():.1%} of {len(tests)} new images')
     return encoder
 
 
 def _fit(link, data, epochs, alpha, loss=None, batch_size=64):
     optimizer = chainer.optimizers.Adam().setup(link)
     count = len(data[0])
-    progress = tqdm(range(epochs * (count // batch_size)), 'teaching')
+    progress = tqdm(range(epochs * (count // batch_size)), 'training')
     for step in progress:
         start = step % (count // batch_size) * batch_size
         if start == 0:
@@ -221,16 +215,16 @@ def _prepared(scenes):
     return np.stack([np.float16(prepare(np.asarray(draw.draw(scene)))) for scene in bar])
 
 
-def _seen(encoder, scenes, batch_size=200):
-    """What the encoder's convolutions see in scenes, shape (N, 32, 6, 6), float16."""
+def _feature_maps(encoder: demo.DemoNet, scenes: list[dict], batch_size: int = 200) -> np.ndarray:
+    """The encoder's feature maps of scenes, (N, 32, 6, 6), float16."""
     with chainer.using_config('train', False), chainer.no_backprop_mode():
         return np.concatenate([
-            np.float16(encoder.look(np.float32(_prepared(scenes[start:start + batch_size]))).array)
-            for start in tqdm(range(0, len(scenes), batch_size), 'looking')])
+            np.float16(encoder.feature_map(np.float32(_prepared(scenes[start:start + batch_size]))).array)
+            for start in tqdm(range(0, len(scenes), batch_size), 'feature maps')])
 
 
-def spreading(rng):
-    """The last layer: to each of 4096 units a tenth of all answers, with whole numbers for weights."""
+def sample_last_layer(rng: random.Random) -> np.ndarray:
+    """Weights of the last layer: whole numbers from a tenth of all answers to each of 4096 units."""
     encoder = demo.DemoNet
     weights = np.zeros((4096, encoder.choices, encoder.questions), np.float32)
     for unit in weights:
@@ -241,8 +235,8 @@ def spreading(rng):
     return weights.reshape(len(weights), -1)
 
 
-def save_encoder(encoder, path):
-    """Writes an encoder as Chainer's `save_npz` lays it out, in half precision, which is plenty, and whole numbers."""
+def save_encoder(encoder: demo.DemoNet, path: pathlib.Path) -> None:
+    """Writes an encoder in the layout of Chainer's `save_npz`, in half precision and whole numbers."""
     serializer = chainer.serializers.DictionarySerializer()
     serializer.save(encoder)
     arrays = {name: np.asarray(value) for name, value in sorted(serializer.target.items())}
@@ -251,14 +245,14 @@ def save_encoder(encoder, path):
     write_npz(path, {name: array.astype(dtypes[name]) for name, array in arrays.items()})
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
-    parser.add_argument('--out', type=pathlib.Path, default=HERE, help='folder to write the dataset into')
+    parser.add_argument('--out', type=pathlib.Path, default=HERE, help='folder of the dataset')
     parser.add_argument('--seed', type=int, default=0)
-    parser.add_argument('--keep-encoder', action='store_true', help='use the encoder that the package has')
+    parser.add_argument('--keep-encoder', action='store_true', help='use the encoder of the package')
     args = parser.parse_args()
     if not args.keep_encoder:
-        save_encoder(taught(args.seed), WEIGHTS)
+        save_encoder(train_encoder(args.seed), WEIGHTS)
     write_dataset(args.out, args.seed)
 
 

@@ -53,7 +53,7 @@ FAULTS = (
      'if features.nbytes > _FEATURES_SHARE *', 'if 0 > _FEATURES_SHARE *'),
     ('search on whichever GPU is the current one', 'captioning/captioner.py',
      'with chainer.using_device(self.device), ', 'with '),
-    ('network on whichever GPU is the current one', 'features/extractor.py',
+    ('encoder on whichever GPU is the current one', 'features/extractor.py',
      'with chainer.using_device(self.device), chainer', 'with chainer'),
     ('search reads the cells of the first hypothesis', 'models/stepper.py',
      'c0[(ptrdiff_t)parent * units + unit]', 'c0[unit]'),
@@ -75,7 +75,8 @@ FAULTS = (
     ('mark above the k-th best', 'functions/topk_gpu.py', 'before == k - 1', 'before == k / 2'),
     ('finished captions not competed with', 'functions/topk_gpu.py', ' && score > least[of]', ''),
     ('ties beyond what is collected left out', 'functions/select.py', 'if len(crowded):', 'if len(crowded) > 3:'),
-    ('batches that fit no more are not cut', 'features/slices.py', 'except MemoryError', 'except ZeroDivisionError'),
+    ('micro-batches that do not fit are not halved', 'features/micro_batches.py',
+     'except MemoryError', 'except ZeroDivisionError'),
     ('gradients of the processes not averaged', 'parallel.py',
      'self._communicator.multi_node_mean_grad(optimizer.target)', 'optimizer.target.cleargrads'),
 )

@@ -1,22 +1,25 @@
-"""The encoders that make features, by name: what each gives and wants, and where its weights are to be had."""
+"""The table of image encoders: their features, their input, and the source of their weights."""
+from __future__ import annotations
+
 import dataclasses
 import functools
 import importlib
 import os
 import re
 from collections.abc import Callable
+from typing import Any
 
 from chainer_caption.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True)
 class Package:
-    """A Python package that holds weights and nothing else that is wanted of it.
+    """A Python package that contains weights.
 
     Attributes:
-        name (str): Its name, as it would be imported.
-        folder (str): Where in it the file is.
-        sha256 (str): Of the file, in hexadecimal digits.
+        name: Its import name; it is never imported.
+        folder: The file's folder in it.
+        sha256: Of the file, in hexadecimal digits.
     """
 
     name: str
@@ -26,44 +29,43 @@ class Package:
 
 @dataclasses.dataclass(frozen=True)
 class Encoder:
-    """An encoder that turns prepared images into features.
+    """An image encoder: prepared images to features.
 
     Attributes:
-        name (str): Its name, as recorded with features and models.
-        link (callable): Called without arguments it makes a `chainer.Chain` to load weights into.
-        dim (int): Dimension D of the features.
-        size (int): Side S of the images it takes, in pixels, other than by preprocessings without a size.
-        preprocessing (str): The preprocessing its own weights want, where they do not say otherwise.
-        weights (tuple of str): Names of files that hold its weights, the preferred one first: looked for where
-            Chainer keeps its models, unless the path is absolute.
-        source (str): Where to get them and how large they are, as part of a sentence.
-        instead (str): What else to do without them, as the end of a sentence.
-        package (Package or None): The Python package that brings the first of `weights`, if there is one.
-        grid_mean (bool): Whether its vector is the mean of its last grid over the locations.
+        name: Its name, as recorded with features and models.
+        link: Called without arguments it makes a `chainer.Chain` to load weights into.
+        dim: Dimension D of the features.
+        size: Side S of its input, in pixels, unless the preprocessing has no size.
+        preprocessing: The preprocessing of its weights, unless their format tells another.
+        weights: Names of weights files, the preferred one first, in the folder of Chainer's models; or absolute paths.
+        source: Where to get them and how large they are, as part of a sentence.
+        instead: What to do without them, as the end of a sentence.
+        package: The Python package that contains the first of `weights`, if there is one.
+        grid_mean: Whether its vector is the mean of its last grid over the locations.
     """
 
     name: str
-    link: Callable
+    link: Callable[[], Any]
     dim: int
     size: int
     preprocessing: str
-    weights: tuple
+    weights: tuple[str, ...]
     source: str
     instead: str = ''
     package: Package | None = None
     grid_mean: bool = False
 
 
-def _link(module, name):
-    # Imported when it is made: a table of names, which every `-h` shows, should not wait for Chainer.
+def _link(module: str, name: str) -> Callable[[], Any]:
+    # Imported when it is made: every `-h` shows this table and should not wait for Chainer.
     return functools.partial(_make, f'{__name__}.{module}', name)
 
 
-def _make(module, name, **kwargs):
+def _make(module: str, name: str, **kwargs: Any) -> Any:
     return getattr(importlib.import_module(module), name)(**kwargs)
 
 
-#: Where Oxford's VGG has its encoders of 2014, in Caffe's format.
+#: Oxford's VGG encoders of 2014, in Caffe's format.
 VGG_SOURCE = 'https://www.robots.ox.ac.uk/~vgg/software/very_deep/caffe/'
 _TORCHVISION = 'https://download.pytorch.org/models/'
 _CONVERTED = 'made into .npz by Chainer ({}.convert_caffemodel_to_npz, which wants protobuf < 4)'
@@ -95,50 +97,45 @@ ENCODERS = {encoder.name: encoder for encoder in (
             'http://dl.caffe.berkeleyvision.org/bvlc_googlenet.caffemodel (54 MB), ' + _CONVERTED.format('GoogLeNet')),
 )}
 
-# How many digits of a file's digest tell its encoder from others.
+# Digits of a weights file's digest in the name of a fine-tuned encoder.
 _DIGITS = 12
 
 
-def fine_tuned(name, digest=None):
-    """What an encoder is called that has gone on learning.
-
-    Args:
-        name (str): What it was called before.
-        digest (str or None): `sample_digest` of the file of its weights, where those are there already.
-    """
-    name = f'fine-tuned from {base_of(name)}'
+def fine_tuned_name(name: str, digest: str | None = None) -> str:
+    """The name of an encoder fine-tuned from `name`; with the `sample_digest` of its weights file, if there is one."""
+    name = f'fine-tuned from {base_encoder(name)}'
     return name if digest is None else f'{name} ({digest[:_DIGITS]})'
 
 
-def base_of(name):
-    """What an encoder was fine-tuned from, by its name; its own name where it was not."""
+def base_encoder(name: str) -> str:
+    """The name of the encoder that an encoder was fine-tuned from; its own if it was not."""
     return _parts(name)[0]
 
 
-def is_fine_tuned(name):
-    """Whether an encoder's name is that of one that has gone on learning."""
-    return base_of(name) != name
+def is_fine_tuned(name: str) -> bool:
+    """Whether an encoder's name is that of a fine-tuned one."""
+    return base_encoder(name) != name
 
 
-def described(name):
-    """The entry of `ENCODERS` of an encoder, be it fine-tuned.
+def get_encoder(name: str) -> Encoder:
+    """The entry of `ENCODERS` for an encoder, fine-tuned or not.
 
     Raises:
         InputError: There is none of this name.
     """
-    base = base_of(name)
+    base = base_encoder(name)
     if base not in ENCODERS:
         raise InputError(f'unknown encoder {name!r}: it is one of {", ".join(ENCODERS)}')
     return ENCODERS[base]
 
 
-def is_of(name, digest):
-    """Whether a file of weights, by its `sample_digest`, can be of an encoder of this name."""
+def matches_digest(name: str, digest: str) -> bool:
+    """Whether a weights file, by its `sample_digest`, can be that of an encoder of this name."""
     own = _parts(name)[1]
     return own is None or digest.startswith(own)
 
 
-def _parts(name):
-    """What an encoder was fine-tuned from, or itself, and the digest in its name, or None."""
+def _parts(name: str) -> tuple[str, str | None]:
+    """The base encoder, and the digest in the name, if there is one."""
     match = re.fullmatch(rf'fine-tuned from (\w+)(?: \(([0-9a-f]{{{_DIGITS}}})\))?', name)
     return (match[1], match[2]) if match else (name, None)

@@ -1,51 +1,53 @@
-"""ResNet-101 and GoogLeNet: Chainer's own links, up to the features below their classifier."""
+"""ResNet-101 and GoogLeNet of Caffe: Chainer's own links, up to the features below their classifier."""
+from typing import Any
+
 import chainer.functions as F
 import chainer.links as L
 
-# What PyTorch calls the arrays of a layer.
+# PyTorch's names of a layer's arrays.
 _PARTS = {'W': 'weight', 'b': 'bias', 'gamma': 'weight', 'beta': 'bias', 'avg_mean': 'running_mean',
           'avg_var': 'running_var'}
 
 
 class ResNet101(L.ResNet101Layers):
     """ResNet-101 up to pool5 (K. He et al., "Deep Residual Learning for Image Recognition", 2015); 44 million
-    parameters. They are those of Chainer's link, the classifier's included, whose `.npz` files fit, and so do state
-    dicts that have the authors' weights under torchvision's names (ruotianluo/pytorch-resnet).
+    parameters. It loads the `.npz` files of Chainer's link, and state dicts with the authors' weights under
+    torchvision's names (ruotianluo/pytorch-resnet).
 
     Attributes:
-        epsilon (float): What batch normalisation adds to variances in Caffe and PyTorch; Chainer's link adds more.
+        epsilon: What batch normalisation adds to variances in Caffe and PyTorch; Chainer's link adds more.
     """
 
     epsilon = 1e-5
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__(pretrained_model=None)
         self.cleargrads()
 
-    def forward(self, x):
-        """Computes the features of prepared images, (N, 3, H, W), with sides of 3 at least: pool5, the mean over all
-        places, (N, 2048), not negative."""
+    def forward(self, x: Any) -> Any:
+        """Features of prepared images, (N, 3, H, W) with sides of 3 or more: pool5, the mean over all positions,
+        (N, 2048), not negative."""
         return super().forward(x, layers=['pool5'])['pool5']
 
-    def torch_name(self, name):
-        """What state dicts call an array; None for a bias that is zero in all of them, and for counts."""
+    def torch_name(self, name: str) -> str | None:
+        """An array's name in state dicts; None for counts and for a bias that is always zero."""
         if name == 'conv1/b' or name.endswith('/N'):
             return None
         *block, layer, part = name.split('/')
         if block:
-            (stage, unit), fitting = block, {'conv4': 'downsample.0', 'bn4': 'downsample.1'}
-            layer = f'layer{int(stage[3:]) - 1}.{int(unit[1:] or 0)}.{fitting.get(layer, layer)}'
+            (stage, unit), shortcut = block, {'conv4': 'downsample.0', 'bn4': 'downsample.1'}
+            layer = f'layer{int(stage[3:]) - 1}.{int(unit[1:] or 0)}.{shortcut.get(layer, layer)}'
         return f'{"fc" if layer == "fc6" else layer}.{_PARTS[part]}'
 
 
 class GoogLeNet(L.GoogLeNet):
     """GoogLeNet up to pool5 (C. Szegedy et al., "Going Deeper with Convolutions", 2014); 7 million parameters, and
-    those of three classifiers, as Chainer's link and its `.npz` files have them."""
+    those of the three classifiers in its `.npz` files."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__(pretrained_model=None)
         self.cleargrads()
 
-    def forward(self, x):
-        """Computes the features of prepared images, (N, 3, 224, 224): pool5, (N, 1024), not negative."""
+    def forward(self, x: Any) -> Any:
+        """Features of prepared images, (N, 3, 224, 224): pool5, (N, 1024), not negative."""
         return F.reshape(super().forward(x, layers=['pool5'])['pool5'], (len(x), 1024))

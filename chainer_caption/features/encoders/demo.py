@@ -1,33 +1,35 @@
-"""DemoNet: the small encoder of the embedded dataset, which stands where VGG-19 stands for photos."""
+"""DemoNet: the small encoder of the embedded dataset, in the place of VGG-19."""
+from __future__ import annotations
+
 import functools
+from typing import Any
 
 import chainer
 import chainer.functions as F
 import chainer.links as L
 
-from chainer_caption.features.encoders.stages import Stage, Staged
+from chainer_caption.features.encoders.stages import Stage, StagedEncoder
 
-STEPS = 4               # to a whole: features are multiples of a quarter
-THRESHOLD = 5           # in quarters, what the input of a unit must pass to be felt; one in nine does
+STEPS = 4               # features are multiples of 1 / STEPS
+THRESHOLD = 5           # in these steps, subtracted before the ReLU; one unit in nine stays above it
 
 
-class DemoNet(Staged):
-    """Drawn shapes in, 4096 rectified units out that say what is to be seen.
+class DemoNet(StagedEncoder):
+    """Encoder of images of flat shapes, (N, 3, 96, 96), to 4096 rectified features.
 
-    Convolutions look at 6 x 6 places of the image, and a layer above them answers 12 questions on the whole of it
-    ("how many?", "which colour is the first?"), each with a softmax over 9 choices. The last layer, random and never
-    trained, spreads the answers over 4096 units, so that a captioner finds them as it finds things in VGG's features:
-    no unit means anything by itself, and every answer can be read by a linear layer.
+    Convolutions describe 6 x 6 positions of the image. A layer above them answers 12 questions about the whole ("how
+    many?", "which colour is the first?"), each with a softmax over 9 choices. The last layer, random and not trained,
+    distributes the answers over 4096 units. So, as in VGG's features, no unit means anything by itself, and a linear
+    layer can read every answer.
 
-    That layer's weights are whole numbers, and what it gives is rounded to whole quarters. So a matrix of features
-    compresses to a fraction of its size, and is the same whatever library multiplied, since the softmax of an encoder
-    that is sure is all but 0 and 1. ``features/demo/make.py`` makes the weights together with the dataset. Gradients
-    pass the rounding as if it was none.
+    The last layer's weights are whole numbers, and its output is rounded to quarters. So a feature matrix compresses
+    well and is the same with any BLAS, since a softmax over confident answers is nearly 0 and 1. Gradients pass the
+    rounding unchanged. ``features/demo/make.py`` trains the weights.
     """
 
     questions, choices = 12, 9
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         with self.init_scope():
             self.conv1 = L.Convolution2D(3, 48, 8, stride=4, pad=2, nobias=True)            # 96 -> 24
@@ -45,42 +47,42 @@ class DemoNet(Staged):
             self.fc7 = L.Linear(384, self.questions * self.choices)
             self.fc8 = L.Linear(self.questions * self.choices, 4096, nobias=True)
 
-    def stages(self):
+    def stages(self) -> list[Stage]:
         return [*(Stage(f'conv{layer}', (f'conv{layer}', f'norm{layer}'), functools.partial(self._convolve, layer))
                   for layer in range(1, 6)),
                 Stage('fc6', ('fc6', 'norm6'), self._whole),
                 Stage('fc7', ('fc7',), lambda h: F.softmax(self._answers(h), axis=1)),
                 Stage('fc8', ('fc8',), lambda answers: F.relu(_rounded(self.fc8(answers)) - THRESHOLD) / STEPS)]
 
-    def look(self, x):
-        """What is to be seen in each of 6 x 6 places, shape (N, 32, 6, 6)."""
+    def feature_map(self, x: Any) -> Any:
+        """The output of the convolutions, (N, 32, 6, 6)."""
         for layer in range(1, 6):
             x = self._convolve(layer, x)
         return x
 
-    def _convolve(self, layer, x):
+    def _convolve(self, layer: int, x: Any) -> Any:
         return F.relu(self[f'norm{layer}'](self[f'conv{layer}'](x)))
 
-    def answer(self, seen):
-        """The answers to the questions on the whole image, before their softmax, shape (N, 9, 12)."""
-        return self._answers(self._whole(seen))
+    def logits(self, feature_map: Any) -> Any:
+        """The answers to the questions before their softmax, (N, 9, 12)."""
+        return self._answers(self._whole(feature_map))
 
-    def _whole(self, seen):
-        return F.relu(self.norm6(self.fc6(seen)))
+    def _whole(self, feature_map: Any) -> Any:
+        return F.relu(self.norm6(self.fc6(feature_map)))
 
-    def _answers(self, h):
+    def _answers(self, h: Any) -> Any:
         return F.reshape(self.fc7(h), (-1, self.choices, self.questions))
 
 
-def _rounded(x):
+def _rounded(x: Any) -> Any:
     return _Rounded().apply((x,))[0]
 
 
 class _Rounded(chainer.FunctionNode):
 
-    def forward(self, inputs):
+    def forward(self, inputs: tuple) -> tuple:
         x, = inputs
         return chainer.backend.get_array_module(x).floor(x + x.dtype.type(0.5)),
 
-    def backward(self, indexes, grad_outputs):
+    def backward(self, indexes: tuple, grad_outputs: tuple) -> tuple:
         return grad_outputs

@@ -1,36 +1,38 @@
-"""EfficientNet-Lite0 up to its pooled features: made for telephones, a fiftieth of the work of VGG-19."""
+"""EfficientNet-Lite0 up to its pooled features: an encoder for phones, with a fiftieth of VGG-19's operations."""
+from __future__ import annotations
+
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import chainer.functions as F
 import numpy as np
 
-from chainer_caption.features.encoders.folding import Folded
-from chainer_caption.features.encoders.stages import Stage
+from chainer_caption.features.encoders.stages import FoldedEncoder, Stage
 from chainer_caption.functions.compiled import parallel_for
-from chainer_caption.functions.depthwise import patches
+from chainer_caption.functions.depthwise import im2col
 from chainer_caption.functions.inverted_residual import InvertedResidual, Scratch, inverted_residual, same_padding
 from chainer_caption.functions.matmul import one_blas_thread
 
-# Blocks of each stage, side of their depthwise filters, stride of the first of them, how many times the channels are
-# expanded, and channels that come out.
+# Of each stage: blocks, depthwise kernel size, stride of the first block, expansion of the channels, output channels.
 _STAGES = ((1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80), (3, 5, 1, 6, 112), (4, 5, 2, 6, 192),
            (1, 3, 1, 6, 320))
 _STEM, _HEAD = 32, 1280
 
 
-class EfficientNetLite0(Folded):
+class EfficientNetLite0(FoldedEncoder):
     """EfficientNet-Lite0 (R. Liu, "Higher accuracy on vision models with EfficientNet-Lite", 2020, after M. Tan and
     Q. Le, "EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks", 2019); 3.4 million parameters.
 
-    A convolution, sixteen inverted residuals and a 1 x 1 convolution, with ReLU6 for an activation, no squeezing and
-    exciting, and TensorFlow's padding. The features are the mean over all places of what comes out, from 0 to 6.
+    A convolution, sixteen inverted residuals and a 1 x 1 convolution, with ReLU6, without squeeze-and-excitation, and
+    with TensorFlow's padding. The features are the mean over all positions of the last output, from 0 to 6.
     """
 
     epsilon = 1e-3
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
-        self._blocks = []                               # of each: stride, and whether it is skipped, too
+        self._blocks: list[tuple[int, bool]] = []       # stride, and whether there is a skip connection
         self.convolution('stem', ('_conv_stem', '_bn0'), 3, _STEM, 3, stride=2)
         channels = _STEM
         for count, ksize, stride, expansion, out in _STAGES:
@@ -46,57 +48,53 @@ class EfficientNetLite0(Folded):
                 channels = out
         self.convolution('head', ('_conv_head', '_bn1'), channels, _HEAD, 1)
 
-    def stages(self):
+    def stages(self) -> list[Stage]:
         blocks = [Stage(f'block{number}',
                         tuple(f'block{number}_{part}' for part in ('expand', 'depthwise', 'project')[not number:]),
                         functools.partial(self._block, number, skip)) for number, (_, skip) in enumerate(self._blocks)]
         return [Stage('stem', ('stem',), lambda x: _relu6(_same(self.stem, x))), *blocks,
                 Stage('head', ('head',), lambda x: F.mean(_relu6(self.head(x)), axis=(2, 3)))]
 
-    def _block(self, number, skip, x):
+    def _block(self, number: int, skip: bool, x: Any) -> Any:
         h = _relu6(self[f'block{number}_expand'](x)) if number else x
         h = self[f'block{number}_project'](_relu6(_same(self[f'block{number}_depthwise'], h)))
         return h + x if skip else h
 
-    def inference(self):
-        """The encoder for inference on the CPU: several times faster than `forward`, and equal to it.
-
-        Returns:
-            callable: As that of `VGG.inference`. An image's features do not depend on those beside it.
-        """
-        def layer(name):
+    def inference(self) -> Callable[[np.ndarray], np.ndarray]:
+        """As `VGG.inference`. An image's features do not depend on the rest of its batch."""
+        def layer(name: str) -> tuple[np.ndarray, np.ndarray]:
             return self[name].W.array, self[name].b.array
 
-        # The first block does not expand; what the others do by that, the stem does for it.
+        # The first block has no expansion; the stem takes its place.
         blocks = [InvertedResidual.prepare(layer(f'block{number}_expand' if number else 'stem'),
                                            layer(f'block{number}_depthwise'), layer(f'block{number}_project'),
                                            stride, skip) for number, (stride, skip) in enumerate(self._blocks)]
         head, head_b = np.ascontiguousarray(layer('head')[0].reshape(_HEAD, -1).T), layer('head')[1].copy()
 
-        def through(image, scratch):
+        def run(image: np.ndarray, scratch: Scratch) -> np.ndarray:
             (above, _), (left, _) = (same_padding(size, 3, 2) for size in image.shape[1:])
             height, width = (-(-size // 2) for size in image.shape[1:])
 
-            def stem(first, last):
-                seen = scratch.take('patches', (last - first) * width, len(blocks[0].expand))
-                patches(image, first, above, left, seen, width)
+            def stem(first: int, last: int) -> np.ndarray:
+                seen = scratch.take('inputs', (last - first) * width, len(blocks[0].expand))
+                im2col(image, first, above, left, seen, width)
                 return seen
 
             x = inverted_residual(stem, height, width, blocks[0], scratch, 'even')
             for number, block in enumerate(blocks[1:], 1):
                 height, width, _ = x.shape
-                x = inverted_residual(lambda first, last, x=x: x[first:last].reshape(-1, x.shape[2]), height, width,
-                                      block, scratch, 'odd' if number % 2 else 'even')
+                x = inverted_residual(functools.partial(_rows, x), height, width, block, scratch,
+                                      'odd' if number % 2 else 'even')
             x = x.reshape(-1, x.shape[2]) @ head + head_b
             return np.clip(x, 0, 6).mean(axis=0)
 
-        def compute(x):
+        def compute(x: np.ndarray) -> np.ndarray:
             features = np.empty((len(x), _HEAD), np.float32)
 
-            def part(start, stop):
+            def part(start: int, stop: int) -> None:
                 scratch = Scratch()
                 for i in range(start, stop):
-                    features[i] = through(np.ascontiguousarray(x[i]), scratch)
+                    features[i] = run(np.ascontiguousarray(x[i]), scratch)
 
             with one_blas_thread():
                 parallel_for(part, len(x))
@@ -105,11 +103,15 @@ class EfficientNetLite0(Folded):
         return compute
 
 
-def _relu6(x):
+def _rows(x: np.ndarray, first: int, last: int) -> np.ndarray:
+    return x[first:last].reshape(-1, x.shape[2])
+
+
+def _relu6(x: Any) -> Any:
     return F.clipped_relu(x, 6.0)
 
 
-def _same(layer, x):
+def _same(layer: Any, x: Any) -> Any:
     (stride, _), ksize = layer.stride, layer.W.shape[2]
     padding = [same_padding(size, ksize, stride) for size in x.shape[2:]]
     return layer(F.pad(x, [(0, 0), (0, 0), *padding], 'constant'))

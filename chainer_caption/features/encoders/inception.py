@@ -1,23 +1,25 @@
 """Inception v3 up to its pooled features: the encoder of im2txt, with torchvision's weights."""
+from __future__ import annotations
+
 import functools
 import itertools
+from collections.abc import Iterable
+from typing import Any
 
 import chainer.functions as F
 
-from chainer_caption.features.encoders.folding import Folded
-from chainer_caption.features.encoders.stages import Stage
+from chainer_caption.features.encoders.stages import FoldedEncoder, Stage
 
-# What comes before the first inception: poolings, and convolutions with their channels, side of the filters, stride and
-# padding.
-_STEM = (('Conv2d_1a_3x3', 32, 3, 2, 0), ('Conv2d_2a_3x3', 32, 3, 1, 0), ('Conv2d_2b_3x3', 64, 3, 1, 1), 'max',
+# The layers before the first inception module: poolings, and convolutions with channels, kernel size, stride, padding.
+_STEM: tuple = (('Conv2d_1a_3x3', 32, 3, 2, 0), ('Conv2d_2a_3x3', 32, 3, 1, 0), ('Conv2d_2b_3x3', 64, 3, 1, 1), 'max',
          ('Conv2d_3b_1x1', 80, 1, 1, 0), ('Conv2d_4a_3x3', 192, 3, 1, 0), 'max')
 
 
-# The inceptions: branches side by side, each a row of steps. A convolution is its name, channels, and height and width
-# of the filters; it keeps the image's size, or halves it where 2 is added for the stride. A list is convolutions of
-# the same input.
+# The inception modules: parallel branches, each a sequence of steps. A convolution is its name, channels, and kernel
+# height and width; it keeps the size, or halves it with a stride of 2 as a fifth item. A list is convolutions of the
+# same input, whose outputs are concatenated.
 
-def _a(pooled):
+def _a(pooled: int) -> tuple:
     return ((('branch1x1', 64, 1, 1),),
             (('branch5x5_1', 48, 1, 1), ('branch5x5_2', 64, 5, 5)),
             (('branch3x3dbl_1', 64, 1, 1), ('branch3x3dbl_2', 96, 3, 3), ('branch3x3dbl_3', 96, 3, 3)),
@@ -29,7 +31,7 @@ _B = ((('branch3x3', 384, 3, 3, 2),),
       ('max',))
 
 
-def _c(width):
+def _c(width: int) -> tuple:
     return ((('branch1x1', 192, 1, 1),),
             (('branch7x7_1', width, 1, 1), ('branch7x7_2', width, 1, 7), ('branch7x7_3', 192, 7, 1)),
             (('branch7x7dbl_1', width, 1, 1), ('branch7x7dbl_2', width, 7, 1), ('branch7x7dbl_3', width, 1, 7),
@@ -54,28 +56,28 @@ _INCEPTIONS = {'Mixed_5b': _a(32), 'Mixed_5c': _a(64), 'Mixed_5d': _a(64), 'Mixe
 _LAST = 'Mixed_7c'
 
 
-class InceptionV3(Folded):
+class InceptionV3(FoldedEncoder):
     """Inception v3 (C. Szegedy et al., "Rethinking the Inception Architecture for Computer Vision", 2015) as
-    torchvision has it; 22 million parameters. The second classifier, which only training needs, is left out. The
-    features are the mean over all places, (N, 2048), not negative."""
+    torchvision has it, without the auxiliary classifier; 22 million parameters. The features are the mean over all
+    positions, (N, 2048), not negative."""
 
     epsilon = 1e-3
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         channels = 3
         for step in _STEM:
-            if step != 'max':
+            if not isinstance(step, str):
                 name, wider, ksize, stride, pad = step
                 self._add(name, name, channels, wider, ksize, stride=stride, pad=pad)
                 channels = wider
         for inception, branches in _INCEPTIONS.items():
             channels = sum(self._add_branch(inception, branch, channels) for branch in branches)
 
-    def _add(self, name, theirs, *args, **kwargs):
+    def _add(self, name: str, theirs: str, *args: Any, **kwargs: Any) -> None:
         self.convolution(name, (theirs + '.conv', theirs + '.bn'), *args, **kwargs)
 
-    def _add_branch(self, inception, branch, channels):
+    def _add_branch(self, inception: str, branch: Iterable, channels: int) -> int:
         for step in branch:
             if isinstance(step, str):
                 continue
@@ -87,21 +89,21 @@ class InceptionV3(Folded):
             channels = sum(convolution[1] for convolution in together)
         return channels
 
-    def stages(self):
+    def stages(self) -> list[Stage]:
         stem = [Stage(step[0], (step[0],), functools.partial(self._convolve, step[0], after == 'max'))
                 for step, after in itertools.pairwise((*_STEM, None)) if step != 'max']
         return [*stem, *(Stage(name, tuple(link for link in self.torch_layers if link.startswith(f'{name}_')),
                                functools.partial(self._inception, name)) for name in _INCEPTIONS)]
 
-    def _convolve(self, name, pool, x):
+    def _convolve(self, name: str, pool: bool, x: Any) -> Any:
         x = F.relu(self[name](x))
         return _max(x) if pool else x
 
-    def _inception(self, name, x):
+    def _inception(self, name: str, x: Any) -> Any:
         x = F.concat([self._branch(name, branch, x) for branch in _INCEPTIONS[name]])
         return F.mean(x, axis=(2, 3)) if name == _LAST else x
 
-    def _branch(self, inception, branch, x):
+    def _branch(self, inception: str, branch: Iterable, x: Any) -> Any:
         for step in branch:
             if step == 'max':
                 x = _max(x)
@@ -113,5 +115,5 @@ class InceptionV3(Folded):
         return x
 
 
-def _max(x):
+def _max(x: Any) -> Any:
     return F.max_pooling_2d(x, 3, stride=2, cover_all=False)

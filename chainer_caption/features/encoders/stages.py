@@ -1,72 +1,104 @@
-"""Encoders as sequences of stages, so that the upper ones can be computed, and learn, by themselves."""
+"""Encoders as sequences of stages, whose upper ones can be computed and fine-tuned alone; batch-norm folding."""
+from __future__ import annotations
+
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import chainer
+import chainer.links as L
 
 from chainer_caption.errors import InputError
+from chainer_caption.functions.convolution_2d import convolution_2d
 
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """A part of an encoder that takes nothing but what the one below it gives.
+    """A part of an encoder whose only input is the output of the stage below.
 
     Attributes:
-        name (str): Its name, which is unique in its encoder.
-        links (tuple of str): The encoder's links that it computes with.
-        compute (callable): Takes a chainer.Variable or array and gives a chainer.Variable.
+        name: Its name, unique in its encoder.
+        links: Names of the encoder's links that it uses.
+        compute: Takes a chainer.Variable or array and returns a chainer.Variable.
     """
 
     name: str
-    links: tuple
-    compute: Callable
+    links: tuple[str, ...]
+    compute: Callable[[Any], Any]
 
 
-class Staged(chainer.Chain):
-    """An encoder that is a sequence of stages. Its batch normalisation, if it has any left, is to be used as it is
+class StagedEncoder(chainer.Chain):
+    """An encoder that is a sequence of stages. Batch normalisation that is not folded uses its running statistics
     (`chainer.config.train` is False)."""
 
-    def stages(self):
-        """Its stages, from the image up: a list of Stage."""
+    def stages(self) -> list[Stage]:
+        """The stages, from the image up."""
         raise NotImplementedError
 
-    def forward(self, x):
-        """Computes features.
-
-        Args:
-            x (chainer.Variable or array): Prepared images, shape (N, 3, S, S), float32.
-
-        Returns:
-            chainer.Variable: Shape (N, D), float32.
-        """
-        return through(self.stages(), x)
+    def forward(self, x: Any) -> Any:
+        """Computes features, (N, D), of prepared images, (N, 3, S, S), float32."""
+        return run_stages(self.stages(), x)
 
 
-def through(stages, x):
-    """What stages, one after another, make of `x`."""
+class FoldedEncoder(StagedEncoder):
+    """A chain of convolutions with biases, into which batch normalisation is folded when weights are loaded.
+
+    y = gamma (W x - mean) / sqrt(var + epsilon) + beta is a convolution itself. Parameters are zero until weights are
+    loaded.
+
+    Attributes:
+        epsilon: What its batch normalisation adds to variances.
+        torch_layers: Name of each link to the names of the convolution and its batch normalisation in PyTorch's state
+            dicts.
+    """
+
+    epsilon = 1e-5
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.torch_layers: dict[str, tuple[str, str]] = {}
+
+    def convolution(self, name: str, torch_names: tuple[str, str], *args: Any, **kwargs: Any) -> None:
+        """Adds the link `name`, with further arguments as `L.Convolution2D` takes them."""
+        with self.init_scope():
+            setattr(self, name, without_gradients(_Convolution(*args, initialW=0, initial_bias=0, **kwargs)))
+        self.torch_layers[name] = torch_names
+
+
+class _Convolution(L.Convolution2D):
+    def forward(self, x: Any) -> Any:
+        return convolution_2d(x, self.W, self.b, self.stride, self.pad, self.groups)
+
+
+def without_gradients(layer: Any) -> Any:
+    """The link without its gradient arrays, which Chainer allocates beforehand and training when they are needed."""
+    layer.cleargrads()
+    return layer
+
+
+def run_stages(stages: Iterable[Stage], x: Any) -> Any:
+    """The output of stages, one after another, on `x`."""
     for stage in stages:
         x = stage.compute(x)
     return x
 
 
-def split(encoder, layer):
-    """Cuts an encoder in two.
+def split(encoder: Any, layer: str) -> tuple[list[Stage], list[Stage]]:
+    """Splits an encoder into the stages below a layer, perhaps none, and those from it on.
 
     Args:
-        encoder (chainer.Chain): The encoder.
-        layer (str): The name of the upper part's first stage, or of a link in it; `'all'` for the first of all.
-
-    Returns:
-        tuple: The stages below, which may be none, and those from there on; two lists of Stage.
+        encoder: The encoder.
+        layer: Name of the upper part's first stage, or of a link in it; `'all'` for the first of all.
 
     Raises:
-        InputError: It has no such stage, or none at all.
+        InputError: The encoder has no such stage, or no stages.
     """
-    if not isinstance(encoder, Staged):
-        raise InputError(f'--finetune {layer}: a {type(encoder).__name__} is computed as a whole and cannot be '
-                         'fine-tuned; choose another encoder')
+    if not isinstance(encoder, StagedEncoder):
+        raise InputError.of('finetune', layer, f'a {type(encoder).__name__} is computed as a whole and cannot be '
+                            'fine-tuned; choose another encoder')
     stages = encoder.stages()
     for at, stage in enumerate(stages):
         if layer in ('all', stage.name, *stage.links):
             return stages[:at], stages[at:]
-    raise InputError(f'--finetune {layer}: no layer of the encoder; it has {", ".join(s.name for s in stages)}, or all')
+    raise InputError.of('finetune', layer,
+                        f'no layer of the encoder; it has {", ".join(s.name for s in stages)}, or all')

@@ -1,9 +1,9 @@
-"""Shows what the captioner that comes along says of ten photos: makes photos.jpg.
+"""Makes photos.jpg: ten photos with the captions of the pretrained model.
 
     python features/demo/photos.py FOLDER
 
-FOLDER is skimage/data of scikit-image, which has photos that are free to show. Whether a caption is right was
-judged by hand, for the captions that are listed here.
+FOLDER is skimage/data of scikit-image, whose photos are free to show. The verdicts were given by hand, for the
+captions listed here.
 """
 import pathlib
 import sys
@@ -17,7 +17,7 @@ from chainer_caption import Captioner
 
 matplotlib.use('agg')
 
-# Of each file, where it is from.
+# File to its source.
 SOURCES = {
     'astronaut.png': 'NASA, public domain', 'camera.png': 'Lav Varshney, CC0',
     'chelsea.png': 'Stéfan van der Walt, CC0', 'coffee.png': 'Rachel Michetti, CC0',
@@ -38,20 +38,20 @@ VERDICTS = {
 COLOURS = {'right': '#1a7f37', 'partly': '#9a6700', 'wrong': '#b3261e'}
 
 
-def main(folder):
+def main(folder: str) -> None:
     captioner = Captioner.load(say=lambda line: None)
     figure, axes = plt.subplots(2, 5, figsize=(12.5, 6.3), dpi=100)
     results = captioner.caption_files([pathlib.Path(folder) / name for name in SOURCES])
     for axis, result in zip(axes.flat, results, strict=True):
-        name, said = pathlib.Path(result.path).name, result.captions[0].text
-        print(f'{name}: {said}')
+        name, caption = pathlib.Path(result.path).name, result.captions[0].text
+        print(f'{name}: {caption}')
         with Image.open(result.path) as image:
             axis.imshow(ImageOps.fit(image.convert('RGB'), (400, 320)))
         axis.set(xticks=[], yticks=[])
-        axis.set_xlabel(textwrap.fill(said, 27), fontsize=11, labelpad=13)
+        axis.set_xlabel(textwrap.fill(caption, 27), fontsize=11, labelpad=13)
         axis.text(0.5, -0.02, SOURCES[name], fontsize=7.5, color='grey', ha='center', va='top',
                   transform=axis.transAxes)
-        verdict = VERDICTS.get((name, said), 'not judged')
+        verdict = VERDICTS.get((name, caption), 'not judged')
         axis.set_title(verdict, color=COLOURS.get(verdict, 'black'), fontsize=11, fontweight='bold')
     figure.tight_layout(h_pad=2.5)
     figure.savefig(pathlib.Path(__file__).with_name('photos.jpg'), pil_kwargs={'quality': 85})
