@@ -23,7 +23,7 @@ from torch_writer import WRITERS, write_state_dict
 from chainer_caption import Bundle, Dataset, Settings, Vocabulary, train
 from chainer_caption.captioning.results import Caption, Result
 from chainer_caption.captioning.resumable import CaptionFile, Images
-from chainer_caption.data import record_provenance
+from chainer_caption.data import building, record_provenance
 from chainer_caption.data.building import extract_features
 from chainer_caption.data.caption_parsers import read_caption_file
 from chainer_caption.data.dataset import read_provenance
@@ -326,7 +326,12 @@ def _extraction(place):
     settings = json.loads(record)
     stamps = settings.pop('stamps')
     del settings['failed']
-    rows = {'batch': 0, 'of': stamps[0], 'failed': {}}, {'batch': 1, 'of': stamps[1], 'failed': {'17.png': 'x'}}
+    stamps = [stamps[i:i + 16] for i in range(0, len(stamps), 16)]
+    layout = building._digest(sorted(path.name for path in folder.iterdir()))[:16]
+    rows = ({'of': layout, 'begin': True, 'rows': {}}, {'of': layout, 'rows': {i: (stamps[i],
+        None) for i in range(16)}},
+            {'of': layout, 'rows': {16: (stamps[16], None), 17: (stamps[17], 'x')}})
+    part = output / f'feats.npy.{layout}.part'
     journal = b''.join(json.dumps(line).encode() + b'\n' for line in (settings, *rows))
 
     def read(path):
@@ -334,14 +339,14 @@ def _extraction(place):
         output.mkdir()
         data = pathlib.Path(path).read_bytes()
         if data[:1] == b'\x93':
-            (output / 'feats.npy.part').write_bytes(data)
+            (output / part.name).write_bytes(data)
             (output / 'feats.npy.part.jsonl').write_bytes(journal[:-1])
         elif b'failed' in data[:1000]:
             (output / 'feats.npy.json').write_bytes(data)
             (output / 'feats.npy').write_bytes(matrix)
         else:
             (output / 'feats.npy.part.jsonl').write_bytes(data)
-            (output / 'feats.npy.part').write_bytes(matrix)
+            (output / part.name).write_bytes(matrix)
         extract_features(folder, output, _StandIn())
     by_line = _lines(inputs.hostile_json)
     return Reader([journal, record, matrix], read, lambda rng, seeds: by_line(rng, seeds[:1]) if rng.random() < 0.5

@@ -1,4 +1,5 @@
 """extract_features: a folder becomes a dataset that training and captioning take, however often it was stopped."""
+import itertools
 import json
 import os
 import pathlib
@@ -11,12 +12,13 @@ import numpy as np
 import pytest
 
 from chainer_caption import Dataset, InputError
+from chainer_caption.data import building
 from chainer_caption.data.building import Splitting, extract_features
-from chainer_caption.data.caption_parsers import read_caption_file
 from chainer_caption.data.tokenization import tokenize_words
 from chainer_caption.features.extractor import Extractor
-from chainer_caption.features.folders import find_by_name
+from chainer_caption.features.folders import find_by_name, find_images
 from chainer_caption.features.images import ImageError
+from chainer_caption.storage.journal import stamp
 
 UNSEEN = pathlib.Path(__file__).resolve().parents[1] / 'features' / 'demo' / 'unseen'
 MADE = {'feats.npy', 'feats.npy.json', 'dataset.json'}
@@ -164,7 +166,10 @@ def change(folder, number, content=b'another image'):
 
 
 class ChangedExtractor(FakeExtractor):
-    """Sees it when an image has been changed."""
+    """Tells changed images from others; the features of an image do not depend on the others of its batch."""
+
+    def __call__(self, batch):
+        return super().__call__(batch) - np.float32(len(batch) / 64)
 
     def prepare(self, path):
         return super().prepare(path) + np.float32(1000 * (pathlib.Path(path).read_bytes() == b'another image'))
@@ -190,7 +195,7 @@ def test_images_that_change_while_a_run_is_stopped(folder, tmp_path):
     change(folder, 23)                                  # of the second batch; it could not be read
     extractor, reported = ChangedExtractor(), {}
     extract_features(folder, tmp_path / 'dataset', extractor, report=reported.__setitem__)
-    assert len(extractor.prepared) == 24 and reported.keys() == {'a/7.png'}
+    assert len(extractor.prepared) == 8 + 1 and reported.keys() == {'a/7.png'}
     extract_features(folder, tmp_path / 'expected', ChangedExtractor())
     made, expected = files_of(tmp_path / 'dataset'), files_of(tmp_path / 'expected')
     assert all(made[name] == expected[name] for name in ('feats.npy', 'feats.npy.json'))
@@ -207,7 +212,7 @@ def test_images_that_change_back(folder, tmp_path):
     assert files_of(tmp_path / 'dataset')['feats.npy'] == files_of(tmp_path / 'expected')['feats.npy']
 
 
-@pytest.mark.parametrize(('stopped_at', 'left'), [(None, 32), (1, 32), (2, 16)])
+@pytest.mark.parametrize(('stopped_at', 'left'), [(None, 2), (1, 2)])
 def test_images_that_change_when_all_is_done(stopped_at, left, folder, tmp_path):
     said, reported, dataset = [], {}, tmp_path / 'dataset'
     extract_features(folder, dataset, ChangedExtractor())
@@ -220,8 +225,8 @@ def test_images_that_change_when_all_is_done(stopped_at, left, folder, tmp_path)
         assert all(files_of(dataset)[name] == before[name] for name in MADE), 'the old one stays until then'
     extractor = ChangedExtractor()
     extract_features(folder, dataset, extractor, report=reported.__setitem__, say=said.append)
-    assert said == [f'{dataset}: some of the images have changed since; 2 of 3 batches are made again']
-    assert len(extractor.prepared) == left and reported.keys() == {'a/3.png', 'a/7.png'}
+    assert said == [f'{dataset}: 38 of 40 images are there already; 2 are new or have changed']
+    assert len(extractor.prepared) == (left if stopped_at is None else 1) and reported.keys() == {'a/3.png', 'a/7.png'}
     extract_features(folder, tmp_path / 'expected', ChangedExtractor())
     made, expected = files_of(dataset), files_of(tmp_path / 'expected')
     assert made.keys() == MADE and made['feats.npy'] == expected['feats.npy'] != before['feats.npy']
@@ -232,15 +237,120 @@ def test_images_that_change_when_all_is_done(stopped_at, left, folder, tmp_path)
     assert not again.prepared
 
 
-def test_a_dataset_of_before_there_were_stamps(folder, tmp_path):
-    extract_features(folder, tmp_path / 'dataset', FakeExtractor())
-    record = tmp_path / 'dataset' / 'feats.npy.json'
+def add(folder, *numbers):
+    """Adds images, which sort before, among and behind the others."""
+    for number in numbers:
+        (folder / f'{"a" if number % 2 else "c"}').mkdir(exist_ok=True)
+        (folder / f'{"a" if number % 2 else "c"}' / f'{number}.png').write_bytes(b'image')
+
+
+@pytest.mark.parametrize('stopped_at', [None, 1, 2, 3])
+def test_only_new_images_are_computed(stopped_at, folder, tmp_path):
+    dataset = tmp_path / 'dataset'
+    if stopped_at is None:
+        extract_features(folder, dataset, ChangedExtractor())
+        before = files_of(dataset)
+    else:
+        with pytest.raises(KeyboardInterrupt):
+            extract_features(folder, dataset, Stopping(stopped_at))
+    done = 40 if stopped_at is None else 16 * (stopped_at - 1)
+    add(folder, 101, 102)
+    (folder / 'a' / '19.png').unlink()                  # of the first batch, as 101.png
+    gone = done > 0
+    with pytest.raises(KeyboardInterrupt):
+        extract_features(folder, dataset, Stopping(2))
+    if stopped_at is None:
+        assert all(files_of(dataset)[name] == before[name] for name in MADE), 'the old one stays until then'
+    extractor, reported = ChangedExtractor(), {}
+    extract_features(folder, dataset, extractor, report=reported.__setitem__)
+    assert reported.keys() == {'a/7.png', 'b/23.png'} and files_of(dataset).keys() == MADE
+    if stopped_at in (None, 3):
+        new = {'a/101.png', 'c/102.png'} if stopped_at is None else {'a/101.png', 'c/102.png', *(
+            name for name in sorted(f'b/{i}.png' for i in range(20, 40))[12:])}
+        computed = {os.path.relpath(path, folder) for path in extractor.prepared}
+        assert computed == new - {'a/101.png'}, 'the first new one was done before the second stop'
+    extract_features(folder, tmp_path / 'expected', ChangedExtractor())
+    made, expected = files_of(dataset), files_of(tmp_path / 'expected')
+    assert all(made[name] == expected[name] for name in ('feats.npy', 'feats.npy.json')) and gone == (done > 0)
+    add(folder, 104)
+    extractor = ChangedExtractor()
+    extract_features(folder, dataset, extractor)
+    assert [os.path.relpath(path, folder) for path in extractor.prepared] == ['c/104.png']
+    assert Dataset(dataset).features.shape == (42, 8)
+
+
+def test_stopped_anywhere_after_a_change(folder, tmp_path, monkeypatch):
+    """An exception before each step that writes, of a run in a finished dataset whose images have changed."""
+    dataset, left = tmp_path / 'dataset', [0]
+    extract_features(folder, dataset, ChangedExtractor())
+    shutil.copytree(dataset, tmp_path / 'finished')
+    add(folder, 101, 102)
+    change(folder, 3)
+    extract_features(folder, tmp_path / 'expected', ChangedExtractor())
+
+    def stopping(function):
+        def call(*args, **kwargs):
+            left[0] -= 1
+            if not left[0]:
+                raise KeyboardInterrupt
+            return function(*args, **kwargs)
+        return call
+
+    for owner, name in ((building.os, 'replace'), (building.os, 'fdatasync'), (building.Journal, 'append'),
+                        (building.Journal, 'remove'), (building, 'write_json'), (pathlib.Path, 'unlink')):
+        monkeypatch.setattr(owner, name, stopping(getattr(owner, name)))
+    for at in itertools.count(1):
+        shutil.rmtree(dataset)
+        shutil.copytree(tmp_path / 'finished', dataset)
+        left[0], stopped = at, False
+        try:
+            extract_features(folder, dataset, ChangedExtractor())
+        except KeyboardInterrupt:
+            stopped = True
+        left[0] = 0
+        add(folder, 104)
+        extractor = ChangedExtractor()
+        extract_features(folder, dataset, extractor)    # with yet another image
+        assert len(extractor.prepared) <= 4
+        (folder / 'c' / '104.png').unlink()
+        extract_features(folder, dataset, ChangedExtractor())
+        made, expected = files_of(dataset), files_of(tmp_path / 'expected')
+        assert made.keys() == MADE and all(made[name] == expected[name] for name in ('feats.npy', 'feats.npy.json')), at
+        if not stopped:
+            break
+    assert at > 10
+
+
+def of_version_1(dataset, folder, stamps=True):
+    """Changes the record of a dataset to that of version 1.0.0."""
+    record = dataset / 'feats.npy.json'
     content = json.loads(record.read_text())
+    paths = find_images(folder)
     del content['stamps']
+    content['list of pictures'] = building._digest([os.path.relpath(path, folder) for path in paths])
+    if stamps:
+        content['stamps'] = [building._digest(list(map(stamp, paths[i:i + 16])))[:16] for i in range(0, len(paths), 16)]
     record.write_text(json.dumps(content))
-    extractor, before = FakeExtractor(), files_of(tmp_path / 'dataset')
-    assert extract_features(folder, tmp_path / 'dataset', extractor).keys() == {'a/7.png', 'b/23.png'}
-    assert not extractor.prepared and files_of(tmp_path / 'dataset') == before
+
+
+@pytest.mark.parametrize('stamps', [False, True])
+def test_a_dataset_of_version_1(stamps, folder, tmp_path):
+    dataset = tmp_path / 'dataset'
+    extract_features(folder, dataset, ChangedExtractor())
+    of_version_1(dataset, folder, stamps)
+    extractor, before = ChangedExtractor(), files_of(dataset)
+    assert extract_features(folder, dataset, extractor).keys() == {'a/7.png', 'b/23.png'}
+    assert not extractor.prepared and files_of(dataset) == before
+    if stamps:
+        change(folder, 3)
+        extract_features(folder, dataset, extractor)
+        assert len(extractor.prepared) == 16, 'one stamp for each batch'
+        extract_features(folder, tmp_path / 'expected', ChangedExtractor())
+        assert files_of(dataset)['feats.npy'] == files_of(tmp_path / 'expected')['feats.npy']
+        of_version_1(dataset, folder)
+    add(folder, 101)
+    with pytest.raises(InputError, match='another list of images'):
+        extract_features(folder, dataset, ChangedExtractor())
 
 
 def test_what_does_not_belong_together_is_refused(folder, tmp_path, make_dataset):
@@ -267,9 +377,6 @@ def test_what_does_not_belong_together_is_refused(folder, tmp_path, make_dataset
         assert 'dtype float32, not float16' in refusal(output, dtype='float16')
         assert 'preprocessing fake, not other' in refusal(output, Other())
     assert 'has a dataset.json that this command did not write' in refusal(make_dataset())
-    (folder / 'new.png').touch()
-    for output in (tmp_path / 'begun', tmp_path / 'done'):
-        assert 'another list of images' in refusal(output)
     for wrong, reason in ((tmp_path / 'none', 'no such folder'), (tmp_path / 'done', 'no images in there')):
         with pytest.raises(InputError, match=reason):
             extract_features(wrong, tmp_path / 'new', FakeExtractor())
@@ -306,10 +413,10 @@ def test_captions_in_csv(folder, tmp_path):
     extract_features(folder, tmp_path / 'dataset', FakeExtractor(), captions, say=said.append)
     images = images_of(tmp_path / 'dataset')
     assert len(images) == 28 and len(said) == 2
-    assert '1 of the images it names are not in the folder, the first is none.png' in said[0]
+    assert '1 of the 31 images it names are not in the folder' in said[0] and said[0].endswith('none.png')
     assert '10 images of the folder have no captions' in said[1]
     image = next(image for image in images if image['filename'] == 'a/3.png')
-    assert [s['tokens'] for s in image['sentences']] == [['a', 'image', 'number', '3'], ['again', 'number', '3']]
+    assert [s['tokens'] for s in image['sentences']] == [['an', 'image', 'number', '3'], ['again', 'number', '3']]
     assert image['sentences'][0]['raw'] == 'An image, number 3.'
     assert image['sentids'] == [s['sentid'] for s in image['sentences']]
     assert {image['split'] for image in images} == {'train', 'val', 'test'}
@@ -356,27 +463,6 @@ def test_captions_in_cocos_json(folder, tmp_path):
     dataset = Dataset(tmp_path / 'dataset')
     assert dataset.captions.coco_ids.tolist() == [900, 901, 902, 903]
     assert [s['raw'] for s in images_of(tmp_path / 'dataset')[1]['sentences']] == ['Caption 1.', 'Caption 5.']
-
-
-@pytest.mark.parametrize('name, content, reason', [
-    ('c.csv', '', 'no captions in a format known'), ('c.csv', 'filename,text\na,b\n', 'has no caption'),
-    ('c.csv', 'filename,caption\n', 'no captions in it'), ('c.csv', 'filename,caption\na.png\n', 'line 2 has no cap'),
-    ('c.csv', 'filename,caption\na.png,one, two\n', 'line 2 has more columns'),
-    ('c.csv', 'filename,caption\n,one\n', 'line 2 has no filename'),
-    ('c.csv', 'filename,caption,split\na,b,dev\n', 'line 2: the split "dev" is none of train'),
-    ('c.csv', 'filename,caption,split\na,b,val\na,b,test\n', 'line 3: a is of the split val and of test'),
-    ('c.csv', 'filename,caption\na,"b" c\n', 'not sound CSV'), ('c.csv', b'filename,caption\na,\xff\n', 'not UTF-8'),
-    ('c.csv', None, 'no such file'), ('c.json', '[]', 'no list "images"'),
-    ('c.json', '{"images": [{"id": 1}]}', r'images\[0\] has no string "file_name"'),
-    ('c.json', '{"images": [{"id": 1, "file_name": "a"}]}', 'no list "annotations"'),
-    ('c.json', '{"images": [{"id": 1, "file_name": "a"}], "annotations": [{"image_id": 2, "caption": ""}]}',
-     r'annotations\[0\] is of the image 2'), ('c.json', '{', 'cut short')])
-def test_wrong_caption_files(name, content, reason, tmp_path):
-    if content is not None:
-        (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(InputError, match=f'{name}.*{reason}') as caught:
-        read_caption_file(tmp_path / name)
-    assert '\n' not in str(caught.value)
 
 
 def test_captions_of_other_images(folder, tmp_path):

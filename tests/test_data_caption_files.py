@@ -1,5 +1,8 @@
-"""Captions in the layouts in which people have them become datasets, and no name in them leads to another file."""
+"""Captions in the formats in which people keep them become datasets, and no name in them leads to another file."""
+import codecs
 import json
+import os
+import re
 
 import pytest
 from test_data_building import FakeExtractor, images_of, write_csv
@@ -7,7 +10,8 @@ from test_data_building import FakeExtractor, images_of, write_csv
 from chainer_caption import Dataset, InputError
 from chainer_caption.captioning.results import Caption, Result
 from chainer_caption.data.building import extract_features
-from chainer_caption.data.caption_parsers import read_caption_file
+from chainer_caption.data.caption_parsers import match_images, read_caption_file
+from chainer_caption.features.folders import find_images
 from chainer_caption.report import open_writer
 from chainer_caption.report.sidecars import sidecar
 
@@ -123,7 +127,8 @@ def test_text_files_in_a_folder(made_of, images, tmp_path):
     write(folder / '9.txt', 'Of no image.')
     assert spoken(made_of(folder.parent)) == {'val2014/1.jpg': ['A dog runs.', 'Two words']}
     (images / 'val2014' / '1.png').write_bytes(b'image')
-    with pytest.raises(InputError, match=r'1\.txt: could be of val2014/1\.jpg and of val2014/1\.png; rename one'):
+    with pytest.raises(InputError,
+            match=r'1\.txt: could be of val2014/1\.jpg and of val2014/1\.png; rename one of them'):
         read_caption_file(folder.parent, ['val2014/1.jpg', 'val2014/1.png'])
 
 
@@ -149,25 +154,286 @@ def test_no_name_leads_to_another_file(made_of, images, tmp_path):
         made_of(tmp_path / 'captions')
 
 
-IMAGE = {'filename': 'a', 'split': 'val', 'sentences': []}
+
+# Every format that is read
+
+IMAGES = ['DSC_2.JPG', 'Café.jpg', 'COCO_val2014_000000391895.jpg', 'four.jpeg', 'sub/three.jpg', '1000268.jpg']
+DOG, BOTH = {'four.jpeg': ['a dog']}, {'four.jpeg': ['a dog'], 'DSC_2.JPG': ['a cat']}
+ROWS = [{'image': 'four.jpeg', 'caption': 'a dog'}, {'image': 'DSC_2.JPG', 'caption': 'a cat'}]
+IN_COCO = {'images': [{'id': 1, 'file_name': 'four.jpeg'}, {'id': 2, 'file_name': 'DSC_2.JPG'}],
+           'annotations': [{'image_id': 1, 'caption': 'a dog'}, {'image_id': 2, 'caption': 'a cat'}]}
+TWO = 'four.jpeg{0}a dog\nDSC_2.JPG{0}a cat\n'
+KINDS = {
+    # Tables
+    **{f'{name}, {caption}': (f'{name},{caption}\nfour.jpeg,a dog\n', DOG) for name, caption in (
+        ('filename', 'caption'), ('image', 'caption'), ('image_name', 'comment'), ('Image Path', 'Text'),
+        ('file', 'description'), ('FILE_NAME', 'Captions'), (' filepath ', ' sentence '), ('imageName', 'prompt'),
+        ('img', 'raw'), ('image-id', 'caption_0'), ('Bild', 'Beschreibung'), ('画像', '説明'), ('unknown', 'column'))},
+    **{f'header, {d!r}': (f'image{d}caption\n' + TWO.format(d), BOTH) for d in ',;\t|'},
+    **{f'no header, {d!r}': (TWO.format(d), BOTH) for d in (',', ';', '\t', '|', ' ', ': ', ' -> ')},
+    'padded': ('image_name| comment_number| comment\nfour.jpeg| 0| a dog\nDSC_2.JPG| 0|  a cat\n', BOTH),
+    'an index column': (',image,caption\n0,four.jpeg,a dog\n1,DSC_2.JPG,a cat\n', BOTH),
+    'columns of which values show the meaning': (
+        'id,Datei,Text auf Deutsch\n1,four.jpeg,ein Hund\n2,DSC_2.JPG,eine Katze',
+                                                 {'four.jpeg': ['ein Hund'], 'DSC_2.JPG': ['eine Katze']}),
+    'url and name': ('url,image_id,caption\nhttp://x/1.jpg,four.jpeg,a dog\nhttp://x/2.jpg,DSC_2.JPG,a cat\n', BOTH),
+    'names without suffix': ('image,caption\nfour,a dog\nDSC_2,a cat\n', BOTH),
+    'names without suffix or header': ('four a dog\nDSC_2 a cat\n', BOTH),
+    'a broken row': ('image|n|caption\nfour.jpeg|0|a dog\nDSC_2.JPG|0   a cat\nDSC_2.JPG|1|a cat\n', BOTH),
+    'commas without quotes': ('image,caption\nfour.jpeg,a dog, and a ball\n', {'four.jpeg': ['a dog, and a ball']}),
+    'commas without quotes, split last': ('image,caption,split\nfour.jpeg,a dog, a ball,train\n',
+                                          {'four.jpeg': ['a dog, a ball']}),
+    'commas without quotes or header': ('four.jpeg,a dog, and a ball\nDSC_2.JPG,a cat\n',
+                                        {'four.jpeg': ['a dog, and a ball'], 'DSC_2.JPG': ['a cat']}),
+    'quotes': ('image,caption\n"four.jpeg", "a ""red"" dog, sits"\n', {'four.jpeg': ['a "red" dog, sits']}),
+    'quotes with backslashes': ('image,caption\nfour.jpeg,"a \\"red\\" dog, sits"\n',
+        {'four.jpeg': ['a "red" dog, sits']}),
+    'stray quotes': ('image,caption\nfour.jpeg,"a dog\nDSC_2.JPG,"a 5"" cat, sits"\nsub/three.jpg,"x" y\n',
+                     {'four.jpeg': ['a dog'], 'DSC_2.JPG': ['a 5" cat, sits'], 'sub/three.jpg': ['"x" y']}),
+    'a line break in quotes': ('image,caption\nfour.jpeg,"a dog\nsits"\n', {'four.jpeg': ['a dog\nsits']}),
+    'old line ends': ('image,caption\rfour.jpeg,a dog\r', DOG),
+        "Excel's first line": ('sep=;\nimage;caption\nfour.jpeg;a dog\n', DOG),
+    'wide': ('image,caption_0,caption_1\nfour.jpeg,a dog,two dogs\n', {'four.jpeg': ['a dog', 'two dogs']}),
+    'equal headers': ('image,caption,caption\nfour.jpeg,a dog,two dogs\n', {'four.jpeg': ['a dog', 'two dogs']}),
+    'lists in cells': ('raw,sentids,split,filename,img_id\n"[""a dog"", ""two, dogs""]","[0, 1]",train,four.jpeg,0\n',
+                       {'four.jpeg': ['a dog', 'two, dogs']}),
+    "lists in cells, Python's": ("filename\traw\nfour.jpeg\t['a dog', \"two\"]\n", {'four.jpeg': ['a dog', 'two']}),
+    'an object in a cell': ("image,text\n\"{'bytes': None, 'path': 'four.jpeg'}\",a dog\n", DOG),
+    'names of images in second place': ('nr;Datei;Text auf Deutsch;Quelle\n1;four.jpeg;ein Hund;flickr\n', {
+        'four.jpeg': ['ein Hund']}),
+    'empty cells': ('image,caption\nfour.jpeg,a dog\nDSC_2.JPG,\nDSC_2.JPG,NaN\n', DOG),
+    'UTF-16': (codecs.BOM_UTF16_LE + 'image\tcaption\r\nCafé.jpg\ta dog'.encode('utf-16-le'), {'Café.jpg': ['a dog']}),
+    'UTF-16 without a mark': ('image,caption\nfour.jpeg,a dog'.encode('utf-16-le'), DOG),
+    'UTF-8 with a mark': (codecs.BOM_UTF8 + b'image,caption\nfour.jpeg,a dog', DOG),
+    'cp1252': (b'image,caption\nfour.jpeg,the dog\x92s ball\n', {'four.jpeg': ['the dog\u2019s ball']}),
+    'one path in two spellings': (
+        'image,caption\nsub/three.jpg,one\n./sub/three.jpg,two\nC:\\x\\sub\\three.jpg,three\n',
+                                  {'sub/three.jpg': ['one', 'two', 'three']}),
+    'URLs': ('image,caption\nhttps://h/x/four.jpeg?w=3,a dog\nfile:///C%3A/DSC_2.JPG,a cat\n', BOTH),
+    'our CSV': ("filename,rank,caption,log_prob,log_prob_per_token,finished,error\nfour.jpeg,1,a dog,-1,-1,true,\n"
+                "four.jpeg,2,'=dog,-1,-1,true,\nDSC_2.JPG,,,,,,no image\n", {'four.jpeg': ['a dog', '=dog']}),
+    'our text': ('# four.jpeg\na dog\ntwo dogs (p=0.040413)\n# x.jpg\n! no image\n', {'four.jpeg': ['a dog',
+        'two dogs']}),
+    # JSON
+    'list': (ROWS, BOTH), 'lines': ('\n'.join(map(json.dumps, ROWS)), BOTH), 'one line': (json.dumps(ROWS[0]) + '\n',
+        DOG),
+    'an object for each name': ({'/data/four.jpeg': {'caption': 'a dog', 'tags': 'x'}, 'DSC_2': {'caption': 'a cat'}},
+        BOTH),
+    'captions for each name': ({'four.jpeg': 'a dog', 'DSC_2.JPG': ['a cat']}, BOTH),
+    'objects for each name': ({'four.jpeg': [{'caption': 'a dog'}], 'DSC_2.JPG': [{'raw': 'a cat'}]}, BOTH),
+    'one list in an object': ({'info': {}, 'data': ROWS}, BOTH), 'splits of lists': ({'train': ROWS[:1],
+        'dev': ROWS[1:]}, BOTH),
+    'splits of objects': ({'train': {'four.jpeg': 'a dog'}, 'test': {'DSC_2.JPG': 'a cat'}}, BOTH),
+    'lists for each column': ({'image': ['four.jpeg', 'DSC_2.JPG'], 'caption': ['a dog', 'a cat']}, BOTH),
+    'objects for each column': ({'image': {'0': 'four.jpeg', '1': 'DSC_2.JPG'}, 'caption': {'0': 'a dog',
+        '1': 'a cat'}}, BOTH),
+    'columns and data': ({'columns': ['image', 'caption'], 'index': [0], 'data': [['four.jpeg', 'a dog']]}, DOG),
+    'list of lists': ([['four.jpeg', 'a dog'], ['DSC_2.JPG', 'a cat']], BOTH),
+    'file_path and captions': ([{'file_path': 'x/four.jpeg', 'captions': ['a dog'], 'id': 7}], DOG),
+    'conversations': ([{'id': '1', 'image': 'four.jpeg', 'conversations': [
+        {'from': 'human', 'value': '<image>\nWhat is it?'}, {'from': 'gpt', 'value': 'a dog'},
+        {'from': 'human', 'value': 'Is it red?'}, {'from': 'gpt', 'value': 'no'}]}], DOG),
+    'messages': ([{'images': ['four.jpeg'], 'messages': [{'role': 'user', 'content': '<image>'}, {
+        'role': 'assistant', 'content': [{'type': 'text', 'text': 'a dog'}]}]}], DOG),
+    'several': ([{'image_path': 'four.jpeg', 'reference_strs': ['a dog', 'two dogs'], 'image_id': 'x'}],
+                {'four.jpeg': ['a dog', 'two dogs']}),
+    'an image as an object': ([{'image': {'bytes': None, 'path': 'four.jpeg'}, 'text': 'a dog'}], DOG),
+    'numbers as names': ([{'image_id': 1000268, 'caption': 'a dog'}, {'image_id': 391895, 'caption': 'a cat'}],
+                         {'1000268.jpg': ['a dog'], 'COCO_val2014_000000391895.jpg': ['a cat']}),
+    'null and NaN': ('[{"image": "four.jpeg", "caption": "a dog"}, {"image": "DSC_2.JPG", "caption": NaN}, '
+                     '{"image": "DSC_2.JPG", "caption": null}]', DOG),
+    'our JSON lines': (json.dumps({'filename': 'four.jpeg', 'image_id': 3, 'captions': [
+        {'caption': 'a dog', 'tokens': ['a', 'dog'], 'log_prob': -1}]}) + '\n{"filename": "x", "error": "no image"}\n',
+            DOG),
+    # COCO's
+    'COCO': (IN_COCO, BOTH),
+    'COCO, ids of other types': ({'images': [{'id': 1.0, 'file_name': 'train/four.jpeg'}],
+                                  'annotations': [{'image_id': '1', 'caption': 'a dog'}]}, DOG),
+    'COCO, URLs': ({**IN_COCO, 'images': [{'id': 1, 'coco_url': 'http://h/four.jpeg'}, {'id': 2,
+        'path': 'DSC_2.JPG'}]}, BOTH),
+    'COCO, one file twice': ({**IN_COCO, 'images': [{'id': i, 'file_name': 'four.jpeg'} for i in (1, 2)]},
+                             {'four.jpeg': ['a dog', 'a cat']}),
+    'COCO, an annotation without image': ({**IN_COCO, 'images': IN_COCO['images'][:1]}, DOG),
+    'VizWiz': ({**IN_COCO, 'annotations': [*IN_COCO['annotations'], {'image_id': 1, 'caption': 'x',
+        'is_rejected': True}]}, BOTH),
+}
+# The wording of a notice for each kind that has one.
+NOTICES = {
+    'a broken row': '1 of 3 records are skipped: line 3 has fewer columns than the first line (in all 1)',
+    'cp1252': 'not UTF-8; read as Windows-1252', 'null and NaN': '[1] has no caption of DSC_2.JPG (in all 2)',
+    'empty cells': '2 of 3 records are skipped: line 3 has no caption of DSC_2.JPG (in all 2)',
+    'our CSV': 'line 4 has no caption of DSC_2.JPG (no image) (in all 1)',
+    'our text': 'line 4 has no caption of x.jpg (no image)', 'our JSON lines': 'line 2 has no caption of x (no image)',
+    'COCO, an annotation without image': 'annotations[1] is of an image that the file does not list (in all 1)',
+    'VizWiz': 'annotations[2] is marked as rejected (in all 1)'}
+
+
+def captions_of(path, images, say=lambda line: None):
+    """Captions and splits by image, of a file and the names of the images that there are."""
+    described, found = read_caption_file(path, images, say), {}
+    matched = match_images(described, images)
+    for name, of in described.items():
+        if name in matched:
+            found.setdefault(matched[name], []).extend(of.captions)
+    return found, {matched[name]: of.split for name, of in described.items() if name in matched}
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_every_kind_of_file(kind, tmp_path):
+    content, expected = KINDS[kind]
+    path, said = tmp_path / 'file', []
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        write(path, content)
+    assert captions_of(path, IMAGES, said.append)[0] == expected
+    if kind in NOTICES:
+        assert len(said) == 1 and NOTICES[kind] in said[0], said
+    else:
+        assert not said
+
+
+@pytest.mark.parametrize(('given', 'split'), [
+    ('train', 'train'), ('Training', 'train'), ('train2014', 'train'), ('restval', 'restval'), ('validation', 'val'),
+    ('VALID', 'val'), ('dev', 'val'), (' Testing ', 'test'), ('test_set', 'test'), ('', None), ('NaN', None)])
+def test_splits(given, split, tmp_path):
+    for content in (f'image,caption,split\nfour.jpeg,a dog,{given}\n', [{**ROWS[0], 'Split': given}],
+                    {**IN_COCO, 'images': [{**image, 'split': given} for image in IN_COCO['images']]}):
+        assert captions_of(write(tmp_path / 'file', content), IMAGES)[1]['four.jpeg'] == split
+    if split is not None:
+        assert set(captions_of(write(tmp_path / 'file', {given: ROWS}), IMAGES)[1].values()) == {split}
+
+
+def test_two_images_of_one_name_are_not_confused(tmp_path):
+    path = write(tmp_path / 'file', 'image,caption\na/3.jpg,one\nb/3.jpg,two\n')
+    assert captions_of(path, ['3.jpg'])[0] == {}
+    assert captions_of(path, ['b/3.jpg', 'a/3.jpg'])[0] == {'a/3.jpg': ['one'], 'b/3.jpg': ['two']}
+    assert match_images(['four', '7'], ['four.jpg', 'four.png', 'a_7.jpg']) == {}
+
+
+@pytest.mark.parametrize('name', ['a.txt', 'a.caption', 'a.jpg.txt', 'metadata.csv', 'captions.json'])
+def test_files_in_a_folder(name, tmp_path):
+    write(tmp_path / name, {'a.jpg': 'a dog'} if name.endswith('json') else 'image,text\na.jpg,a dog\n' if 'csv' in name
+          else 'a dog\n')
+    assert read_caption_file(tmp_path, ['a.jpg', 'b.jpg'])['a.jpg'].captions == ['a dog']
+
+
+def test_empty_sidecars(tmp_path):
+    for name in 'ab':
+        write(tmp_path / f'{name}.txt', ' \n')
+    with pytest.raises(InputError, match=r'all 2 files with captions \(a\.txt, …\) are empty'):
+        read_caption_file(tmp_path, ['a.jpg', 'b.jpg'])
+    write(tmp_path / 'a.txt', 'a dog')
+    said = []
+    assert read_caption_file(tmp_path, ['a.jpg', 'b.jpg'], said.append)['a.jpg'].captions == ['a dog']
+    assert said == [f'{tmp_path}: 1 files with captions are empty']
+
+
+IMAGE = {'filename': 'a', 'split': 'val', 'sentences': [{'raw': 'x', 'tokens': ['x']}]}
 
 
 @pytest.mark.parametrize(('content', 'reason'), [
-    ('', 'no captions in a format known here: metadata.jsonl .*; CSV .*; or a folder with a .txt'),
-    ('a dog\n', 'no captions in a format known here'), ('\x89PNG', 'no captions in a format known here'),
-    ({'images': [{**IMAGE, 'split': 'dev'}]}, r'images\[0\]: the split "dev" is none of train'),
-    ({'images': [IMAGE, IMAGE]}, r'images\[1\]: a is there twice'),
-    ({'images': [IMAGE, {}]}, r'images\[1\] has no string "filename"'),
-    ({'images': [{**IMAGE, 'filepath': 5}]}, r'images\[0\]: its "filepath" is no string'),
-    ({'images': [{**IMAGE, 'sentences': [{'tokens': ['a', 5]}]}]}, r'images\[0\].sentences\[0\] has no list "tokens"'),
-    ('{"file_name": "a", "text": "b"}\n{"text": "x"}', 'line 2 has no string "file_name"'),
-    ('{"file_name": "a", "text": "b"}\n{"file', 'line 2: no JSON'),
-    ('{"file_name": "a", "width": 1}', 'line 1 has no captions'),
-    ('{"file_name": "a", "text": [1]}', 'line 1: a caption that is no string'),
+    ('', 'no captions in it, the file is empty'), ('filename,caption\n', 'no captions in it'),
+    ('a dog\n', "no column of image names or captions; the columns are 'a dog'; expected one for the image"),
+    ('a.jpg\nb.jpg\n', 'no column of image names or captions'), ('name,width\na.jpg,5\n',
+        "captions; the columns are 'name', 'width';"),
+    ('caption,text\na,b\n', "no column of image names; the columns are 'caption', 'text'"),
+    ('image,caption_de,caption_fr\na.jpg,ein Hund,un chien\n', "'image', 'caption_de', 'caption_fr'"),
+    ('image,label\na.jpg,dog\nb.jpg,cat\n', "no column of captions; the columns are 'image', 'label'"),
+    (b'\x89PNG', 'is an image'), (b'PK\x03\x04', 'is an archive or an Excel workbook; save the captions as CSV'),
+    ('文件,描述\n一个女人坐在椅子上,一个女人坐在椅子上一个女人\n'.encode('gbk') * 3, 'not UTF-8; save it as UTF-8'),
+    ({'images': [{**IMAGE, 'split': 'all'}]}, r'images\[0\]: the split "all" is none of train'),
+    ({'images': [IMAGE, {**IMAGE, 'split': 'test'}]}, r'images\[1\]: a: is of the split val and of test'),
+    ({'images': [IMAGE, {}]}, r'images\[1\] names no image by'),
+    ({'images': [{**IMAGE, 'sentences': [5]}]}, r'images\[0\] has a caption that is no text: 5'),
+    ({'images': [{'id': 1}]}, "the columns are 'id'"), ([], 'no captions in it'), ('{', 'cut short'), ('5',
+        'no column of'),
+    ({'images': [{'id': 1}], 'annotations': [{'image_id': 1, 'caption': 'x'}]},
+        r'images\[0\] has no "file_name"; it has'),
+    ({**IN_COCO, 'annotations': [{'image_id': 1, 'bbox': [0, 1]}]}, "captions; the columns are 'image_id', 'bbox'"),
+    ({**IN_COCO, 'annotations': [{'image_id': 9, 'caption': 'x'}]},
+        r'no captions in it; annotations\[0\] is of an image'),
+    ({**IN_COCO, 'images': [{'id': 1, 'file_name': name} for name in 'ab']}, r'images\[1\]: the id 1 is of a and of b'),
+    ('{"file_name": "a", "text": "b"}\n{"text": "x"}', 'line 2 names no image by'),
+    ('{"file_name": "a", "text": "b"}\n{"file', 'line 2 is no JSON'),
+    ('{"file_name": "a", "width": 1}', "the columns are 'file_name', 'width'"),
+    ('{"file_name": "a", "text": [1]}', 'line 1 has a caption that is no text'),
     ('{"file_name": "a", "text": "x", "split": "all"}', 'line 1: the split "all" is none of'),
-    ('{"file_name": "a", "text": "", "split": "val"}\n{"file_name": "a", "text": ""}', 'line 2: a is of the split val'),
-    ('a.jpg#0\tx\n\na.jpg x\n', 'line 3 is not a name, #, a number, a tab and a caption')])
-def test_what_is_wrong_with_a_file(content, reason, tmp_path):
+    ('image,caption,split\na,b,val\na,b,test\n', 'line 3: a: is of the split val and of test'),
+    ('image,caption\na.jpg\nb.jpg\n', 'line 2 has fewer columns than the first line'),
+    ('image,caption\n,one\n', "line 2 names no image by 'image'"),
+    ('image,caption_0,caption_1\na.jpg,x,y,z\n', 'line 2 has more columns than the first line'),
+    ('a.jpg#0\tx\n\nb.jpg\n', 'line 3 has fewer columns')])
+def test_refused_files(content, reason, tmp_path):
+    path = tmp_path / 'captions'
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        write(path, content)
     with pytest.raises(InputError, match=reason) as caught:
-        read_caption_file(write(tmp_path / 'captions', content))
+        read_caption_file(path)
     assert str(caught.value).startswith(f'{tmp_path}/captions: ') and '\n' not in str(caught.value)
+
+
+# Files as they are in public repositories
+
+GRASS, BALL = 'a dog runs over the grass', 'two children play , one of them with a ball'
+SIX = ['1000268.jpg', '1001773.jpg', '1002674.jpg', '1003163.jpg', '1007129.jpg', '1007320.jpg']
+FIVE = [GRASS, BALL, 'a man in a red coat stands', 'a girl paints a "rainbow"', 'a cat on a wall']
+
+
+def same(keys, value):
+    return {key: value for key in keys}                 # noqa: C420 (the value is a list, which is not changed)
+
+
+CASES = {
+    **same((f'coco/{name}.json' for name in (
+        'annotation-without-image', 'file-name-with-folder', 'float-ids', 'sound', 'string-ids', 'vizwiz')), [GRASS]),
+    'coco/caption-null.json': same(SIX[:5], [GRASS]), 'coco/latin1.json': ['un café'],
+    'coco/same-file-two-ids.json': {SIX[0]: [f'the {n} caption of this picture' for n in ('first', 'second')],
+                                    SIX[1]: ['another picture']},
+    'coco/same-file-with-folder.json': {SIX[0]: ['first', 'second']},
+        'coco/same-id-same-file.json': {SIX[0]: ['a dog']},
+    'coco/same-id-two-files.json': 'the id 1 is of 1000268.jpg and of 1001773.jpg',
+    'coco/instances.json': "the columns are 'id', 'image_id', 'category_id', 'bbox'",
+    'coco/test-info-only.json': "no column of captions; the columns are 'id', 'file_name'",
+    'coco/pictures/metadata.jsonl': None,
+    'flickr30k-results/results.csv': {
+        name: [caption + ' .' for caption in FIVE][:4 + (name != SIX[3])] for name in SIX},
+    **same((f'kaggle-captions/{name}' for name in ('captions.csv', 'captions.txt', 'renamed.csv')), FIVE),
+    **same((f'json-lists/{name}' for name in ('kohya-meta.json', 'lavis.json', 'llava.jsonl')), [GRASS]),
+    **same((f'json-lists/{name}' for name in ('name-to-captions.json', 'nt2-raw.json')), [GRASS, BALL]),
+    'json-lists/aichallenger.json': ['一个女人坐在椅子上', '女人坐着'],
+    **same((f'metadata-csv/{name}' for name in (
+        'metadata-bom.jsonl', 'metadata-image.jsonl', 'pictures/metadata.csv')), [GRASS]),
+    'metadata-csv/wide.csv': [GRASS, FIVE[2]],
+    **same((f'names/{name}' for name in ('capitals.csv', 'semicolon.csv', 'spaces.csv', 'tab.tsv', 'url.csv',
+                                                  'utf16.csv', 'windows-absolute.csv')), DOG),
+    **same((f'names/{name}.csv' for name in ('no-suffix', 'splits', 'splits-capital', 'splits-empty')), BOTH),
+    **same((f'names/{name}.csv' for name in ('empty-caption', 'nan')), {'DSC_2.JPG': ['a cat']}),
+    'names/backslash.csv': {'sub/three.jpg': ['a dog'], 'four.jpeg': ['a cat']},
+    'names/cp1252.csv': {'four.jpeg': ['the dog\u2019s ball']},
+        'names/unquoted-comma.csv': {'four.jpeg': ['a dog, and a ball']},
+    'names/stray-quote.csv': {'four.jpeg': ['a 5" dog'], 'DSC_2.JPG': ['a cat']},
+    **same(('names/case.csv', 'names/nfd.csv'), {'Café.jpg': ['a dog'], 'DSC_2.JPG': ['a cat']})}
+
+
+@pytest.mark.parametrize('case', CASES)
+def test_files_of_public_repositories(case, shared):
+    path, expected = shared.parent / 'cases' / case, CASES[case]
+    if not path.exists():
+        pytest.skip('needs ../shared/cases')
+    folder = shared.parent / 'cases' / case.split('/')[0] / 'pictures'
+    names = [os.path.relpath(image, folder) for image in find_images(folder)]
+    if isinstance(expected, str):
+        with pytest.raises(InputError, match=re.escape(expected)):
+            read_caption_file(path, names)
+        return
+    found, splits = captions_of(path, names)
+    if expected is None:
+        assert len(found) == 6
+    else:
+        assert found == (expected if isinstance(expected, dict) else same(SIX, expected))
+    assert set(splits.values()) == {'splits.csv': {'train', 'val'}, 'splits-capital.csv': {'train', 'test'},
+            'wide.csv': {
+        'val'}, 'splits-empty.csv': {None, 'test'}}.get(path.name, {None})

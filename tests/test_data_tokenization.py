@@ -50,7 +50,7 @@ def test_without_a_dictionary_readings_are_refused(monkeypatch):
     monkeypatch.setitem(sys.modules, 'sudachipy', None)
     tokenization._analyser.cache_clear()
     with pytest.raises(InputError,
-                       match=r'^--tokenizer katakana needs a dictionary of readings: scripts/setup\.sh jap'):
+                       match=r'^tokenizer katakana: needs a dictionary of readings; scripts/setup\.sh jap'):
         tokenization.tokenize('丸', 'katakana')
 
 
@@ -110,7 +110,7 @@ def test_units_are_not_confused(characters, model_dir, call, refused, tmp_path):
     assert line == f'{model_dir}: speaks in words, but {characters}/dataset.json has captions in characters'
     status, out, err = call('evaluate', characters, '-m', model_dir)
     assert (status, out) == (2, '')
-    assert f'model: speaks in words, but {characters}/dataset.json has captions in characters; their scores' in err
+    assert f'model: generates words, but {characters}/dataset.json has captions in characters; scores need' in err
     bundle = train(Dataset(characters), tmp_path / 'm', Settings(epochs=0, **SMALL))
     assert bundle.tokenizer == Bundle.load(tmp_path / 'm').tokenizer == 'characters'
 

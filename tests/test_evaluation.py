@@ -13,7 +13,9 @@ from test_evaluation_metrics import coco_scores
 from test_report_gallery import ATTACK, Elements
 
 from chainer_caption import Bundle, Captioner, Dataset, cli
+from chainer_caption.captioning.results import Caption, Result
 from chainer_caption.evaluation.evaluator import Evaluator
+from chainer_caption.report import open_writer
 
 SCORES = ['BLEU-1', 'BLEU-2', 'BLEU-3', 'BLEU-4', 'ROUGE-L', 'CIDEr']
 MISSING = 'METEOR needs data'
@@ -207,7 +209,7 @@ def test_perplexity_of_several_models_is_that_of_their_mean_probabilities(figure
 
 
 @pytest.mark.parametrize('options', [(), ('--sample', '--seed', 2), ('--beam-groups', 4)], ids=str)
-def test_how_much_the_captions_of_a_image_differ(options, call, figures, dataset_dir, model_dir, images):
+def test_how_much_the_captions_of_an_image_differ(options, call, figures, dataset_dir, model_dir, images):
     options = (*options, '--min-length', 2, '--max-length', 6)
     found = figures(dataset_dir, '-m', model_dir, '--top', 4, *options)
     _, out, _ = call('generate', '--dataset', dataset_dir, '-m', model_dir, '--format', 'jsonl', '--top', 4, *options)
@@ -286,7 +288,40 @@ def test_generated_lines_score_as_the_model(figures, dataset_dir, model_dir, tmp
         assert read[name] == made[name]
 
 
-def test_every_way_to_name_a_image(figures, make_dataset, tmp_path):
+@pytest.mark.parametrize('kind', ['csv', 'text', 'metadata', 'json', 'tsv', 'semicolons'])
+def test_what_other_formats_hold_scores_the_same(kind, evaluate, figures, make_dataset, images, tmp_path):
+    dataset, path = make_dataset(), tmp_path / 'c'
+    rows = [(image['filename'], row['caption']) for image, row in zip(images, said_of(images), strict=True)]
+    if kind in ('csv', 'text', 'metadata'):
+        with open_writer(kind, path) as writer:
+            for i, (name, text) in enumerate(rows):
+                best = Caption(text.split(), -1.0, -0.5, True)
+                writer.write(Result(name, name, captions=[best] + [Caption(['x'], -2.0, -1.0, False)] * (i % 2)))
+    elif kind == 'json':
+        path.write_text(json.dumps({name.removesuffix('.png'): [text, 'x'] for name, text in rows}))
+    elif kind == 'tsv':
+        path.write_text('image\tcaption\n' + ''.join(f'some/where/{name}\t{text}\n' for name, text in rows))
+    else:
+        path.write_text('Image Name;Text\n' + ''.join(f'{name};{text}\n' for name, text in rows))
+    found = figures(dataset, '--captions', path)
+    expected = figures(dataset, '--captions', write_lines(tmp_path / 'expected', said_of(images)))
+    assert {name: found[name] for name in SCORES} == {name: expected[name] for name in SCORES}
+    assert found.get('unfinished') == (0 if kind == 'csv' else None)
+
+
+def test_limit(figures, refused, dataset_dir, model_dir, images, tmp_path):
+    found = figures(dataset_dir, '-m', model_dir, '--limit', 3, '--beam-widths', 1, '--per-image', tmp_path / 'each')
+    rows = [json.loads(line) for line in (tmp_path / 'each').read_text().splitlines()]
+    assert found['images'] == 3 and [row['filename'] for row in rows] == [image['filename'] for image in images[:3]]
+    assert {name: found[name] for name in SCORES} == pytest.approx(
+        coco(images[:3], [row['caption'].split() for row in rows])[0], abs=1e-9)
+    own = figures(dataset_dir, '--captions', write_lines(tmp_path / 'c', said_of(images[:3])), '--limit', 3)
+    assert own['images'] == 3 and own['BLEU-1'] == pytest.approx(1)
+    assert refused(dataset_dir, '-m', model_dir, '--limit', 0) in ('limit 0: must be at least 1',
+                                                                   '--limit 0: must be at least 1')
+
+
+def test_every_way_to_name_an_image(figures, make_dataset, tmp_path):
     dataset = with_coco_ids(make_dataset())
     data = json.loads((dataset / 'dataset.json').read_text())
     images = [image for image in data['images'] if image['split'] == 'test']
@@ -313,7 +348,7 @@ def test_tokens_count_before_text(dataset_dir, images, tmp_path):
 def test_what_is_noticed_but_not_refused(evaluate, dataset_dir, images, tmp_path):
     more = [*said_of(images), {'image_id': 0, 'caption': 'of a training image'}]
     status, _, err = evaluate(dataset_dir, '--captions', write_lines(tmp_path / 'c', more))
-    assert status == 0 and '1 captions are of images outside the split' in err and err.count('\n') == 1
+    assert status == 0 and '1 captions are of images that are not evaluated' in err and err.count('\n') == 1
     written = said_of(images, lambda i: ' Circle.')
     status, _, err = evaluate(dataset_dir, '--captions', write_lines(tmp_path / 'c', written))
     assert status == 0 and "'Circle.'" in err and err.count('\n') == 1
@@ -344,11 +379,12 @@ def test_images_without_references(evaluate, refused, make_dataset, model_dir, t
     (lambda rows: [{**rows[0], 'filename': 'other.png'}, *rows[1:]], ['line 1', '0005.png', 'other.png']),
     (lambda rows: [{'filename': 'a.png', 'error': 'truncated'}, *rows], ['line 1', 'a.png', 'truncated']),
     (lambda rows: [{'image_id': 5, 'captions': []}, *rows[1:]], ['line 1', 'no caption']),
-    (lambda rows: [{'image_id': 5, 'caption': None}, *rows[1:]], ['line 1', 'no text']),
-    (lambda rows: [{'image_id': '5', 'caption': 'a'}, *rows[1:]], ['line 1', 'whole number']),
+    (lambda rows: [{'image_id': 5, 'caption': None}, *rows[1:]], ['line 1', 'no caption']),
+    (lambda rows: [{'image_id': 5, 'caption': 7}, *rows[1:]], ['line 1', 'a caption that is no text: 7']),
+    (lambda rows: [{'image_id': 'x', 'caption': 'a'}, *rows[1:]], ['line 1', 'no image x']),
     (lambda rows: [{'image_id': True, 'caption': 'a'}, *rows[1:]], ['line 1', 'whole number']),
     (lambda rows: [{'caption': 'a'}, *rows[1:]], ['line 1', 'names no image']),
-    (lambda rows: ['a dog', *rows], ['line 1', 'no object']),
+    (lambda rows: [rows[0], 'a dog', *rows[1:]], ['line 2', 'no object']),
     (lambda rows: [], ['no captions'])])
 def test_wrong_rows(change, words, refused, dataset_dir, images, tmp_path):
     path = write_lines(tmp_path / 'c.jsonl', change(said_of(images)))
@@ -361,10 +397,10 @@ def test_wrong_rows(change, words, refused, dataset_dir, images, tmp_path):
 
 def test_wrong_files(refused, dataset_dir, make_dataset, images, tmp_path):
     assert refused(dataset_dir, '--captions', tmp_path / 'none') == f'{tmp_path}/none: no such file'
-    for content in (b'{"image_id": 5, "caption": ', b'# 0005.png\na circle\n', b'\xff\xfe', b'{"a": "\xff"}'):
-        (tmp_path / 'c').write_bytes(content)
-        assert refused(dataset_dir, '--captions', tmp_path / 'c').startswith(f'{tmp_path}/c: line 1 is no JSON')
-    for content in (b'[{"image_id": 5, "capt', b'[}', b'[' * 99999):
+    (tmp_path / 'c').write_text('# 0005.png\na circle\n')
+    assert refused(dataset_dir, '--captions', tmp_path / 'c').startswith(f'{tmp_path}/c: 7 of the 8 images have no cap')
+    for content in (b'{"image_id": 5, "caption": ', b'\xff\xfe', b'{"a": "\x81"}', b'[{"image_id": 5, "capt', b'[}',
+                    b'[' * 99999):
         (tmp_path / 'c').write_bytes(content)
         assert refused(dataset_dir, '--captions', tmp_path / 'c').startswith(f'{tmp_path}/c: ')
     dataset = make_dataset()

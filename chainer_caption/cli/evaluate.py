@@ -1,7 +1,11 @@
-"""evaluate: scores of a model, or of captions made by any system, on a split of a dataset."""
+"""evaluate: scores a model, or captions made by any system, on a split of a dataset."""
+from __future__ import annotations
+
+import argparse
 import contextlib
 import json
 import os
+from typing import TYPE_CHECKING, TextIO
 
 from chainer_caption.cli.common import (
     LIMITS,
@@ -23,34 +27,37 @@ from chainer_caption.data import SPLITS, Dataset
 from chainer_caption.errors import InputError
 from chainer_caption.storage.files import atomic_write, unwritable
 
+if TYPE_CHECKING:
+    from chainer_caption.evaluation.evaluator import Evaluation, Evaluator
+
 DESCRIPTION = "Score a model, or captions made by any system, against a dataset's own."
 EXAMPLES = '''\
   evaluate.py features/flickr8k -m model                          BLEU, ROUGE-L, CIDEr, perplexity on test
   evaluate.py features/flickr8k -m model --beam-widths 1,3,5,20 --length-normalization 0 1
   evaluate.py features/coco --captions ours.jsonl theirs.json --json
   evaluate.py features/flickr8k -m model --sample --top-p 0.9 --top 5      and how much five captions differ
-  evaluate.py features/flickr8k -m model -m model2                two models as one
+  evaluate.py features/flickr8k -m model -m model2                an ensemble of two models
   evaluate.py features/coco -m model --coco-results results.json --html report.html
 
-captions files, one row an image; text is split on white space:
-  JSON lines of {"filename" or "image_id" (the imgid), "caption" or "captions": [{"caption"}, ...]} as generate.py
-  writes them (the first caption counts), or the COCO results format [{"image_id" (the cocoid, or the imgid where the
-  dataset has no cocoids), "caption"}, ...]
+captions files, one row an image, of which the first caption counts; text is split on white space:
+  what generate.py writes (JSON lines, CSV, text, metadata.jsonl), the COCO results format [{"image_id" (the cocoid, or
+  the imgid if the dataset has no cocoids), "caption"}, ...], and every format that extract_features.py --captions reads
 
 --json prints {"BLEU-1", ..., "BLEU-4", "ROUGE-L", "CIDEr", "METEOR" (with WordNet's data), "perplexity" (of a model;
-null where it is infinite), "distinct", "vocabulary", "mean_length", "novel", "unfinished" (where it is known), "name",
+null if it is infinite), "distinct", "vocabulary", "mean_length", "novel", "unfinished" (if it is known), "name",
 "images", "split"}, a model's also with "beam_width", "length_normalization" and whatever else the search was made of,
 and with --top above 1 with "distinct-1", "distinct-2", "best-CIDEr"; for several files, widths or normalizations
 {"results": [such an object for each]}'''
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('dataset', metavar='DATASET', help='folder with dataset.json and vgg_feats.mat')
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument('-m', '--model', action='append', metavar='MODEL',
-                      help='model directory that train.py wrote; several, each with -m, caption as one')
-    what.add_argument('--captions', nargs='+', metavar='FILE', help='captions made before, by any system')
+                      help='model directory that train.py wrote; several, each with -m, are an ensemble')
+    what.add_argument('--captions', nargs='+', metavar='FILE', help='captions made by any system, see below')
     parser.add_argument('--split', default='test', choices=SPLITS, metavar='SPLIT', help='(%(default)s)')
+    parser.add_argument('--limit', type=int, metavar='N', help='evaluate the first N images of the split only')
     add_device(parser)
     add_precision(parser)
     parser.add_argument('--beam-widths', type=whole_numbers, metavar='N,N',
@@ -59,18 +66,18 @@ def add_arguments(parser):
                         help='compare captions by log-probability / tokens ** A; with each beam width (default: what '
                              'the model directory says, else 0)')
     parser.add_argument('--top', type=int, metavar='N',
-                        help='captions an image (1); the likeliest is scored, and of more is also said how much they '
-                             'differ, distinct 1- and 2-grams over all of theirs, and the best CIDEr among them')
+                        help='captions an image (1); the likeliest is scored, and for more also distinct 1- and '
+                             '2-grams of all and the CIDEr of the best')
     add_limits(parser)
     add_ways(parser)
     parser.add_argument('--json', action='store_true', help='print one JSON object')
-    parser.add_argument('--per-image', metavar='OUT.jsonl', help="write every image's own scores")
-    parser.add_argument('--coco-results', metavar='OUT.json', help='write the captions for the COCO server')
+    parser.add_argument('--per-image', metavar='OUT.jsonl', help='write the scores of each image as JSON lines')
+    parser.add_argument('--coco-results', metavar='OUT.json', help='write the captions in the COCO results format')
     parser.add_argument('--html', metavar='REPORT', help='write a page with the best and worst captions')
-    parser.add_argument('--images', metavar='FOLDER', help='show the images of this folder on that page')
+    parser.add_argument('--images', metavar='FOLDER', help='folder with the images, to show them on that page')
 
 
-def run(args):
+def run(args: argparse.Namespace) -> int:
     _check(args)
     from chainer_caption.evaluation.evaluator import Evaluator
     from chainer_caption.evaluation.metrics import meteor_missing
@@ -78,13 +85,13 @@ def run(args):
     from chainer_caption.report.evaluation_page import score_tables, write_evaluation_page, write_image_scores
     dataset = Dataset(args.dataset)
     with contextlib.ExitStack() as stack:
-        # What cannot be written should be found out before the first image is captioned.
+        # An output that cannot be written is found out before the first image is captioned.
         out = {name: _open(stack, getattr(args, name)) for name in ('per_image', 'coco_results', 'html')
                if getattr(args, name) is not None}
         missing = meteor_missing()
         if missing:
             say(missing)
-        evaluator = Evaluator(dataset, args.split, meteor=not missing, say=say)
+        evaluator = Evaluator(dataset, args.split, meteor=not missing, say=say, limit=args.limit)
         facts = {'dataset': os.path.basename(os.path.normpath(args.dataset)), 'split': args.split,
                  'images': f'{len(evaluator.images):,}'}
         if args.model is not None:
@@ -111,7 +118,7 @@ def run(args):
     return 0
 
 
-def _check(args):
+def _check(args: argparse.Namespace) -> None:
     if args.captions:
         if args.gpu != '-1':
             raise InputError('-g is for a model; scores are computed on the CPU')
@@ -131,15 +138,15 @@ def _check(args):
         raise InputError(f'--coco-results holds one set of captions, these are {sets}; name one file or beam width')
 
 
-def _open(stack, path):
+def _open(stack: contextlib.ExitStack, path: str) -> TextIO:
     try:
         return stack.enter_context(atomic_write(path, 'w', errors='backslashreplace'))
     except OSError as e:
         raise unwritable(path, e) from e
 
 
-def _evaluate_model(args, evaluator):
-    """The evaluations of the model, and what to say about it."""
+def _evaluate_model(args: argparse.Namespace, evaluator: Evaluator) -> tuple[list[Evaluation], dict[str, str]]:
+    """The evaluations of the model, and facts about it."""
     from chainer_caption.captioning.captioner import Captioner
     from chainer_caption.functions.matmul import using_precision
     where = device(args.gpu)

@@ -1,23 +1,30 @@
-"""Turns a folder of images into a dataset: features, file names, and captions where there are some.
+"""Builds a dataset from a folder of images: features, file names, and captions if there are any.
 
-While it is made, the folder holds `feats.npy.part` and a journal of the batches in it; `feats.npy` and `dataset.json`
-appear when all is done. Batches begin at fixed places, so that the matrix is the same to the last byte however often
-its making was stopped. A batch of which an image has changed since, by its size or its time of change, is made again.
+While it is built, the folder holds `feats.npy.LIST.part`, named after the list of images, and a journal of the rows in
+it; `feats.npy` and `dataset.json` appear at the end. An image is known by its name, size and time of change: rows of
+images that are the same are kept, whatever else was added, changed or removed. Batches begin at fixed places, so that
+the matrix of unchanged images is the same to the last byte however often its making was stopped; rows that are added
+to a matrix later may differ from those of a fresh one as far as the encoder's last bits depend on the batch.
 """
+from __future__ import annotations
+
+import contextlib
 import dataclasses
 import hashlib
+import io
 import json
 import math
 import os
 import pathlib
-import shutil
+from collections.abc import Callable
+from typing import Any, BinaryIO
 
 import numpy as np
 
-from chainer_caption.data.caption_parsers import read_caption_file
+from chainer_caption.data.caption_parsers import ImageCaptions, match_images, read_caption_file
 from chainer_caption.data.tokenization import tokenize
 from chainer_caption.errors import InputError
-from chainer_caption.features.folders import find_by_name, find_images
+from chainer_caption.features.folders import find_images
 from chainer_caption.features.images import ImageError
 from chainer_caption.features.prefetch import BATCH, compute_batch, prepared_batches
 from chainer_caption.storage.files import read_json, reserve, unwritable, with_filename, write_json
@@ -26,66 +33,77 @@ from chainer_caption.storage.legacy import current_keys
 
 MATRIX, RECORD, DATASET = 'feats.npy', 'feats.npy.json', 'dataset.json'
 
+# Hexadecimal digits of an image's stamp.
+_DIGITS = 16
+
+# Bytes of a record: it has a stamp for each image.
+_LARGEST = 2 ** 28
+
+#: What is known of a row of a matrix: the stamp of its image, and why that cannot be read.
+_Row = tuple[str, str | None]
+
 
 @dataclasses.dataclass(frozen=True)
 class Splitting:
-    """How images are dealt out to the splits where their captions do not come with one.
+    """How images are assigned to splits if their captions do not give any.
 
     Attributes:
-        seed (int): Of the shuffle.
-        val (float): The part of the images that becomes `val`.
-        test (float): The part that becomes `test`; the rest is `train`.
+        seed: Random seed of the shuffle.
+        val: Fraction of the images for `val`.
+        test: Fraction for `test`; the rest is `train`.
     """
     seed: int = 0
     val: float = 0.1
     test: float = 0.1
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.seed < 0:
-            raise InputError(f'a seed is not negative, as {self.seed} is')
-        if min(self.val, self.test) < 0 or self.val + self.test > 1:
-            raise InputError(f'parts of {self.val} for val and {self.test} for test: neither is below 0, nor both '
-                             'together above 1')
+            raise InputError.of('split_seed', self.seed, 'must not be negative')
+        for name in ('val', 'test'):
+            if not 0 <= getattr(self, name) <= 1 or self.val + self.test > 1:
+                raise InputError.of(name, getattr(self, name), 'val and test must be fractions whose sum is at most 1')
 
-    def split(self, count):
-        """The split of each of `count` images: a list of str."""
+    def split(self, count: int) -> list[str]:
+        """The split of each of `count` images."""
         val, test = round(count * self.val), round(count * self.test)
         splits = ['val'] * val + ['test'] * min(test, count - val)
         splits += ['train'] * (count - len(splits))
         return [splits[i] for i in np.random.default_rng(self.seed).permutation(count)]
 
 
-def extract_features(folder, output, extractor, captions=None, dtype='float32', splitting=None,
-                     progress=lambda done, total: None, report=lambda filename, reason: None, say=lambda line: None,
-                     tokenizer='words'):
-    """Makes a dataset of a folder of images.
+def extract_features(folder: str | os.PathLike[str], output: str | os.PathLike[str], extractor: Any,
+                     captions: str | os.PathLike[str] | None = None, dtype: str = 'float32',
+                     splitting: Splitting | None = None,
+                     progress: Callable[[int, int], Any] = lambda done, total: None,
+                     report: Callable[[str, str], Any] = lambda filename, reason: None,
+                     say: Callable[[str], Any] = lambda line: None, tokenizer: str = 'words') -> dict[str, str]:
+    """Builds a dataset from a folder of images.
 
-    A run that was stopped is taken up where it was by the same call. A finished one is not repeated, but its captions
-    are read again, so that they can be added or mended later, and where images have changed since, it is taken up as
-    if it had been stopped before those; until that is done, the old matrix stays.
+    The same call resumes a run that was stopped. In a finished dataset only images that are new or have changed are
+    computed; until that is done, the old matrix stays. Captions are read at each call, so that they can be added or
+    corrected later.
 
     Args:
-        folder (str or os.PathLike): The images, which `find_images` finds in it.
-        output (str or os.PathLike): The folder to write: `feats.npy`, (N, D), a row for each image in sorted order,
-            zero for those that cannot be read; `feats.npy.json`, which records what made it; and `dataset.json`, with
-            the images that can be read and, if there are captions, have some.
-        extractor (Extractor): What makes the features.
-        captions (str or os.PathLike or None): As for `read_caption_file`. Without it no image has a sentence, and
-            all are of the split `test`.
-        dtype (str): `'float32'` or `'float16'`.
-        splitting (Splitting or None): For captions without splits; None for the defaults.
-        progress (callable): Takes the number of images done, earlier runs included, and of all; called at the
-            beginning and after each batch.
-        report (callable): Takes the name of each image that cannot be read, and why.
-        say (callable): Takes notices, a line each.
-        tokenizer (str): What to cut captions into, see `data.units.cut`; `dataset.json` records it.
+        folder: The images, as `find_images` finds them.
+        output: The folder to write: `feats.npy`, (N, D), a row for each image in sorted order, zero for those that
+            cannot be read; `feats.npy.json`, which records what made it; and `dataset.json`, with the images that can
+            be read and, if captions are given, have some.
+        extractor: The `Extractor`.
+        captions: As for `read_caption_file`. Without it no image has a sentence, and all are of the split `test`.
+        dtype: `'float32'` or `'float16'`.
+        splitting: For captions without splits; None for the defaults.
+        progress: Takes the number of images done, earlier runs included, and of all; called at the beginning and after
+            each batch.
+        report: Takes the name of each image that cannot be read, and the reason.
+        say: Takes notices, a line each.
+        tokenizer: The tokenizer for captions, see `data.tokenization`; `dataset.json` records it.
 
     Returns:
-        dict: File name to reason, for each image that cannot be read.
+        File name to reason, for each image that cannot be read.
 
     Raises:
-        InputError: The folder holds no images, the captions are none of theirs, or something else than the
-            beginning of this dataset is in `output`.
+        InputError: The folder holds no images, the captions are of other images, or `output` holds something else than
+            this dataset or its beginning.
     """
     folder, output = os.fspath(folder), pathlib.Path(output)
     if not os.path.isdir(folder):
@@ -95,17 +113,18 @@ def extract_features(folder, output, extractor, captions=None, dtype='float32', 
         raise InputError(f'{folder}: no images in there')
     names = [os.path.relpath(path, folder) for path in paths]
     images = _described(names, captions, splitting or Splitting(), tokenizer, say)
-    settings = {**extractor.identity, 'dtype': np.dtype(dtype).name, 'list of images': _digest(names)}
+    settings = {**extractor.identity, 'dtype': np.dtype(dtype).name}
     # Before any is read: one that changes meanwhile is another image to the next call.
-    stamps = [_digest(list(map(stamp, paths[i:i + BATCH])))[:16] for i in range(0, len(paths), BATCH)]
+    stamps = [_digest([name, stamp(path)])[:_DIGITS] for name, path in zip(names, paths, strict=True)]
     try:
         output.mkdir(parents=True, exist_ok=True)
-        failed = _finished(output, settings, stamps, names, say)
-        if failed is None:
-            failed = _extract(paths, names, output, extractor, settings, stamps, progress, report)
-        else:
+        finished = _finished(output, settings, names, paths, stamps)
+        if not _journal_path(output).exists() and [of for of, _ in finished] == stamps:
+            failed = _failures(names, dict(enumerate(finished)))
             for name, reason in failed.items():
                 report(name, reason)
+        else:
+            failed = _extract(paths, names, output, extractor, settings, stamps, finished, progress, report, say)
         images = [image for image in images if image['filename'] not in failed]
         write_json(output / DATASET, {'dataset': output.resolve().name, 'tokenizer': tokenizer, 'images': images},
                    indent=None)
@@ -114,139 +133,190 @@ def extract_features(folder, output, extractor, captions=None, dtype='float32', 
     return failed
 
 
-def _digest(value):
+def _digest(value: object) -> str:
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()
 
 
-def _finished(output, settings, stamps, names, say):
-    """The failures of the run that made what is in the folder; None if there is something left to do."""
-    if _journal_path(output).exists():
-        return None
+def _failures(names: list[str], rows: dict[int, _Row]) -> dict[str, str]:
+    return {names[i]: reason for i, (_, reason) in sorted(rows.items()) if reason is not None}
+
+
+def _finished(output: pathlib.Path, settings: dict[str, Any], names: list[str], paths: list[str],
+              stamps: list[str]) -> list[_Row]:
+    """What is known of the rows of the finished matrix; nothing where there is none."""
     if (output / MATRIX).exists() and (output / RECORD).exists():
-        record = current_keys(read_json(output / RECORD))
+        record = current_keys(read_json(output / RECORD, _LARGEST))
         if isinstance(record, dict) and isinstance(record.get('failed'), dict):
             check_same(output, record, settings)
-            before = record.get('stamps')
-            if before == stamps or not isinstance(before, list) or len(before) != len(stamps):
-                return record['failed']                 # the same, or of a version that kept no stamps
-            same = [i for i, (one, other) in enumerate(zip(before, stamps, strict=True)) if one == other]
-            say(f'{output}: some of the images have changed since; '
-                f'{len(stamps) - len(same):,} of {len(stamps):,} batches are made again')
-            _reopen(output, settings, {i: _row(i, stamps, names, record['failed']) for i in same})
-            return None
-    for name in (MATRIX, DATASET, 'vgg_feats.mat'):
-        if (output / name).exists():
-            raise InputError(f'{output}: has a {name} that this command did not write; choose another folder')
-    return None
+            before, failed = record.get('stamps'), record['failed']
+            if isinstance(before, str):
+                of_name = dict(zip(stamps, names, strict=True))
+                each = [before[i:i + _DIGITS] for i in range(0, len(before), _DIGITS)]
+                return [(of, failed.get(of_name.get(of, ''))) for of in each]
+            # Version 1.0.0 had a stamp for each batch, or none, and a digest of the names.
+            check_same(output, record, {'list of images': _digest(names)})
+            now = [_digest(list(map(stamp, paths[i:i + BATCH])))[:16] for i in range(0, len(paths), BATCH)]
+            if not isinstance(before, list) or len(before) != len(now):
+                before = now
+            return [(of if before[i // BATCH] == now[i // BATCH] else '', failed.get(name))
+                    for i, (of, name) in enumerate(zip(stamps, names, strict=True))]
+    if not _journal_path(output).exists():
+        for name in (MATRIX, DATASET, 'vgg_feats.mat'):
+            if (output / name).exists():
+                raise InputError(f'{output}: has a {name} that this command did not write; choose another folder')
+    return []
 
 
-def _reopen(output, settings, rows):
-    """Makes of a finished run one that was stopped when these batches were done."""
-    part = _part_path(output)
-    with with_filename(part), open(output / MATRIX, 'rb') as old, open(part, 'wb') as new:
-        shutil.copyfileobj(old, new, 2 ** 20)
-        new.flush()
-        os.fdatasync(new.fileno())
-    with Journal(_journal_path(output), settings) as journal:
-        for row in rows.values():
-            journal.append(row)
-
-
-def _row(batch, stamps, names, failed):
-    """What the journal says of a batch that is done."""
-    own = names[batch * BATCH:(batch + 1) * BATCH]
-    return {'batch': batch, 'of': stamps[batch], 'failed': {name: failed[name] for name in own if name in failed}}
-
-
-def _part_path(output):
-    return output / f'{MATRIX}.part'
-
-
-def _journal_path(output):
+def _journal_path(output: pathlib.Path) -> pathlib.Path:
     return output / f'{MATRIX}.part.jsonl'
 
 
-def _extract(paths, names, output, extractor, settings, stamps, progress, report):
-    part, matrix = _part_path(output), output / MATRIX
+def _extract(paths: list[str], names: list[str], output: pathlib.Path, extractor: Any, settings: dict[str, Any],
+             stamps: list[str], finished: list[_Row], progress: Callable[[int, int], Any],
+             report: Callable[[str, str], Any], say: Callable[[str], Any]) -> dict[str, str]:
+    layout = _digest(names)[:_DIGITS]
+    part = output / f'{MATRIX}.{layout}.part'
     shape, dtype = (len(paths), extractor.dim), np.dtype(settings['dtype'])
+    size = shape[1] * dtype.itemsize
     with Journal(_journal_path(output), settings) as journal:
-        rows = list(journal.rows())
-        done = _done(rows, stamps)
-        if not done or not (part.exists() or (matrix.exists() and len(done) == len(stamps))):
-            done, rows = {}, []
-            _create(part, shape, dtype)
-        journal.cut(len(rows))
-        failed = {name: reason for batch in done.values() for name, reason in batch.items()}
-        for name, reason in failed.items():
+        logged = list(journal.rows())
+        journal.cut(len(logged))
+        parts = sorted(output.glob(f'{MATRIX}*.part'))
+        if not parts and [of for of, _ in finished] == stamps:
+            # The matrix has got its name, and the run was stopped right then.
+            journal.remove()
+            return _failures(names, dict(enumerate(finished)))
+        if part in parts and part.stat().st_size == len(_header(*shape, dtype)) + len(paths) * size:
+            done = _done(logged, layout)
+        else:
+            # A record may be newer than its matrix only while there is a part, which has all of its rows then.
+            sources = {other: _done(logged, other.name.split('.')[-2]) for other in parts if other != part} \
+                if parts else {output / MATRIX: dict(enumerate(finished))}
+            done = _create(part.with_suffix('.new'), shape, dtype, stamps, sources)
+            if done:
+                say(f'{output}: {len(done):,} of {len(names):,} images are there already; '
+                    f'{len(names) - len(done):,} are new or have changed')
+            journal.append({'of': layout, 'begin': True, 'rows': {}})
+            for at in range(0, len(paths), BATCH):
+                if rows := {i: done[i] for i in range(at, at + BATCH) if i in done}:
+                    journal.append({'of': layout, 'rows': rows})
+            os.replace(part.with_suffix('.new'), part)
+            for other in (*(sources.keys() & set(parts)), *output.glob(f'{MATRIX}.*.new')):
+                other.unlink()
+        done = {i: row for i, row in done.items() if i < len(stamps) and row[0] == stamps[i]}
+        for name, reason in _failures(names, done).items():
             report(name, reason)
-        left = [i for i in range(len(stamps)) if i not in done]
-        paths_left = [path for i in left for path in paths[i * BATCH:(i + 1) * BATCH]]
-        count = len(paths) - len(paths_left)
-        progress(count, len(paths))
-        if part.exists():                               # or has got its name, and the run was stopped right then
-            with with_filename(part), open(part, 'r+b') as f:
-                size = shape[1] * dtype.itemsize
-                start = f.seek(0, os.SEEK_END) - len(paths) * size
-                for i, batch in zip(left, prepared_batches(extractor, paths_left), strict=True):
-                    # The rows have to be on the disk before the journal says that they are.
-                    f.seek(start + i * BATCH * size)
-                    f.write(compute_batch(extractor, batch, (extractor.dim,)).astype(dtype).tobytes())
-                    f.flush()
-                    os.fdatasync(f.fileno())
-                    bad = {names[i * BATCH + j]: str(image) for j, (_, image) in enumerate(batch)
-                           if isinstance(image, ImageError)}
-                    journal.append(_row(i, stamps, names, bad))
-                    failed.update(bad)
-                    for name, reason in bad.items():
-                        report(name, reason)
-                    count += len(batch)
-                    progress(count, len(paths))
-            failed = {name: failed[name] for name in names if name in failed}
-            write_json(output / RECORD, {**settings, 'failed': failed, 'stamps': stamps})
-            os.replace(part, matrix)
+        left = [[i for i in range(at, min(at + BATCH, len(paths))) if i not in done]
+                for at in range(0, len(paths), BATCH)]
+        left = [batch for batch in left if batch]
+        progress(len(done), len(paths))
+        with with_filename(part), open(part, 'r+b') as f:
+            start = f.seek(0, os.SEEK_END) - len(paths) * size
+            prepared = prepared_batches(extractor, [paths[i] for batch in left for i in batch], map(len, left))
+            for places, batch in zip(left, prepared, strict=True):
+                values = compute_batch(extractor, batch, (extractor.dim,)).astype(dtype)
+                # The rows have to be on the disk before the journal lists them.
+                for i, row in zip(places, values, strict=True):
+                    f.seek(start + i * size)
+                    f.write(row.tobytes())
+                f.flush()
+                os.fsync(f.fileno())
+                rows = {i: (stamps[i], str(image) if isinstance(image, ImageError) else None)
+                        for i, (_, image) in zip(places, batch, strict=True)}
+                journal.append({'of': layout, 'rows': rows})
+                done.update(rows)
+                for name, reason in _failures(names, rows).items():
+                    report(name, reason)
+                progress(len(done), len(paths))
+        failed = _failures(names, done)
+        write_json(output / RECORD, {**settings, 'failed': failed, 'stamps': ''.join(stamps)})
+        os.replace(part, output / MATRIX)
         journal.remove()
     return failed
 
 
-def _done(rows, stamps):
-    """The failures of each batch that is done and whose images are still the same, by its number: a dict of dicts."""
-    latest = {row['batch']: row for row in rows if isinstance(row.get('batch'), int)}
-    return {i: latest[i]['failed'] for i, of in enumerate(stamps)
-            if i in latest and latest[i].get('of') == of and isinstance(latest[i].get('failed'), dict)}
+def _done(logged: list[dict[str, Any]], layout: str) -> dict[int, _Row]:
+    """What the journal has of the rows of a part."""
+    done: dict[int, _Row] = {}
+    for entry in logged:
+        if entry.get('of') == layout and isinstance(rows := entry.get('rows'), dict):
+            if entry.get('begin'):
+                done.clear()
+            for i, row in rows.items():
+                if i.isdecimal() and isinstance(row, list) and len(row) == 2 and isinstance(row[0], str):
+                    done[int(i)] = (row[0], row[1] if isinstance(row[1], str) else None)
+    return done
 
 
-def _create(path, shape, dtype):
-    with with_filename(path), open(path, 'wb') as f:
-        np.lib.format.write_array_header_1_0(
-            f, {'shape': shape, 'fortran_order': False, 'descr': np.lib.format.dtype_to_descr(dtype)})
-        # A disk that is too small says so now and not hours later.
-        reserve(f, f.tell() + math.prod(shape) * dtype.itemsize)
+def _header(rows: int, width: int, dtype: np.dtype) -> bytes:
+    f = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        f, {'shape': (rows, width), 'fortran_order': False, 'descr': np.lib.format.dtype_to_descr(dtype)})
+    return f.getvalue()
 
 
-def _described(names, captions, splitting, tokenizer, say):
+def _count(f: BinaryIO, width: int, dtype: np.dtype) -> int | None:
+    """The rows of a matrix of this width and type in a file; None if there is another."""
+    start = len(_header(0, width, dtype))
+    count, rest = divmod(os.fstat(f.fileno()).st_size - start, width * dtype.itemsize)
+    return count if count >= 0 and not rest and f.read(start) == _header(count, width, dtype) else None
+
+
+def _create(path: pathlib.Path, shape: tuple[int, int], dtype: np.dtype, stamps: list[str],
+            sources: dict[pathlib.Path, dict[int, _Row]]) -> dict[int, _Row]:
+    """Creates a matrix with the rows that other files have already; returns what is known of these."""
+    where = {of: (source, row, reason) for source, rows in sources.items() for row, (of, reason) in rows.items()}
+    size, done, opened = shape[1] * dtype.itemsize, {}, {}
+    header = _header(*shape, dtype)
+    start = len(header)
+    with contextlib.ExitStack() as stack, with_filename(path), open(path, 'wb') as f:
+        f.write(header)
+        # A disk that is too small is found out now and not hours later.
+        reserve(f, start + math.prod(shape) * dtype.itemsize)
+        for source in {source for source, _, _ in where.values()}:
+            other = stack.enter_context(open(source, 'rb'))
+            if _count(other, shape[1], dtype) is not None:
+                opened[source] = other
+        for i, of in enumerate(stamps):
+            if of in where and where[of][0] in opened:
+                source, row, reason = where[of]
+                opened[source].seek(start + row * size)
+                if len(data := opened[source].read(size)) == size:
+                    f.seek(start + i * size)
+                    f.write(data)
+                    done[i] = of, reason
+        f.flush()
+        os.fsync(f.fileno())
+    return done
+
+
+def _described(names: list[str], captions: str | os.PathLike[str] | None, splitting: Splitting, tokenizer: str,
+               say: Callable[[str], Any]) -> list[dict[str, Any]]:
     """The entries of `dataset.json`, as if every image could be read."""
     if captions is None:
         return [{'filename': name, 'imgid': row, 'split': 'test', 'sentids': [], 'sentences': []}
                 for row, name in enumerate(names)]
-    described = read_caption_file(captions, names)
-    found = find_by_name(described, names)
+    described = read_caption_file(captions, names, say)
+    found = match_images(described, names)
     if not found:
         raise InputError(f'{captions}: describes no image of the folder; the first it names is '
                          f'{next(iter(described))}')
-    if len(found) < len(described):
-        missing = [name for name in described if name not in found]
-        say(f'{captions}: {len(missing)} of the images it names are not in the folder, the first is {missing[0]}')
-    of_name = {found[name]: of for name, of in described.items() if name in found}
+    if missing := [name for name in described if name not in found]:
+        say(f'{captions}: {len(missing):,} of the {len(described):,} images it names are not in the folder, or not '
+            f'plainly one image of it, such as {missing[0]}')
+    of_name: dict[str, ImageCaptions] = {}
+    for name, of in described.items():
+        if name in found:
+            of_name.setdefault(found[name], ImageCaptions()).join(of, f'{captions}: {name}')
     rows = [row for row, name in enumerate(names) if name in of_name and of_name[name].captions]
     if len(rows) < len(names):
-        say(f'{captions}: {len(names) - len(rows)} images of the folder have no captions and are left out of '
+        say(f'{captions}: {len(names) - len(rows):,} images of the folder have no captions and are left out of '
             f'{DATASET}')
     images, count = [], 0
     for row, split in zip(rows, splitting.split(len(rows)), strict=True):
         name, of = names[row], of_name[names[row]]
-        spoken = zip(of.captions, of.tokens or (tokenize(raw, tokenizer) for raw in of.captions), strict=True)
-        sentences = [{'tokens': tokens, 'raw': raw, 'imgid': row, 'sentid': count + i}
-                     for i, (raw, tokens) in enumerate(spoken)]
+        sentences = [{'tokens': tokenize(raw, tokenizer) if tokens is None else tokens, 'raw': raw, 'imgid': row,
+                      'sentid': count + i} for i, (raw, tokens) in enumerate(zip(of.captions, of.tokens, strict=True))]
         count += len(sentences)
         images.append({'filename': name, 'imgid': row, 'split': of.split or split,
                        'sentids': [sentence['sentid'] for sentence in sentences], 'sentences': sentences,

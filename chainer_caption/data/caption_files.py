@@ -1,243 +1,365 @@
-"""The formats in which people keep the captions of their images, each read into the same.
+"""Decodes caption files into records: a dict for each image or caption, whatever the format.
 
-Nothing but the file itself is opened: the names in it are compared to those of images that are there. Of a folder the
-files are read that have the images' names, unless a link leads out of it.
+Only the file itself is opened. `caption_columns` tells what the fields of a record mean.
 """
+from __future__ import annotations
+
 import csv
-import dataclasses
-import io
+import itertools
+import json
 import os
-import posixpath
 import re
+from collections.abc import Callable, Container, Iterable, Iterator
+from typing import Any
 
-from chainer_caption.data.captions import SPLITS
+from chainer_caption.data.caption_columns import SUFFIX, Columns, find_columns, is_image_name, name_of, split_of
 from chainer_caption.errors import InputError
-from chainer_caption.storage.files import escapes_root, open_regular, parse_json, read_json, unreadable
+from chainer_caption.storage.files import decode_json, open_regular, parse_json, unreadable
 
-# Bytes of a file, of a line of it and of a file with one image's captions, and letters of a caption, at most: putting
-# accents in order takes the square of their number.
-_LARGEST, _LINE, _SIDECAR, _LETTERS = 2 ** 30, 2 ** 24, 2 ** 20, 10_000
+Say = Callable[[str], object]
+Path = str | os.PathLike[str]
 
-_KINDS = {int: 'number', str: 'string', list: 'list'}
+#: Where a record is, and the record, or the `Problem` that there is none.
+Record = tuple[str, Any]
 
-# What people call the columns with captions, and what Hugging Face's libraries and the papers before them call splits.
-_COLUMNS = re.compile(r'(text|caption|prompt|description)s?(_?\d+)?')
-_ALSO = {'validation': 'val', 'valid': 'val', 'dev': 'val'}
+# Bytes of a file and of a line of JSON at most; records that columns are told by; lines that a quoted cell may have.
+_LARGEST, _LINE, _SAMPLE, _SPAN = 2 ** 30, 2 ** 24, 100, 30
 
+_DELIMITERS = '\t|;,'
+_DIALECTS: tuple[dict[str, Any], ...] = {}, {'skipinitialspace': True}, {'escapechar': '\\', 'doublequote': False}
+_NAMED_LINE = re.compile(rf'"?(.+?{SUFFIX})(?:#\d+)?"?\s*(?:[:=]|[-=]>)?\s+(\S.*)', re.IGNORECASE)
 
-@dataclasses.dataclass
-class Described:
-    """What a file says of one image.
-
-    Attributes:
-        captions (list of str): Its captions as they were written.
-        split (str or None): One of `SPLITS`, where the file gives it.
-        coco_id (int or None): Its id in COCO.
-        tokens (list of list of str, or None): The words of each caption, where the file gives them.
-    """
-    captions: list = dataclasses.field(default_factory=list)
-    split: str | None = None
-    coco_id: int | None = None
-    tokens: list | None = None
+# Beginnings of workbooks and databases that people mean by "a table".
+_BINARY = {b'PK\x03\x04': 'an archive or an Excel workbook', b'\xd0\xcf\x11\xe0': 'an Excel workbook',
+           b'PAR1': 'a Parquet file', b'\x89PNG': 'an image', b'\xff\xd8\xff': 'an image'}
 
 
-def read_csv(path):
-    """Reads CSV; see `read_caption_file`, as for all of these."""
-    found = {}
-    try:
-        with io.TextIOWrapper(open_regular(path), 'utf-8-sig', newline='') as f:
-            rows = csv.DictReader(f, strict=True)
-            for name in ('filename', 'caption'):
-                if name not in (rows.fieldnames or ()):
-                    raise InputError(f'{path}: its first line should name the columns filename, caption and perhaps '
-                                     f'split, and has no {name}')
-            for row in rows:
-                where = f'{path}: line {rows.line_num}'
-                if not row['filename'] or row['caption'] is None:
-                    raise InputError(f'{where} has no {"caption" if row["filename"] else "filename"}')
-                if None in row:
-                    raise InputError(f'{where} has more columns than the first; put quotes around a caption with '
-                                     'commas')
-                if 'split' in row:
-                    _check_split(row['split'], where)
-                _described(found, row['filename'], row.get('split'), where).captions.append(
-                    _checked(row['caption'], where))
-    except OSError as e:
-        raise unreadable(path, e) from e
-    except UnicodeDecodeError as e:
-        raise InputError(f'{path}: not UTF-8; save it as UTF-8') from e
-    except csv.Error as e:
-        raise InputError(f'{path}: line {rows.line_num}: not sound CSV ({e})') from e
-    if not found:
-        raise InputError(f'{path}: no captions in it')
-    return found
+class Problem(str):
+    """The reason why there is no record."""
 
 
-def read_json_file(path):
-    """Reads JSON, COCO's annotations or Karpathy's splits."""
-    data = read_json(path, _LARGEST)
-    images = data.get('images') if isinstance(data, dict) else None
-    if isinstance(images, list) and any(isinstance(image, dict) and 'sentences' in image for image in images):
-        return _of_karpathy(path, data)
-    return _of_coco(path, data)
-
-
-def _of_karpathy(path, data):
-    found = {}
-    for i, image in enumerate(_records(path, data, 'images', filename=str, split=str, sentences=list)):
-        where, folder = f'{path}: images[{i}]', image.get('filepath', '')
-        if not isinstance(folder, str):
-            raise InputError(f'{where}: its "filepath" is no string')
-        name = posixpath.join(folder, image['filename'])
-        if name in found:
-            raise InputError(f'{where}: {name} is there twice')
-        _check_split(image['split'], where)
-        coco_id = image.get('cocoid')
-        found[name] = of = Described(split=image['split'], coco_id=coco_id if isinstance(coco_id, int) else None,
-                                     tokens=[])
-        for j, sentence in enumerate(image['sentences']):
-            tokens = sentence.get('tokens') if isinstance(sentence, dict) else None
-            if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
-                raise InputError(f'{where}.sentences[{j}] has no list "tokens" of strings')
-            raw = sentence.get('raw')
-            of.captions.append(raw if isinstance(raw, str) else ' '.join(tokens))
-            of.tokens.append(tokens)
-    return found
-
-
-def _of_coco(path, data):
-    images, found = {}, {}
-    for image in _records(path, data, 'images', id=int, file_name=str):
-        found[image['file_name']] = images[image['id']] = Described(coco_id=image['id'])
-    for i, annotation in enumerate(_records(path, data, 'annotations', image_id=int, caption=str)):
-        if annotation['image_id'] not in images:
-            raise InputError(f'{path}: annotations[{i}] is of the image {annotation["image_id"]}, which is not there')
-        images[annotation['image_id']].captions.append(_checked(annotation['caption'], f'{path}: annotations[{i}]'))
-    return found
-
-
-def _records(path, data, key, **kinds):
-    records = data.get(key) if isinstance(data, dict) else None
-    if not isinstance(records, list) or not records:
-        raise InputError(f'{path}: no list "{key}"; COCO\'s caption annotations have "images" and "annotations"')
-    for i, record in enumerate(records):
-        for name, kind in kinds.items():
-            if not isinstance(record, dict) or not isinstance(record.get(name), kind):
-                raise InputError(f'{path}: {key}[{i}] has no {_KINDS[kind]} "{name}"')
-        yield record
-
-
-def read_metadata(path):
-    """Reads the JSON lines of an ImageFolder."""
-    found = {}
-    for number, line in _lines(path):
-        where = f'{path}: line {number}'
-        try:
-            row = parse_json(line)
-        except (ValueError, MemoryError) as e:
-            raise InputError(f'{where}: no JSON ({e})') from e
-        name = row.get('file_name') if isinstance(row, dict) else None
-        if not isinstance(name, str) or not name:
-            raise InputError(f'{where} has no string "file_name"')
-        columns = [key for key in row if _COLUMNS.fullmatch(key)]
-        if not columns:
-            raise InputError(f'{where} has no captions: no "text", "caption", "captions" or "caption_0"')
-        split = row.get('split')
-        if split is not None:
-            split = _ALSO.get(str(split), split)
-            _check_split(split, where)
-        of = _described(found, name, split, where)
-        for caption in (caption for key in columns for caption in _as_list(row[key])):
-            if not isinstance(caption, str):
-                raise InputError(f'{where}: a caption that is no string')
-            of.captions.append(_checked(caption, where))
-    return found
-
-
-def _as_list(value):
-    return value if isinstance(value, list) else [] if value is None else [value]
-
-
-def read_flickr(path):
-    """Reads Flickr8k's and Flickr30k's tokens."""
-    found = {}
-    for number, line in _lines(path):
-        where = f'{path}: line {number}'
-        match = re.fullmatch(r'([^\t]+)#\d+\t(.*)', _text(line, where).rstrip('\r\n'))
-        if match is None:
-            raise InputError(f'{where} is not a name, #, a number, a tab and a caption')
-        _described(found, match[1], None, where).captions.append(_checked(match[2], where))
-    return found
-
-
-def read_sidecars(folder, images):
-    """Reads the captions of images from files under their names, with a caption a line.
+def read_records(path: Path, images: Container[str], say: Say) -> tuple[bool, Columns, Iterator[Record]]:
+    """Decodes a caption file.
 
     Args:
-        folder (str or os.PathLike): Where the files are.
-        images (iterable of str): The images, as paths in a folder of their own, which may be the same.
+        path: The file.
+        images: Names that are known to be images, with and without suffix.
+        say: Takes notices.
 
     Returns:
-        dict: Image to `Described`, of those that have such a file.
+        Whether it is one JSON list, what its columns mean, and its records.
+
+    Raises:
+        InputError: It cannot be read, or has no columns of names and of captions; the line lists what it has.
     """
-    found, of_file = {}, {}
-    for image in images:
-        name = os.path.splitext(image)[0] + '.txt'
-        path = os.path.join(folder, name)
-        if not os.path.lexists(path):
-            continue
-        if name in of_file:
-            raise InputError(f'{path}: could be of {of_file[name]} and of {image}; rename one of them')
-        of_file[name] = image
-        if escapes_root(path, folder):
-            raise InputError(f'{path}: a link leads out of {folder}; copy the file there')
-        lines = (_text(line, path).strip() for _, line in _lines(path, _SIDECAR))
-        found[image] = Described([_checked(line, path) for line in lines])
-    if not found:
-        raise InputError(f'{folder}: no captions of the images in there; they should be called as the images are, '
-                         'with .txt')
-    return found
+    data = read_utf8(path, say)
+    if not data.strip():
+        raise InputError(f'{path}: no captions in it, the file is empty')
+    is_list = False
+    if data.lstrip()[:1] in (b'{', b'['):
+        records, is_list = _json(path, data, images)
+    else:
+        text = data.decode()
+        if text.startswith('# '):
+            records = _text_output(path, text)
+        else:
+            columns, records = _table(path, re.split('\r\n|\r|\n', text), images)
+            return is_list, columns, records
+    sample = list(itertools.islice(records, _SAMPLE))
+    objects = [record for _, record in sample if isinstance(record, dict)]
+    columns = find_columns(objects, images)
+    if objects and not (columns.names and columns.captions):
+        raise unknown(path, dict.fromkeys(itertools.chain.from_iterable(objects)), columns)
+    return is_list, columns, itertools.chain(sample, records)
 
 
-def _lines(path, limit=_LARGEST):
-    """The lines of a file that are not empty, with their numbers: pairs of int and bytes."""
+def unknown(path: Path, found: Iterable[str], columns: Columns) -> InputError:
+    """An InputError for a file without names or captions that lists the columns found."""
+    missing = ' or '.join(['image names'] * (not columns.names) + ['captions'] * (not columns.captions))
+    listed = ', '.join(itertools.islice(map(repr, found), 20)) or 'none'
+    return InputError(f'{path}: no column of {missing}; the columns are {listed}; expected one for the '
+                      'image (filename, image, file_name, …) and one for its caption (caption, text, sentence, …)')
+
+
+def read_utf8(path: Path, say: Say, limit: int = _LARGEST) -> bytes:
+    """The content of a text file in UTF-8 without its mark; UTF-16 and Windows' cp1252 are converted.
+
+    Raises:
+        InputError: The file cannot be read, is too large, or is in another encoding.
+    """
     try:
         with open_regular(path) as f:
             size = os.fstat(f.fileno()).st_size
             if size > limit:
                 raise InputError(f'{path}: {size:,} bytes are too many for such a file (at most {limit:,})')
-            number = 0
-            while line := f.readline(_LINE):
-                number += 1
-                if len(line) == _LINE:
-                    raise InputError(f'{path}: line {number} is too long')
-                if line.strip():
-                    yield number, line
+            data = f.read(limit + 1)
     except OSError as e:
         raise unreadable(path, e) from e
-
-
-def _text(line, where):
+    for magic, what in _BINARY.items():
+        if data.startswith(magic):
+            raise InputError(f'{path}: is {what}; save the captions as CSV in UTF-8')
     try:
-        return line.decode('utf-8-sig')
-    except UnicodeDecodeError as e:
-        raise InputError(f'{where}: not UTF-8; save it as UTF-8') from e
+        if data.startswith((b'\xff\xfe', b'\xfe\xff')) or data[1:80:2].count(0) > len(data[1:80:2]) / 2:
+            data = data.decode('utf-16' if data[0] > 0x7f else 'utf-16-le').encode()
+        data = data.removeprefix(b'\xef\xbb\xbf')
+        data.decode()
+        return data
+    except UnicodeError as e:
+        error = e
+    try:
+        text = data.decode('cp1252')
+        # Western text has few letters with accents; another encoding's bytes would come out as little else.
+        if 8 * sum(char > '\x7f' for char in text) < len(text) or len(text) < 40:
+            say(f'{path}: not UTF-8; read as Windows-1252 (cp1252). Save it as UTF-8 if accents are wrong')
+            return text.encode()
+    except UnicodeError:
+        pass
+    raise InputError(f'{path}: not UTF-8; save it as UTF-8') from error
 
 
-def _described(found, name, split, where):
-    """What is known of an image, to be added to."""
-    of = found.setdefault(name, Described(split=split))
-    if of.split != split:
-        raise InputError(f'{where}: {name} is of the split {of.split} and of {split}')
-    return of
+def _json(path: Path, data: bytes, images: Container[str]) -> tuple[Iterator[Record], bool]:
+    """The records of JSON or of JSON lines, and whether it is one list."""
+    first, _, rest = data.strip().partition(b'\n')
+    if rest:
+        try:
+            parse_json(first)
+        except (ValueError, MemoryError):
+            pass                                        # the first line of a value that has several
+        else:
+            return _json_lines(path, data), False
+    value = decode_json(data, path)
+    if isinstance(value, dict) and _is_record(value, images):
+        return iter([(f'{path}: line 1', value)]), False
+    return _json_value(path, value, images), isinstance(value, list)
 
 
-def _check_split(split, where):
-    if split not in SPLITS:
-        raise InputError(f'{where}: the split "{split}" is none of {", ".join(SPLITS)}')
+def _is_record(value: dict[str, Any], images: Container[str]) -> bool:
+    columns = find_columns([value], images)
+    return bool(columns.names and columns.captions) and isinstance(value[columns.names[0]], str | int)
 
 
-def _checked(caption, where):
-    if len(caption) > _LETTERS:
-        raise InputError(f'{where}: a caption of {len(caption):,} letters; at most {_LETTERS:,} are taken')
-    return caption
+def _json_lines(path: Path, data: bytes) -> Iterator[Record]:
+    for number, line in enumerate(data.split(b'\n'), 1):
+        if line.strip():
+            where = f'{path}: line {number}'
+            try:
+                yield where, parse_json(line) if len(line) < _LINE else Problem('is too long')
+            except (ValueError, MemoryError) as e:
+                yield where, Problem(f'is no JSON ({e})')
+
+
+def _json_value(path: Path, value: Any, images: Container[str], where: str = '', **more: Any) -> Iterator[Record]:
+    """The records of a JSON value, each with `more`."""
+    if isinstance(value, list) and value and all(isinstance(row, list) for row in value):
+        rows = ((i, list(map(str, row)), False) for i, row in enumerate(value))
+        yield from _rows(path, rows, images, '')[1]
+    elif isinstance(value, list):
+        for i, record in enumerate(value):
+            yield f'{path}: {where}[{i}]', {**more, **record} if isinstance(record, dict) else record
+    elif isinstance(value, dict):
+        yield from _json_object(path, value, images, **more)
+    else:
+        raise InputError(f'{path}: a JSON {type(value).__name__}, where captions come as a list or an object')
+
+
+def _json_object(path: Path, value: dict[str, Any], images: Container[str], **more: Any) -> Iterator[Record]:
+    annotations = value.get('annotations')
+    lists = [key for key, each in value.items() if isinstance(each, list) and each and
+             all(isinstance(record, dict) for record in each) and key not in ('licenses', 'categories')]
+    if isinstance(annotations, list) and 'images' in lists:
+        yield from _coco(path, value['images'], annotations)
+    elif value and all(split_of(key) and isinstance(each, list | dict) for key, each in value.items()):
+        for key, each in value.items():
+            yield from _json_value(path, each, images, key, split=key)
+    elif isinstance(value.get('data'), list) and isinstance(value.get('columns'), list):
+        yield from _json_value(path, [value['columns'], *value['data']], images)
+    elif columns := None if lists else _columnar(value, images):
+        for i, cells in enumerate(zip(*columns.values(), strict=True)):
+            yield f'{path}: [{i}]', dict(zip(columns, cells, strict=True))
+    elif len(lists) == 1 and not is_image_name(lists[0], images):
+        yield from _json_value(path, value[lists[0]], images, lists[0], **more)
+    elif (not lists and all(isinstance(each, str | list | dict) for each in value.values())) or \
+            2 * sum(is_image_name(key, images) for key in value) > len(value):
+        for name, each in value.items():
+            yield f'{path}: {name!r}', {**more, **(each if isinstance(each, dict) else {'caption': each}),
+                                        'filename': name}
+    else:
+        raise unknown(path, value, Columns())
+
+
+def _columnar(value: dict[str, Any], images: Container[str]) -> dict[str, list[Any]]:
+    """The columns of an object that has a list, or an object by row, for each; nothing if it is another."""
+    columns = find_columns([value], images)
+    if not (columns.names and columns.captions):
+        return {}
+    lists = {key: list(each.values()) if isinstance(each, dict) else each for key, each in value.items()}
+    rows = {name: lists[name] for name in (columns.names[0], *columns.captions[0])}
+    if not all(isinstance(each, list) for each in rows.values()) or len(set(map(len, rows.values()))) > 1:
+        return {}
+    count = len(rows[columns.names[0]])
+    return {key: each for key, each in lists.items() if isinstance(each, list) and len(each) == count}
+
+
+def _coco(path: Path, images: list[Any], annotations: list[Any]) -> Iterator[Record]:
+    """The annotations of a file in COCO's layout with the names of their images."""
+    found: dict[str | None, tuple[str, Any]] = {}
+    for i, image in enumerate(images):
+        # By its fields without the ids, so that these are not taken for names.
+        name = name_of({key: each for key, each in image.items() if 'id' not in key})
+        key = name_of(image.get('id'))
+        if name is None or key is None:
+            raise InputError(f'{path}: images[{i}] has no "{"id" if name else "file_name"}"; it has '
+                             f'{", ".join(map(repr, image)) or "nothing"}')
+        if found.setdefault(key, (name, image.get('split')))[0] != name:
+            raise InputError(f'{path}: images[{i}]: the id {key} is of {found[key][0]} and of {name}')
+    fields = [annotation for annotation in annotations[:_SAMPLE] if isinstance(annotation, dict)]
+    if not (columns := find_columns([{'filename': '', **record} for record in fields])).captions:
+        raise unknown(path, dict.fromkeys(itertools.chain.from_iterable(fields)), columns)
+    for i, annotation in enumerate(annotations):
+        where, key = f'{path}: annotations[{i}]', None
+        if isinstance(annotation, dict):
+            key = name_of(annotation.get('image_id'))
+        if key not in found:
+            yield where, Problem(ORPHAN)
+            continue
+        name, split = found[key]
+        yield where, {**annotation, 'filename': name, 'split': split,
+                      'cocoid': int(key) if key and key.isdecimal() else None}
+
+
+#: The reason why an annotation has no record.
+ORPHAN = 'is of an image that the file does not list'
+
+
+def _text_output(path: Path, text: str) -> Iterator[Record]:
+    """The records of `generate --format text`."""
+    record: dict[str, Any] = {}
+    where = ''
+    for number, line in enumerate(re.split('\r?\n', text.rstrip('\r\n')), 1):
+        if line.startswith('# '):
+            if record:
+                yield where, record
+            name = re.sub(r'\\(?:[nrt\\]|x..|u....|U.{8})', lambda match: _unescape(match[0]), line[2:])
+            where, record = f'{path}: line {number}', {'filename': name, 'captions': []}
+        elif line.startswith('! '):
+            record['error'] = line[2:]
+        else:
+            record['captions'].append(re.sub(r' \(p=[\d.e-]+\)$', '', line))
+    yield where, record
+
+
+def _unescape(text: str) -> str:
+    try:
+        return text.encode('ascii').decode('unicode_escape')
+    except UnicodeError:
+        return text
+
+
+def _table(path: Path, lines: list[str], images: Container[str]) -> tuple[Columns, Iterator[Record]]:
+    """The columns and records of a table whose delimiter is not known, or of lines of a name and a caption."""
+    best: tuple[int, InputError] = 0, unknown(path, lines[:1], Columns())
+    for delimiter in _DELIMITERS:
+        try:
+            return _rows(path, _cells(lines, delimiter), images, delimiter)
+        except InputError as e:
+            best = max(best, (lines[0].count(delimiter), e), key=lambda each: each[0])
+
+    def parse(line: str) -> dict[str, str] | None:
+        match = _NAMED_LINE.match(line)
+        name, caption = (match[1], match[2]) if match else (*line.split(None, 1), '', '')[:2]
+        return {'filename': name, 'caption': caption} if match or name in images else None
+
+    sample = [line for line in lines[:_SAMPLE] if line.strip()]
+    if 2 * sum(parse(line) is not None for line in sample) <= len(sample):
+        raise best[1]
+    return Columns(('filename',), (('caption',),)), (
+        (f'{path}: line {i}', parse(line) or Problem('is not the name of an image and a caption'))
+        for i, line in enumerate(lines, 1) if line.strip())
+
+
+def _rows(path: Path, rows: Iterable[tuple[int, list[str], bool]], images: Container[str],
+          delimiter: str) -> tuple[Columns, Iterator[Record]]:
+    """The columns and records of a table's rows, which are numbers of lines, cells and whether those were quoted."""
+    rows = iter(rows)
+    sample = list(itertools.islice(rows, _SAMPLE))
+    first = sample[0][1] if sample else []
+    header = not any(is_image_name(cell.strip(), images) for cell in first)
+    # Without a header the row with the fewest commas in its caption has as many columns as there are.
+    widths = [len(first)] if header else [min((len(cells) for _, cells, _ in sample if len(cells) > 1), default=0), 2]
+    sample = sample[header:]
+    keys: list[str] = []
+    for width in widths:
+        keys = []
+        for i, cell in enumerate(map(str.strip, first[:width])):
+            keys.append(str(i) if not header else cell + str(i) if cell in keys else cell)
+        columns = find_columns([dict.fromkeys(keys), *(dict(zip(keys, cells, strict=False)) for _, cells, _ in sample)],
+                               images, header)
+        if columns.names and columns.captions and width > 1:
+            break
+    else:
+        raise unknown(path, first if header else [f'column {i}' for i in range(len(first))], columns)
+    at = keys.index(columns.captions[0][0]) if len(columns.captions[0]) == 1 else None
+    ours = 'log_prob' in keys
+
+    def records() -> Iterator[Record]:
+        for number, read, quoted in itertools.chain(sample, rows):
+            where, more, cells = f'{path}: line {number}', len(read) - len(keys), read
+            if more > 0 and at is not None and not quoted:
+                cells = [*read[:at], delimiter.join(read[at:at + more + 1]), *read[at + more + 1:]]
+            elif any(cells[len(keys):]) or (at is not None and len(cells) <= at):
+                yield where, Problem(f'has {"more" if more > 0 else "fewer"} columns than the first line')
+                continue
+            # Our CSV has an apostrophe where a spreadsheet would run a formula.
+            yield where, dict(zip(keys, [cell[1:] if ours and re.match("'[=+@-]", cell) else cell
+                                         for cell in map(str.strip, cells)], strict=False))
+
+    return columns, records()
+
+
+def _cells(lines: list[str], delimiter: str) -> Iterator[tuple[int, list[str], bool]]:
+    """The rows of a delimited table, with stray quotes taken as they stand."""
+    begins = re.compile(rf'"?[^"{delimiter}]*{SUFFIX}(?:#\d+)?"?\s*[{delimiter}]', re.IGNORECASE)
+    at = 0
+    while at < len(lines):
+        line, end = lines[at], at + 1
+        cells = None
+        if '"' in line:
+            cells = _quoted(line, delimiter)
+            # A cell that goes on in the next line, unless that is plainly a row of its own.
+            while cells is None and line.count('"') % 2 and end < min(len(lines), at + _SPAN) \
+                    and not begins.match(lines[end]):
+                line, end = f'{line}\n{lines[end]}', end + 1
+                cells = _quoted(line, delimiter)
+        quoted = cells is not None
+        if cells is None:
+            line, end = lines[at], at + 1
+            cells = [cell.strip().strip('"') if cell.count('"') == 1 else cell for cell in line.split(delimiter)]
+        if line.strip() and not (at == 0 and re.fullmatch('sep=.', line)):
+            yield at + 1, cells, quoted
+        at = end
+
+
+def _quoted(line: str, delimiter: str) -> list[str] | None:
+    """The cells of a row with quotes; None where the quotes are not sound."""
+    for dialect in _DIALECTS[:3 if '\\"' in line else 2]:
+        try:
+            row, = csv.reader([line], delimiter=delimiter, strict=True, **dialect)
+        except (csv.Error, ValueError):
+            continue
+        if not any(re.match(' +"', cell) for cell in row):
+            return row
+    return None
+
+
+def list_of_text(text: str) -> list[str]:
+    """The captions of a cell that spells a list of them, in JSON or in Python; else the text itself."""
+    if text[:1] == '[' and text[-1:] == ']':
+        try:
+            value = json.loads(text)
+        except (ValueError, RecursionError):
+            string = r"""'((?:[^'\\]|\\.)*)'|"((?:[^"\\]|\\.)*)\""""
+            value = [re.sub(r'\\(.)', r'\1', a or b) for a, b in re.findall(string, text)] \
+                if re.fullmatch(rf'\[\s*(?:{string})(?:\s*,?\s*(?:{string}))*\s*\]', text) else None
+        if isinstance(value, list) and value and all(isinstance(each, str) for each in value):
+            return value
+    return [text]

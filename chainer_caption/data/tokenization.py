@@ -1,82 +1,74 @@
-"""What captions are cut into: words, characters, or the characters of their reading in katakana."""
+"""Tokenization of captions: words, characters, or the characters of their reading in katakana."""
+from __future__ import annotations
+
 import functools
 import sys
 import unicodedata
+from typing import Any
 
 from chainer_caption.errors import InputError
 
 
-def tokenize(caption, tokenizer):
-    """Cuts a caption into tokens.
+def tokenize(caption: str, tokenizer: str) -> list[str]:
+    """Splits a caption into tokens.
 
     Args:
-        caption (str): As it was written.
-        tokenizer (str): One of `captions.TOKENIZERS`. `'words'`: see `tokenize_words`. `'characters'`, for languages
-            without spaces: each letter, digit and mark, in lower case, and ' ' where there was space between them;
+        caption: As it was written.
+        tokenizer: One of `captions.TOKENIZERS`. `'words'`: see `tokenize_words`. `'characters'`, for languages
+            without spaces: each letter, digit and mark, in lower case, and ' ' for the space between them;
             punctuation is dropped. `'katakana'`: the characters of a Japanese caption's reading.
 
-    Returns:
-        list of str: Its tokens.
-
     Raises:
-        InputError: Readings are wanted, and what gives them is not installed.
+        InputError: `'katakana'` without the dictionary of readings.
     """
     if tokenizer == 'words':
         return tokenize_words(caption)
     return _characters(_reading(caption) if tokenizer == 'katakana' else caption)
 
 
-def detokenize(tokens, tokenizer):
+def detokenize(tokens: list[str], tokenizer: str) -> str:
     """The text of tokens: words with spaces between them, characters without."""
     return (' ' if tokenizer == 'words' else '').join(tokens)
 
 
-def split_text(text, tokenizer):
-    """The opposite of `join`, for captions that come as text; a list of str."""
+def split_text(text: str, tokenizer: str) -> list[str]:
+    """The opposite of `detokenize`: the tokens of a caption that is tokenized already."""
     parts = text.split()
     return parts if tokenizer == 'words' else list((' ' if tokenizer == 'characters' else '').join(parts))
 
 
-def _characters(caption):
+def _characters(caption: str) -> list[str]:
     return list(' '.join(filter(None, (''.join(tokenize_words(part)) for part in caption.split()))))
 
 
-def _reading(caption):
-    # What is no Unicode is no Japanese.
+def _reading(caption: str) -> str:
     morphemes = _analyser().tokenize(caption.encode(errors='replace').decode())
-    # Punctuation and space have readings, too: the words for them.
+    # Punctuation and space are left out: their readings are the words for them.
     return ''.join(morpheme.reading_form() for morpheme in morphemes if any(map(str.isalnum, morpheme.surface())))
 
 
 @functools.lru_cache(maxsize=1)
-def _analyser():
+def _analyser() -> Any:
     try:
         from sudachipy import Dictionary
         return Dictionary(dict='core').tokenizer()
     except ImportError as e:
-        raise InputError('--tokenizer katakana needs a dictionary of readings: scripts/setup.sh japanese (or pip '
-                         'install '
-                         'sudachipy sudachidict_core)') from e
+        raise InputError.of('tokenizer', 'katakana', 'needs a dictionary of readings; scripts/setup.sh japanese (or '
+                            'pip install sudachipy sudachidict_core)') from e
 
-def tokenize_words(caption):
-    """Cuts a caption into words: lower case, punctuation dropped, every alphabet kept.
 
-    It gives the tokens of Karpathy's files where those are known (all of Flickr8k's are equal). NLTK's tokenizer by a
-    pattern needs no data to be downloaded, and the pattern is that of its `WordPunctTokenizer` without punctuation;
-    but vowel signs and accents that are characters of their own belong to their words, as in Hindi.
+def tokenize_words(caption: str) -> list[str]:
+    """Splits a caption into words: lower case, without punctuation, in any alphabet.
 
-    Args:
-        caption (str): As it was written.
-
-    Returns:
-        list of str: Its words.
+    The tokens equal those of Karpathy's files (all of Flickr8k's). The pattern is that of NLTK's `WordPunctTokenizer`
+    without punctuation; combining vowel signs and accents belong to their words, as in Hindi.
     """
     return _tokenizer().tokenize(unicodedata.normalize('NFC', caption).lower())
 
 
 @functools.lru_cache(maxsize=1)
-def _tokenizer():
-    from nltk.tokenize import RegexpTokenizer  # only here: it brings 50 MB and half a second along
+def _tokenizer() -> Any:
+    from nltk.tokenize import RegexpTokenizer  # only here: it takes 50 MB and half a second
     marks = ''.join(c for c in map(chr, range(sys.maxunicode + 1)) if unicodedata.category(c).startswith('M'))
     joiners = '\u200c\u200d'                            # within words of Persian, and of India's scripts
     return RegexpTokenizer(rf'(?:[^\W_]|[{marks}{joiners}])+')

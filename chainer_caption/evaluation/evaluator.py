@@ -1,12 +1,17 @@
-"""How good the captions of a split are, whoever made them: scores, diversity, perplexity.
+"""Scores, diversity and perplexity of the captions of a split, made by a model or read from a file.
 
     evaluator = Evaluator(Dataset('features/flickr8k'), 'test')
     ours, = evaluator.evaluate_model('model', Captioner.load('model', images=False), [BeamSearch(width=3)])
     theirs = evaluator.evaluate_file('captions.json')
     print(ours.figures['CIDEr'], theirs.figures['CIDEr'])
 """
+from __future__ import annotations
+
 import dataclasses
 import itertools
+import os
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import chainer
 import numpy as np
@@ -22,94 +27,103 @@ from chainer_caption.evaluation.predictions import Prediction, read_predictions
 from chainer_caption.functions.memory import enough_memory
 from chainer_caption.storage.files import json_number
 
-# Captions whose words are predicted together, for the perplexity.
+if TYPE_CHECKING:
+    from chainer_caption.captioning.captioner import Captioner
+    from chainer_caption.data.dataset import Dataset
+
+# Captions whose perplexity is computed together.
 _BATCH = 128
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """What became of one set of captions.
+    """The scores of one set of captions.
 
     Attributes:
-        name (str): Whose they are: the model or the captions' file.
-        search (BeamSearch, DiverseBeamSearch, Sampling or None): What they were made with, where a model made them.
-        predictions (list of Prediction): A caption for each image, in the order of `Evaluator.images`.
-        figures (dict): `BLEU-1` to `BLEU-4`, `ROUGE-L`, `CIDEr` and, if asked for, `METEOR`, as fractions (CIDEr may
-            pass 1); `perplexity` of a model; what `metrics.diversity` says; and where each image has several captions
-            `distinct-1` and `distinct-2` (`metrics.distinct_ngrams`) and `best-CIDEr`, that of the best of them.
-        each (dict): The scores of each image by itself, arrays (images,); a corpus's BLEU is not their mean.
-        tokenizer (str): What the captions are cut into, one of `data.captions.TOKENIZERS`.
+        name: The model or the captions' file.
+        search: The search that made them (`BeamSearch`, …), if a model did.
+        predictions: A caption for each image, in the order of `Evaluator.images`.
+        figures: `BLEU-1` to `BLEU-4`, `ROUGE-L`, `CIDEr` and perhaps `METEOR`, as fractions (CIDEr may exceed 1);
+            `perplexity` of a model; those of `metrics.diversity`; and for several captions an image `distinct-1` and
+            `distinct-2` (`metrics.distinct_ngrams`) and `best-CIDEr`, that of the best of them.
+        each: The scores of each image by itself, arrays (images,); a corpus's BLEU is not their mean.
+        tokenizer: What the captions are tokenized by, one of `data.captions.TOKENIZERS`.
     """
     name: str
-    search: object
-    predictions: list
-    figures: dict
-    each: dict
+    search: Any
+    predictions: list[Prediction]
+    figures: dict[str, float]
+    each: dict[str, np.ndarray]
     tokenizer: str = 'words'
 
     @property
-    def label(self):
+    def label(self) -> str:
         """The name with the search, to tell evaluations apart: `'model, beam 3'`."""
         return self.name if self.search is None else f'{self.name}, {self.search}'
 
     @property
-    def settings(self):
-        """The search as JSON values: a dict, which is empty where it is not known."""
+    def settings(self) -> dict[str, Any]:
+        """The fields of the search as JSON values; empty if it is not known."""
         settings = {} if self.search is None else dataclasses.asdict(self.search)
         return {'beam_width' if name == 'width' else name: value for name, value in settings.items()}
 
-    def to_json(self):
-        """The figures and what they are of as JSON values: a dict. JSON has no infinity; such a perplexity is None."""
+    def to_json(self) -> dict[str, Any]:
+        """Figures, name and settings as JSON values. JSON has no infinity; such a perplexity is None."""
         figures = {name: json_number(figure) for name, figure in self.figures.items()}
         return {**figures, 'name': self.name, **self.settings, 'images': len(self.predictions)}
 
 
 class Evaluator:
-    """Scores captions of the images of a split against its own.
+    """Scores captions of the images of a split against the dataset's.
 
     Args:
-        dataset (Dataset): The dataset.
-        split (str): `train`, `restval`, `val` or `test`.
-        meteor (bool): Whether to compute METEOR as well, which needs WordNet's data (see `metrics.meteor_missing`).
-        say (callable): Takes a notice, one line.
+        dataset: The dataset.
+        split: `train`, `restval`, `val` or `test`.
+        meteor: Whether to compute METEOR, which needs WordNet's data (see `metrics.meteor_missing`).
+        say: Takes a notice, one line.
+        limit: Images to evaluate, the first of the split; None for all.
 
     Attributes:
-        images (numpy.ndarray): The images that are scored, as places in `dataset.captions.filenames`: those of
-            the split that have captions to compare with.
+        images (numpy.ndarray): The images that are scored, as indices into `dataset.captions.filenames`: those of the
+            split that have captions.
         references (list): The captions of each, lists of tokens.
 
     Raises:
         InputError: The split has no images, or none has a caption.
     """
 
-    def __init__(self, dataset, split, meteor=False, say=lambda line: None):
-        self.dataset, self.split, self._say = dataset, split, say
+    def __init__(self, dataset: Dataset, split: str, meteor: bool = False,
+                 say: Callable[[str], object] = lambda line: None, limit: int | None = None) -> None:
+        if limit is not None and limit < 1:
+            raise InputError.of('limit', limit, 'must be at least 1')
+        self._training = _training_captions(dataset)
         everything = dataset.images(split)
         self._described = np.diff(dataset.captions.sentences)[everything] > 0
-        self.images = everything[self._described]
+        self.images = everything[self._described][:limit]
         if not len(self.images):
             raise InputError(f'{dataset.dataset_path}: no image of the split {split} has a caption to compare with')
-        if len(self.images) < len(everything):
+        if limit is not None:
+            dataset = dataset.without(np.setdiff1d(everything, self.images))
+            self._described = np.ones(len(self.images), bool)
+        elif len(self.images) < len(everything):
             say(f'{dataset.dataset_path}: {len(everything) - len(self.images):,} images of the split {split} have '
                 'no captions to compare with and are left out')
         if len(self.images) == 1:
-            say(f'{dataset.dataset_path}: one image is all that is scored of the split {split}; {SINGLE}')
+            say(f'{dataset.dataset_path}: only one image of the split {split} is scored; {SINGLE}')
+        self.dataset, self.split, self._say = dataset, split, say
         self.references = [dataset.references(image) for image in self.images]
         self._scorer = metrics.Scorer(self.references, (*DEFAULT, 'METEOR') if meteor else DEFAULT)
-        self._training = _training_captions(dataset)
 
-    def score(self, name, predictions, search=None, perplexity=None, more=None):
+    def score(self, name: str, predictions: list[Prediction], search: Any = None, perplexity: float | None = None,
+              more: list[list[list[str]]] | None = None) -> Evaluation:
         """Scores a caption for each of the images.
 
         Args:
-            name (str): What to call the evaluation.
-            predictions (list of Prediction): In the order of `images`.
-            search (BeamSearch, DiverseBeamSearch, Sampling or None): What they were made with.
-            perplexity (float or None): That of the model which made them.
-            more (list or None): All captions of each image, lists of tokens, `predictions` among them.
-
-        Returns:
-            Evaluation: The scores.
+            name: The name of the evaluation.
+            predictions: In the order of `images`.
+            search: The search that made them.
+            perplexity: That of the model which made them.
+            more: All captions of each image, lists of tokens, `predictions` among them.
         """
         tokens = [prediction.tokens for prediction in predictions]
         figures, each = self._scorer.score(tokens)
@@ -121,43 +135,44 @@ class Evaluator:
             figures.update(self._spread(more))
         return Evaluation(name, search, predictions, figures, each, self.dataset.captions.tokenizer)
 
-    def _spread(self, captions):
-        """By how much the captions of the same image differ, and how good the best of them is."""
+    def _spread(self, captions: list[list[list[str]]]) -> dict[str, float]:
+        """How much the captions of each image differ, and the CIDEr of the best of them."""
         place = np.repeat(np.arange(len(captions)), [len(of_image) for of_image in captions])
         each = CiderScorer(self.references).score([*itertools.chain.from_iterable(captions)], place)[1]['CIDEr']
         best = np.maximum.reduceat(each, np.searchsorted(place, np.arange(len(captions))))
         return {'distinct-1': metrics.distinct_ngrams(captions, 1), 'distinct-2': metrics.distinct_ngrams(captions, 2),
                 'best-CIDEr': float(best.mean())}
 
-    def evaluate_file(self, path):
-        """Scores the captions in a file; see `read_predictions` for what it may hold and what is refused."""
+    def evaluate_file(self, path: str | os.PathLike[str]) -> Evaluation:
+        """Scores the captions in a file; see `read_predictions` for the formats and what is refused."""
         return self.score(str(path), read_predictions(path, self.dataset, self.images, self._say))
 
-    def evaluate_model(self, name, captioner, searches=(None,), top=1, watch=iter):
+    def evaluate_model(self, name: str, captioner: Captioner, searches: Sequence[Any] = (None,), top: int = 1,
+                       watch: Callable[[Iterable[Any]], Iterable[Any]] = iter) -> list[Evaluation]:
         """Captions the images by their stored features and scores the best caption of each.
 
         Args:
-            name (str): What to call the evaluations.
-            captioner (Captioner): The model.
-            searches (sequence of BeamSearch or None): One after another; None is the model's own.
-            top (int): Captions that each finds of an image. The likeliest is scored; of the others is only said how
-                much they differ and what the best is worth.
-            watch (callable): Takes the iterator of a search's results and gives it back, to show progress.
+            name: The name of the evaluations.
+            captioner: The model.
+            searches: One after another; None is the model's own.
+            top: Captions an image. The likeliest is scored; from the others come `distinct-1`, `distinct-2` and
+                `best-CIDEr`.
+            watch: Takes the iterator of a search's results and returns it, to show progress.
 
         Returns:
-            list of Evaluation: One for each search. Their `perplexity` is of the split's own captions,
-            every token weighing the same, `</S>` among them; a word that the model does not know is `<UNK>`, or left
-            out where the model cannot say that, so that models with other vocabularies do not compare.
+            One evaluation for each search. The `perplexity` is that of the split's captions; every token has the same
+            weight, `</S>` included. A word that the model does not know is `<UNK>`, or left out if the model cannot
+            predict that: perplexities of models with different vocabularies do not compare.
 
         Raises:
-            InputError: The features are not those that the model learned from, it speaks in another tokenizer than the
-                dataset's captions, or it finds no caption of an image.
+            InputError: The features are not those of the model's training, its tokenizer is not the dataset's, or it
+                finds no caption of an image.
         """
-        spoken, written = captioner.bundle.tokenizer, self.dataset.captions.tokenizer
-        if spoken != written:
-            raise InputError(f'{name}: speaks in {spoken}, but {self.dataset.dataset_path} has captions in {written}; '
-                             'their scores would mean nothing')
-        # Each search is only begun when its results are asked for, but what is wrong with any is found here.
+        own, theirs = captioner.bundle.tokenizer, self.dataset.captions.tokenizer
+        if own != theirs:
+            raise InputError(f'{name}: generates {own}, but {self.dataset.dataset_path} has captions in {theirs}; '
+                             'scores need the same tokenizer')
+        # A search begins when its results are asked for, but an error in any of them is found here.
         searches = [captioner.search(search, top=top) for search in searches]
         found = [captioner.caption_dataset(self.dataset, self.split, search) for search in searches]
         captions = [self._captions(name, watch(results)) for results in found]
@@ -169,7 +184,7 @@ class Evaluator:
             evaluations.append(self.score(name, best, search, perplexity, more))
         return evaluations
 
-    def _captions(self, name, results):
+    def _captions(self, name: str, results: Iterable[Any]) -> list[Any]:
         """The captions of each image that is scored."""
         captions = []
         for result, described in zip(results, self._described, strict=True):
@@ -179,7 +194,7 @@ class Evaluator:
                 captions.append(result.captions)
         return captions
 
-    def _perplexity(self, captioner):
+    def _perplexity(self, captioner: Captioner) -> float | None:
         models = [bundle.model for bundle in captioner.bundles]
         unsaid = any(SPECIAL[UNK] in getattr(model, 'unsaid', ()) for model in models)
         data = CaptionDataset.from_dataset(self.dataset, captioner.bundle.vocabulary, self.split, unknown=not unsaid)
@@ -201,8 +216,8 @@ class Evaluator:
             return stepped_perplexity(captioner.stepper, packed)
 
 
-def _training_captions(dataset):
-    """The captions that a model of this dataset is trained on, or None where there are none."""
+def _training_captions(dataset: Dataset) -> set[tuple[str, ...]] | None:
+    """The captions that a model of this dataset is trained on; None if there are none."""
     try:
         _, tokens, bounds = dataset.sentences(*dataset.training_splits)
     except InputError:

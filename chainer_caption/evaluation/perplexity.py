@@ -1,6 +1,10 @@
-"""What a model makes of captions that people wrote: loss and perplexity, every token weighing the same."""
+"""Loss and perplexity of a model on reference captions; every token has the same weight."""
+from __future__ import annotations
+
 import math
 import sys
+from collections.abc import Iterable
+from typing import Any
 
 import chainer
 import numpy as np
@@ -9,37 +13,37 @@ from chainer_caption.functions.matmul import one_blas_thread
 from chainer_caption.parallel import Processes
 
 
-def perplexity(nats):
-    """exp(nats per token); infinite where that is more than a float holds."""
+def perplexity(nats: float) -> float:
+    """exp(nats per token); infinite if that is more than a float holds."""
     return math.exp(nats) if nats < math.log(sys.float_info.max) else math.inf
 
 
-def token_means(model, batches, processes=None):
-    """What a model makes of captions, every token weighing the same, whatever minibatch it is in.
+def token_means(model: Any, batches: Iterable[tuple[Any, ...]], processes: Processes | None = None) -> dict[str, float]:
+    """Computes loss and accuracy of a model on captions.
 
     Args:
-        model (ShowAndTell): The model, on its device.
-        batches (iterable of tuple): Its arguments for each minibatch, as `PackCaptions` makes them; at least one in one
-            of the processes.
-        processes (Processes or None): Those that share the minibatches; None has this one have them all.
+        model: The model, on its device.
+        batches: Its arguments for each minibatch, as `PackCaptions` makes them; at least one in one of the processes.
+        processes: Those that share the minibatches; None for this one alone.
 
     Returns:
-        dict: The means over tokens of `loss` (nats) and `accuracy`, and the `perplexity`; floats.
+        The means over tokens of `loss` (nats) and `accuracy`, and the `perplexity`.
     """
     processes = processes or Processes()
-    sums, tokens = dict.fromkeys(('loss', 'accuracy'), 0.0), 0
+    sums: dict[str, Any] = dict.fromkeys(('loss', 'accuracy'), 0.0)
+    tokens = 0
     reporter = chainer.Reporter()
     reporter.add_observer('', model)
     with chainer.using_config('train', False), chainer.no_backprop_mode():
         for batch in batches:
-            observed = {}
+            observed: dict[str, Any] = {}
             with reporter.scope(observed):
                 model(*batch)
             count = len(batch[1])
             tokens += count
-            for name in sums:
-                # Added up where they are: a GPU is not waited for until the end.
-                sums[name] = sums[name] + observed['/' + name].array.astype(np.float64) * count
+            for name, total in sums.items():
+                # Summed on the device: a GPU is waited for at the end only.
+                sums[name] = total + observed['/' + name].array.astype(np.float64) * count
     *totals, tokens = processes.sum([*map(float, sums.values()), tokens])
     means = {name: float(total / tokens) for name, total in zip(sums, totals, strict=True)}
     return {**means, 'perplexity': perplexity(means['loss'])}

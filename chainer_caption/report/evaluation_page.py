@@ -1,12 +1,15 @@
-"""Evaluations as people look at them: tables of text, and an HTML page with the best and the worst captions.
+"""Evaluations as text tables, JSON lines, and an HTML page with the best and the worst captions.
 
-An *evaluation* is a `chainer_caption.evaluation.evaluator.Evaluation`: it has `label`, `figures`, `predictions` and
-`each`. The page needs nothing but itself and runs no script; its style is the gallery's (`gallery.css`) and its own
-(`evaluation_page.css`).
+An evaluation is a `chainer_caption.evaluation.evaluator.Evaluation`. The page is one file without scripts; its style is
+`gallery.css` and `evaluation_page.css`.
 """
+from __future__ import annotations
+
 import base64
 import os
 import string
+from collections.abc import Mapping, Sequence
+from typing import Any, TextIO
 
 import numpy as np
 
@@ -16,22 +19,25 @@ from chainer_caption.report.html import csp_hash, escape, fact_items, resource
 from chainer_caption.report.rows import json_line
 from chainer_caption.report.tables import table
 
-# The figures in the order in which they are shown: what they are called, how they are written, what is better.
-_SCORES = {**{name: (name, '{:.4f}', max) for name in ('BLEU-1', 'BLEU-2', 'BLEU-3', 'BLEU-4', 'ROUGE-L', 'CIDEr')},
-           'best-CIDEr': ('best CIDEr', '{:.4f}', max),
-           # Not the Java program's, which published figures mean.
-           'METEOR': ('METEOR (NLTK)', '{:.4f}', max), 'perplexity': ('perplexity', '{:.2f}', min)}
-_HABITS = {'distinct': ('distinct', '{:.1%}', None), 'novel': ('novel', '{:.1%}', None),
-           'distinct-1': ('distinct 1-grams', '{:.1%}', None), 'distinct-2': ('distinct 2-grams', '{:.1%}', None),
-           'vocabulary': ('words used', '{:,}', None), 'mean_length': ('mean length', '{:.2f}', None),
-           'unfinished': ('unfinished', '{:.1%}', None)}
+# The figures in the order in which they are shown: heading, format, and which is better.
+_Figures = Mapping[str, tuple[str, str, Any]]
+_SCORES: _Figures = {
+    **{name: (name, '{:.4f}', max) for name in ('BLEU-1', 'BLEU-2', 'BLEU-3', 'BLEU-4', 'ROUGE-L', 'CIDEr')},
+    'best-CIDEr': ('best CIDEr', '{:.4f}', max),
+    # Not the Java program's, as in published figures.
+    'METEOR': ('METEOR (NLTK)', '{:.4f}', max), 'perplexity': ('perplexity', '{:.2f}', min)}
+_HABITS: _Figures = {
+    'distinct': ('distinct', '{:.1%}', None), 'novel': ('novel', '{:.1%}', None),
+    'distinct-1': ('distinct 1-grams', '{:.1%}', None), 'distinct-2': ('distinct 2-grams', '{:.1%}', None),
+    'vocabulary': ('words used', '{:,}', None), 'mean_length': ('mean length', '{:.2f}', None),
+    'unfinished': ('unfinished', '{:.1%}', None)}
 
-# Best captions, and worst, that are shown; thumbnails are so many pixels at most; bars of the histogram.
+# Best captions, and worst, that are shown; greatest side of thumbnails in pixels; bars of the histogram.
 _SHOWN, _THUMBNAIL, _BARS = 12, 320, 40
 
 
-def score_tables(evaluations):
-    """The figures of evaluations as text, a line for each: first the scores, then what the captions are like."""
+def score_tables(evaluations: Sequence[Any]) -> str:
+    """The figures of evaluations as text, a line for each: first the scores, then statistics of the captions."""
     parts = []
     for figures in (_SCORES, _HABITS):
         names, rows = _cells(evaluations, figures)
@@ -39,22 +45,19 @@ def score_tables(evaluations):
     return '\n'.join(parts)
 
 
-def _cells(evaluations, figures):
-    """The figures that there are, and a row for each evaluation: its label, then the figures as text."""
+def _cells(evaluations: Sequence[Any], figures: _Figures) -> tuple[list[str], list[list[str]]]:
+    """The names of the figures that there are, and a row for each evaluation: its label, then the figures as text."""
     names = [name for name in figures if any(name in evaluation.figures for evaluation in evaluations)]
     return names, [[evaluation.label, *(figures[name][1].format(evaluation.figures[name])
                                         if name in evaluation.figures else '' for name in names)]
                    for evaluation in evaluations]
 
 
-def write_image_scores(f, evaluations, filenames, image_ids):
+def write_image_scores(f: TextIO, evaluations: Sequence[Any], filenames: Sequence[str],
+                       image_ids: Sequence[int]) -> None:
     """Writes the scores of each image as JSON lines: `{"name", "filename", "image_id", "caption", "BLEU-1", ...}`.
 
-    Args:
-        f (text file): Where to write.
-        evaluations (list of Evaluation): One after another.
-        filenames (list of str): The images' names.
-        image_ids (sequence of int): Their `imgid`.
+    `image_ids` are the `imgid` of the images.
     """
     for evaluation in evaluations:
         for i, prediction in enumerate(evaluation.predictions):
@@ -64,17 +67,19 @@ def write_image_scores(f, evaluations, filenames, image_ids):
                                **{name: float(own[i]) for name, own in evaluation.each.items()}}))
 
 
-def write_evaluation_page(f, evaluations, filenames, references, title, facts, images=None):
+def write_evaluation_page(f: TextIO, evaluations: Sequence[Any], filenames: Sequence[str],
+                          references: Sequence[Sequence[list[str]]], title: str, facts: Mapping[str, str],
+                          images: str | os.PathLike[str] | None = None) -> None:
     """Writes evaluations of the same images as an HTML page.
 
     Args:
-        f (text file): Where to write.
-        evaluations (list of Evaluation): At least one; the captions of the one with the highest CIDEr are open.
-        filenames (list of str): The images' names.
-        references (list): The images' own captions, lists of tokens.
-        title (str): The page's title.
-        facts (dict): What was evaluated, in the words to be shown.
-        images (str or os.PathLike or None): A folder in which images are found by their names, to be shown.
+        f: The open file.
+        evaluations: At least one; the captions of the one with the highest CIDEr are open.
+        filenames: The images' names.
+        references: The images' reference captions, lists of tokens.
+        title: The page's title.
+        facts: Name and value of what was evaluated, as they are shown.
+        images: The folder of the images, to show them.
     """
     style = resource('gallery.css') + resource('evaluation_page.css')
     best = max(evaluations, key=lambda evaluation: evaluation.figures['CIDEr'])
@@ -84,9 +89,9 @@ def write_evaluation_page(f, evaluations, filenames, references, title, facts, i
         scores=_html_table(evaluations, _SCORES), habits=_html_table(evaluations, _HABITS), captions=''.join(parts)))
 
 
-def _html_table(evaluations, figures):
+def _html_table(evaluations: Sequence[Any], figures: _Figures) -> str:
     names, rows = _cells(evaluations, figures)
-    won = {}
+    won: dict[str, float] = {}
     for name in names:
         best, there = figures[name][2], {e.figures[name] for e in evaluations if name in e.figures}
         if best and len(there) > 1:
@@ -99,9 +104,10 @@ def _html_table(evaluations, figures):
     return f'<div class="wide"><table>{"".join(lines)}</table></div>'
 
 
-def _captions(evaluation, filenames, references, images, is_open):
+def _captions(evaluation: Any, filenames: Sequence[str], references: Sequence[Sequence[list[str]]],
+              images: str | os.PathLike[str] | None, is_open: bool) -> str:
     each = evaluation.each
-    # Many images score nothing by CIDEr; ROUGE-L tells the quite wrong among them from the others.
+    # CIDEr is 0 for many images; ROUGE-L orders these.
     order = np.lexsort((each['ROUGE-L'], each['CIDEr']))
     half = len(order) // 2
     parts = []
@@ -113,8 +119,8 @@ def _captions(evaluation, filenames, references, images, is_open):
             f'{_histogram(each["CIDEr"])}{"".join(parts)}</details>\n')
 
 
-def _histogram(figures):
-    """How many images have which CIDEr, as an image; bars of a quarter, the last for all that is above."""
+def _histogram(figures: np.ndarray) -> str:
+    """A histogram of the images' CIDEr as SVG, in steps of 0.25; the last bar is for all above."""
     counts = np.bincount(np.minimum(figures / 0.25, _BARS - 1).astype(int))
     height = 60 / counts.max()
     bars = ''.join(f'<rect x="{20 * i}" y="{62 - count * height:.1f}" width="18" height="{count * height:.1f}">'
@@ -124,10 +130,11 @@ def _histogram(figures):
             f'width="{20 * len(counts)}" role="img" aria-label="Histogram of CIDEr">{bars}{marks}</svg></figure>\n')
 
 
-def _card(evaluation, i, filename, references, images):
+def _card(evaluation: Any, i: int, filename: str, references: Sequence[list[str]],
+          images: str | os.PathLike[str] | None) -> str:
     scores = ' · '.join(f'{name} {evaluation.each[name][i]:.2f}' for name in ('CIDEr', 'BLEU-4', 'ROUGE-L'))
     prediction = evaluation.predictions[i]
-    text = escape(detokenize(prediction.tokens, evaluation.tokenizer)) or '<span class="cut">nothing said</span>'
+    text = escape(detokenize(prediction.tokens, evaluation.tokenizer)) or '<span class="cut">empty caption</span>'
     cut = ' <span class="cut">cut</span>' if prediction.finished is False else ''
     listed = ''.join(f'<li><span>{escape(detokenize(reference, evaluation.tokenizer))}</span></li>'
                      for reference in references)
@@ -136,8 +143,8 @@ def _card(evaluation, i, filename, references, images):
             '</article>\n')
 
 
-def _image(filename, folder):
-    # A name from a dataset.json may lead anywhere; what is shown is of the folder alone.
+def _image(filename: str, folder: str | os.PathLike[str] | None) -> str:
+    # A name in a dataset.json may lead out of the folder; only images in it are shown.
     path = os.path.abspath(os.path.join(folder or '', filename))
     if folder is None or not path.startswith(os.path.join(os.path.abspath(folder), '')):
         return ''
