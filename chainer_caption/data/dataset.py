@@ -20,7 +20,7 @@ from chainer_caption.data.matrix import (
     record_provenance,
 )
 from chainer_caption.errors import InputError
-from chainer_caption.features.encoders import ENCODERS, base_of
+from chainer_caption.features.encoders import ENCODERS, base_encoder
 from chainer_caption.storage.cache import forget_unused
 from chainer_caption.storage.files import sample_digest
 
@@ -122,7 +122,7 @@ class Dataset:
         if reads == self._reads:
             return self
         if self.features is None and reads == 'vectors':
-            encoder = ENCODERS.get(base_of(self.provenance['encoder'])) if self.provenance else None
+            encoder = ENCODERS.get(base_encoder(self.provenance['encoder'])) if self.provenance else None
             if encoder is None or not encoder.grid_mean:
                 raise InputError(f'{self.features_path}: holds grids, but the architecture reads vectors; add '
                                  f'{_VECTORS[2]}, or choose an architecture that reads grids (their mean is used only '

@@ -16,7 +16,7 @@ import numpy as np
 
 from chainer_caption.data.matlab import open_matlab
 from chainer_caption.errors import InputError
-from chainer_caption.features.encoders import ENCODERS, base_of
+from chainer_caption.features.encoders import ENCODERS, base_encoder
 from chainer_caption.storage.archives import ARCHIVE_ERRORS, npy_header, npz_shapes, plausible, read_npz
 from chainer_caption.storage.cache import entry_folder, prepare_entry
 from chainer_caption.storage.files import atomic_write, open_regular, read_json, unreadable, unwritable, write_json
@@ -125,7 +125,7 @@ def _fits(shape: tuple[int, ...], path: Path, images: int | None, axes: tuple[in
                          f'{" (it looks transposed)" if transposed else ""}')
     # A dataset may hold more rows than it has captions of. With as many columns as images that is ambiguous, unless
     # the record tells which axis is D.
-    encoder = ENCODERS.get(base_of(record.get('encoder', '')))
+    encoder = ENCODERS.get(base_encoder(record.get('encoder', '')))
     if transposed and 'shape' not in record and (encoder is None or encoder.dim != shape[-1]):
         raise InputError(f'{path}: it looks transposed, {shape[0]} rows for {images} images and an axis of {images}; '
                          f'write it with a row for each image, or if it has one, record {{"shape": {list(shape)}}} in '
