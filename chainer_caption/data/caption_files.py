@@ -27,7 +27,7 @@ _LARGEST, _LINE, _SAMPLE, _SPAN = 2 ** 30, 2 ** 24, 100, 30
 
 _DELIMITERS = '\t|;,'
 _DIALECTS: tuple[dict[str, Any], ...] = {}, {'skipinitialspace': True}, {'escapechar': '\\', 'doublequote': False}
-_NAMED_LINE = re.compile(rf'"?(.+?{SUFFIX})(?:#\d+)?"?\s*(?:[:=]|[-=]>)?\s+(\S.*)', re.IGNORECASE)
+_NAMED_LINE = re.compile(rf'"?(.+?{SUFFIX})(?:(?:#\w+)?#\d+)?"?\s*(?:[:=]|[-=]>)?\s+(\S.*)', re.IGNORECASE)
 
 # Beginnings of workbooks and databases that people mean by "a table".
 _BINARY = {b'PK\x03\x04': 'an archive or an Excel workbook', b'\xd0\xcf\x11\xe0': 'an Excel workbook',

@@ -193,7 +193,7 @@ def _names(record: dict[str, Any], columns: Columns) -> tuple[str | None, int | 
         if is_id(key) and text is not None and text.isdecimal():
             image_id = int(text)
         if text and name is None and (not is_id(key) or isinstance(value, str)):
-            name = re.sub(r'(?<=\w)#\d+$', '', text)
+            name = re.sub(r'(?<=\w)(?:#\w+)?#\d+$', '', text)
     if not name and image_id is None:
         raise _UnsoundError(f'names no image by {" or ".join(map(repr, columns.names))}')
     folder = record.get('filepath')
