@@ -254,6 +254,7 @@ KINDS = {
     'COCO, one file twice': ({**IN_COCO, 'images': [{'id': i, 'file_name': 'four.jpeg'} for i in (1, 2)]},
                              {'four.jpeg': ['a dog', 'a cat']}),
     'COCO, an annotation without image': ({**IN_COCO, 'images': IN_COCO['images'][:1]}, DOG),
+    'a language in the name': ('four.jpeg#zhb#0 a dog\nDSC_2.JPG#zhb#0 a cat\n', BOTH),
     'VizWiz': ({**IN_COCO, 'annotations': [*IN_COCO['annotations'], {'image_id': 1, 'caption': 'x',
         'is_rejected': True}]}, BOTH),
 }
