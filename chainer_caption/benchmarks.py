@@ -1,12 +1,14 @@
-"""How fast training, decoding and extraction are on this machine; `scripts/benchmark.py` prints it.
+"""Speed of training, decoding and extraction on this machine, for `chainer-caption benchmark`.
 
-What is timed is the work and not its beginnings: loading, compiling and the first updates are left out, captions have
-their real lengths, validation is not part of training's time.
+Loading, compiling and the first updates are not timed; captions have their real lengths; validation is left out.
 """
+from __future__ import annotations
+
 import dataclasses
 import statistics
 import sys
 import time
+from typing import Any
 
 import chainer
 import numpy as np
@@ -19,33 +21,36 @@ from chainer_caption.features.encoders import ENCODERS
 from chainer_caption.features.extractor import Extractor
 from chainer_caption.functions.memory import enough_memory
 from chainer_caption.models import ARCHITECTURES
+from chainer_caption.parallel import Processes
 from chainer_caption.training import make_converter, make_optimizer
-from chainer_caption.training.initialization import chosen_sizes, fresh_model
+from chainer_caption.training.plan import chosen_sizes, fresh_model, inputs_of, reading
+from chainer_caption.training.settings import Settings
 
 _WARM_UP = 5
 
 
-def benchmark_training(dataset, settings, device, updates, processes):
-    """Captions and tokens trained on in a second.
+def benchmark_training(dataset: Any, settings: Settings, device: Any, updates: int,
+                       processes: Processes) -> dict[str, Any]:
+    """Speed of training by cross-entropy.
 
     Args:
-        dataset (Dataset): What to train on.
-        settings (Settings): How.
-        device (chainer.backend.Device): Where.
-        updates (int): How many updates to time.
-        processes (Processes): Those that train together; each calls this.
+        dataset: Dataset to train on.
+        settings: Settings of the training.
+        device: Chainer device.
+        updates: Number of updates to time.
+        processes: Processes that train together; each calls this.
 
     Returns:
-        dict: `captions_per_s`, `tokens_per_s`, `peak_mib` and what they were measured with.
+        dict: `captions_per_s`, `tokens_per_s`, `peak_mib` and the conditions of the measurement.
     """
-    splits = dataset.training_splits
-    vocabulary = Vocabulary.from_counts(*dataset.word_counts(*splits), min_count=settings.min_count)
+    settings, splits = settings.resolved(), dataset.training_splits
+    counts, captions = dataset.word_counts(*splits)
+    vocabulary = Vocabulary.from_counts(counts, captions, min_count=settings.min_count or 5)
     data = CaptionDataset.from_dataset(dataset, vocabulary, *splits)
-    settings = settings.resolved()
-    architecture = ARCHITECTURES[settings.architecture]
+    architecture: Any = ARCHITECTURES[settings.architecture or 'show_and_tell']
     iterator = CaptionIterator(data, settings.batch_size, seed=settings.seed, per_image=architecture.per_image)
-    converter = make_converter(dataset.inputs(architecture.reads), device, processes, architecture.per_image)
-    model = fresh_model(architecture, dataset.feature_size, vocabulary,
+    converter = make_converter(inputs_of(dataset, architecture), device, processes, architecture.per_image)
+    model = fresh_model(architecture, reading(dataset, architecture).feature_size, vocabulary,
                         {**dataclasses.asdict(settings), **chosen_sizes(architecture, settings)})
     model.to_device(device)
     optimizer = make_optimizer(model, device, processes)
@@ -61,30 +66,31 @@ def benchmark_training(dataset, settings, device, updates, processes):
             tokens += len(batch[1])
         _wait(device)
         seconds = time.perf_counter() - start
-    captions, tokens = processes.sum([captions, tokens])
-    return {'captions_per_s': round(captions / seconds, 1), 'tokens_per_s': round(tokens / seconds, 1),
+    captions_per_s, tokens_per_s = processes.sum([captions, tokens]) / seconds
+    return {'captions_per_s': round(captions_per_s, 1), 'tokens_per_s': round(tokens_per_s, 1),
             'peak_mib': _peak_mib(device), 'architecture': settings.architecture, 'updates': updates,
             'batch_size': settings.batch_size, 'vocabulary': len(vocabulary), 'processes': processes.size,
             'precision': chainer.config.precision}
 
 
-def benchmark_decoding(dataset, model, device, split, images, options):
-    """Images captioned in a second, from stored features.
+def benchmark_decoding(dataset: Any, model: str, device: Any, split: str, images: int | None,
+                       options: dict[str, Any]) -> dict[str, Any]:
+    """Speed of captioning from stored features.
 
     Args:
-        dataset (Dataset): Where the features are.
-        model (str or os.PathLike): A model directory.
-        device (chainer.backend.Device): Where.
-        split (str): Whose images.
-        images (int or None): How many of them; None for all.
-        options (dict): As for `Captioner.search`.
+        dataset: Dataset with the features.
+        model: A model directory.
+        device: Chainer device.
+        split: Split whose images are captioned.
+        images: Number of images; None for all.
+        options: As for `Captioner.search`.
 
     Returns:
-        dict: `images_per_s`, `peak_mib` and what they were measured with.
+        dict: `images_per_s`, `peak_mib` and the conditions of the measurement.
     """
     captioner = Captioner.load(model, device, images=False)
     rows = dataset.captions.image_ids[dataset.images(split)][:images]
-    features = np.ascontiguousarray(dataset.inputs(captioner.reads)[rows])
+    features = np.ascontiguousarray(inputs_of(dataset, captioner)[rows])
     search = captioner.search(**options)
     list(captioner.caption_features(features[:2 * _WARM_UP], search))
     _wait(device)
@@ -96,22 +102,22 @@ def benchmark_decoding(dataset, model, device, split, images, options):
             'precision': chainer.config.precision, **dataclasses.asdict(search)}
 
 
-def benchmark_extraction(encoder, device, batch_size, repeats):
-    """Images that go through an image encoder in a second; prepared images, random weights.
+def benchmark_extraction(encoder: str, device: Any, batch_size: int, repeats: int) -> dict[str, Any]:
+    """Speed of an image encoder with random weights on prepared images.
 
     Args:
-        encoder (str): One of `ENCODERS`.
-        device (chainer.backend.Device): Where.
-        batch_size (int): Images at a time.
-        repeats (int): Batches to time; the median counts.
+        encoder: One of `ENCODERS`.
+        device: Chainer device.
+        batch_size: Images at a time.
+        repeats: Number of batches to time, of which the median is taken.
 
     Returns:
-        dict: `images_per_s`, `peak_mib` and what they were measured with.
+        dict: `images_per_s`, `peak_mib` and the conditions of the measurement.
     """
     described, rng = ENCODERS[encoder], np.random.default_rng(0)
     link = described.link()
     for param in link.params():
-        # Of a size that keeps the numbers within their range through all layers, as trained weights do.
+        # Scaled so that activations stay in range through all layers, as with trained weights.
         rng.standard_normal(dtype=np.float32, out=param.array)
         param.array *= (2 / np.prod(param.shape[1:])) ** 0.5 if param.ndim > 1 else 0.1
     link.to_device(device)
@@ -127,15 +133,15 @@ def benchmark_extraction(encoder, device, batch_size, repeats):
             'encoder': encoder, 'batch_size': batch_size}
 
 
-def _wait(device):
+def _wait(device: Any) -> None:
     if device.xp is cuda.cupy:
         device.device.synchronize()
 
 
-def _peak_mib(device):
-    """The most memory held so far: the GPU's, as CuPy has taken it, or else the process's resident memory."""
+def _peak_mib(device: Any) -> int:
+    """The most memory held so far, MiB: of the GPU by CuPy's pool, or else of the process."""
     if device.xp is cuda.cupy:
-        with chainer.using_device(device):              # whose pool it is
+        with chainer.using_device(device):              # the pool belongs to a device
             return cuda.cupy.get_default_memory_pool().total_bytes() // 2 ** 20
     try:
         import resource

@@ -1,16 +1,18 @@
-"""Kills a training at random moments, has it go on, and compares what comes out with a training that was never killed.
+"""Kills a training at random moments, resumes it, and compares the outcome with that of a training never killed.
 
     python tests/kills.py --kills 100 [--objective self-critical] [--finetune conv5]
 
-Each training is killed up to three times by SIGKILL, at moments drawn uniformly over the time that an undisturbed one
-takes, and started again with `--resume`; every third one replaces an old model. At its end everything must be that of
-the undisturbed training: weights, log (but for clock times), captions, snapshots with Adam's state, and the list of
-files. After each kill the folder must be a sound model or say that it is none yet.
+Each training is killed up to three times by SIGKILL, at moments sampled uniformly over the time that an undisturbed one
+takes, and started again with `--resume`; every third one replaces an old model. At its end everything must equal the
+undisturbed training: weights, log (except clock times), captions, snapshots with Adam's state, and the list of files.
+After each kill the folder must be a sound model or report that it is none yet.
 
-The trainings are forks of this process, which has everything imported and compiled, so that a kill falls into the work
-and not into the start of Python; the undisturbed one is a process of its own. In the forks archives are written in
-small pieces, and there are pauses within the evaluation and around the log, so that all of these take a share of the
-time worth killing in; the curves, which would take the most of it, are not drawn.
+In addition, trainings with `--patience 1` are killed just before their first and before their second update.
+
+The trainings are forks of this process, which has everything imported and compiled, so that a kill hits the work and
+not the start of Python; the undisturbed one is a process of its own. In the forks archives are written in small pieces,
+and there are pauses in the evaluation and around the log, so that kills hit these, too; the curves, which take the most
+time, are not drawn.
 """
 import argparse
 import collections
@@ -28,7 +30,7 @@ import tempfile
 import time
 import traceback
 
-# One thread: what is forked may have no others.
+# A fork must have no other threads.
 for _name in ('OPENBLAS_NUM_THREADS', 'OMP_NUM_THREADS', 'MKL_NUM_THREADS'):
     os.environ[_name] = '1'
 
@@ -46,14 +48,14 @@ tqdm.tqdm.monitor_interval = 0                          # or it starts a thread
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 OPTIONS = ['--epochs', '4', '--hidden', '24', '--batch-size', '16', '--snapshot-every', '2', '--patience', '9']
 
-# What is being done at the moment, where the parent can see it: a byte.
+# The current phase, a byte in memory that the parent shares.
 PHASES = ['starting', 'loading a snapshot', 'update', 'evaluation', 'keeping the best', 'log', 'run page', 'snapshot',
           'in between']
 _phase = mmap.mmap(-1, 1)
 
 
 def mark(owner, name, phase, pause=0.0):
-    """Has a function or method tell when it is running, and take longer by a pause before its work and one after."""
+    """Wraps a function or method to mark its phase, with a pause before and after its work."""
     function = getattr(owner, name)
 
     def marked(*args, **kwargs):
@@ -69,9 +71,16 @@ def mark(owner, name, phase, pause=0.0):
     setattr(owner, name, marked)
 
 
-def instrument():
-    """In a fork: marks the phases, writes slowly, draws nothing."""
+def instrument(last):
+    """In a fork: marks the phases, writes slowly, draws nothing; SIGKILL after update `last`, if that is not None."""
     import chainer  # not before the package, which makes it run on today's NumPy
+    update_core = chainer.training.updaters.StandardUpdater.update_core
+
+    def killed(self):
+        if self.iteration == last:
+            os.kill(os.getpid(), signal.SIGKILL)
+        update_core(self)
+    chainer.training.updaters.StandardUpdater.update_core = killed
     mark(chainer.training.Trainer, 'run', 'in between')
     mark(chainer.training.updaters.StandardUpdater, 'update', 'update')
     mark(extensions.TokenEvaluator, 'evaluate', 'evaluation', 0.01)
@@ -95,8 +104,8 @@ def instrument():
     files.np.savez = slowly
 
 
-def forked(argv, output):
-    """Starts a command in a fork; gives its process id."""
+def forked(argv, output, last=None):
+    """Starts a command in a fork and returns its process id; it is killed after update `last`."""
     assert len(os.listdir('/proc/self/task')) == 1, 'a thread would not survive the fork'
     _phase[0] = 0
     sys.stdout.flush()
@@ -108,7 +117,7 @@ def forked(argv, output):
         with open(output, 'a', encoding='utf-8') as f:
             os.dup2(f.fileno(), 1)
             os.dup2(f.fileno(), 2)
-            instrument()
+            instrument(last)
             status = cli.run(argv[0], argv[1:], 'kills.py')
             sys.stdout.flush()
     except BaseException:
@@ -126,7 +135,7 @@ def ended(pid, output):
 
 
 def outcome(folder, of):
-    """All that a training leaves, and what its model says of a dataset or, by an encoder of its own, of images."""
+    """All that a training leaves, and the captions of its model for a dataset or, with its own encoder, for images."""
     captions = folder.with_suffix('.jsonl')
     assert cli.run('generate', ['-m', str(folder), *of, '-o', str(captions)]) == 0
     return {**left_by_training(folder), 'captions': captions.read_bytes()}
@@ -137,7 +146,7 @@ def differences(one, other):
 
 
 def check_folder(folder):
-    """What is there after a kill: a model that loads, or one line that says why there is none."""
+    """After a kill there is a model that loads, or one line on why there is none."""
     try:
         Bundle.load(folder)
     except InputError as e:
@@ -145,15 +154,30 @@ def check_folder(folder):
 
 
 def main():
-    parser = argparse.ArgumentParser(description='Kill trainings, have them go on, compare.')
+    parser = argparse.ArgumentParser(description='Kill trainings, resume them, compare.')
     parser.add_argument('--kills', type=int, default=10, metavar='N', help='(%(default)s)')
     parser.add_argument('--seed', type=int, default=0, metavar='N', help='of the moments (%(default)s)')
     parser.add_argument('--objective', default='cross-entropy', help="the trainings' (%(default)s)")
-    parser.add_argument('--finetune', metavar='LAYER', help="has the demo's encoder learn, too, from this layer on")
+    parser.add_argument('--finetune', metavar='LAYER', help="fine-tune the demo's encoder from this layer on")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         os.environ['XDG_CACHE_HOME'] = folder
         return kill(args.kills, args.objective, args.finetune, np.random.default_rng(args.seed), pathlib.Path(folder))
+
+
+def kill_early(command, of, folder, output):
+    """Kills trainings with `--patience 1` before their first and before their second update, and compares."""
+    for last in 0, 1:
+        # The last --patience counts.
+        early = [*command[:-1], '--patience', '1', '-o']
+        models = [folder / f'{name}{last}' for name in ('whole', 'early')]
+        ended(forked([*early, str(models[0])], output), output)
+        _, status = os.waitpid(forked([*early, str(models[1])], output, last), 0)
+        assert os.WIFSIGNALED(status), pathlib.Path(output).read_text(encoding='utf-8')
+        check_folder(models[1])
+        ended(forked([*early, str(models[1]), '--resume'], output), output)
+        different = differences(*(outcome(model, of) for model in models))
+        assert not different, f'killed after update {last}: {different}'
 
 
 def kill(number, objective, layer, rng, folder):
@@ -182,6 +206,7 @@ def kill(number, objective, layer, rng, folder):
     different = differences(expected, outcome(folder / 'timed', of))
     assert not different, different
 
+    kill_early(command, of, folder, output)
     print(f'an undisturbed training takes {duration:.2f} s', flush=True)
     killed, equal, runs, phases = 0, 0, 0, collections.Counter()
     while killed < number:
@@ -215,7 +240,7 @@ def kill(number, objective, layer, rng, folder):
 
 
 def again(model):
-    """How to go on: the old model that was to be replaced may still be there."""
+    """How to start again: the old model that is to be replaced may still be there."""
     config = json.loads((model / 'config.json').read_text()) if (model / 'config.json').exists() else None
     return '--overwrite' if config and config['training']['seed'] == 1 else '--resume'
 

@@ -323,8 +323,8 @@ def test_existing_models_are_refused_resumed_or_replaced(call, refused, dataset_
     weights = (model / 'weights.npz').read_bytes()
     line = refused('train', dataset_dir, '-o', model, *SMALL)
     assert line.startswith(f'{model}: there is a model in it already; --resume') and '--overwrite' in line
-    for changed, name in ((['--hidden', 9], '--hidden 8, not 9'), (['--seed', 1], '--seed 0, not 1'),
-                          (['--dropout', 0.1], '--dropout 0.5, not 0.1'), (['--batch-size', 9], '--batch-size 32')):
+    for changed, name in ((['--hidden', 9], 'hidden 8, not 9'), (['--seed', 1], 'seed 0, not 1'),
+                          (['--dropout', 0.1], 'dropout 0.5, not 0.1'), (['--batch-size', 9], 'batch_size 32')):
         line = refused('train', dataset_dir, '-o', model, *SMALL, '--resume', *changed)
         assert line.startswith(f'{model}: ') and name in line
     assert (model / 'weights.npz').read_bytes() == weights, 'a refusal changes nothing'

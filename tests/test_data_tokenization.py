@@ -107,7 +107,7 @@ def test_units_are_not_confused(characters, model_dir, call, refused, tmp_path):
     for _ in range(2):                                  # the second time from the cache
         assert Dataset(characters).captions.tokenizer == 'characters'
     line = refused('train', characters, '-m', model_dir, '-o', tmp_path / 'm')
-    assert line == f'{model_dir}: speaks in words, but {characters}/dataset.json has captions in characters'
+    assert line == f'{model_dir}: generates words, but {characters}/dataset.json has captions in characters'
     status, out, err = call('evaluate', characters, '-m', model_dir)
     assert (status, out) == (2, '')
     assert f'model: generates words, but {characters}/dataset.json has captions in characters; scores need' in err

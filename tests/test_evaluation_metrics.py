@@ -75,7 +75,7 @@ ORDINARY = [tokens('a dog runs on the beach', 'the brown dog runs along the sea'
     '', 'a', 'dog', 'unheard', 'a a a a a a a a', 'the the', 'a dog a dog a dog runs runs', 'the brown dog',
     'a dog runs on the beach', 'the brown dog runs along the sea with a ball and two happy men who play on the beach',
     'nothing here was ever said before', 'con chó chạy trên bãi biển', 'naïve naïve 犬 犬 🐕 🐕 e\u0301 é'])
-def test_hostile_candidates_score_as_coco(prediction):
+def test_hostile_predictions_score_as_coco(prediction):
     references = [ORDINARY[0] + tokens('con chó naïve 犬 🐕 chạy trên bãi biển é'), *ORDINARY[1:]]
     rest = tokens('men play in the park', 'a red red house')
     assert_as_coco(references, [prediction.split(), *rest])
@@ -109,8 +109,8 @@ def test_a_scorer_can_be_used_again():
     for predictions in (first, second, first):
         figures, each = scorer.score(predictions)
         assert figures == metrics.score(ORDINARY, predictions)
-        anew = metrics.Scorer(ORDINARY).score(predictions)[1]
-        assert [own.tolist() for own in each.values()] == [own.tolist() for own in anew.values()]
+        new = metrics.Scorer(ORDINARY).score(predictions)[1]
+        assert [own.tolist() for own in each.values()] == [own.tolist() for own in new.values()]
 
 
 def test_cider_of_some_images_is_what_it_is_among_all():
@@ -190,7 +190,7 @@ def write_tiny_wordnet(folder):
         (folder / name).write_text(text)
 
 
-def test_meteor_says_what_is_missing_and_scores_when_it_is_there(tmp_path):
+def test_meteor_reports_missing_data_and_scores_with_it(tmp_path):
     write_tiny_wordnet(tmp_path / 'there' / 'corpora' / 'wordnet')
     # In a process of its own: NLTK keeps the first WordNet it finds.
     program = '''if True:

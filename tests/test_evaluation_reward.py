@@ -5,13 +5,20 @@ import numpy as np
 import pytest
 from test_evaluation_metrics import coco_scores, first_against_rest
 
-from chainer_caption.evaluation.metrics.reward import CiderReward
+from chainer_caption.evaluation.metrics.cider import CiderReward, CiderTables
+from chainer_caption.evaluation.metrics.ngrams import lengths_of, word_numbers
 
 WORDS = ['<S>', '</S>', '<UNK>', *'abcdefghij', 'unheard', 'unseen']
 
 
 def captions(rng, count, shortest=0, longest=12, words=WORDS[3:-2]):
     return [[rng.choice(words) for _ in range(rng.randint(shortest, longest))] for _ in range(count)]
+
+
+def reward_of(references, words):
+    numbers, captions = {}, [caption for own in references for caption in own]
+    built = CiderTables.build(word_numbers(captions, numbers), lengths_of(captions), lengths_of(references))
+    return CiderReward(CiderTables(built), numbers, words)
 
 
 def ids(caption):
@@ -27,7 +34,7 @@ def test_rewards_are_those_of_the_public_code(seed):
     said = captions(rng, 25, words=WORDS[3:])
     said = [caption + ['</S>'] * (rng.random() < 0.8) for caption in said]
     _, expected = coco_scores(references, said)
-    reward = CiderReward(references, WORDS)
+    reward = reward_of(references, WORDS)
     found = reward([ids(caption) for caption in said], range(25))
     np.testing.assert_allclose(found, expected['CIDEr'], rtol=1e-9, atol=1e-9)
     assert max(found) > 0.5
@@ -35,9 +42,9 @@ def test_rewards_are_those_of_the_public_code(seed):
     np.testing.assert_array_equal(reward([ids(said[i]) for i in order], order), found[order])
 
 
-def test_a_caption_that_does_not_end_pays():
+def test_an_unfinished_caption_scores_less():
     references = [[['a', 'b', 'c', '</S>']], [['a', 'd', 'e', '</S>']], [['f', '</S>']]]
-    ended, cut = CiderReward(references, WORDS)([ids(['a', 'b', 'c', '</S>']), ids(['a', 'b', 'c'])], [0, 0])
+    ended, cut = reward_of(references, WORDS)([ids(['a', 'b', 'c', '</S>']), ids(['a', 'b', 'c'])], [0, 0])
     assert ended > cut > 0
 
 
@@ -47,6 +54,6 @@ def test_genuine_captions():
     said = [[*caption, '</S>'] for caption in said]
     words = sorted({word for caption in said for word in caption})
     places = {word: i for i, word in enumerate(words)}
-    found = CiderReward(references, words)([np.array([places[w] for w in caption]) for caption in said],
+    found = reward_of(references, words)([np.array([places[w] for w in caption]) for caption in said],
                                            range(len(said)))
     np.testing.assert_allclose(found, coco_scores(references, said)[1]['CIDEr'], rtol=1e-6, atol=1e-9)

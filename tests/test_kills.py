@@ -9,7 +9,7 @@ import pytest
 
 @pytest.mark.parametrize(('kills', 'options'), [
     (4, ()), (2, ('--objective', 'self-critical')), (2, ('--finetune', 'fc6'))])
-def test_killed_trainings_end_as_if_they_never_had_been(kills, options, package_environment):
+def test_killed_trainings_end_equal_to_undisturbed_ones(kills, options, package_environment):
     done = subprocess.run([sys.executable, pathlib.Path(__file__).with_name('kills.py'), '--kills', str(kills),
                            *options], check=False, env=package_environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -31,7 +31,7 @@ def settings_of(architecture, **more):
     return Settings(**{'epochs': 3, 'batch_size': 16, 'architecture': architecture, **SIZES[architecture], **more})
 
 
-def test_a_model_says_what_it_is(trained):
+def test_a_model_directory_records_its_architecture(trained):
     bundle, folder = trained
     config = read_json(folder / 'config.json')
     name = bundle.model.architecture
@@ -44,7 +44,7 @@ def test_stopped_after_any_update(trained, dataset, tmp_path, updates):
     bundle, folder = trained
     train(dataset, tmp_path / 'model', settings_of(bundle.model.architecture), stop=stop_after(updates))
     # What is not said again is what it was begun with.
-    with pytest.raises(InputError, match=f'was trained with --architecture {bundle.model.architecture}'):
+    with pytest.raises(InputError, match=f'was trained with architecture {bundle.model.architecture}'):
         train(dataset, tmp_path / 'model', Settings(epochs=3, batch_size=16, architecture='show_and_tell'), resume=True)
     train(dataset, tmp_path / 'model', Settings(epochs=3, batch_size=16), resume=True)
     assert left_by_training(tmp_path / 'model') == left_by_training(folder)
@@ -64,7 +64,7 @@ def test_learning_from_the_score_is_refused_and_nothing_lost(trained, dataset_di
     _, folder = trained
     before = left_by_training(folder)
     line = refused('train', dataset_dir, '-m', folder, '-o', folder, '--overwrite', '--objective', 'self-critical')
-    assert line.startswith('--objective self-critical: a EncoderDecoder draws no captions')
+    assert line.startswith('--objective self-critical: the model EncoderDecoder cannot sample captions')
     assert left_by_training(folder) == before
 
 
@@ -81,7 +81,7 @@ def test_learning_from_the_score(trained, dataset, tmp_path):
     assert left_by_training(tmp_path / 'stopped') == left_by_training(tmp_path / 'better')
 
 
-def test_a_model_goes_on_as_what_it_is(trained, dataset, dataset_dir, refused, tmp_path):
+def test_training_from_a_model_keeps_its_architecture(trained, dataset, dataset_dir, refused, tmp_path):
     bundle, folder = trained
     again = train(dataset, tmp_path / 'model', Settings(epochs=1, batch_size=64), start_from=folder)
     assert again.model.configuration == bundle.model.configuration
@@ -100,16 +100,16 @@ def long_captions(tmp_path):
     return folder
 
 
-def test_too_many_words_are_refused_with_their_number(long_captions, trained, refused, tmp_path):
+def test_captions_beyond_the_positions_are_refused(long_captions, trained, refused, tmp_path):
     folder = trained[1]
     before = left_by_training(folder)
     line = refused('train', long_captions, '-o', folder, '--overwrite', *OPTIONS, '--max-positions', '9')
-    assert line == (f'{long_captions}/dataset.json: 2 captions have more words than the 8 that 9 places have room for '
-                    'beside </S>; --max-positions 10 has room for all')
+    assert line == (f'{long_captions}/dataset.json: 2 captions have more words than the 8 for which 9 positions have '
+                    'room beside </S>; --max-positions 10 has room for all')
     assert left_by_training(folder) == before
 
 
-def test_with_room_for_all_it_trains_and_without_there_is_no_perplexity(long_captions, dataset_dir, call, tmp_path):
+def test_perplexity_only_where_all_captions_fit_the_positions(long_captions, dataset_dir, call, tmp_path):
     assert call('train', long_captions, '-o', tmp_path / 'm', *OPTIONS, '--max-positions', '10')[0] == 0
     assert call('train', dataset_dir, '-o', tmp_path / 'n', *OPTIONS, '--max-positions', '5')[0] == 0
     found = {name: call('evaluate', long_captions, '-m', tmp_path / name, '--json') for name in 'mn'}
@@ -118,7 +118,7 @@ def test_with_room_for_all_it_trains_and_without_there_is_no_perplexity(long_cap
     assert '1 captions of the split test have more words than the 4 that the model has room for' in found['n'][2]
 
 
-def test_more_words_than_there_is_room_for_are_not_asked_for(trained, dataset_dir, call):
+def test_max_length_is_limited_by_the_positions(trained, dataset_dir, call):
     bundle, folder = trained
     status, _, err = call('generate', '-m', folder, '--dataset', dataset_dir, '--top', '1', '--min-length', '7')
     assert (status, '--min-length 7: the model has 7 positions, for 6 words and </S>' in err) == (
@@ -132,7 +132,7 @@ def test_a_model_of_endless_captions_is_refused():
 
 
 @pytest.mark.parametrize(('wordings', 'least', 'most'), [(1, 0.9, 1), (3, 0, 0.5)])
-def test_places_that_know_nothing_of_each_other_mix_several_wordings(dataset_dir, tmp_path, wordings, least, most):
+def test_independent_positions_mix_several_wordings(dataset_dir, tmp_path, wordings, least, most):
     # Of a single wording each word follows from the image; of several, words of one stand beside words of another.
     data = read_json(dataset_dir / 'dataset.json')
     for image in data['images']:

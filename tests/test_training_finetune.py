@@ -24,7 +24,7 @@ from chainer_caption.models.fine_tuned_encoder import ENCODER, NEXT
 from chainer_caption.parallel import Processes
 from chainer_caption.storage.archives import read_npz
 from chainer_caption.training.augmented_loader import LEAST, varied
-from chainer_caption.training.objectives import BY_IMAGE
+from chainer_caption.training.objectives import set_up
 from chainer_caption.training.online_features import OnlineFeatures, find_training_images
 from chainer_caption.training.optimizer import make_optimizer
 
@@ -70,8 +70,8 @@ def begun(home, processes=None, say=print, model='words', **settings):
     settings = dataclasses.replace(SETTINGS, **settings).resolved()
     online_features = OnlineFeatures(dataset, current, settings, paths, chainer.get_device('@numpy'), Processes(),
                                      say=say)
-    objective = BY_IMAGE[settings.objective](online_features.dataset, current, settings, online_features,
-                                             processes or Processes(), say)
+    objective = set_up(settings.make_objective(), online_features.dataset, current, settings, online_features,
+                       processes or Processes(), say)
     return SimpleNamespace(dataset=online_features.dataset, current=current, settings=settings,
                            online_features=online_features, objective=objective,
                            paths=paths)
@@ -131,7 +131,7 @@ def test_an_update_is_that_of_a_plain_chain(layer, home):
                 np.testing.assert_array_equal(ours[name].array, param.array, err_msg=name)
 
 
-def test_what_lies_below_stays_as_it_is_and_the_rest_learns(undisturbed):
+def test_frozen_layers_do_not_change_and_the_others_do(undisturbed):
     before, after = dict(load_encoder('demo')[0].namedparams()), read_npz(undisturbed / ENCODER)
     for name, param in before.items():
         learns = name.startswith(('/fc', '/norm6')) and not name.endswith('gamma')
@@ -204,7 +204,7 @@ def test_images_are_captioned_as_their_features_are(undisturbed, home, call, tmp
                                    np.load(tmp_path / 'dataset' / 'feats.npy')[:3], atol=1e-5)
 
 
-def test_it_says_what_its_network_was_and_refuses_other_features(undisturbed, home, refused, call, tmp_path):
+def test_a_fine_tuned_model_records_its_encoder_and_refuses_other_features(undisturbed, home, refused, call, tmp_path):
     config = json.loads((undisturbed / 'config.json').read_text())
     assert config['features'] == {'encoder': 'fine-tuned from demo', 'preprocessing': 'demo'}
     assert config['training']['encoder_learning_rate'] == pytest.approx(1e-4)
@@ -228,7 +228,7 @@ def test_it_says_what_its_network_was_and_refuses_other_features(undisturbed, ho
     assert call('generate', '-m', learned, '-i', undisturbed / ENCODER, home / 'images')[0] == 0
 
 
-def test_it_goes_on_from_a_network_that_was_fine_tuned_before(undisturbed, home, tmp_path):
+def test_fine_tuning_starts_from_a_fine_tuned_encoder(undisturbed, home, tmp_path):
     settings = dataclasses.replace(SETTINGS, epochs=1, finetune='fc7', objective='self-critical', score_every=1,
                                    keep_best='loss')
     fine_tune(home, tmp_path / 'more', settings, start_from=undisturbed)
@@ -238,7 +238,7 @@ def test_it_goes_on_from_a_network_that_was_fine_tuned_before(undisturbed, home,
     assert Bundle.load(tmp_path / 'more').provenance['encoder'].startswith('fine-tuned from demo (')
 
 
-def test_a_network_of_other_weights_is_noticed_and_a_kill_between_the_two_files_is_none(undisturbed, tmp_path):
+def test_an_encoder_of_other_weights_is_refused_but_not_after_a_kill_between_the_two_files(undisturbed, tmp_path):
     model = shutil.copytree(undisturbed, tmp_path / 'model')
     (model / ENCODER).rename(model / NEXT)
     assert Bundle.load(model).encoder_path == model / NEXT
@@ -252,7 +252,7 @@ def test_a_network_of_other_weights_is_noticed_and_a_kill_between_the_two_files_
 # ---- Stopped, and what is kept
 
 @pytest.mark.parametrize('more', [{}, {'finetune': 'all', 'augment': True, 'average': 3}], ids=['kept', 'live'])
-def test_stopped_in_the_midst_of_an_epoch_it_goes_on_to_the_same_end(more, home, undisturbed, tmp_path):
+def test_resuming_within_an_epoch_gives_equal_weights(more, home, undisturbed, tmp_path):
     settings, whole = dataclasses.replace(SETTINGS, **more), undisturbed
     if more:
         settings = dataclasses.replace(settings, epochs=1, score_every=1)
@@ -266,7 +266,7 @@ def test_stopped_in_the_midst_of_an_epoch_it_goes_on_to_the_same_end(more, home,
         assert parts[name] == whole[name], name
 
 
-def test_what_lies_below_is_computed_once(home, monkeypatch, tmp_path):
+def test_frozen_layers_are_computed_once(home, monkeypatch, tmp_path):
     begun(home, finetune='conv4')
     read = []
     monkeypatch.setattr('chainer_caption.training.frozen_layers.prepare', lambda path, preprocessing: read.append(path))
@@ -293,29 +293,29 @@ def test_images_that_are_missing_or_damaged_are_left_out(home, refused, tmp_path
 # ---- What is refused
 
 @pytest.mark.parametrize(('options', 'names'), [
-    (('--finetune', 'fc6'), '--images'), (('--images', '.'), '--finetune'), (('--augment',), '--finetune'),
-    (('--encoder-learning-rate', '1e-4'), '--finetune'), (('--finetune', 'fc9', '--images', '{}'), 'or all'),
+    (('--finetune', 'fc6'), '--images'), (('--images', '.'), '--finetune'), (('--augment',), 'finetune'),
+    (('--encoder-learning-rate', '1e-4'), 'only for finetune'), (('--finetune', 'fc9', '--images', '{}'), 'or all'),
     (('--finetune', 'fc6', '--images', 'nowhere'), 'nowhere: no such folder')])
-def test_what_makes_no_sense_is_refused(options, names, refused, home, tmp_path):
+def test_contradicting_options_are_refused(options, names, refused, home, tmp_path):
     options = [option.replace('{}', str(home / 'images')) for option in options]
     assert names in refused('train', home / 'dataset', '-m', home / 'words', '-o', tmp_path / 'model', *options)
     assert not (tmp_path / 'model' / 'config.json').exists()
 
 
-def test_it_goes_on_as_it_was_begun(home, undisturbed, refused, tmp_path):
+def test_resuming_with_other_settings_is_refused(home, undisturbed, refused, tmp_path):
     model = shutil.copytree(undisturbed, tmp_path / 'model')
-    for settings, said in (dataclasses.replace(SETTINGS, finetune='fc7'), '--finetune fc6, not fc7'), \
-            (dataclasses.replace(SETTINGS, encoder_learning_rate=1.0), '--encoder-learning-rate'):
+    for settings, said in (dataclasses.replace(SETTINGS, finetune='fc7'), 'finetune fc6, not fc7'), \
+            (dataclasses.replace(SETTINGS, encoder_learning_rate=1.0), 'encoder_learning_rate'):
         with pytest.raises(InputError, match=said):
             fine_tune(home, model, settings, resume=True)
-    with pytest.raises(InputError, match='--finetune fc6, not None'):
+    with pytest.raises(InputError, match='finetune fc6, not None'):
         train(Dataset(home / 'dataset'), model, dataclasses.replace(SETTINGS, finetune=None), resume=True)
     assert 'name it with -m' in refused('train', home / 'dataset', '-o', tmp_path / 'other', '--finetune', 'fc6',
                                         '--images', home / 'images')
 
 
 @pytest.mark.gpu
-def test_the_gpu_learns_what_the_cpu_learns(home, undisturbed, tmp_path):
+def test_training_on_a_gpu_equals_training_on_a_cpu(home, undisturbed, tmp_path):
     fine_tune(home, tmp_path / 'gpu', device='@cupy:0')
     # The first entry is the model's that is started from.
     for got, expected in zip(*(json.loads((folder / 'log.json').read_text())[1:] for folder in (

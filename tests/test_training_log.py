@@ -68,7 +68,7 @@ def explode(trainer):
 
 @pytest.mark.filterwarnings('ignore::RuntimeWarning')
 @pytest.mark.parametrize('by', ['loss', 'cider'])
-def test_a_training_that_diverges_says_so_once_and_keeps_a_sound_model(by, dataset, tmp_path, capsys):
+def test_divergence_is_reported_once_and_the_last_finite_weights_are_kept(by, dataset, tmp_path, capsys):
     said, settings = [], Settings(epochs=4, keep_best=by, **SMALL)
     train(dataset, tmp_path / 'model', settings, say=said.append, extensions=[explode])
     line, = said

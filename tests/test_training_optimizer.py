@@ -1,4 +1,4 @@
-"""How a training learns: its rate, and the mean of its weights."""
+"""The optimizer: its learning rate, and the mean of the weights."""
 
 import chainer
 import numpy as np
@@ -31,12 +31,12 @@ def watched(dataset, folder, **settings):
     return bundle, *zip(*watch.seen, strict=True)
 
 
-def test_the_rate_is_what_is_asked_for(dataset, tmp_path):
+def test_the_learning_rate_is_that_of_the_settings(dataset, tmp_path):
     _, rates, _ = watched(dataset, tmp_path / 'model', learning_rate=0.002)
     assert rates == (0.002,) * UPDATES
 
 
-def test_kept_and_validated_is_the_mean_of_the_weights(dataset, tmp_path):
+def test_the_mean_of_the_weights_is_kept_and_validated(dataset, tmp_path):
     bundle, _, seen = watched(dataset, tmp_path / 'model', average=UPDATES)
     mean = np.mean(seen, axis=0)
     assert np.abs(mean - seen[-1]).max() > 1e-3
@@ -49,7 +49,7 @@ def test_kept_and_validated_is_the_mean_of_the_weights(dataset, tmp_path):
     np.testing.assert_allclose(bundle.model.word_vec.W.array, fading, atol=1e-6)
 
 
-def test_a_mean_changes_nothing_that_is_learned(dataset, tmp_path):
+def test_averaging_does_not_affect_training(dataset, tmp_path):
     _, _, averaged = watched(dataset, tmp_path / 'averaged', average=3)
     _, _, plain = watched(dataset, tmp_path / 'plain')
     np.testing.assert_array_equal(averaged, plain)

@@ -93,7 +93,7 @@ def test_stopped_again_and_again(dataset, undisturbed, model):
         assert left[name] == undisturbed[name], name
 
 
-def test_how_often_and_how_many(dataset, undisturbed, model, monkeypatch):
+def test_snapshot_interval_and_number(dataset, undisturbed, model, monkeypatch):
     written = []
     monkeypatch.setattr('chainer_caption.training.snapshots.save_snapshot',
                         lambda path, trainer: (written.append(path.name), save_snapshot(path, trainer)))
@@ -108,7 +108,7 @@ def test_how_often_and_how_many(dataset, undisturbed, model, monkeypatch):
     assert snapshots(model) == ['snapshot-6.npz']
 
 
-def test_the_old_goes_when_the_new_is_on_the_disk(dataset, model, monkeypatch):
+def test_old_snapshots_are_deleted_after_the_new_one_is_on_the_disk(dataset, model, monkeypatch):
     done = []
 
     def noting(name, function):
@@ -154,7 +154,7 @@ def flip(at):
     lambda content: content[:len(content) // 2], lambda content: content[:len(content) // 2] + bytes(len(content) // 2),
     flip(0.3), flip(0.7), lambda content: b'something else'],
     ids=['empty', 'head', 'a byte short', 'half', 'half and zeros', 'a bit early', 'a bit late', 'something else'])
-def test_a_damaged_snapshot_gives_way_to_the_one_before(damage, dataset, undisturbed, model, tmp_path):
+def test_a_damaged_snapshot_is_skipped_for_the_one_before(damage, dataset, undisturbed, model, tmp_path):
     train(dataset, model, SETTINGS, stop=stop_after(5))
     newest = model / 'snapshot-5.npz'
     newest.write_bytes(damage(newest.read_bytes()))
@@ -313,7 +313,7 @@ def test_a_disk_that_gets_full_within_a_snapshot(dataset, undisturbed, model, mo
 def test_temporary_files_of_a_killed_training_are_cleared_away(dataset, model, monkeypatch):
     train(dataset, model, SETTINGS, stop=stop_after(2))
     with monkeypatch.context() as patch:
-        patch.setattr(files.os, 'unlink', lambda path: None)        # nobody tidies up after a kill
+        patch.setattr(files.os, 'unlink', lambda path: None)        # as after a kill, nothing is removed
         for name in ('weights.npz', 'snapshot-3.npz', 'log.json'):
             with pytest.raises(Crash), files.atomic_write(model / name) as f:
                 f.write(b'half')
@@ -345,7 +345,7 @@ def test_one_training_at_a_time(refused, dataset, dataset_dir, model):
     assert sorted(os.listdir(model)) == before
 
 
-def test_a_start_that_was_killed_wants_its_weights_once_more(dataset, undisturbed, model, tmp_path):
+def test_resuming_before_the_first_snapshot_needs_the_initial_weights_again(dataset, undisturbed, model, tmp_path):
     train(dataset, tmp_path / 'old', SETTINGS)
     arguments = {'settings': SETTINGS, 'start_from': tmp_path / 'old'}
     train(dataset, model, **arguments)

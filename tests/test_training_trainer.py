@@ -119,7 +119,7 @@ def test_snapshots_and_events_may_be_other_ones_when_a_training_goes_on(dataset,
     assert [path.name for path in model.glob('snapshot-*.npz')] == ['snapshot-12.npz']
 
 
-def test_a_snapshot_of_an_earlier_version_is_gone_on_from(dataset, tmp_path):
+def test_a_snapshot_of_an_earlier_version_is_resumed(dataset, tmp_path):
     """Its means are float32, its log may hold a NaN, and it knows extensions that are no more."""
     model = tmp_path / 'model'
     train(dataset, model, Settings(epochs=2, **SMALL), stop=iter([False] * 7 + [True]).__next__)
@@ -141,7 +141,7 @@ def test_a_snapshot_of_an_earlier_version_is_gone_on_from(dataset, tmp_path):
     assert second['main/loss'] == pytest.approx(log(tmp_path / 'whole')[1]['main/loss'], rel=1e-6)
 
 
-def test_a_model_of_ones_own_trains_and_goes_on(dataset, tmp_path):
+def test_an_own_model_trains_and_is_resumed(dataset, tmp_path):
     def trainer(name, epochs):
         return make_trainer(dataset, bundle_of_words(dataset), tmp_path / name,
                             Settings(epochs=epochs, score_every=0, batch_size=16), extensions=[Count()])

@@ -50,7 +50,7 @@ def test_scores_are_those_that_evaluate_gives(dataset, tmp_path):
     assert entry[BLEU4] == pytest.approx(evaluation.figures['BLEU-4'], abs=1e-12)
 
 
-def test_scoring_changes_nothing_that_is_learned(dataset, tmp_path):
+def test_scoring_does_not_affect_training(dataset, tmp_path):
     for name, every in (('always', 1), ('seldom', 2), ('never', 0)):
         train(dataset, tmp_path / name, Settings(epochs=3, score_every=every, **SMALL))
         assert_equal_weights(tmp_path / 'always', tmp_path / name)
@@ -121,7 +121,7 @@ def test_until_the_figure_is_measured_the_last_epoch_is_kept(dataset, tmp_path):
     assert validation_loss(bundle, dataset) == pytest.approx(losses[-1], rel=1e-5)
 
 
-def test_what_cider_needs_is_asked_for_first(dataset, without_val, tmp_path):
+def test_keeping_the_best_by_cider_is_refused_without_references(dataset, without_val, tmp_path):
     train(dataset, tmp_path / 'model', Settings(epochs=1, **SMALL))
     before = weights(tmp_path / 'model')
     with pytest.raises(InputError, match=r'split val.*--keep-best cider'):
@@ -129,7 +129,7 @@ def test_what_cider_needs_is_asked_for_first(dataset, without_val, tmp_path):
     np.testing.assert_array_equal(weights(tmp_path / 'model')['word_vec/W'], before['word_vec/W'])
 
 
-def test_cider_of_a_single_image_chooses_nothing(make_dataset, tmp_path):
+def test_keeping_the_best_by_cider_is_refused_with_a_single_image(make_dataset, tmp_path):
     one, two = (Dataset(make_dataset(tmp_path / f'{val}', images=10, splits=['train'] * (10 - val) + ['val'] * val))
                 for val in (1, 2))
     with pytest.raises(InputError, match=r'only one image of the split val has captions.*--keep-best cider'):
@@ -149,19 +149,19 @@ def test_without_val_nothing_is_scored(without_val, tmp_path):
     assert not [key for key in entry if key.startswith('validation') or key == 'samples']
 
 
-def test_resuming_with_another_figure_is_refused_and_scoring_may_change_where_nothing_hangs_on_it(dataset, tmp_path):
+def test_resuming_with_another_figure_is_refused_and_scoring_may_change_where_it_has_no_effect(dataset, tmp_path):
     train(dataset, tmp_path / 'loss', Settings(epochs=1, score_every=0, **SMALL))
-    with pytest.raises(InputError, match='--keep-best loss, not cider'):
+    with pytest.raises(InputError, match='keep_best loss, not cider'):
         train(dataset, tmp_path / 'loss', Settings(epochs=2, keep_best='cider', **SMALL), resume=True)
     train(dataset, tmp_path / 'loss', Settings(epochs=2, **SMALL), resume=True)
     train(dataset, tmp_path / 'loss', Settings(epochs=3, score_every=0, **SMALL), resume=True)
     assert [figure is None for figure in figures(tmp_path / 'loss', CIDER)] == [True, False, True]
     train(dataset, tmp_path / 'cider', Settings(epochs=1, keep_best='cider', **SMALL))
-    with pytest.raises(InputError, match='--score-every 1, not 2'):
+    with pytest.raises(InputError, match='score_every 1, not 2'):
         train(dataset, tmp_path / 'cider', Settings(epochs=2, keep_best='cider', score_every=2, **SMALL), resume=True)
 
 
-def test_settings_that_a_model_does_not_know_count_as_their_defaults(dataset, tmp_path):
+def test_settings_that_a_model_does_not_record_have_their_defaults(dataset, tmp_path):
     train(dataset, tmp_path / 'model', Settings(epochs=1, **SMALL))
     config = json.loads((tmp_path / 'model' / 'config.json').read_text())
     for name in ('keep_best', 'score_every', 'tensorboard', 'snapshot_every', 'keep_snapshots', 'objective',
@@ -169,13 +169,13 @@ def test_settings_that_a_model_does_not_know_count_as_their_defaults(dataset, tm
         del config['training'][name]
     config['training']['unheard_of'] = {'from': 'a later version'}
     (tmp_path / 'model' / 'config.json').write_text(json.dumps(config))
-    with pytest.raises(InputError, match='--keep-best loss, not cider'):
+    with pytest.raises(InputError, match='keep_best loss, not cider'):
         train(dataset, tmp_path / 'model', Settings(epochs=2, keep_best='cider', **SMALL), resume=True)
     train(dataset, tmp_path / 'model', Settings(epochs=2, **SMALL), resume=True)
 
 
 @pytest.mark.filterwarnings('ignore:invalid value:RuntimeWarning')
-def test_a_model_that_has_diverged_says_nothing(dataset, tmp_path):
+def test_a_diverged_model_generates_empty_captions(dataset, tmp_path):
     bundle = train(dataset, tmp_path / 'model', Settings(epochs=0, **SMALL))
     bundle.model.out_word.W.array[...] = np.nan
     observed = {}
@@ -186,7 +186,7 @@ def test_a_model_that_has_diverged_says_nothing(dataset, tmp_path):
         ('', None, False)}
 
 
-def test_curves_are_drawn_and_what_is_overwritten_leaves_nothing_behind(dataset, tmp_path):
+def test_curves_are_drawn_and_removed_on_overwriting(dataset, tmp_path):
     train(dataset, tmp_path / 'model', Settings(epochs=2, **SMALL))
     for name in ('loss.png', 'scores.png'):
         with Image.open(tmp_path / 'model' / name) as image:
@@ -258,7 +258,7 @@ def test_events_go_on_when_a_training_is_resumed(dataset, tmp_path, read_events)
     assert len(reader.Scalars('main/loss')) == 4
 
 
-def test_events_begun_late_tell_what_was_before(dataset, tmp_path, read_events):
+def test_events_that_start_on_resuming_contain_earlier_epochs(dataset, tmp_path, read_events):
     train(dataset, tmp_path / 'model', Settings(epochs=2, **SMALL))
     train(dataset, tmp_path / 'model', Settings(epochs=3, tensorboard=True, **SMALL), resume=True)
     assert scalars(read_events(tmp_path / 'model'), CIDER) == [

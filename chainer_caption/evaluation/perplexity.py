@@ -30,22 +30,24 @@ def token_means(model: Any, batches: Iterable[tuple[Any, ...]], processes: Proce
         The means over tokens of `loss` (nats) and `accuracy`, and the `perplexity`.
     """
     processes = processes or Processes()
-    sums: dict[str, Any] = dict.fromkeys(('loss', 'accuracy'), 0.0)
-    tokens = 0
+    # Tokens of the minibatches in which each is reported; `accuracy` need not be.
+    sums, counts = (dict.fromkeys(('loss', 'accuracy'), 0.0) for _ in range(2))
     reporter = chainer.Reporter()
     reporter.add_observer('', model)
     with chainer.using_config('train', False), chainer.no_backprop_mode():
         for batch in batches:
-            observed: dict[str, Any] = {}
+            observed: dict = {}
             with reporter.scope(observed):
                 model(*batch)
-            count = len(batch[1])
-            tokens += count
-            for name, total in sums.items():
-                # Summed on the device: a GPU is waited for at the end only.
-                sums[name] = total + observed['/' + name].array.astype(np.float64) * count
-    *totals, tokens = processes.sum([*map(float, sums.values()), tokens])
-    means = {name: float(total / tokens) for name, total in zip(sums, totals, strict=True)}
+            for name in sums:
+                if '/' + name in observed:
+                    counts[name] += len(batch[1])
+                    # Added up where they are: a GPU is not waited for until the end.
+                    value = chainer.as_array(observed['/' + name])
+                    sums[name] += (value.astype(np.float64) if hasattr(value, 'astype') else value) * len(batch[1])
+    totals = processes.sum([*map(float, sums.values()), *counts.values()])
+    means = {name: float(total / count) for name, total, count in zip(sums, totals[:2], totals[2:], strict=True)
+             if count or name == 'loss'}
     return {**means, 'perplexity': perplexity(means['loss'])}
 
 

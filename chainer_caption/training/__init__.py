@@ -1,13 +1,22 @@
-"""Training: from a dataset and some settings to a model directory, by a `chainer.training.Trainer`.
+"""Training: from a dataset and settings to a model directory, with a `chainer.training.Trainer`.
 
-`settings` is what a training is made of, `beginning` what it begins with, `objectives` what it aims at, `optimizer` how
-it learns, `online_features` what it sees where the image encoder learns, too; `trainer` puts Chainer's pieces together,
-and `run` runs them, safe against everything that may end it early. `train` is all of it; `make_trainer` is for models
-and extensions of one's own.
+`settings` has the settings, `plan` where vocabulary and weights come from, `objectives` what is minimized, `optimizer`
+Adam, `online_features` the features of an encoder that is fine-tuned. `updater` is the core loop, `trainer` adds the
+extensions, and `run` runs it safely. `train` does all of it; `make_trainer` is for models and extensions of your own.
 """
-from chainer_caption.training.optimizer import make_optimizer
-from chainer_caption.training.run import train
-from chainer_caption.training.settings import Settings
-from chainer_caption.training.trainer import make_converter, make_trainer
+import importlib
+from typing import Any
 
-__all__ = ['Settings', 'make_converter', 'make_optimizer', 'make_trainer', 'train']
+# Imported when first asked for: the command line reads `settings` without Chainer.
+_MODULES = {'OBJECTIVES': 'updater', 'Objective': 'updater', 'Settings': 'settings', 'make_converter': 'trainer',
+            'make_optimizer': 'optimizer', 'make_trainer': 'trainer', 'make_updater': 'updater',
+            'register_objective': 'updater', 'train': 'run'}
+
+__all__ = ['OBJECTIVES', 'Objective', 'Settings', 'make_converter', 'make_optimizer', 'make_trainer', 'make_updater',
+           'register_objective', 'train']
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    return getattr(importlib.import_module(f'{__name__}.{_MODULES[name]}'), name)

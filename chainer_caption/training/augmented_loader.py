@@ -1,76 +1,80 @@
-"""Images decoded ahead, by threads, while the update before is computed."""
+"""Images that threads decode and augment while the update before is computed."""
+from __future__ import annotations
+
 import concurrent.futures
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 from chainer_caption.features.extractor import prepare
 from chainer_caption.features.images import ImageError, open_image
 from chainer_caption.functions.cpu_count import thread_count
+from chainer_caption.training.settings import Settings
 
-#: Of each side of an image, what is left at least where it is cut at random.
+#: The least part of each side of an image that random cropping leaves.
 LEAST = 0.75
 
-# What is drawn from the seed and the number of the update, told apart from what others draw.
+# Random stream of an update, distinct from those of others.
 _VARIATIONS = 1003
 
 
 class AugmentedLoader:
-    """The images of a training that are not kept.
+    """Loads the images of each minibatch and computes the frozen layers.
 
     Args:
-        lower (FrozenLayers): What is computed of each minibatch before anything learns.
-        paths (dict): The images by the rows of their features.
-        preprocessing (Preprocessing): How they are prepared.
-        settings (Settings): Of the training.
-        say (callable): Takes a notice of each image that cannot be read; it is seen as nothing at all.
+        lower: FrozenLayers of the encoder.
+        paths: Paths of the images, by the rows of their features.
+        preprocessing: Preprocessing of the encoder.
+        settings: Settings of the training.
+        say: Takes a notice of each image that cannot be read, in whose place there are zeros.
     """
 
-    def __init__(self, lower, paths, preprocessing, settings, say):
+    def __init__(self, lower: Any, paths: dict[int, str], preprocessing: Any, settings: Settings,
+                 say: Callable[[str], None]) -> None:
         self._lower, self._paths, self._preprocessing, self._say = lower, paths, preprocessing, say
         self._pool = concurrent.futures.ThreadPoolExecutor(max(2, thread_count()), thread_name_prefix='images')
-        self._ahead, self._failed = {}, set()
+        self._scheduled: dict[tuple[int, int], Any] = {}
+        self._failed: set[int] = set()
         self._augment, self._seed = settings.augment, settings.seed
 
-    def schedule(self, rows, update):
-        """Begins to decode the images of an update."""
-        self._ahead.update(((row, update), self._begun(row, update)) for row in rows.tolist())
+    def schedule(self, rows: np.ndarray, update: int) -> None:
+        """Starts to decode the images of an update."""
+        self._scheduled.update(((row, update), self._begun(row, update)) for row in rows.tolist())
 
-    def __call__(self, rows, update):
-        """What the lower stages make of the images of an update, (n, ...), float32, on the device."""
-        # The first update has not been announced.
-        futures = [self._ahead.pop((row, update), None) or self._begun(row, update) for row in rows.tolist()]
+    def __call__(self, rows: np.ndarray, update: int) -> Any:
+        """The outputs of the frozen layers for the images of an update, (n, ...) float32, on the device."""
+        # The first update has not been scheduled.
+        futures = [self._scheduled.pop((row, update), None) or self._begun(row, update) for row in rows.tolist()]
         return self._lower(np.stack([self._image(*pair) for pair in zip(rows.tolist(), futures, strict=True)]))
 
-    def _begun(self, row, update):
+    def _begun(self, row: int, update: int) -> concurrent.futures.Future:
         return self._pool.submit(self._prepared, row, update)
 
-    def _image(self, row, future):
+    def _image(self, row: int, future: concurrent.futures.Future) -> np.ndarray:
         try:
             return future.result()
         except ImageError as e:
             if row not in self._failed:
                 self._failed.add(row)
-                self._say(f'{self._paths[row]}: {e}; seen as empty')
+                self._say(f'{self._paths[row]}: {e}; zeros are used in its place')
             return np.zeros((3, self._preprocessing.size, self._preprocessing.size), np.float32)
 
-    def _prepared(self, row, update):
+    def _prepared(self, row: int, update: int) -> np.ndarray:
         if not self._augment:
             return prepare(self._paths[row], self._preprocessing)
-        # It follows from the seed, the update and the image, so that a training that goes on sees the same.
+        # Depends on the seed, the update and the image, so that a resumed training has the same.
         rng = np.random.default_rng((self._seed, update, row, _VARIATIONS))
         with open_image(self._paths[row], min_side=self._preprocessing.min_side) as image:
             return self._preprocessing.prepare(varied(image, rng))
 
 
-def varied(image, rng):
-    """A part of an image, as it is or mirrored.
+def varied(image: Any, rng: np.random.Generator) -> np.ndarray:
+    """A random crop of an image, mirrored or not: RGB, uint8, with at least `LEAST` of both sides.
 
     Args:
-        image (Image or numpy.ndarray): RGB, (H, W, 3), uint8.
-        rng (numpy.random.Generator): What it is drawn from.
-
-    Returns:
-        numpy.ndarray: RGB, uint8, with at least `LEAST` of both sides.
+        image: Image or array, RGB, (H, W, 3), uint8.
+        rng: Random generator.
     """
     parts = []
     for side in image.shape[:2]:

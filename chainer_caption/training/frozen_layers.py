@@ -1,7 +1,13 @@
-"""What the stages below those that learn make of images: computed once, and kept in the cache."""
+"""Outputs of the frozen layers of an encoder for the images of a training: computed once, kept in the cache."""
+from __future__ import annotations
+
 import contextlib
 import hashlib
 import json
+import os
+import pathlib
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import chainer
 import numpy as np
@@ -22,15 +28,15 @@ from chainer_caption.storage.serializers import arrays_digest, to_arrays
 
 
 class FrozenLayers:
-    """The lower stages of an encoder.
+    """The lower stages of an encoder, which are not trained.
 
     Args:
-        encoder (chainer.Chain): The encoder, on its device.
-        stages (list of Stage): Its lower stages; none gives the prepared images themselves.
-        preprocessing (Preprocessing): How images are prepared for it.
+        encoder: Chain of the encoder, on its device.
+        stages: Its lower stages; with none the outputs are the prepared images.
+        preprocessing: Preprocessing of the encoder.
     """
 
-    def __init__(self, encoder, stages, preprocessing):
+    def __init__(self, encoder: Any, stages: Sequence[Any], preprocessing: Any) -> None:
         self._stages, self._preprocessing = stages, preprocessing
         weights = {f'{link}/{name}': array for stage in stages for link in stage.links
                    for name, array in to_arrays(encoder[link]).items()}
@@ -41,36 +47,30 @@ class FrozenLayers:
                           'device': self._device.xp.__name__}
         self._shape = self(np.zeros((1, 3, preprocessing.size, preprocessing.size), np.float32)).shape[1:]
 
-    def prepare(self, path):
-        """Reads and prepares one image, as `prepared_batches` wants it."""
+    def prepare(self, path: str) -> np.ndarray:
+        """Reads and prepares one image, for `prepared_batches`."""
         return prepare(path, self._preprocessing)
 
-    def __call__(self, x):
-        """What they make of prepared images.
-
-        Args:
-            x (numpy.ndarray): (n, 3, S, S), float32.
-
-        Returns:
-            array: (n, ...), float32, on the device.
-        """
+    def __call__(self, x: np.ndarray) -> Any:
+        """The outputs for prepared images (n, 3, S, S) float32: (n, ...) float32, on the device."""
         with chainer.using_config('train', False), chainer.no_backprop_mode():
             return self._compute(x)
 
-    def _through(self, x):
+    def _through(self, x: Any) -> Any:
         return chainer.as_variable(run_stages(self._stages, self._device.send(x))).array
 
-    def of_images(self, paths, source, progress=None):
-        """What they make of images, out of the cache where they have been seen before.
+    def of_images(self, paths: Sequence[str], source: str | os.PathLike[str],
+                  progress: Any = None) -> tuple[np.ndarray, dict[int, str]]:
+        """The outputs for images, from the cache if they are there.
 
         Args:
-            paths (list of str): The images.
-            source (str or os.PathLike): The file whose cache entry has it, until there is that of other images.
-            progress (file or None): A terminal to draw a progress bar on.
+            paths: Paths of the images.
+            source: File whose cache entry has them; it keeps those of the last images.
+            progress: Terminal to draw a progress bar on.
 
         Returns:
             tuple: (len(paths), ...) float32, a memory map where there is a cache, zero for images that cannot be
-            read; and of those the place and the reason, a dict.
+            read; and the reasons of those by their places.
 
         Raises:
             InputError: The disk is full.
@@ -81,9 +81,9 @@ class FrozenLayers:
         found = _kept(entry, name, len(paths))
         if found is not None:
             return found
-        with tqdm(total=len(paths), desc=f'below the layers that learn ({name})', unit=' images', leave=False,
+        with tqdm(total=len(paths), desc=f'frozen layers ({name})', unit=' images', leave=False,
                   file=progress, disable=progress is None) as bar:
-            failed = {}
+            failed: dict[int, str] = {}
             batches = self._computed(paths, failed, bar)
             if not prepare_entry(entry, source):
                 return np.concatenate(list(batches)), failed
@@ -101,8 +101,8 @@ class FrozenLayers:
                 raise unwritable(f'{entry} (XDG_CACHE_HOME names another place)', e) from e
             return np.load(entry / f'{name}.npy', mmap_mode='r', allow_pickle=False), failed
 
-    def _computed(self, paths, failed, bar):
-        """What comes of each batch, with zeros for those that are put into `failed`: place and reason."""
+    def _computed(self, paths: Sequence[str], failed: dict[int, str], bar: Any) -> Iterator[np.ndarray]:
+        """The outputs for each batch, zero for images that cannot be read; `failed` gets the reasons by places."""
         done = 0
         for batch in prepared_batches(self, paths):
             rows = compute_batch(lambda images: self(np.stack(images)), batch, self._shape)
@@ -113,8 +113,8 @@ class FrozenLayers:
             yield rows
 
 
-def _kept(entry, name, count):
-    """What the cache has, or None."""
+def _kept(entry: pathlib.Path, name: str, count: int) -> tuple[np.ndarray, dict[int, str]] | None:
+    """The cached outputs, or None."""
     with contextlib.suppress(InputError, OSError, AttributeError, *ARCHIVE_ERRORS):
         failed = {int(place): reason for place, reason in read_json(entry / f'{name}.json').items()}
         array = np.load(entry / f'{name}.npy', mmap_mode='r', allow_pickle=False)

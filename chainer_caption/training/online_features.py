@@ -1,8 +1,11 @@
-"""What a training sees of its images where the image encoder learns, too: features that the encoder makes of them as
-it is at the moment, in the place of stored ones.
-"""
+"""Image features computed with the current encoder while that is fine-tuned, in place of stored ones."""
+from __future__ import annotations
+
 import hashlib
 import json
+import os
+from collections.abc import Callable
+from typing import Any
 
 import chainer
 import numpy as np
@@ -13,25 +16,30 @@ from chainer_caption.features.encoders.stages import run_stages, split
 from chainer_caption.features.folders import find_in_folder
 from chainer_caption.features.prefetch import BATCH
 from chainer_caption.features.preprocessing import PREPROCESSINGS
+from chainer_caption.models.bundle import Bundle
+from chainer_caption.parallel import Processes
 from chainer_caption.training.augmented_loader import AugmentedLoader
 from chainer_caption.training.extensions import EveryEpochs
 from chainer_caption.training.frozen_layers import FrozenLayers
+from chainer_caption.training.plan import reading
+from chainer_caption.training.settings import Settings
 
 
-def find_training_images(dataset, folder, say):
-    """Finds the images that a training needs: those to learn from and those of `val`.
+def find_training_images(dataset: Any, folder: str | os.PathLike[str],
+                         say: Callable[[str], None]) -> tuple[Any, dict[int, str], str]:
+    """Finds the images of the training splits and of `val`.
 
     Args:
-        dataset (Dataset): The dataset.
-        folder (str or os.PathLike): Where they are.
-        say (callable): Takes a notice.
+        dataset: The dataset.
+        folder: Folder of the images.
+        say: Takes a notice.
 
     Returns:
-        tuple: The dataset without those that are not there; of the others the paths, a dict by the rows of their
-        features, in the dataset's order; and what tells which they are, a str.
+        tuple: The dataset without the images that are missing; the paths of the others by the rows of their features,
+        in the dataset's order; and their number and a digest of their names, a str.
 
     Raises:
-        InputError: There is no such folder, or none of them is in it.
+        InputError: There is no such folder, or none of the images is in it.
     """
     names, splits = dataset.captions.filenames, dataset.captions.splits
     wanted = np.flatnonzero(np.isin(splits, [SPLITS.index(name) for name in (*dataset.training_splits, 'val')]))
@@ -49,36 +57,40 @@ def find_training_images(dataset, folder, say):
 
 
 class OnlineFeatures:
-    """Sees images by an encoder whose upper stages learn together with the captioner.
+    """Image features computed with the current encoder during fine-tuning.
 
-    An objective takes it as it takes the converter of stored features. The figures on `val` are of features that
-    `refresh` makes once an epoch.
+    An objective takes it in place of the converter of stored features. The figures on `val` are of features that
+    `refresh` computes once an epoch.
 
     Args:
-        dataset (Dataset): On what is trained, from `find_training_images`.
-        current (Bundle): What is trained; it has an encoder.
-        settings (Settings): With `finetune`.
-        paths (dict): The images, by the rows of their features.
-        device (chainer.backend.Device): Where.
-        processes (Processes): Those that train together.
-        progress (file or None): A terminal to draw a progress bar on.
-        say (callable): Takes notices.
+        dataset: Dataset to train on, from `find_training_images`.
+        current: Bundle that is trained; it has an encoder.
+        settings: Settings with `finetune`.
+        paths: Paths of the images, by the rows of their features.
+        device: Chainer device.
+        processes: Processes that train together.
+        progress: Terminal to draw a progress bar on.
+        say: Takes notices.
 
     Attributes:
-        dataset (Dataset): Without the images that cannot be read. Its features are those of `val` as of the last
-            `refresh`, and otherwise zero.
-        features (numpy.ndarray): Those.
-        encoder (chainer.Link): The parameters of the encoder that learn.
-        target (chainer.Chain): They and the captioner.
+        dataset: The dataset without the images that cannot be read.
+        features: Its features, (N, D) float32: those of `val` as of the last `refresh`, zero for other images.
+        encoder: Link with the trained parameters of the encoder.
+        target: Chain of them and the captioner.
+        per_image: Whether the captioner is `per_image` (see `Architecture`).
     """
 
-    def __init__(self, dataset, current, settings, paths, device, processes, progress=None, say=lambda line: None):
+    def __init__(self, dataset: Any, current: Bundle, settings: Settings, paths: dict[int, str], device: Any,
+                 processes: Processes, progress: Any = None, say: Callable[[str], None] = lambda line: None) -> None:
+        if current.encoder is None or current.provenance is None or settings.finetune is None:
+            raise ValueError('fine-tuning needs an encoder and its provenance')
         self._encoder, self._device, self._processes = current.encoder, device, processes
+        self.per_image = getattr(current.model, 'per_image', False)
         self._encoder.to_device(device)
         below, self._above = split(self._encoder, settings.finetune)
         preprocessing = PREPROCESSINGS[current.provenance['preprocessing']]
         lower = FrozenLayers(self._encoder, below, preprocessing)
-        # Prepared images take too much room to be kept, and those that are different each time cannot be.
+        # Prepared images are too large to be kept, and augmented ones differ each time.
         live = settings.augment or not below
         validated = set(_rows(dataset, 'val'))
         rows = [row for row in paths if not live or row in validated]
@@ -91,37 +103,34 @@ class OnlineFeatures:
         for place, reason in failed.items():
             say(f'{paths[rows[place]]}: {reason}; left out')
         unreadable = np.isin(dataset.captions.image_ids, [rows[place] for place in failed])
-        self.dataset = dataset.reading('vectors').without(np.flatnonzero(unreadable))
+        self.dataset = reading(dataset, current.model).without(np.flatnonzero(unreadable))
         self.dataset.provenance = current.provenance
-        # Of a large dataset the system has memory for those rows alone that are written.
+        # The system provides memory only for the rows that are written.
         self.features = np.zeros((len(self.dataset.features), current.model.feature_size), np.float32)
         self.dataset.features = self.features
-        self.encoder = _learning(self._encoder, self._above)
+        self.encoder = _trained(self._encoder, self._above)
         self.target = chainer.Chain(captioner=current.model, encoder=self.encoder)
         self.target.to_device(device)
 
-    def schedule(self, rows, update):
-        """Says which images the next update will see, so that they are ready by then; arguments as for `see`."""
+    def schedule(self, rows: np.ndarray, update: int) -> None:
+        """Announces the images of the next update, so that they are decoded by then; arguments as for `get`."""
         if self._live is not None:
             self._live.schedule(rows, update)
 
-    def get(self, rows, update, device):
-        """The features of images, with all that their gradients need.
+    def get(self, rows: np.ndarray, update: int, device: Any) -> chainer.Variable:
+        """The features of images, (n, D) float32, with a graph for their gradients.
 
         Args:
-            rows (numpy.ndarray): The rows of their features in the dataset, (n,) int.
-            update (int): The number of the update.
-            device (chainer.backend.Device): That of the training.
-
-        Returns:
-            chainer.Variable: (n, D), float32.
+            rows: The rows of their features in the dataset, (n,) int.
+            update: Number of the update.
+            device: Chainer device of the training.
         """
         x = self._of_rows(rows) if self._live is None else self._live(rows, update)
-        self._encoder.cleargrads()                      # of what has a gradient and does not learn
+        self._encoder.cleargrads()                      # also of parameters that are not trained
         return self._features(x)
 
-    def refresh(self):
-        """Makes the features of `val` anew. Each process makes a part of them for all."""
+    def refresh(self) -> None:
+        """Computes the features of `val` with the current encoder; each process computes a part of them for all."""
         rows = _rows(self.dataset, 'val')
         batches = [rows[i:i + BATCH] for i in range(0, len(rows), BATCH)]
         with chainer.no_backprop_mode():
@@ -131,24 +140,24 @@ class OnlineFeatures:
             for batch, features in zip(batches[rank::self._processes.size], share, strict=True):
                 self.features[batch] = features
 
-    def _of_rows(self, rows):
+    def _of_rows(self, rows: Any) -> Any:
         return self._device.send(np.ascontiguousarray(self._kept[[self._places[row] for row in rows]]))
 
-    def _features(self, x):
+    def _features(self, x: Any) -> chainer.Variable:
         with chainer.using_config('train', False):      # batch normalisation stays as it is
             return run_stages(self._above, x)
 
 
-def _rows(dataset, split):
+def _rows(dataset: Any, split: str) -> list[int]:
     captions = dataset.captions
     return captions.image_ids[captions.splits == SPLITS.index(split)].tolist()
 
 
-def _learning(encoder, stages):
-    """A link that has the parameters of some stages, but for the scales of batch normalisation: what a convolution does
-    after it has one does itself."""
+def _trained(encoder: Any, stages: Any) -> chainer.Link:
+    """A link with the parameters of some stages, without the scales of batch normalization, which are redundant before
+    a convolution."""
     link = chainer.Link()
-    link.to_device(encoder.device)                      # or its parameters would come to the CPU
+    link.to_device(encoder.device)                      # or its parameters would move to the CPU
     with link.init_scope():
         for name in (name for stage in stages for name in stage.links):
             for path, param in encoder[name].namedparams():
@@ -158,22 +167,22 @@ def _learning(encoder, stages):
 
 
 class RefreshFeatures(chainer.training.Extension):
-    """Has a OnlineFeatures look at the validation images before anything is measured on them.
+    """Refreshes the features of the validation images before anything is measured on them.
 
     Args:
-        online_features (OnlineFeatures): It.
-        weights (callable): Gives a context manager within which the encoder has the weights that are validated.
+        online_features: OnlineFeatures of the training.
+        weights: Gives a context manager within which the encoder has the weights that are validated.
     """
     trigger = EveryEpochs()
     priority = chainer.training.PRIORITY_WRITER + 1
 
-    def __init__(self, online_features, weights):
+    def __init__(self, online_features: OnlineFeatures, weights: Callable[[], Any]) -> None:
         self._online_features, self._weights = online_features, weights
 
-    def initialize(self, trainer):
-        if trainer.updater.iteration == 0:              # what is started from may be scored, too
+    def initialize(self, trainer: Any) -> None:
+        if trainer.updater.iteration == 0:              # the initial weights may be scored, too
             self(trainer)
 
-    def __call__(self, trainer):
+    def __call__(self, trainer: Any) -> None:
         with self._weights():
             self._online_features.refresh()

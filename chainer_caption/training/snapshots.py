@@ -1,22 +1,25 @@
-"""Snapshots: what a training leaves behind so that nothing of it is lost.
+"""Snapshots, from which a training is resumed.
 
 A snapshot is an `.npz` of all that Chainer's trainer serializes: parameters, Adam's state and step, the iterator's
-place in the epoch, the log with the running means of its next entry, and the counters of the extensions. Randomness
-needs no place in it: orders and dropout masks follow from the seed and the number of the epoch or update. So a training
-that goes on from a snapshot does, to the last bit on the CPU, what it would have done had it never been stopped.
+place in the epoch, the log with the running means of its next entry, and the counters of the extensions. It holds no
+random state: orders and dropout masks depend on the seed and the number of the epoch or update. On the CPU a training
+that is resumed from a snapshot is equal, to the bit, to one that was never stopped.
 
-Of several processes the state is that of process 0. Extensions are known by their names. An extension of which a
-snapshot has nothing, because the training was begun without it, begins afresh; what a snapshot has of one that is no
-longer there is left out of the next.
+With several processes the state is that of process 0. Extensions are known by their names. An extension of which a
+snapshot has nothing starts new; the state of one that is gone is not in the next snapshot.
 
-The file is named after its update, `snapshot-1234.npz`, is on the disk before an older one is deleted, and carries a
-SHA-256 of its contents by which one that is damaged is known. There is no pickle in it, and none is read.
+The file is named after its update, `snapshot-1234.npz`, is on the disk before an older one is deleted, and has a
+SHA-256 of its contents, which detects damage. There is no pickle in it, and none is read.
 """
+from __future__ import annotations
+
 import contextlib
 import os
 import pathlib
 import re
 import time
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import chainer
 import numpy as np
@@ -29,7 +32,7 @@ from chainer_caption.storage.legacy import current_array_names
 from chainer_caption.storage.locks import lock
 from chainer_caption.storage.serializers import arrays_digest, from_arrays, to_arrays
 
-# Besides the ends of epochs, which may be an hour apart: what a crash can cost, while writing stays below one percent.
+# A crash costs at most so much, beside the ends of epochs, which may be an hour apart; writing stays below 1 %.
 MINUTES = 10
 
 _NAME = re.compile(r'snapshot-(0|[1-9]\d*)\.npz')
@@ -38,12 +41,11 @@ _CHECKSUM = 'checksum'
 # Where Chainer's trainer serializes its extensions, and their triggers.
 _EXTENSIONS = 'extensions', 'extension_triggers'
 
-# The extensions that a training is not itself without: what a snapshot has of them is checked, and must be there. Of
-# others, such as a user's, nobody here knows what they keep.
+# Extensions whose state must be there and is checked. Others, such as a user's, may keep anything.
 _OWN = 'LogReport', 'KeepBest'
 
-# What Chainer's triggers remember of when they were last asked, and how they say that they do not know: one that begins
-# late would otherwise count the updates before it and act at once.
+# When Chainer's triggers were last asked, and their values for "unknown": a trigger that is added late would otherwise
+# count the updates before it and fire at once.
 _UNKNOWN = {'previous_iteration': -1, 'previous_epoch_detail': -1.0}
 
 
@@ -51,128 +53,121 @@ class Snapshots:
     """The snapshots in a model directory.
 
     Args:
-        folder (str or os.PathLike): The directory.
-        keep (int): How many to keep there, at least one.
+        folder: The directory.
+        keep: How many to keep there, at least one.
     """
 
-    def __init__(self, folder, keep=2):
+    def __init__(self, folder: str | os.PathLike[str], keep: int = 2) -> None:
         self._folder = pathlib.Path(folder)
         self._keep = keep
-        self._damaged = set()
+        self._damaged: set[int] = set()
 
-    def updates(self):
-        """The updates that there are snapshots of, sound or not, the latest first; a list of int."""
+    def updates(self) -> list[int]:
+        """The updates of which there are snapshots, damaged ones included, the latest first."""
         found = map(_NAME.fullmatch, os.listdir(self._folder))
         return sorted((int(match[1]) for match in found if match), reverse=True)
 
-    def write(self, trainer):
-        """Writes the snapshot of a running trainer, and deletes those that are not to be kept once it is on the disk.
-        """
+    def write(self, trainer: Any) -> None:
+        """Writes the snapshot of a running trainer; once it is on the disk, deletes those that are not kept."""
         update = int(trainer.updater.iteration)
         save_snapshot(self._path(update), trainer)
         self._damaged.discard(update)
         self._delete_others(update)
 
-    def _delete_others(self, update):
+    def _delete_others(self, update: int) -> None:
         kept = [other for other in self.updates() if other <= update and other not in self._damaged][:self._keep]
         for other in self.updates():
             if other not in kept:
                 self._path(other).unlink(missing_ok=True)
 
-    def load_latest(self, trainer, say=lambda line: None, processes=None):
-        """Brings a trainer to where the latest sound snapshot was taken. No damaged one is deleted.
+    def load_latest(self, trainer: Any, say: Callable[[str], None] = lambda line: None,
+                    processes: Processes | None = None) -> None:
+        """Brings a trainer to where the latest sound snapshot was taken. Damaged ones are kept.
 
         Args:
-            trainer (chainer.training.Trainer): Put together as the one that was stopped, and not yet run.
-            say (callable): Takes a line that says which snapshots are damaged, if some are.
-            processes (Processes or None): Those that go on together; process 0 reads for all.
+            trainer: chainer.training.Trainer, put together as the one that was stopped, and not yet run.
+            say: Takes a line on damaged snapshots.
+            processes: Processes that go on together; process 0 reads for all.
 
         Raises:
-            InputError: None is sound, or it is of another training.
+            InputError: All are damaged, or the snapshot is of another training.
         """
         processes = processes or Processes()
         update, arrays, faults = processes.broadcast(self._read_latest() if processes.first else None)
         restore(arrays, trainer, self._path(update))
         if not processes.first:
             return
-        if faults:                                      # those go once there is something newer
+        if faults:                                      # damaged ones are deleted once there is a newer one
             say(f'{"; ".join(faults)}; going on from {self._path(update).name}')
         else:
             self._delete_others(update)                 # a kill may have come before that
 
-    def _read_latest(self):
-        faults = []
+    def _read_latest(self) -> tuple[int, dict[str, np.ndarray], list[str]]:
+        faults: list[str] = []
         for update in self.updates():
             try:
                 return update, read_snapshot(self._path(update)), faults
             except InputError as e:
                 faults.append(str(e))
                 self._damaged.add(update)
-        raise InputError(f'{"; ".join(faults)}; no snapshot is left to go on from: put a sound copy back, or '
-                         '--overwrite starts afresh')
+        raise InputError(f'{"; ".join(faults)}; no snapshot is left to resume from: put a sound copy back, or '
+                         'use --overwrite to start again')
 
-    def _path(self, update):
+    def _path(self, update: int) -> pathlib.Path:
         return self._folder / f'snapshot-{update}.npz'
 
 
-def save_snapshot(path, target):
-    """Writes what a Chainer object serializes, with a checksum, whole or not at all."""
+def save_snapshot(path: str | os.PathLike[str], target: Any) -> None:
+    """Writes the state of a Chainer object, with a checksum, whole or not at all."""
     arrays = to_arrays(target)
     write_npz(path, {**arrays, _CHECKSUM: _checksum(arrays)})
 
 
-def read_snapshot(path):
+def read_snapshot(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """The arrays of a snapshot.
 
     Raises:
-        InputError: The file is damaged; the line says how.
+        InputError: The file is damaged.
     """
     arrays = read_npz(path)
     written = arrays.pop(_CHECKSUM, None)
     if written is None or not np.array_equal(written, _checksum(arrays)):
-        raise InputError(f'{path}: damaged (its checksum is {"missing" if written is None else "another"})')
+        raise InputError(f'{path}: damaged (its checksum is {"missing" if written is None else "wrong"})')
     return current_array_names(arrays)
 
 
-def restore(arrays, target, path):
-    """Loads the arrays of a snapshot into an object like the one they are of.
-
-    Args:
-        arrays (dict): From `read_snapshot`.
-        target: The object.
-        path (str or os.PathLike): Where they are from; for the message.
+def restore(arrays: dict[str, np.ndarray], target: Any, path: str | os.PathLike[str]) -> None:
+    """Loads the arrays of a snapshot, from `read_snapshot`, into an object like the saved one; `path` is for messages.
 
     Raises:
-        InputError: It is of something else.
+        InputError: The snapshot is of another object.
     """
     try:
         _check_state(arrays)
-        from_arrays({**_begun_afresh(arrays, target), **arrays}, target)
+        from_arrays({**_new_state(arrays, target), **arrays}, target)
     except (KeyError, ValueError, TypeError, AttributeError, IndexError, Warning) as e:
         raise InputError(f'{path}: not a snapshot of this training ({type(e).__name__}: {e}); '
-                         'use --overwrite to start afresh') from e
+                         'use --overwrite to start again') from e
 
 
-def _check_state(arrays):
-    """Checks what nobody else does before it is used: that counters count, weights are finite, and the
-    log is the JSON that is made of it."""
+def _check_state(arrays: dict[str, np.ndarray]) -> None:
+    """Checks that counters are counts, weights are finite, and the log is one."""
     for name, array in arrays.items():
         room, *inner = name.split('/')
         if room in _EXTENSIONS and inner[0] not in _OWN:
             continue
         kind, last = array.dtype.kind, name.rpartition('/')[2]
         if kind in 'iu' and ((array < 0) | (array >= 2 ** 53)).any():
-            raise ValueError(f'{name} counts nothing')
+            raise ValueError(f'{name} is no count')
         if kind == 'f' and array.ndim and not np.isfinite(array).all():
             raise ValueError(f'{name} holds values that are not finite')
         if last == '_log' and not _is_log(parse_json(str(array).encode('utf-8', 'replace'))):
             raise ValueError(f'{name} is no log')
 
 
-def _begun_afresh(arrays, target):
-    """The state, as it is now, of those extensions of a trainer, and of their triggers, that the arrays say nothing of.
-    """
-    found = {}
+def _new_state(arrays: dict[str, np.ndarray], target: Any) -> dict[str, np.ndarray]:
+    """The current state of those extensions of a trainer, and of their triggers, that the arrays lack."""
+    found: dict[str, np.ndarray] = {}
     for name, entry in getattr(target, '_extensions', {}).items():      # Chainer has no other way to them
         for room, part in zip(_EXTENSIONS, (entry.extension, entry.trigger), strict=True):
             place = f'{room}/{name}/'
@@ -182,63 +177,63 @@ def _begun_afresh(arrays, target):
     return found
 
 
-def _is_log(value):
+def _is_log(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(entry, dict) and all(
         _is_samples(of) if key == 'samples' else isinstance(of, int | float | None) for key, of in entry.items())
         for entry in value)
 
 
-def _is_samples(value):
+def _is_samples(value: Any) -> bool:
     return isinstance(value, list) and all(
         isinstance(sample, dict) and isinstance(sample.get('image_id'), int) and isinstance(sample.get('caption'), str)
         and isinstance(sample.get('filename'), str) and isinstance(sample.get('log_prob'), int | float | None)
         for sample in value)
 
 
-def _checksum(arrays):
+def _checksum(arrays: dict[str, np.ndarray]) -> np.ndarray:
     return np.frombuffer(bytes.fromhex(arrays_digest(arrays)), np.uint8)
 
 
 class TakeSnapshots(chainer.training.Extension):
-    """Takes snapshots: before the first update, at the end of each epoch, after every so many updates and minutes, and
-    when the training is to stop early.
+    """Takes snapshots: before the first update, at the end of each epoch, after every `every` updates and MINUTES
+    minutes, and when the training stops early.
 
     Args:
-        snapshots (Snapshots): Where to.
-        every (int or None): Updates between two of them; None for the ends of epochs and the minutes alone.
-        stop (callable): Asked after each update whether to stop there; if it says so in one process, all stop.
-        processes (Processes or None): Those that train together; process 0 writes.
+        snapshots: The snapshots of the model directory.
+        every: Updates between two snapshots; None for none in addition to the ends of epochs and the minutes.
+        stop: Asked after each update whether to stop there; a yes in one process stops all.
+        processes: Processes that train together; process 0 writes.
 
     Attributes:
-        snapshots (Snapshots): As given.
-        stopped (bool): Whether it said so; the trainer's stop trigger looks at this.
+        stopped: Whether `stop` has stopped the training, for the trainer's stop trigger.
     """
     trigger = 1, 'iteration'
-    # After everything else, so that it holds what the other extensions have become.
+    # After all other extensions, whose state it saves.
     priority = -100
 
-    def __init__(self, snapshots, every=None, stop=lambda: False, processes=None):
+    def __init__(self, snapshots: Snapshots, every: int | None = None, stop: Callable[[], bool] = lambda: False,
+                 processes: Processes | None = None) -> None:
         self.snapshots = snapshots
         self._every = every
         self._stop = stop
         self._processes = processes or Processes()
         self.stopped = False
 
-    def initialize(self, trainer):
+    def initialize(self, trainer: Any) -> None:
         self._written = time.monotonic()
         if trainer.updater.iteration == 0 and not trainer.stop_trigger(trainer):
             self._write(trainer)
 
-    def __call__(self, trainer):
+    def __call__(self, trainer: Any) -> None:
         updater = trainer.updater
         due = time.monotonic() - self._written >= 60 * MINUTES
-        # Signals and clocks are each process's own: what one of them wants all do.
+        # Signals and clocks differ between processes: what one wants, all do.
         stop, due = self._processes.sum([not trainer.stop_trigger(trainer) and self._stop(), due])
         self.stopped = stop > 0
         if self.stopped or due or updater.is_new_epoch or (self._every and updater.iteration % self._every == 0):
             self._write(trainer)
 
-    def _write(self, trainer):
+    def _write(self, trainer: Any) -> None:
         trainer.get_extension('LogReport').share()
         if self._processes.first:
             self.snapshots.write(trainer)
@@ -246,12 +241,11 @@ class TakeSnapshots(chainer.training.Extension):
 
 
 @contextlib.contextmanager
-def sole_training(folder):
-    """Keeps a second training out of a model directory while the block runs, be it in another process, and deletes the
-    temporary files of one that was killed.
+def sole_training(folder: str | os.PathLike[str]) -> Iterator[None]:
+    """Locks a model directory against a second training, and deletes the temporary files of one that was killed.
 
     Raises:
-        InputError: There is one.
+        InputError: It is locked.
     """
     handle = os.open(folder, os.O_RDONLY)
     try:

@@ -1,4 +1,4 @@
-"""How good captions are: BLEU, ROUGE-L and CIDEr as the public COCO caption code computes them, without Java.
+"""Metrics of captions: BLEU, ROUGE-L and CIDEr as the public COCO caption code computes them, without Java.
 
 Everything here takes *tokens*: a caption is a sequence of strings, and the empty caption is the empty sequence. Making
 tokens of text is done elsewhere. The figures equal pycocoevalcap's on the same tokens joined with spaces; a token that
@@ -8,8 +8,8 @@ One call scores a set of captions::
 
     score(references, predictions)         # {'BLEU-1': 0.59, ..., 'BLEU-4': 0.15, 'ROUGE-L': 0.39, 'CIDEr': 0.34}
 
-What is scored again and again against the same references, every epoch say, wants a :class:`Scorer`, which prepares
-them once.
+To score against the same references repeatedly, for example every epoch, use a :class:`Scorer`, which prepares them
+once.
 """
 from chainer_caption.evaluation.metrics.bleu import BleuScorer
 from chainer_caption.evaluation.metrics.cider import CiderScorer

@@ -1,10 +1,13 @@
 """BLEU (Papineni et al. 2002) of a corpus and of each of its captions, as the COCO caption code has it."""
+from __future__ import annotations
+
 import itertools
+from collections.abc import Sequence
 
 import numpy as np
 
 from chainer_caption.evaluation.metrics.checks import checked_predictions, checked_references
-from chainer_caption.evaluation.metrics.ngrams import MAX_ORDER, NgramIndex, find, lengths_of, pair
+from chainer_caption.evaluation.metrics.ngrams import MAX_ORDER, Counts, NgramIndex, find, lengths_of, pair
 
 # The COCO code's own smoothing. An order with no match gives 1e-15 over the number of n-grams, in place of zero, and
 # a caption too short to have n-grams of an order gives 1e-15 / 1e-9.
@@ -22,14 +25,14 @@ class BleuScorer:
         references: For each of N images, its references (at least one), each a sequence of tokens.
     """
 
-    def __init__(self, references):
+    def __init__(self, references: Sequence) -> None:
         references = checked_references(references)
         self._lengths = [sorted(map(len, captions)) for captions in references]
         image = np.repeat(np.arange(len(references)), lengths_of(references))
         self._index = NgramIndex(list(itertools.chain.from_iterable(references)))
         self._most = [_most_in_any_reference(counts, image) for counts in self._index.counts]
 
-    def score(self, predictions):
+    def score(self, predictions: Sequence) -> tuple[dict, dict]:
         """Scores one prediction an image.
 
         Args:
@@ -44,7 +47,7 @@ class BleuScorer:
         guessed = np.maximum(length[:, None] - np.arange(MAX_ORDER), 0)
         correct = np.stack([_clipped(counts, most, len(predictions)) for counts, most
                             in zip(self._index.count(predictions), self._most, strict=True)], axis=1)
-        closest = np.array([min(lengths, key=lambda reference, own=own: abs(reference - own))
+        closest = np.array([min((abs(reference - own), reference) for reference in lengths)[1]
                             for lengths, own in zip(self._lengths, length.tolist(), strict=True)])
         each = _bleu(correct, guessed, length, closest)
         corpus = _bleu(correct.sum(0), guessed.sum(0), length.sum(), closest.sum())
@@ -52,7 +55,7 @@ class BleuScorer:
         return dict(zip(names, corpus.tolist(), strict=True)), dict(zip(names, each.T, strict=True))
 
 
-def _most_in_any_reference(counts, image):
+def _most_in_any_reference(counts: Counts, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The most often that any one reference of an image has an n-gram: sorted (image, n-gram) keys, and counts."""
     keys, which = np.unique(pair(image[counts.caption], counts.gram), return_inverse=True)
     most = np.zeros(len(keys), np.int64)
@@ -60,7 +63,7 @@ def _most_in_any_reference(counts, image):
     return keys, most
 
 
-def _clipped(counts, reference, predictions):
+def _clipped(counts: Counts, reference: tuple[np.ndarray, np.ndarray], predictions: int) -> np.ndarray:
     """How many n-grams of each prediction are right, none of them counted more often than in a reference: (N,)."""
     keys, most = reference
     place, known = find(keys, pair(counts.caption, counts.gram))
@@ -68,7 +71,7 @@ def _clipped(counts, reference, predictions):
     return np.bincount(counts.caption[known], matched, minlength=predictions)
 
 
-def _bleu(correct, guessed, length, closest):
+def _bleu(correct: np.ndarray, guessed: np.ndarray, length: np.ndarray, closest: np.ndarray) -> np.ndarray:
     """BLEU of orders 1 to 4, (..., 4), from counts (..., 4) and lengths (...)."""
     precision = np.cumprod((correct + TINY) / (guessed + SMALL), axis=-1)
     ratio = (length + TINY) / (closest + SMALL)

@@ -1,8 +1,11 @@
-"""The faults of a call that would otherwise give a wrong figure in silence, found before anything is counted."""
+"""Checks of references and predictions: errors that would otherwise give a wrong figure silently."""
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
 
 
-def checked_references(references):
-    """Returns references as a list of lists.
+def checked_references(references: Iterable) -> list[list]:
+    """References as a list of lists.
 
     Args:
         references: For each of N images, its references (at least one), each a sequence of tokens.
@@ -21,12 +24,12 @@ def checked_references(references):
     return references
 
 
-def checked_predictions(predictions, images):
-    """Returns predictions as a list.
+def checked_predictions(predictions: Iterable, images: int) -> list:
+    """Predictions as a list.
 
     Args:
         predictions: For each image one caption, a sequence of tokens.
-        images (int): How many there must be.
+        images: Number of predictions that there must be.
 
     Raises:
         ValueError: There are more or fewer.
@@ -39,7 +42,7 @@ def checked_predictions(predictions, images):
     return predictions
 
 
-def _check_tokens(captions, what):
+def _check_tokens(captions: Sequence, what: str) -> None:
     # Letters would be scored as if they were words.
     if any(isinstance(caption, str) for caption in captions):
         raise TypeError(f'{what} is a string; a sequence of tokens is wanted')

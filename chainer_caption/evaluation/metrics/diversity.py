@@ -1,14 +1,18 @@
-"""What users see in captions that no score tells: how many differ, how many words they use, how many are new."""
+"""Diversity of captions: how many differ, how many words they use, how many are new."""
+from __future__ import annotations
+
 import itertools
+from collections.abc import Iterable, Sequence
 
 
-def diversity(predictions, training=None, finished=None):
+def diversity(predictions: Iterable, training: Iterable | None = None,
+              finished: Iterable[bool] | None = None) -> dict[str, float]:
     """Describes a set of captions.
 
     Args:
         predictions: Captions (at least one), each a sequence of tokens.
-        training: The captions that were trained on, each a sequence of tokens, or None where they are not at hand.
-        finished: For each prediction whether it came to its end before the longest length allowed, or None.
+        training: The training captions, each a sequence of tokens, or None.
+        finished: For each prediction whether it ended before the maximum length, or None.
 
     Returns:
         dict: ``'distinct'``, the number of different captions over the number of captions; ``'vocabulary'``, the number
@@ -19,7 +23,7 @@ def diversity(predictions, training=None, finished=None):
     captions = [tuple(caption) for caption in predictions]
     if not captions:
         raise ValueError('no caption to describe')
-    result = {
+    result: dict[str, float] = {
         'distinct': len(set(captions)) / len(captions),
         'vocabulary': len(set().union(*captions)),
         'mean_length': sum(map(len, captions)) / len(captions),
@@ -35,16 +39,16 @@ def diversity(predictions, training=None, finished=None):
     return result
 
 
-def distinct_ngrams(images, n):
-    """By how much the captions of each image differ: the number of different n-grams over that of all of them.
+def distinct_ngrams(images: Iterable[Sequence], n: int) -> float:
+    """The number of different n-grams in the captions of an image over the number of all their n-grams.
 
     Args:
         images: For each image its captions (at least one), each a sequence of tokens.
-        n (int): The length of the n-grams.
+        n: The length of the n-grams.
 
     Returns:
-        float: The mean over the images whose captions have n-grams; 1 says that none stands twice. 0 where no
-        image has any.
+        float: The mean over the images whose captions have n-grams; 1 where none is repeated, 0 where no image has
+        any.
     """
     shares = []
     for captions in images:

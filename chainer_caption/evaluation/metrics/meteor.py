@@ -5,7 +5,10 @@ WordNet's synonyms; alpha 0.9, beta 3, gamma 0.5), has no paraphrase table and n
 greedily, and looks synonyms up by the stem ('automobile' finds none, as 'automobil' is no word). Compare its figures
 with one another only. Stems and synonyms are English.
 """
+from __future__ import annotations
+
 import zipfile
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -13,9 +16,9 @@ from chainer_caption.errors import InputError
 from chainer_caption.evaluation.metrics.checks import checked_predictions, checked_references
 
 
-def meteor_missing():
-    """Returns None where METEOR can be computed, else one line (str) that says how to get what is missing."""
-    from nltk.corpus import wordnet  # NLTK takes longer to import than all the rest of this room: only where asked for
+def meteor_missing() -> str | None:
+    """None where METEOR can be computed, else one line on how to get what is missing."""
+    from nltk.corpus import wordnet  # slow to import
     try:
         wordnet.ensure_loaded()
     except (LookupError, OSError, zipfile.BadZipFile):
@@ -33,13 +36,13 @@ class MeteorScorer:
         chainer_caption.errors.InputError: WordNet's data is not there; the message says how to get it.
     """
 
-    def __init__(self, references):
+    def __init__(self, references: Sequence) -> None:
         missing = meteor_missing()
         if missing:
             raise InputError(missing)
         self._references = checked_references(references)
 
-    def score(self, predictions):
+    def score(self, predictions: Sequence) -> tuple[dict, dict]:
         """Scores one prediction an image.
 
         Args:

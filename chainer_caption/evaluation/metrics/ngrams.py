@@ -1,27 +1,30 @@
-"""N-grams as numbers: what BLEU and CIDEr count, counted for all captions at once.
+"""N-grams as numbers: BLEU and CIDEr count the n-grams of all captions at once.
 
-An n-gram is named by an integer, its (n-1)-gram's number in the high and its last word's in the low half of 64 bits,
-and then by that integer's rank among those of the references. So counting n-grams is sorting integers, and looking one
-up is a binary search: no tuple of strings is ever made.
+An n-gram is identified by an integer, the number of its (n-1)-gram in the high and that of its last word in the low
+half of 64 bits, and then by the rank of that integer among those of the references. Counting n-grams is sorting
+integers and a lookup is a binary search, without any tuple of strings.
 """
+from __future__ import annotations
+
+import dataclasses
 import itertools
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
 MAX_ORDER = 4  # both metrics use 1-grams to 4-grams
 
 
-def pair(high, low):
-    """Returns one int64 for each pair of integers in [0, 2**31); it sorts as the pairs do."""
-    return high << 32 | low
+def pair(high: np.ndarray, low: np.ndarray) -> np.ndarray:
+    """One int64 for each pair of integers in [0, 2**31); the integers sort as the pairs do."""
+    return high.astype(np.int64) << 32 | low
 
 
-def find(table, keys):
+def find(table: np.ndarray, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Looks keys up in a sorted table without repetitions.
 
     Returns:
-        tuple: Each key's place in the table, and whether it is there; the place means nothing where it is not.
+        tuple: The place of each key in the table, undefined where it is not there, and whether it is there.
     """
     place = np.searchsorted(table, keys)
     known = place < len(table)
@@ -29,72 +32,90 @@ def find(table, keys):
     return place, known
 
 
-class Counts(NamedTuple):
-    """How often each n-gram of one order occurs in each caption: three arrays (E,), sorted by caption, then n-gram."""
+@dataclasses.dataclass(frozen=True)
+class Counts:
+    """How often each n-gram of one order occurs in each caption: arrays (E,) of int32, sorted by caption and n-gram."""
 
     caption: np.ndarray
     gram: np.ndarray
     count: np.ndarray
 
 
-class NgramIndex:
-    """Numbers the n-grams of the references, and counts those of any captions by these numbers.
+def count_ngrams(words: np.ndarray, lengths: np.ndarray,
+                 number: Callable[[int, np.ndarray], np.ndarray]) -> Iterator[Counts]:
+    """Counts the n-grams of captions, one order after another.
 
     Args:
-        captions: Sequences of tokens, the references.
+        words: The numbers of the words of all captions, one after another, (N,) int32.
+        lengths: The number of words of each caption, int.
+        number: Gives the numbers of the n-grams of an order, from 2, for their sorted keys (see `pair`).
+    """
+    lengths = lengths.astype(np.int32)
+    caption = np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)
+    # Words from here to the caption's end.
+    left = np.repeat(np.cumsum(lengths, dtype=np.int32), lengths) - np.arange(len(words), dtype=np.int32)
+    start, gram = np.arange(len(words), dtype=np.int32), words
+    for order in range(1, MAX_ORDER + 1):
+        if order > 1:
+            fits = left[start] >= order
+            start = start[fits]
+            keys, which = np.unique(pair(gram[fits], words[start + order - 1]), return_inverse=True)
+            gram = number(order, keys).astype(np.int32)[which]
+            del fits, keys, which                       # large, for a large dataset
+        yield _counts(pair(caption[start], gram))
+
+
+def _counts(entries: np.ndarray) -> Counts:
+    entries.sort()
+    first = np.flatnonzero(np.diff(entries, prepend=-1)).astype(np.int32)
+    count = np.diff(first, append=np.int32(len(entries)))
+    entries = entries[first]
+    return Counts((entries >> 32).astype(np.int32), entries.astype(np.int32), count)
+
+
+class NgramIndex:
+    """Numbers the n-grams of references, and counts those of any captions by these numbers.
+
+    Args:
+        captions: The references, sequences of tokens.
 
     Attributes:
-        counts: A list of :class:`Counts` of these captions, order 1 first.
-        sizes: For each order, how many different n-grams they have. Their numbers are 0 to size - 1.
-        words: A dict, the number of each word; those of captions that were counted later come after the references'.
-        tables: For order 2 and up, the sorted keys (see :func:`pair`) whose ranks are the n-grams' numbers.
+        counts: `Counts` of the references for each order.
     """
 
-    def __init__(self, captions):
-        self.words = {}
-        self.tables = []
+    def __init__(self, captions: Sequence[Sequence[str]]) -> None:
+        self._numbers: dict[str, int] = {}
+        self._tables: list[np.ndarray] = []
         self.counts = self._count(captions, self._new_table)
-        self.sizes = [len(self.words), *map(len, self.tables)]
 
-    def count(self, captions):
-        """Counts the n-grams of captions.
+    def count(self, captions: Sequence[Sequence[str]]) -> list[Counts]:
+        """`Counts` of captions for each order.
 
-        Returns:
-            list: :class:`Counts` for each order. An n-gram that no reference has gets a number of its order's size or
-            above, good within this call only.
+        An n-gram that no reference has gets a number beyond those of the references, valid within this call only.
         """
         return self._count(captions, self._known_table)
 
-    def _new_table(self, order, keys):
-        self.tables.append(keys)
+    def _new_table(self, order: int, keys: np.ndarray) -> np.ndarray:
+        self._tables.append(keys)
         return np.arange(len(keys))
 
-    def _known_table(self, order, keys):
-        table = self.tables[order - 2]
+    def _known_table(self, order: int, keys: np.ndarray) -> np.ndarray:
+        table = self._tables[order - 2]
         number, known = find(table, keys)
         number[~known] = len(table) + np.arange(np.count_nonzero(~known))
         return number
 
-    def _count(self, captions, numbers):
-        lengths = lengths_of(captions)
-        # Words that no reference has may join: the numbers are names, and theirs come after the references'.
-        words = np.fromiter((self.words.setdefault(word, len(self.words))
-                             for word in itertools.chain.from_iterable(captions)), np.int64, lengths.sum())
-        caption = np.repeat(np.arange(len(captions)), lengths)
-        left = np.repeat(np.cumsum(lengths), lengths) - np.arange(len(words))  # words from here to the caption's end
-        start, gram = np.arange(len(words)), words
-        result = []
-        for order in range(1, MAX_ORDER + 1):
-            if order > 1:
-                fits = left[start] >= order
-                start = start[fits]
-                keys, which = np.unique(pair(gram[fits], words[start + order - 1]), return_inverse=True)
-                gram = numbers(order, keys)[which]
-            entries, count = np.unique(pair(caption[start], gram), return_counts=True)
-            result.append(Counts(entries >> 32, entries & 0xFFFFFFFF, count))
-        return result
+    def _count(self, captions: Sequence[Sequence[str]],
+               number: Callable[[int, np.ndarray], np.ndarray]) -> list[Counts]:
+        return list(count_ngrams(word_numbers(captions, self._numbers), lengths_of(captions), number))
 
 
-def lengths_of(captions):
-    """Returns the number of tokens of each caption, (N,) int64."""
+def word_numbers(captions: Sequence[Sequence[str]], numbers: dict[str, int]) -> np.ndarray:
+    """The numbers of the words of all captions, (N,) int32; words that have none yet get the next one."""
+    return np.fromiter((numbers.setdefault(word, len(numbers)) for word in itertools.chain.from_iterable(captions)),
+                       np.int32)
+
+
+def lengths_of(captions: Sequence[Sequence]) -> np.ndarray:
+    """The number of tokens of each caption, (N,) int64."""
     return np.fromiter(map(len, captions), np.int64, len(captions))

@@ -1,118 +1,61 @@
-"""CIDEr-D as a reward: of captions given as word ids, some of an image at a time, thousands a second.
+"""The reward of self-critical training: CIDEr-D against the training captions of a dataset, prepared once."""
+from __future__ import annotations
 
-The numbers are `CiderScorer`'s, whose tables are prepared once over all training captions; what is counted for each
-caption is counted in compiled code, where Python and NumPy would take as long as the model.
-"""
+import contextlib
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 
-from chainer_caption.evaluation.metrics.cider import SIGMA, CiderScorer
-from chainer_caption.evaluation.metrics.ngrams import MAX_ORDER
-from chainer_caption.functions.compiled import compiled, parallel_for
+from chainer_caption.data.vocabulary import EOS, SPECIAL
+from chainer_caption.errors import InputError
+from chainer_caption.evaluation.metrics.cider import CiderReward, CiderTables
+from chainer_caption.storage.archives import read_npz
+from chainer_caption.storage.cache import entry_folder, prepare_entry
+from chainer_caption.storage.files import write_npz
+
+# Of the layout of the arrays in the cache.
+_VERSION = 2
 
 
-class CiderReward:
-    """CIDEr-D against references that are prepared once.
+def training_reward(dataset: Any, words: Sequence[str]) -> CiderReward:
+    """CIDEr-D against the training captions, in which `</S>` is the last word of each.
+
+    The prepared references are kept in the cache (see `storage.cache`), under a digest of the captions.
 
     Args:
-        references: For each of N images, its references (at least one), each a sequence of tokens. Document
-            frequencies come from these.
-        words: The tokens that predictions are made of, whose places are their ids, such as a vocabulary's words. What
-            ends a caption may be among them and in the references: then it is a word like others, and a caption
-            without it pays.
+        dataset: Dataset. Image i of the reward is the i-th of its training images that have captions.
+        words: A vocabulary's words.
     """
-
-    def __init__(self, references, words):
-        scorer = CiderScorer(references)
-        index, orders = scorer._index, scorer._orders
-        known = index.words
-        # Words that no reference has need numbers, too, by which they are told apart.
-        self._numbers = np.array([known.get(word, len(known) + i) for i, word in enumerate(words)], np.int64)
-        self._references = scorer._references
-        self._first = np.cumsum(self._references) - self._references
-        self._lengths = scorer._length.astype(np.int64)
-        self._tables = (np.arange(len(known)), *index.tables)
-        self._orders = tuple(zip(*((order._idf, order._keys, order._weight, order._reference, order._norm)
-                                   for order in orders), strict=True))
-
-    def __call__(self, captions, images):
-        """Scores captions.
-
-        Args:
-            captions (sequence of numpy.ndarray): The word ids of each, (length,) int.
-            images (sequence of int): The image of each, in [0, N).
-
-        Returns:
-            numpy.ndarray: CIDEr-D of each, zero or more, at most 10: (captions,) float64.
-        """
-        bounds = np.cumsum([0, *map(len, captions)])
-        words = self._numbers[np.concatenate([*captions, np.zeros(0, np.int64)]).astype(np.int64)]
-        rewards = np.zeros(len(captions))
-        parallel_for(_score, len(captions), words, bounds, np.asarray(images, np.int64), self._references, self._first,
-                   self._lengths, self._tables, *self._orders, rewards)
-        return rewards
+    captions, end = dataset.captions, SPECIAL[EOS]
+    rows, tokens, bounds = dataset.sentences(*dataset.training_splits)
+    place = captions.words.index(end) if end in captions.words else len(captions.words)
+    tokens = np.insert(tokens, bounds[1:], place)
+    # Words are numbered in the order in which they occur first.
+    used, first = np.unique(tokens, return_index=True)
+    number = np.zeros(len(captions.words) + 1, np.int32)
+    number[used[np.argsort(first)]] = np.arange(len(used))
+    numbers = {(end if i == place else captions.words[i]): int(number[i]) for i in used}
+    images = np.append(np.flatnonzero(np.diff(rows, prepend=-1)), len(rows))
+    tokens = number[tokens]
+    return CiderReward(CiderTables(_cached(dataset, tokens, np.diff(bounds) + 1, np.diff(images))), numbers, words)
 
 
-@compiled
-def _score(words, bounds, images, references, first, lengths, tables, idf, keys, weights, of, norms, rewards,
-           start, stop):
-    for i in range(start, stop):
-        caption = words[bounds[i]:bounds[i + 1]]
-        image = images[i]
-        similarity = np.zeros(references[image])
-        product = np.zeros(references[image])
-        grams = caption.copy()                          # the number of the n-gram that begins here; -1 for none known
-        for order in range(MAX_ORDER):
-            norm = 0.0
-            product[:] = 0
-            for at in range(len(caption) - order):
-                if order:
-                    grams[at] = _find(tables[order], grams[at], caption[at + order])
-                elif caption[at] >= len(tables[0]):
-                    grams[at] = -1
-                count = _occurrences(caption, at, order + 1)
-                if not count:
-                    continue
-                known = grams[at] >= 0
-                weight = count * idf[order][grams[at] if known else len(idf[order]) - 1]
-                norm += weight * weight
-                if known:
-                    key = image << 32 | grams[at]
-                    entry = np.searchsorted(keys[order], key)
-                    while entry < len(keys[order]) and keys[order][entry] == key:
-                        own = weights[order][entry]
-                        product[of[order][entry] - first[image]] += min(weight, own) * own
-                        entry += 1
-            for r in range(len(product)):
-                if product[r] > 0:
-                    similarity[r] += product[r] / (np.sqrt(norm) * norms[order][first[image] + r])
-        for r in range(len(similarity)):
-            difference = max(len(caption) - 1, 0) - lengths[first[image] + r]
-            rewards[i] += similarity[r] * np.exp(-difference * difference / (2 * SIGMA ** 2))
-        rewards[i] *= 10 / MAX_ORDER / references[image]
-
-
-@compiled
-def _find(table, gram, word):
-    # The number of the n-gram that is `gram` and then `word`, or -1.
-    if gram < 0:
-        return -1
-    key = gram << 32 | word
-    place = np.searchsorted(table, key)
-    return place if place < len(table) and table[place] == key else -1
-
-
-@compiled
-def _occurrences(caption, at, size):
-    # How often the n-gram at `at` is in the caption; 0 where it stands before as well, and has been counted.
-    count = 0
-    for other in range(len(caption) - size + 1):
-        same = True
-        for k in range(size):
-            if caption[other + k] != caption[at + k]:
-                same = False
-                break
-        if same:
-            if other < at:
-                return 0
-            count += 1
-    return count
+def _cached(dataset: Any, words: np.ndarray, lengths: np.ndarray, references: np.ndarray) -> dict[str, np.ndarray]:
+    digest = hashlib.sha256(f'{_VERSION} {dataset.captions.digest}'.encode())
+    for array in words, lengths, references:
+        digest.update(array.tobytes())
+    entry = None
+    with contextlib.suppress(OSError):
+        entry = entry_folder(dataset.dataset_path)
+        path = entry / f'cider-{digest.hexdigest()[:16]}.npz'
+        with contextlib.suppress(InputError):           # missing or damaged
+            return read_npz(path)
+    arrays = CiderTables.build(words, lengths, references)
+    with contextlib.suppress(OSError):                  # a full disk costs the preparation the next time, nothing else
+        if entry is not None and prepare_entry(entry, dataset.dataset_path):
+            for old in entry.glob('cider-*'):
+                old.unlink(missing_ok=True)
+            write_npz(path, arrays)
+    return arrays

@@ -1,4 +1,8 @@
 """ROUGE-L (Lin 2004), the longest common subsequence of two captions, as the COCO caption code has it."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+
 import numpy as np
 
 from chainer_caption.evaluation.metrics.checks import checked_predictions, checked_references
@@ -16,10 +20,10 @@ class RougeScorer:
         references: For each of N images, its references (at least one), each a sequence of tokens.
     """
 
-    def __init__(self, references):
+    def __init__(self, references: Sequence) -> None:
         self._references = [[caption or ('',) for caption in captions] for captions in checked_references(references)]
 
-    def score(self, predictions):
+    def score(self, predictions: Sequence) -> tuple[dict, dict]:
         """Scores one prediction an image.
 
         Args:
@@ -35,7 +39,7 @@ class RougeScorer:
         return {'ROUGE-L': float(each.mean())}, {'ROUGE-L': each}
 
 
-def _rouge_l(prediction, references):
+def _rouge_l(prediction: Sequence, references: Sequence) -> float:
     common = lcs_lengths(prediction, references)
     precision = max(common) / len(prediction)
     recall = max(length / len(reference) for length, reference in zip(common, references, strict=True))
@@ -44,14 +48,14 @@ def _rouge_l(prediction, references):
     return (1 + BETA ** 2) * precision * recall / (recall + BETA ** 2 * precision)
 
 
-def lcs_lengths(prediction, references):
-    """Returns the length of the longest common subsequence of the prediction and each reference.
+def lcs_lengths(prediction: Sequence, references: Sequence) -> list[int]:
+    """The length of the longest common subsequence of the prediction and each reference.
 
     The table of the textbook's algorithm changes by 0 or 1 from one column to the next, so a row of it is the bits of
     one integer, and a reference's word costs a few operations on it (Hyyrö 2004, "Bit-parallel LCS-length computation
     revisited"). A zero bit is a step up.
     """
-    places = {}
+    places: dict[str, int] = {}
     for place, word in enumerate(prediction):
         places[word] = places.get(word, 0) | 1 << place
     full = (1 << len(prediction)) - 1

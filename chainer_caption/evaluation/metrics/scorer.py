@@ -1,11 +1,16 @@
-"""Several metrics by their names, over one set of references."""
+"""Several metrics, by name, over one set of references."""
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
 from chainer_caption.evaluation.metrics.bleu import BleuScorer
 from chainer_caption.evaluation.metrics.checks import checked_references
 from chainer_caption.evaluation.metrics.cider import CiderScorer
 from chainer_caption.evaluation.metrics.meteor import MeteorScorer
 from chainer_caption.evaluation.metrics.rouge import RougeScorer
 
-METRICS = {'BLEU': BleuScorer, 'ROUGE-L': RougeScorer, 'CIDEr': CiderScorer, 'METEOR': MeteorScorer}
+METRICS: dict[str, Any] = {'BLEU': BleuScorer, 'ROUGE-L': RougeScorer, 'CIDEr': CiderScorer, 'METEOR': MeteorScorer}
 DEFAULT = ('BLEU', 'ROUGE-L', 'CIDEr')
 
 
@@ -22,24 +27,25 @@ class Scorer:
         chainer_caption.errors.InputError: METEOR's data is not on this machine.
     """
 
-    def __init__(self, references, metrics=DEFAULT):
+    def __init__(self, references: Iterable, metrics: Sequence[str] = DEFAULT) -> None:
         unknown = [name for name in metrics if name not in METRICS]
         if unknown:
             raise ValueError(f'no metric {unknown[0]!r}; there are {", ".join(METRICS)}')
         references = checked_references(references)
         self._scorers = [METRICS[name](references) for name in metrics]
 
-    def score(self, predictions):
+    def score(self, predictions: Iterable) -> tuple[dict[str, float], dict]:
         """Scores one prediction an image.
 
         Args:
             predictions: N sequences of tokens.
 
         Returns:
-            tuple: The corpus's figures, ``{'BLEU-1': float, ..., 'CIDEr': float}``, fractions, and each image's own
-            under the same names, arrays (N,) of float64. Each scorer's own docstring says what its figures are.
+            tuple: The corpus's figures, ``{'BLEU-1': float, ..., 'CIDEr': float}``, fractions, and those of each image
+            under the same names, arrays (N,) of float64. The scorers' docstrings define them.
         """
-        corpus, each = {}, {}
+        corpus: dict[str, float] = {}
+        each: dict = {}
         for scorer in self._scorers:
             figures, own = scorer.score(predictions)
             corpus.update(figures)
@@ -47,7 +53,7 @@ class Scorer:
         return corpus, each
 
 
-def score(references, predictions, metrics=DEFAULT):
+def score(references: Iterable, predictions: Iterable, metrics: Sequence[str] = DEFAULT) -> dict[str, float]:
     """Scores a set of captions.
 
     Args:

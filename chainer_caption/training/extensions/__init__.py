@@ -1,8 +1,8 @@
-"""Trainer extensions of our own, beside Chainer's: how a training is watched, and which of its epochs is kept.
+"""Trainer extensions in addition to Chainer's: how a training is watched, and which epoch is kept.
 
-In the order in which they act at the end of an epoch: `TokenEvaluator` and `CaptionScores` measure, `KeepBest` keeps
-the weights, `Log` writes the log, and of that log `PrintTable`, `Curves`, `RunPage` and `Events` make what people look
-at. Those that show keep no state that matters, so that a training can be resumed with others than it was begun with.
+At the end of an epoch they act in this order: `TokenEvaluator` and `CaptionScores` measure, `KeepBest` keeps the
+weights, `Log` writes the log, and `PrintTable`, `Curves`, `RunPage` and `Events` show the log. Those that show keep no
+state of importance, so that a resumed training can have others.
 """
 from chainer_caption.training.extensions.best import FIGURES, KeepBest
 from chainer_caption.training.extensions.curves import LOSS, SCORES, Curves
@@ -17,5 +17,5 @@ from chainer_caption.training.extensions.validation import TokenEvaluator
 __all__ = ['FIGURES', 'WATCHED', 'CaptionScores', 'Curves', 'Events', 'EveryEpochs', 'KeepBest', 'Log', 'PrintTable',
            'ProgressBar', 'RunPage', 'TellDivergence', 'TokenEvaluator', 'check_tensorboard', 'scored_images']
 
-# What they leave in the folder of a training, as patterns; a training that replaces another's removes them.
+# What they write into the folder of a training, as patterns; a training that replaces another's removes them.
 WATCHED = (LOSS, SCORES, PAGE, f'{FOLDER}/{FILES}')

@@ -1,5 +1,8 @@
 """Curves of the log as images."""
+from __future__ import annotations
+
 import os
+from typing import Any
 
 import chainer
 
@@ -9,19 +12,19 @@ from chainer_caption.training.extensions.epochs import EveryEpochs
 
 LOSS, SCORES = 'loss.png', 'scores.png'
 
-# For each image what its axis measures, and the keys of its curves in the log.
+# For each image the label of its axis, and the keys of its curves in the log.
 _IMAGES = {LOSS: ('nats per token', ('main/loss', 'validation/main/loss')),
-             SCORES: ('fraction', ('main/reward', 'validation/main/cider', 'validation/main/bleu4'))}
+           SCORES: ('fraction', ('main/reward', 'validation/main/cider', 'validation/main/bleu4'))}
 
 
 class Curves(chainer.training.Extension):
     """Draws `loss.png` and, where captions are scored or rewarded, `scores.png` into the folder of the training.
 
-    Chainer's PlotReport keeps what it draws in the snapshot; this draws the log, which is there already.
+    Chainer's PlotReport keeps its data in the snapshot; this draws the log, which is there already.
     """
     trigger = EveryEpochs()
 
-    def __call__(self, trainer):
+    def __call__(self, trainer: Any) -> None:
         log = trainer.get_extension('LogReport').log
         for name, (measure, keys) in _IMAGES.items():
             curves = {key: log_points(log, key) for key in keys}
@@ -30,12 +33,13 @@ class Curves(chainer.training.Extension):
                     _draw(f, curves, measure)
 
 
-def _draw(f, curves, measure):
-    # A figure by itself, without pyplot, which would choose a backend for the whole process.
+def _draw(f: Any, curves: dict[str, Any], measure: str) -> None:
+    # Without pyplot, which would choose a backend for the whole process.
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
     figure = Figure()
     axes = figure.add_subplot(xlabel='epoch', ylabel=measure)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator('auto', integer=True))
     for key, points in curves.items():
         if points:
             axes.plot(*zip(*points, strict=True), marker='.', label=key)

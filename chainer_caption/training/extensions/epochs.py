@@ -1,18 +1,16 @@
-"""When an extension acts: at the end of epochs."""
+"""Trigger at the end of epochs."""
+from typing import Any
 
 
 class EveryEpochs:
-    """A trigger at the end of every so many epochs.
+    """Trigger at the end of every `period` epochs.
 
-    Chainer's IntervalTrigger remembers when it was asked last and saves that; this one follows from the updater alone,
-    so that a training can be resumed with more or fewer extensions than it had.
-
-    Args:
-        period (int): Of how many epochs it is the last that counts.
+    Chainer's IntervalTrigger saves when it was last asked; this one depends on the updater only, so that a training can
+    be resumed with other extensions.
     """
 
-    def __init__(self, period=1):
+    def __init__(self, period: int = 1) -> None:
         self.period = period
 
-    def __call__(self, trainer):
+    def __call__(self, trainer: Any) -> bool:
         return trainer.updater.is_new_epoch and trainer.updater.epoch % self.period == 0

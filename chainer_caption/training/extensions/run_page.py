@@ -1,43 +1,47 @@
-"""The page of a run."""
+"""The page of a training: curves, scores, samples, settings."""
+from __future__ import annotations
+
 import dataclasses
 import datetime
 import os
+from typing import Any
 
 import chainer
 import numpy as np
 
 from chainer_caption.data import SPLITS
 from chainer_caption.data.tokenization import detokenize
-from chainer_caption.models.bundle import versions
+from chainer_caption.models.bundle import Bundle, versions
 from chainer_caption.report.run_page import write_run_page
 from chainer_caption.storage.files import atomic_write
 from chainer_caption.training.extensions.best import FIGURES, best_entry
 from chainer_caption.training.extensions.epochs import EveryEpochs
+from chainer_caption.training.settings import Settings
 
 PAGE = 'run.html'
 
-# Of the settings, what says nothing to a reader.
+# Settings of no interest to a reader.
 _NOT_SHOWN = ('dataset', 'start_from', 'images', 'encoder_weights', 'tensorboard', 'snapshot_every', 'keep_snapshots')
 
 
 class RunPage(chainer.training.Extension):
-    """Writes `run.html` into the folder of the training, anew every epoch: curves, scores, samples, settings.
+    """Writes `run.html` into the folder of the training after every epoch.
 
     Args:
-        current (Bundle): What is trained.
-        dataset (Dataset): On what.
-        settings (Settings): How.
+        current: Bundle that is trained.
+        dataset: Dataset that it is trained on.
+        settings: Settings of the training.
     """
     trigger = EveryEpochs()
 
-    def __init__(self, current, dataset, settings):
-        self._epochs, self._by = settings.epochs, settings.keep_best
+    def __init__(self, current: Bundle, dataset: Any, settings: Settings) -> None:
+        self._epochs, self._by = settings.epochs, settings.keep_best or 'loss'
         self._dataset = dataset
         self._details = {'Settings': _settings_facts({**dataclasses.asdict(settings), **current.training}),
                          'Dataset': _dataset_facts(current, dataset),
                          'Versions': {name: version for name, version in versions().items() if version}}
 
-    def __call__(self, trainer):
+    def __call__(self, trainer: Any) -> None:
         log = trainer.get_extension('LogReport').log
         facts = {'dataset': self._details['Dataset']['folder'], 'epochs': f'{log[-1]["epoch"]} of {self._epochs}',
                  'time': datetime.timedelta(seconds=round(log[-1]['elapsed_time'])),
@@ -47,21 +51,21 @@ class RunPage(chainer.training.Extension):
             write_run_page(f, f'Training of {name}', facts, log, FIGURES[self._by][0], best_entry(log, self._by),
                            self._references(log), self._details)
 
-    def _references(self, log):
-        """What the dataset says of the sampled images: `imgid` to text."""
+    def _references(self, log: list[dict]) -> dict[int, str]:
+        """A reference of each sampled image, by `imgid`."""
         samples = next((entry['samples'] for entry in log if 'samples' in entry), ())
         ids, tokenizer = self._dataset.captions.image_ids, self._dataset.captions.tokenizer
         return {sample['image_id']: detokenize(
             self._dataset.references(np.flatnonzero(ids == sample['image_id'])[0])[0], tokenizer) for sample in samples}
 
 
-def _settings_facts(training):
+def _settings_facts(training: dict) -> dict:
     shown = {name.replace('_', ' '): 'none' if value is None else value
              for name, value in training.items() if name not in _NOT_SHOWN}
     return {**shown, **({'started from': 'given weights'} if 'start_from' in training else {})}
 
 
-def _dataset_facts(current, dataset):
+def _dataset_facts(current: Bundle, dataset: Any) -> dict:
     captions = dataset.captions
     facts = {'folder': os.path.basename(os.path.dirname(os.path.abspath(dataset.dataset_path)))}
     per_image = np.diff(captions.sentences)

@@ -1,56 +1,64 @@
-"""What a training shows on a terminal: a table of its epochs, and below it a bar that says how far it is."""
+"""Terminal output of a training: a table of its epochs, and a progress bar below it."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
 import chainer
 from tqdm import tqdm
 
 
 class ProgressBar(chainer.training.Extension):
-    """A bar with captions a second and the time left. (Chainer 7.8.1's ProgressBar overlooks its arguments, and fails
-    where a training ends otherwise than after a number of epochs.)
+    """A bar with captions a second and the time left.
+
+    Chainer 7.8.1's ProgressBar ignores its arguments, and fails where a training ends otherwise than after a number of
+    epochs.
 
     Args:
-        epochs (int): Of the whole training.
-        captions (int): Of an epoch.
-        out (file): The terminal.
+        epochs: Epochs of the whole training.
+        captions: Captions in an epoch.
+        out: The terminal.
     """
     trigger = 1, 'iteration'
     # After the table, which is printed above the bar.
     priority = chainer.training.PRIORITY_READER - 1
 
-    def __init__(self, epochs, captions, out):
+    def __init__(self, epochs: int, captions: int, out: Any) -> None:
         self._epochs, self._captions, self._out = epochs, captions, out
-        self._bar = None
+        self._bar: Any = None
 
-    def initialize(self, trainer):
+    def initialize(self, trainer: Any) -> None:
         self._bar = tqdm(total=self._epochs * self._captions, initial=self._done(trainer), file=self._out,
                          unit=' captions', unit_scale=True, dynamic_ncols=True, leave=False)
 
-    def __call__(self, trainer):
+    def __call__(self, trainer: Any) -> None:
         self._bar.update(self._done(trainer) - self._bar.n)
 
-    def _done(self, trainer):
+    def _done(self, trainer: Any) -> int:
         return round(trainer.updater.epoch_detail * self._captions)
 
-    def finalize(self):
+    def finalize(self) -> None:
         if self._bar is not None:
             self._bar.close()
 
 
 class PrintTable(chainer.training.Extension):
-    """Prints the log as a table, a line for each epoch, above a bar that may be there. (Chainer's PrintReport would
-    clear what is below with control codes, and fails at a figure that is null.)
+    """Prints the log as a table, a line for each epoch, above a progress bar that may be there.
+
+    Chainer's PrintReport would clear what is below with control codes, and fails at a figure that is null.
 
     Args:
-        keys (sequence of str): The columns, as the log's entries name them.
-        out (file): Where the table goes.
+        keys: The columns, as the log's entries name them.
+        out: File to print to.
     """
     trigger = 1, 'iteration'
 
-    def __init__(self, keys, out):
+    def __init__(self, keys: Sequence[str], out: Any) -> None:
         self._columns = list(keys)
         self._out = out
         self._printed = 0
 
-    def __call__(self, trainer):
+    def __call__(self, trainer: Any) -> None:
         lines = [self._columns, *([_cell(entry, key) for key in self._columns]
                                   for entry in trainer.get_extension('LogReport').log)]
         if self._printed < len(lines):
@@ -59,12 +67,12 @@ class PrintTable(chainer.training.Extension):
                 self._out.flush()
             self._printed = len(lines)
 
-    def _line(self, cells):
+    def _line(self, cells: list[str]) -> str:
         widths = (max(10, len(key)) for key in self._columns)
         return '  '.join(map(str.ljust, cells, widths)).rstrip() + '\n'
 
 
-def _cell(entry, key):
+def _cell(entry: dict, key: str) -> str:
     if key not in entry:
         return ''
     return 'not finite' if entry[key] is None else f'{entry[key]:g}'

@@ -1,23 +1,40 @@
-"""What a training aims at: the words that people wrote, or captions of the model's own that score well.
+"""Objectives: cross-entropy of the reference captions, and self-critical sequence training (SCST)."""
+from __future__ import annotations
 
-An objective has the minibatches and their loss, and says what it reports; the trainer knows nothing else of it. It is
-made with the dataset, the bundle, the settings, the converter of captions (`make_converter`, or a `OnlineFeatures` in
-its place), the processes, and a callable that takes notices. Its attributes:
+import dataclasses
+from typing import Any
 
-- `iterator`, a Chainer iterator over the training examples, and `converter`, of its minibatches;
-- `loss(update, *batch)`, which gives the variable to be minimised, for the update of that number, and reports;
-- `captions`, how many are learned from in an epoch;
-- `reports`, the names under which the log has what `loss` reports, and `columns`, which of them are printed;
-- `per_token`, whether `main/loss` is in nats per token;
-- `goes_on`, whether what it starts from is a captioner already, whose captions are worth scoring.
-"""
-from chainer_caption.training.objectives.cross_entropy import CrossEntropy, CrossEntropyByImage
+from chainer_caption.errors import InputError
+from chainer_caption.training.objectives.cross_entropy import CrossEntropy
+from chainer_caption.training.objectives.image_batches import ImageMinibatches
 from chainer_caption.training.objectives.self_critical import SelfCritical
+from chainer_caption.training.settings import Settings, rules
+from chainer_caption.training.updater import OBJECTIVES, Objective, find_objective, register_objective
 
-#: The objectives, by their names in `Settings`.
-OBJECTIVES = {'cross-entropy': CrossEntropy, 'self-critical': SelfCritical}
+__all__ = ['OBJECTIVES', 'CrossEntropy', 'Objective', 'SelfCritical', 'choose_objective', 'find_objective',
+           'register_objective', 'set_up']
 
-#: Those that see each image of a minibatch once.
-BY_IMAGE = {'cross-entropy': CrossEntropyByImage, 'self-critical': SelfCritical}
 
-__all__ = ['BY_IMAGE', 'OBJECTIVES', 'CrossEntropy', 'CrossEntropyByImage', 'SelfCritical']
+def choose_objective(settings: Settings, objective: Objective | str | None) -> tuple[Settings, Objective]:
+    """The objective to train with, given as an instance, by its name or by the settings; and settings that agree.
+
+    Raises:
+        InputError: It is not registered.
+    """
+    if isinstance(objective, str):
+        settings, objective = dataclasses.replace(settings, objective=objective), None
+    if objective is None:
+        return settings, settings.make_objective()
+    if OBJECTIVES.get(objective.name) is not type(objective):
+        raise InputError(f'{type(objective).__name__} is not registered: decorate it with @register_objective(NAME)')
+    own = {name: value for name, value in objective.parameters().items() if name in rules()}
+    return dataclasses.replace(settings, objective=objective.name, **own), objective
+
+
+def set_up(objective: Objective, dataset: Any, bundle: Any, settings: Any, converter: Any, processes: Any,
+           notice: Any) -> Objective:
+    """Sets an objective up; where the encoder is fine-tuned, it takes minibatches of images, each encoded once."""
+    if settings.finetune is not None and not objective.by_image:
+        objective = ImageMinibatches(objective)
+    objective.setup(dataset, bundle, settings, converter, processes, notice)
+    return objective

@@ -1,122 +1,143 @@
-"""Captions that score well: the model draws its own, and those that earn more than the others become likelier."""
+"""Self-critical sequence training (SCST): sampled captions with a high CIDEr become more likely."""
+from __future__ import annotations
+
+import dataclasses
 import math
+from collections.abc import Callable
+from typing import Any
 
 import chainer
 import numpy as np
 from chainer import as_array
 
-from chainer_caption.data.vocabulary import EOS, SPECIAL
+from chainer_caption.data.vocabulary import EOS
 from chainer_caption.errors import InputError
 from chainer_caption.evaluation.metrics.cider import SINGLE
-from chainer_caption.evaluation.metrics.reward import CiderReward
+from chainer_caption.evaluation.metrics.reward import training_reward
 from chainer_caption.functions import mask_key
 from chainer_caption.functions.dropout import apply_mask
-from chainer_caption.training.objectives.image_batches import Images, repeated, word_loss
+from chainer_caption.training.objectives.image_batches import Images, repeated
+from chainer_caption.training.updater import Objective, register_objective
 
-#: Drawn captions are cut to so many tokens, `</S>` among them; people write a dozen words, of some characters each.
+#: Sampled captions are cut to so many tokens, `</S>` included. References have a dozen words of some characters each.
 MAX_LENGTH = {'words': 30, 'characters': 90, 'katakana': 90}
 
-# What is drawn from the seed and the number of the update, told apart from the masks of a model's dropouts.
+# Random streams of an update, distinct from the dropout masks of a model.
 _CAPTIONS, _REFERENCES, _FEATURES = 1001, 1002, 1004
 
 
-class SelfCritical:
-    """The expected CIDEr-D of captions that are drawn from the model (Rennie et al., "Self-critical sequence training
-    for image captioning", CVPR 2017).
+@register_objective('self-critical')
+@dataclasses.dataclass
+class SelfCritical(Objective):
+    """The expected CIDEr-D of captions sampled from the model (Rennie et al., "Self-critical sequence training for
+    image captioning", CVPR 2017).
 
-    A minibatch is `batch_size // samples` images (at least one), with `samples` captions drawn for each; an epoch has
+    A minibatch is `batch_size // samples` images (at least one), with `samples` sampled captions each; an epoch has
     every training image once. The loss is minus the mean over captions of (reward - baseline) * log p(caption). It is
-    divided by the captions and not by their words: only so is its gradient, on average, that of the expected reward;
-    divided by words, it would pay for long captions. The baseline is the mean reward of the image's other samples, or
-    the reward of its greedy caption.
+    divided by the number of captions, not of words: only then is its gradient an unbiased estimate of the gradient of
+    the expected reward. Dividing by words would reward long captions.
 
-    A caption is cut at MAX_LENGTH. `</S>` is a word of the reward, so that a caption pays for not ending, and
-    document frequencies are those of the training captions. `xe_weight` adds so many times the loss of `CrossEntropy`
-    of one of each image's references, drawn anew for each update.
+    A caption is cut at MAX_LENGTH. `</S>` counts as a word of the reward, so that an unfinished caption has a lower
+    one. Document frequencies are those of the training captions. In each update the cross-entropy term has one
+    reference of each image, chosen at random.
 
-    What speaks is what learns: there is dropout of the images' features alone, by the model's ratio and with the same
-    mask for all captions of an image, drawn and learned from. Without it the model learns its few training images by
-    heart, and what the reward gains there is lost on others.
+    Dropout is applied to the image features only, with the model's ratio and the same mask for all captions of an
+    image, both when sampling and when computing gradients. Without it the model overfits the training images.
 
-    Reports `loss`, `reward` (the mean CIDEr-D of the drawn captions, from 0 to 10) and `length` (the mean of their
-    words, without `</S>`).
+    Reports `loss`, `reward` (mean CIDEr-D of the sampled captions, 0 to 10) and `length` (their mean number of words,
+    without `</S>`).
 
-    Args: as for `CrossEntropy`; the model is a `Speaker`, and the converter may be a `OnlineFeatures`.
-
-    Raises:
-        InputError: There is a single image.
+    Args:
+        baseline: `'others'`, the mean reward of the image's other samples, or `'greedy'`, the reward of its greedy
+            caption.
+        samples: Captions sampled for an image.
+        xe_weight: Weight of the cross-entropy term.
     """
+    baseline: str = 'others'
+    samples: int = 5
+    xe_weight: float = 1.0
+
     reports = 'main/loss', 'main/reward', 'main/length'
     columns = reports
-    per_token = False
-    goes_on = True
+    requires_model = True
+    by_image = True
+    learning_rate = 2e-4
+    keep_best = 'cider'
 
-    def __init__(self, dataset, current, settings, converter, processes, say):
-        self._longest = MAX_LENGTH[current.tokenizer]
-        self._model, self._settings, self._processes = current.model, settings, processes
-        self._images = Images(dataset, current, converter, processes)
-        if len(self._images) == 1:
-            raise InputError(f'{dataset.dataset_path}: {SINGLE}; self-critical training needs two or more')
-        spoken = ([[*words, SPECIAL[EOS]] for words in dataset.references(image) if words]
-                  for image in dataset.images(*dataset.training_splits))
-        self._reward = CiderReward([references for references in spoken if references], current.vocabulary.words)
-        self._images.begin(settings.batch_size // settings.samples, settings.seed)
+    def __post_init__(self) -> None:
+        if self.baseline == 'others' and self.samples == 1:
+            raise InputError.of('samples', 1, 'there are no other samples to compare a caption with; take 2 or more, '
+                                'or the baseline greedy')
+
+    def check(self, dataset: Any, bundle: Any) -> None:
+        if not hasattr(bundle.model, 'sampled_loss'):
+            raise InputError.of('objective', self.name, f'the model {type(bundle.model).__name__} cannot sample '
+                                'captions; train it with cross-entropy')
+        rows, *_ = dataset.sentences(*dataset.training_splits)
+        if len(np.unique(rows)) == 1:
+            raise InputError(f'{dataset.dataset_path}: {SINGLE}; {self.name} training needs two images or more')
+
+    def setup(self, dataset: Any, bundle: Any, settings: Any, converter: Any, processes: Any,
+              notice: Callable[[str], None]) -> None:
+        self._longest = MAX_LENGTH[bundle.tokenizer]
+        self._model, self._settings, self._processes = bundle.model, settings, processes
+        self._images = Images(dataset, bundle, converter, processes)
+        self._reward = processes.one_after_another(lambda: training_reward(dataset, bundle.vocabulary.words))
+        self._images.begin(settings.batch_size // self.samples, settings.seed)
         self.iterator, self.converter = self._images.iterator, self._images.converter
-        self.captions = len(self._images) * settings.samples
+        self.captions = len(self._images) * self.samples
 
-    def loss(self, update, images):
-        model, samples = self._model, self._settings.samples
+    def loss(self, update: int, *batch: Any) -> chainer.Variable:
+        images, model, samples = batch[0], self._model, self.samples
         places, features, own = self._images.get(update, images)
-        # The losses of all processes' shares have the mean that a single process would find.
+        # The mean over processes is the loss of the whole minibatch.
         captions = len(images) * samples / self._processes.size if own else math.inf
-        seen = self._with_dropout(update, features, places, len(images))
-        each = repeated(seen, np.repeat(np.arange(len(places)), samples), model.device)
+        dropped = self._with_dropout(update, features, places, len(images))
+        each = repeated(dropped, np.repeat(np.arange(len(places)), samples), model.device)
         numbers = (places[:, None] * samples + np.arange(samples)).reshape(-1)
         key = mask_key(self._settings.seed, update, _CAPTIONS)
-        sampled = model.sample(as_array(each), key, self._longest, numbers)
-        rewards = np.empty(len(numbers))
-        rewards[sampled.order] = self._reward(sampled.captions, images[numbers[sampled.order] // samples])
-        rewards = rewards.reshape(-1, samples)
-        if self._settings.baseline == 'greedy':
-            baseline = self._reward(model.greedy(as_array(seen), self._longest), images[places])[:, None]
+        sampled = model.sample(_arrays(each), key, self._longest, numbers)
+        found = np.empty(len(numbers))
+        found[sampled.order] = self._reward(sampled.captions, images[numbers[sampled.order] // samples])
+        rewards = found.reshape(-1, samples)
+        if self.baseline == 'greedy':
+            baseline = self._reward(model.greedy(_arrays(dropped), self._longest), images[places])[:, None]
         else:
             baseline = mean_of_others(rewards)
         weights = ((rewards - baseline) / captions).reshape(-1).astype(np.float32)
         loss = model.sampled_loss(each, sampled, weights)
-        if self._settings.xe_weight:
-            loss += self._settings.xe_weight * self._word_loss(update, images, places, features, own)
+        if self.xe_weight:
+            loss += self.xe_weight * self._cross_entropy(update, images, places, features, own)
         length = sum(len(caption) - (caption[-1] == EOS) for caption in sampled.captions)
         chainer.report({'loss': loss, 'reward': rewards.sum() / captions, 'length': length / captions}, model)
         return loss
 
-    def _with_dropout(self, update, features, places, count):
-        """The features of some of a minibatch's images; the mask is made for all, as each process has to."""
-        ratio = self._settings.dropout
-        if not ratio:
+    def _with_dropout(self, update: int, features: Any, places: np.ndarray, count: int) -> Any:
+        """Dropout of the features of a share; the mask is made for the whole minibatch, as in every process."""
+        if not self._settings.dropout:
             return features
+        if isinstance(features, tuple):
+            return tuple(self._with_dropout(update, each, places, count) for each in features)
         key = mask_key(self._settings.seed, update, _FEATURES)
-        mask = apply_mask(np.ones((count, *features.shape[1:]), np.float32), ratio, key)
+        mask = apply_mask(np.ones((count, *features.shape[1:]), np.float32), self._settings.dropout, key)
         return features * self._model.device.send(mask[places])
 
-    def _word_loss(self, update, images, places, features, own):
-        """The loss of one reference of each image."""
-        data, bounds = self._images.data, self._images.bounds
+    def _cross_entropy(self, update: int, images: np.ndarray, places: np.ndarray, features: Any,
+                       own: bool) -> chainer.Variable:
+        """The cross-entropy of one reference of each image, nats per token."""
+        bounds = self._images.bounds
         rng = np.random.default_rng((self._settings.seed, update, _REFERENCES))
         chosen = rng.integers(bounds[images], bounds[images + 1])
-        tokens = int(data.lengths[chosen].sum()) / self._processes.size if own else math.inf
-        # What the model reports of it is not the loss of this training.
+        batch = self._images.pack(features, range(len(places)), chosen[places], self._images.tokens(chosen, own))
+        # The model reports this term as its loss; the log has that of the objective.
         with chainer.using_config('train', False), chainer.reporter.report_scope({}):
-            return word_loss(self._model, features, np.arange(len(places)), [data[i][1] for i in chosen[places]],
-                             tokens)
+            return self._model(*batch)
 
 
-def mean_of_others(rewards):
-    """For each sample the mean reward of the others of its image.
+def _arrays(features: Any) -> Any:
+    return tuple(map(as_array, features)) if isinstance(features, tuple) else as_array(features)
 
-    Args:
-        rewards (numpy.ndarray): (images, samples), at least two samples.
 
-    Returns:
-        numpy.ndarray: Of the same shape.
-    """
+def mean_of_others(rewards: np.ndarray) -> np.ndarray:
+    """For each sample the mean reward of the image's other samples, (images, samples) with at least two samples."""
     return (rewards.sum(axis=1, keepdims=True) - rewards) / (rewards.shape[1] - 1)
