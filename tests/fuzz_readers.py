@@ -262,10 +262,10 @@ def _of_checkpoints(place):
 def _use_checkpoint(files, number, path):
     bundle = read_checkpoint([*files[:number], path, *files[number + 1:]])
     _use_model(bundle)
-    stepper = bundle.model.stepper()
+    decoder = bundle.model.decoder()
     with np.errstate(all='ignore'):                     # weights may be of any size
-        state = stepper.start(np.ones((2, bundle.model.feature_size), np.float32))
-        stepper.step(state, np.arange(2), np.zeros(2, int))
+        state = decoder.start(np.ones((2, bundle.model.feature_size), np.float32))
+        decoder.step(state, np.arange(2), np.zeros(2, int))
 
 
 def _use_model(bundle):

@@ -54,7 +54,7 @@ def test_the_search_leaves_each_core_to_a_thread_of_its_own(model_dir):
     # Those of BLAS wait for each other by spinning, and beside anything else a search takes twice the time.
     captioner, threads = Captioner.load(model_dir, images=False), set()
 
-    def search(stepper, features):
+    def search(decoder, features):
         threads.update(pool['num_threads'] for pool in threadpoolctl.threadpool_info() if pool['user_api'] == 'blas')
         return [[] for _ in features]
 

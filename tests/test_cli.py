@@ -2,6 +2,7 @@
 import contextlib
 import csv
 import fcntl
+import importlib
 import io
 import json
 import math
@@ -161,7 +162,7 @@ def test_no_words_left(call, model_dir, dataset_dir):
 
 
 def test_captions_in_bfloat16_where_the_cpu_has_none(call, refused, model_dir, dataset_dir, monkeypatch):
-    monkeypatch.setattr('chainer_caption.functions.matmul.available', lambda: False)
+    monkeypatch.setattr(importlib.import_module('chainer_caption.functions.matmul'), 'available', lambda: False)
     argv = '-m', model_dir, '--dataset', dataset_dir, '--top', 1
     status, out, err = call('generate', *argv, '--precision', 'bf16')
     assert status == 0 and err.count('\n') == 1 and 'computing in float32' in err

@@ -1,5 +1,6 @@
 """Beam search against exhaustive search, and against a beam written plainly."""
 import dataclasses
+import doctest
 import functools
 
 import chainer
@@ -10,9 +11,9 @@ from chainer.backends import cuda
 
 from chainer_caption import InputError
 from chainer_caption.data.vocabulary import BOS, EOS, UNK
-from chainer_caption.decoding import BeamSearch
+from chainer_caption.decoding import BeamSearch, beam
 from chainer_caption.models import ShowAndTell
-from chainer_caption.models.stepper import Stepper
+from chainer_caption.models.decoder import LSTMDecoder
 
 D = 7
 
@@ -79,7 +80,7 @@ def score_of(hypothesis, normalization):
 def test_a_beam_as_wide_as_the_space_finds_what_exhaustive_search_finds(allow_unk, normalization):
     model, x = random_model(5, end=-3), features(4)
     search = BeamSearch(width=1000, top=7, max_length=4, allow_unk=allow_unk, length_normalization=normalization)
-    found = search(Stepper(model), x)
+    found = search(LSTMDecoder(model), x)
     kinds = set()
     for feature, hypotheses in zip(x, found, strict=True):
         expected = all_captions(functools.partial(next_log_probs, model), feature, 4, allow_unk, normalization)[:7]
@@ -96,8 +97,8 @@ def test_a_beam_as_wide_as_the_space_finds_what_exhaustive_search_finds(allow_un
 def test_lengths_and_repetitions_as_exhaustive_search_has_them(min_length, no_repeat, normalization):
     model, x = random_model(6, end=1), features(4)
     search = BeamSearch(width=2000, top=99, max_length=5, length_normalization=normalization)
-    without = search(Stepper(model), x)
-    found = dataclasses.replace(search, min_length=min_length, no_repeat_ngram=no_repeat)(Stepper(model), x)
+    without = search(LSTMDecoder(model), x)
+    found = dataclasses.replace(search, min_length=min_length, no_repeat_ngram=no_repeat)(LSTMDecoder(model), x)
     for feature, hypotheses in zip(x, found, strict=True):
         expected = all_captions(functools.partial(next_log_probs, model), feature, 5, False, normalization, min_length,
                                 no_repeat)[:99]
@@ -109,7 +110,7 @@ def test_lengths_and_repetitions_as_exhaustive_search_has_them(min_length, no_re
 
 def test_nothing_is_left_to_say():
     model = random_model(5)                             # two words that may be said, each once
-    assert BeamSearch(min_length=3, no_repeat_ngram=1)(Stepper(model), features(2)) == [[], []]
+    assert BeamSearch(min_length=3, no_repeat_ngram=1)(LSTMDecoder(model), features(2)) == [[], []]
 
 
 def plain_beam(model, feature, width, top, max_length):
@@ -132,7 +133,7 @@ def plain_beam(model, feature, width, top, max_length):
 def test_equals_a_plain_beam(width):
     model, x = random_model(40, hidden=12, scale=0.7, end=2.0), features(6)
     top = min(5, width)
-    found = BeamSearch(width=width, top=top, max_length=12)(Stepper(model), x)
+    found = BeamSearch(width=width, top=top, max_length=12)(LSTMDecoder(model), x)
     for feature, hypotheses in zip(x, found, strict=True):
         expected = plain_beam(model, feature, width, top, 12)
         assert [h.words for h in hypotheses if h.finished] == [words for _, words, finished in expected if finished]
@@ -142,7 +143,7 @@ def test_equals_a_plain_beam(width):
 
 def test_width_one_is_greedy():
     model, x = random_model(30, seed=3), features(5)
-    for feature, (hypothesis,) in zip(x, BeamSearch(width=1, top=1, max_length=10)(Stepper(model), x), strict=True):
+    for feature, (hypothesis,) in zip(x, BeamSearch(width=1, top=1, max_length=10)(LSTMDecoder(model), x), strict=True):
         words = []
         while len(words) < 10:
             following = next_log_probs(model, feature, words)
@@ -155,12 +156,12 @@ def test_width_one_is_greedy():
 
 def test_many_images_find_what_each_finds_alone(monkeypatch):
     model, x = random_model(40, scale=0.7), features(23)
-    stepper = Stepper(model)
+    decoder = LSTMDecoder(model)
     search = BeamSearch(width=6, top=3, max_length=9)
-    together = search(stepper, x)
-    alone = [search(stepper, row[None])[0] for row in x]
+    together = search(decoder, x)
+    alone = [search(decoder, row[None])[0] for row in x]
     monkeypatch.setattr('chainer_caption.decoding.search._CPU_BYTES', 4 * 6 * 40 * 4)      # four images at a time
-    in_fours = search(stepper, x)
+    in_fours = search(decoder, x)
     for others in (alone, in_fours):
         assert [[h.words for h in hs] for hs in others] == [[h.words for h in hs] for hs in together]
         np.testing.assert_allclose([[h.log_prob for h in hs] for hs in others],
@@ -170,10 +171,10 @@ def test_many_images_find_what_each_finds_alone(monkeypatch):
 def test_unk_is_said_only_when_allowed_and_leaves_its_probability_to_nobody():
     model, x = random_model(6), features(4)
     model.out_word.b.array[UNK] += 5
-    stepper = Stepper(model)
-    without = BeamSearch(width=20, top=5, max_length=5)(stepper, x)
+    decoder = LSTMDecoder(model)
+    without = BeamSearch(width=20, top=5, max_length=5)(decoder, x)
     assert not any(UNK in h.words for hypotheses in without for h in hypotheses)
-    assert any(UNK in h.words for hypotheses in BeamSearch(max_length=5, allow_unk=True)(stepper, x)
+    assert any(UNK in h.words for hypotheses in BeamSearch(max_length=5, allow_unk=True)(decoder, x)
                for h in hypotheses)
     best = without[0][0]
     log_prob = sum(next_log_probs(model, x[0], best.words[:t])[w] for t, w in enumerate(best.words))
@@ -184,18 +185,18 @@ def test_unk_is_said_only_when_allowed_and_leaves_its_probability_to_nobody():
 
 def test_captions_that_never_end_are_cut_with_all_their_words():
     model = random_model(6, end=-100)
-    for hypotheses in BeamSearch(width=5, top=2, max_length=7)(Stepper(model), features(3)):
+    for hypotheses in BeamSearch(width=5, top=2, max_length=7)(LSTMDecoder(model), features(3)):
         assert [(len(h.words), h.finished) for h in hypotheses] == [(7, False)] * 2
         assert hypotheses[0].log_prob_per_token == pytest.approx(hypotheses[0].log_prob / 7)
 
 
 def test_a_caption_of_the_greatest_length_that_ends_there_is_finished():
     model = random_model(8, seed=5)
-    whole = BeamSearch(width=1, top=1, max_length=30)(Stepper(model), features(20))
+    whole = BeamSearch(width=1, top=1, max_length=30)(LSTMDecoder(model), features(20))
     for length in (1, 2, 3):
         at_length = [i for i, (h,) in enumerate(whole) if h.finished and len(h.words) == length]
         for i in at_length:
-            (again,), = BeamSearch(width=1, top=1, max_length=length)(Stepper(model), features(20)[i:i + 1])
+            (again,), = BeamSearch(width=1, top=1, max_length=length)(LSTMDecoder(model), features(20)[i:i + 1])
             assert again.finished
             assert again.words == whole[i][0].words
             assert again.log_prob_per_token == pytest.approx(again.log_prob / (length + 1))
@@ -203,7 +204,7 @@ def test_a_caption_of_the_greatest_length_that_ends_there_is_finished():
 
 def test_a_space_smaller_than_the_beam_gives_what_there_is():
     model = random_model(4, end=0)                      # <S>, </S>, <UNK> and one word
-    found, = BeamSearch(width=20, top=20, max_length=1)(Stepper(model), features(1))
+    found, = BeamSearch(width=20, top=20, max_length=1)(LSTMDecoder(model), features(1))
     assert sorted(h.words for h in found) == [[], [3]]
 
 
@@ -211,7 +212,7 @@ def test_the_word_that_begins_every_caption_is_never_said():
     model = random_model(6)
     model.out_word.b.array[BOS] += 5
     for allow_unk in (False, True):
-        for hypotheses in BeamSearch(max_length=5, allow_unk=allow_unk)(Stepper(model), features(4)):
+        for hypotheses in BeamSearch(max_length=5, allow_unk=allow_unk)(LSTMDecoder(model), features(4)):
             assert not any(BOS in h.words for h in hypotheses)
 
 
@@ -235,8 +236,18 @@ def test_a_search_is_a_value():
 def test_large_normalizations_still_compare():
     # Whatever passes the check is not rounded to nothing: the longest caption wins, and its score is sound.
     model, x = random_model(6, end=1), features(3)
-    for hypotheses in BeamSearch(width=50, top=5, max_length=9, length_normalization=60)(Stepper(model), x):
+    for hypotheses in BeamSearch(width=50, top=5, max_length=9, length_normalization=60)(LSTMDecoder(model), x):
         assert {len(h.words) for h in hypotheses} == {9} and all(np.isfinite(h.log_prob) for h in hypotheses)
+
+
+def test_the_worked_example_of_the_beams():
+    assert doctest.testmod(beam) == (0, 6)
+
+
+def test_a_decoder_refuses_words_that_the_model_does_not_have():
+    decoder = LSTMDecoder(random_model(6))
+    with pytest.raises(IndexError, match='the model has 6'):
+        decoder.step(decoder.start(features(2)), np.arange(2), np.array([0, 6]))
 
 
 @pytest.mark.gpu
@@ -244,11 +255,11 @@ def test_large_normalizations_still_compare():
 def test_gpu_finds_what_the_cpu_finds(options):
     model, x = random_model(300, hidden=32, scale=0.5), features(50)
     search = BeamSearch(max_length=15, **options)
-    expected = search(Stepper(model), x)
+    expected = search(LSTMDecoder(model), x)
     device = chainer.get_device('@cupy:0')
     model.to_device(device)
     with chainer.using_device(device):
-        found = search(Stepper(model), device.send(x))
+        found = search(LSTMDecoder(model), device.send(x))
     assert [[h.words for h in hs] for hs in found] == [[h.words for h in hs] for hs in expected]
     np.testing.assert_allclose([[h.log_prob for h in hs] for hs in found],
                                [[h.log_prob for h in hs] for hs in expected], rtol=1e-4)
@@ -257,13 +268,13 @@ def test_gpu_finds_what_the_cpu_finds(options):
 @pytest.mark.gpu
 def test_gpu_searches_groups_that_fit_into_its_memory(room):
     model, x = random_model(300, hidden=32, scale=0.5), features(7)
-    expected = BeamSearch(max_length=6)(Stepper(model), x)
+    expected = BeamSearch(max_length=6)(LSTMDecoder(model), x)
     device = chainer.get_device('@cupy:0')
     model.to_device(device)
     with chainer.using_device(device):
-        stepper, x = Stepper(model), device.send(x)
+        decoder, x = LSTMDecoder(model), device.send(x)
         room(8 * 2 * 4 * 20 * 300)                      # an eighth of it: the scores of two images
-        found = BeamSearch(max_length=6)(stepper, x)
+        found = BeamSearch(max_length=6)(decoder, x)
     assert [[h.words for h in hs] for hs in found] == [[h.words for h in hs] for hs in expected]
 
 
@@ -278,10 +289,10 @@ def test_a_step_waits_for_the_gpu_once(no_repeat):
     model.to_device(device)
     counts = []
     with chainer.using_device(device):
-        stepper, x = Stepper(model), device.send(x)
+        decoder, x = LSTMDecoder(model), device.send(x)
         for length in (5, 9):
             with standin.counted() as counted:
-                BeamSearch(max_length=length, no_repeat_ngram=no_repeat)(stepper, x)
+                BeamSearch(max_length=length, no_repeat_ngram=no_repeat)(decoder, x)
             counts.append((sum(counted.launches.values()), len(counted.uploads), len(counted.synchronizations)))
     (launches, uploads, waits), = np.diff(counts, axis=0) / 4
     assert waits == 1

@@ -7,7 +7,7 @@ from test_decoding import features, next_log_probs, random_model
 from chainer_caption import InputError
 from chainer_caption.data.vocabulary import BOS, EOS, UNK
 from chainer_caption.decoding import BeamSearch, DiverseBeamSearch
-from chainer_caption.models.stepper import Stepper
+from chainer_caption.models.decoder import LSTMDecoder
 
 
 def plain_groups(model, feature, size, groups, diversity, max_length, normalization):
@@ -40,7 +40,7 @@ def test_equals_plain_groups(size, groups, diversity, normalization):
     model, x, length = random_model(25, hidden=12, scale=0.7, end=2.0), features(5), 9
     width = size * groups
     found = DiverseBeamSearch(width, width, normalization, beam_groups=groups, diversity_penalty=diversity,
-                              max_length=length)(Stepper(model), x)
+                              max_length=length)(LSTMDecoder(model), x)
     for feature, hypotheses in zip(x, found, strict=True):
         beams = plain_groups(model, feature, size, groups, diversity, length, normalization)
         # What is cut, and what ends at the greatest length, is the same for all searches.
@@ -54,8 +54,8 @@ def test_equals_plain_groups(size, groups, diversity, normalization):
 
 def test_the_best_of_each_group_is_returned_first():
     model, x = random_model(40, hidden=12, scale=0.7, end=0.5), features(6)
-    found = DiverseBeamSearch(20, 5, beam_groups=5, diversity_penalty=2.0, max_length=15)(Stepper(model), x)
-    best = BeamSearch(20, max_length=15)(Stepper(model), x)
+    found = DiverseBeamSearch(20, 5, beam_groups=5, diversity_penalty=2.0, max_length=15)(LSTMDecoder(model), x)
+    best = BeamSearch(20, max_length=15)(LSTMDecoder(model), x)
     differ = 0
     for feature, hypotheses, likeliest in zip(x, found, best, strict=True):
         firsts = {tuple(beam[0][1]) for beam in plain_groups(model, feature, 4, 5, 2.0, 15, 0)}
@@ -66,27 +66,38 @@ def test_the_best_of_each_group_is_returned_first():
     assert differ
 
 
+@pytest.mark.parametrize('penalty', [0.5, 1e8])
+def test_log_probabilities_are_the_models_whatever_the_penalty(penalty):
+    model, x = random_model(25, hidden=12, scale=0.7, end=1.0), features(3)
+    found = DiverseBeamSearch(8, 8, beam_groups=4, diversity_penalty=penalty, max_length=9)(LSTMDecoder(model), x)
+    for feature, hypotheses in zip(x, found, strict=True):
+        for h in hypotheses:
+            said = [*h.words, EOS] if h.finished else h.words
+            log_prob = sum(next_log_probs(model, feature, said[:t])[word] for t, word in enumerate(said))
+            assert h.log_prob == pytest.approx(log_prob, rel=1e-5, abs=1e-5)
+
+
 def test_captions_differ_more_than_those_of_a_beam():
     model, x = random_model(40, hidden=12, scale=0.7, end=0.0), features(8)
 
     def shared(search):
-        return np.mean([len({w for h in hypotheses for w in h.words}) for hypotheses in search(Stepper(model), x)])
+        return np.mean([len({w for h in hypotheses for w in h.words}) for hypotheses in search(LSTMDecoder(model), x)])
     assert shared(DiverseBeamSearch(20, diversity_penalty=1.0, max_length=8)) > shared(BeamSearch(20, max_length=8)) + 1
 
 
 def test_what_is_kept_from_captions_is_kept_from_groups():
     model, x = random_model(20, end=1), features(6)
     search = DiverseBeamSearch(12, 12, beam_groups=3, min_length=3, no_repeat_ngram=1, max_length=6)
-    for hypotheses in search(Stepper(model), x):
+    for hypotheses in search(LSTMDecoder(model), x):
         assert len({tuple(h.words) for h in hypotheses}) == len(hypotheses)
         for h in hypotheses:
             assert 3 <= len(h.words) == len(set(h.words))
 
 
 @pytest.mark.parametrize(('options', 'word'), [
-    ({'width': 20, 'beam_groups': 3}, '--beam-groups 3'), ({'beam_groups': 0}, '--beam-groups 0'),
-    ({'diversity_penalty': -1}, '--diversity-penalty -1'),
-    ({'diversity_penalty': float('nan')}, '--diversity-penalty nan'), ({'top': 21}, '--top 21')])
+    ({'width': 20, 'beam_groups': 3}, 'beam_groups 3'), ({'beam_groups': 0}, 'beam_groups 0'),
+    ({'diversity_penalty': -1}, 'diversity_penalty -1'),
+    ({'diversity_penalty': float('nan')}, 'diversity_penalty nan'), ({'top': 21}, 'top 21')])
 def test_contradictory_options_are_refused(options, word):
     with pytest.raises(InputError, match=word):
         DiverseBeamSearch(**options)
@@ -96,9 +107,9 @@ def test_contradictory_options_are_refused(options, word):
 def test_gpu_finds_what_the_cpu_finds():
     model, x = random_model(300, hidden=32, scale=0.5), features(20)
     search = DiverseBeamSearch(12, 12, beam_groups=4, no_repeat_ngram=2, max_length=12)
-    expected = search(Stepper(model), x)
+    expected = search(LSTMDecoder(model), x)
     device = chainer.get_device('@cupy:0')
     model.to_device(device)
     with chainer.using_device(device):
-        found = search(Stepper(model), device.send(x))
+        found = search(LSTMDecoder(model), device.send(x))
     assert [[h.words for h in hs] for hs in found] == [[h.words for h in hs] for hs in expected]

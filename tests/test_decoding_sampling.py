@@ -11,8 +11,8 @@ from test_decoding import features, next_log_probs, random_model, repeats
 from chainer_caption import InputError
 from chainer_caption.data.vocabulary import BOS, EOS, UNK
 from chainer_caption.decoding import Sampling
-from chainer_caption.functions.sampling_words import sample_words, uniforms
-from chainer_caption.models.stepper import Stepper
+from chainer_caption.functions import sample_words, uniforms
+from chainer_caption.models.decoder import LSTMDecoder
 
 FILTERS = [{}, {'temperature': 0.6}, {'temperature': 1.7}, {'top_k': 3}, {'top_p': 0.7},
            {'temperature': 1.4, 'top_k': 4, 'top_p': 0.8}]
@@ -45,9 +45,8 @@ def test_words_are_drawn_as_their_probabilities_say(options):
     bias = np.array([0.2, 0, -1, 0.1, 0, -0.35, 0, 0.4], np.float32)
     count = 30_000
     repeats = np.tile([-1, 7], (count, 1))
-    words, log_probs = sample_words(np.repeat(scores, count, axis=0), bias, uniforms(keys_of(count), np.arange(count)),
-                                    [1],
-                              repeats, **options)
+    words, log_probs, _ = sample_words(np.repeat(scores, count, axis=0), bias,
+                                       uniforms(keys_of(count), np.arange(count)), [1], repeats, **options)
     own = scores[0].astype(float) + bias
     own -= np.log(np.exp(own).sum())
     expected = filtered(own.copy(), (1, 7), **options)
@@ -63,7 +62,7 @@ def test_captions_are_drawn_as_the_model_would_say_them(options):
     # The first caption of each of many images whose features are all but the same.
     model, count = random_model(6, scale=0.5, end=0.5), 8000
     x = np.repeat(features(1), count, axis=0) * (1 + 1e-6 * np.arange(count, dtype=np.float32)[:, None])
-    found = Sampling(top=1, max_length=2, **options)(Stepper(model), x)
+    found = Sampling(top=1, max_length=2, **options)(LSTMDecoder(model), x)
     seen = collections.Counter(tuple(h.words) for h, in found)
     repeated = options.get('no_repeat_ngram')
     filters = {name: value for name, value in options.items() if name != 'no_repeat_ngram'}
@@ -88,7 +87,7 @@ def test_captions_are_drawn_as_the_model_would_say_them(options):
 def test_the_log_probability_is_the_models_own():
     model, x = random_model(12, end=0), features(3)
     kinds = set()
-    for feature, hypotheses in zip(x, Sampling(temperature=0.5, top_p=0.8, max_length=4)(Stepper(model), x),
+    for feature, hypotheses in zip(x, Sampling(temperature=0.5, top_p=0.8, max_length=4)(LSTMDecoder(model), x),
                                    strict=True):
         assert [h.log_prob for h in hypotheses] == sorted((h.log_prob for h in hypotheses), reverse=True)
         for h in hypotheses:
@@ -101,49 +100,49 @@ def test_the_log_probability_is_the_models_own():
 
 def test_what_is_drawn_does_not_depend_on_its_company(monkeypatch):
     model, x = random_model(40, scale=0.7), features(23)
-    stepper, search = Stepper(model), Sampling(temperature=0.8, max_length=9)
-    together = hypotheses_of(search(stepper, x))
-    assert together == [hypotheses_of(search(stepper, row[None]))[0] for row in x]
-    assert together[::-1] == hypotheses_of(search(stepper, x[::-1].copy()))
+    decoder, search = LSTMDecoder(model), Sampling(temperature=0.8, max_length=9)
+    together = hypotheses_of(search(decoder, x))
+    assert together == [hypotheses_of(search(decoder, row[None]))[0] for row in x]
+    assert together[::-1] == hypotheses_of(search(decoder, x[::-1].copy()))
     monkeypatch.setattr('chainer_caption.decoding.search._CPU_BYTES', 4 * 5 * 40 * 4)    # four images at a time
-    assert together == hypotheses_of(search(stepper, x))
-    assert together != hypotheses_of(Sampling(temperature=0.8, max_length=9, seed=1)(stepper, x))
+    assert together == hypotheses_of(search(decoder, x))
+    assert together != hypotheses_of(Sampling(temperature=0.8, max_length=9, seed=1)(decoder, x))
 
 
 def test_captions_of_a_image_differ():
     model, x = random_model(30, scale=0.7, end=1), features(20)
-    for hypotheses in Sampling(top=20, temperature=0.7, max_length=6)(Stepper(model), x):
+    for hypotheses in Sampling(top=20, temperature=0.7, max_length=6)(LSTMDecoder(model), x):
         assert len({tuple(h.words) for h in hypotheses}) == len(hypotheses) == 20
     # Two words, or none: three captions are all that there are.
     few = random_model(5, scale=0.3, end=0)
-    for hypotheses in Sampling(top=7, max_length=1)(Stepper(few), x):
+    for hypotheses in Sampling(top=7, max_length=1)(LSTMDecoder(few), x):
         assert sorted(h.words for h in hypotheses) == [[], [3], [4]]
 
 
 def test_a_word_that_is_all_but_certain_is_not_drawn_again_for_ever():
     model = random_model(6, end=60)
-    assert hypotheses_of(Sampling()(Stepper(model), features(2))) == [[[]], [[]]]
+    assert hypotheses_of(Sampling()(LSTMDecoder(model), features(2))) == [[[]], [[]]]
 
 
 def test_what_is_kept_from_captions_is_not_drawn():
     model, x = random_model(8, end=2), features(30)
-    for hypotheses in Sampling(min_length=2, no_repeat_ngram=1, max_length=5)(Stepper(model), x):
+    for hypotheses in Sampling(min_length=2, no_repeat_ngram=1, max_length=5)(LSTMDecoder(model), x):
         assert hypotheses
         for h in hypotheses:
             assert 2 <= len(h.words) == len(set(h.words)) and not {BOS, UNK} & set(h.words)
-    assert any(UNK in h.words for hs in Sampling(allow_unk=True)(Stepper(model), x) for h in hs)
+    assert any(UNK in h.words for hs in Sampling(allow_unk=True)(LSTMDecoder(model), x) for h in hs)
 
 
 def test_of_scores_that_are_no_numbers_nothing_is_drawn():
     model = random_model(6)
     model.out_word.b.array[3] = np.nan
-    assert Sampling()(Stepper(model), features(2)) == [[], []]
+    assert Sampling()(LSTMDecoder(model), features(2)) == [[], []]
 
 
 @pytest.mark.parametrize(('options', 'word'), [
-    ({'top': 0}, '--top 0'), ({'temperature': 0}, '--temperature 0'), ({'temperature': float('nan')}, '--temperature'),
-    ({'top_k': 0}, '--top-k 0'), ({'top_p': 0}, '--top-p 0'), ({'top_p': 1.5}, '--top-p 1.5'),
-    ({'seed': -1}, '--seed -1'), ({'max_length': 0}, '--max-length 0')])
+    ({'top': 0}, 'top 0'), ({'temperature': 0}, 'temperature 0'), ({'temperature': float('nan')}, 'temperature'),
+    ({'top_k': 0}, 'top_k 0'), ({'top_p': 0}, 'top_p 0'), ({'top_p': 1.5}, 'top_p 1.5'),
+    ({'seed': -1}, 'seed -1'), ({'max_length': 0}, 'max_length 0')])
 def test_impossible_options_are_refused(options, word):
     with pytest.raises(InputError, match=word):
         Sampling(**options)
@@ -154,11 +153,11 @@ def test_impossible_options_are_refused(options, word):
 def test_gpu_draws_what_the_cpu_draws(options):
     model, x = random_model(300, hidden=32, scale=0.5), features(20)
     search = Sampling(max_length=12, **options)
-    expected = search(Stepper(model), x)
+    expected = search(LSTMDecoder(model), x)
     device = chainer.get_device('@cupy:0')
     model.to_device(device)
     with chainer.using_device(device):
-        found = search(Stepper(model), device.send(x))
+        found = search(LSTMDecoder(model), device.send(x))
     assert hypotheses_of(found) == hypotheses_of(expected)
     for ours, theirs in zip(found, expected, strict=True):
         np.testing.assert_allclose([h.log_prob for h in ours], [h.log_prob for h in theirs], rtol=1e-4)
@@ -174,10 +173,10 @@ def test_a_step_waits_for_the_gpu_once():
     model.to_device(device)
     waits = []
     with chainer.using_device(device):
-        stepper, x = Stepper(model), device.send(features(5))
+        decoder, x = LSTMDecoder(model), device.send(features(5))
         for length in (5, 9):
             with standin.counted() as counted:
-                Sampling(max_length=length, top_k=50, top_p=0.9, no_repeat_ngram=1)(stepper, x)
+                Sampling(max_length=length, top_k=50, top_p=0.9, no_repeat_ngram=1)(decoder, x)
             waits.append(len(counted.synchronizations))
     assert waits[1] - waits[0] == 4
 
@@ -189,4 +188,4 @@ def test_of_scores_that_are_no_numbers_the_gpu_draws_nothing():
     device = chainer.get_device('@cupy:0')
     model.to_device(device)
     with chainer.using_device(device):
-        assert Sampling()(Stepper(model), device.send(features(2))) == [[], []]
+        assert Sampling()(LSTMDecoder(model), device.send(features(2))) == [[], []]

@@ -8,9 +8,17 @@ import numpy as np
 import pytest
 from chainer import gradient_check
 
-from chainer_caption.functions import Adam, dropout, lstm_sequence, mask_key, sequence_input, word_loss
-from chainer_caption.functions.dropout import apply_mask
-from chainer_caption.functions.topk import beam_topk
+from chainer_caption.functions import (
+    Adam,
+    apply_mask,
+    beam_topk,
+    dropout,
+    linear,
+    lstm_sequence,
+    mask_key,
+    sequence_input,
+    word_loss,
+)
 
 KEY = mask_key(0, 0, 0)
 
@@ -90,6 +98,28 @@ def stepwise_lstm(x, W_x, b, W_h, batch_sizes):
         outputs.append(h)
         start += rows
     return F.concat(outputs, axis=0)
+
+
+    @pytest.mark.parametrize('words', [[0, 11], [-1, 3]])
+    def test_word_ids_outside_of_the_vocabulary_are_refused(self, rng, words):
+        ids = np.array(words, np.int32)
+        with pytest.raises(IndexError, match='but the model has 11 words'):
+            sequence_input(None, normal(rng, 11, 8), ids, 0, KEY)
+        with pytest.raises(IndexError, match='but the model has 11 words'):
+            word_loss(normal(rng, 2, 8), normal(rng, 11, 8), normal(rng, 11), ids)
+
+
+@pytest.mark.parametrize('name', ['linear', 'lstm_sequence', 'sequence_input', 'word_loss'])
+def test_the_gradient_of_a_gradient_is_refused_and_not_none(rng, name):
+    W, b, ids = chainer.Variable(normal(rng, 8, 3)), normal(rng, 8), np.array([1, 0], np.int32)
+    y = {'linear': lambda: linear(normal(rng, 2, 3), W, b),
+         'lstm_sequence': lambda: lstm_sequence(normal(rng, 3, 3), W, b, normal(rng, 8, 2), [2, 1]),
+         'sequence_input': lambda: sequence_input(None, W, ids, 0, KEY),
+         'word_loss': lambda: word_loss(normal(rng, 2, 3), W, b, ids)[0]}[name]()
+    loss = F.sum(y * y)
+    with pytest.raises(NotImplementedError, match='gradient of its gradient'):
+        chainer.grad([loss], [W], enable_double_backprop=True)
+    assert chainer.grad([loss], [W])[0].shape == (8, 3)
 
 
 class TestLSTMSequence:
@@ -212,9 +242,8 @@ class TestSelect:
     def test_of_a_row_without_numbers_nothing_is_chosen(self, rng):
         scores = np.concatenate([np.full((1, 50), -np.inf, np.float32), normal(rng, 1, 50),
                                  np.full((1, 50), np.nan, np.float32)])
-        score, parent, _ = beam_topk(scores, np.zeros(50, np.float32), np.array([-1.0, -2.0, -3.0]), np.array([0, 3]),
-                                     60,
-                                  np.full(1, -np.inf), 1.0, ())
+        score, parent, _, _ = beam_topk(scores, np.zeros(50, np.float32), np.array([-1.0, -2.0, -3.0]),
+                                        np.array([0, 3]), 60, np.full(1, -np.inf), 1.0, ())
         assert set(parent[0, :50]) == {1}
         assert np.isneginf(score[0, 50:]).all()
 
@@ -222,9 +251,8 @@ class TestSelect:
         scores = normal(rng, 2, 50)
         log_p = F.log_softmax(scores).array + np.float32([[-1], [-2]])
         floor = np.array([np.sort(log_p.ravel())[-4] + 1e-6])
-        score, _, _ = beam_topk(scores, np.zeros(50, np.float32), np.array([-1., -2.]), np.array([0, 2]), 10, floor,
-                                1.0,
-                             ())
+        score, _, _, _ = beam_topk(scores, np.zeros(50, np.float32), np.array([-1., -2.]), np.array([0, 2]), 10, floor,
+                                   1.0, ())
         np.testing.assert_allclose(score[0, :3], np.sort(log_p.ravel())[::-1][:3], rtol=1e-5)
         assert np.isneginf(score[0, 3:]).all()
 
@@ -235,11 +263,14 @@ class TestSelect:
         expected = F.log_softmax(scores.astype(np.float64) + bias).array + log_probs[:, None]
         expected[0, 4] -= 0.75
         expected[2, 7:9] -= np.inf, 0.125
-        score, parent, word = beam_topk(scores.copy(), bias, log_probs, np.array([0, 3]), 270, np.full(1, -np.inf), 1.0,
-                                     (), (penalized, penalties))
+        score, parent, word, value = beam_topk(scores.copy(), bias, log_probs, np.array([0, 3]), 270,
+                                               np.full(1, -np.inf), 1.0, (), (penalized, penalties))
         np.testing.assert_allclose(score[0, :269], np.sort(expected.ravel())[:0:-1], rtol=1e-5)
         np.testing.assert_allclose(expected[parent[0, :269], word[0, :269]], score[0, :269], rtol=1e-5)
         assert score[0, 269] == -np.inf
+        # The value is the score without the penalty.
+        plain = F.log_softmax(scores.astype(np.float64) + bias).array + log_probs[:, None]
+        np.testing.assert_allclose(plain[parent[0, :269], word[0, :269]], value[0, :269], rtol=1e-5)
 
 
 @pytest.mark.gpu
@@ -291,9 +322,10 @@ class TestGPU:
         there = cpu[0] > -np.inf
         np.testing.assert_array_equal(gpu[0] > -np.inf, there)
         np.testing.assert_allclose(gpu[0][there], cpu[0][there], rtol=1e-6, atol=2e-6)
-        for ours, theirs in zip(gpu[1:], cpu[1:], strict=True):
+        np.testing.assert_allclose(gpu[3][there], cpu[3][there], rtol=1e-6, atol=2e-6)
+        for ours, theirs in zip(gpu[1:3], cpu[1:3], strict=True):
             np.testing.assert_array_equal(ours[there], theirs[there])
-        return gpu
+        return gpu[:3]
 
     @pytest.mark.parametrize('suppressed', [(), (2,), (0, 2)])
     @pytest.mark.parametrize(('k', 'words'), [(1, 301), (20, 301), (20, 3000), (300, 301), (20, 4)])

@@ -73,7 +73,7 @@ def test_what_is_no_number_stays_where_it_belongs():
 
 
 def test_a_cpu_that_cannot_is_told_in_one_line_and_computes_in_float32(monkeypatch):
-    monkeypatch.setattr('chainer_caption.functions.matmul.available', lambda: False)
+    monkeypatch.setattr(sys.modules['chainer_caption.functions.matmul'], 'available', lambda: False)
     a, said = np.random.default_rng(0).standard_normal((70, 70), np.float32), []
     with using_precision('bf16', CPU, said.append):
         np.testing.assert_array_equal(matmul(a, a), np.dot(a, a))
@@ -85,7 +85,7 @@ def test_a_cpu_that_cannot_is_told_in_one_line_and_computes_in_float32(monkeypat
 
 
 def test_an_unknown_precision_is_refused():
-    with pytest.raises(InputError, match='--precision fp8: must be float32 or bf16'):
+    with pytest.raises(InputError, match='precision fp8: must be float32 or bf16'):
         using_precision('fp8', CPU, None)
 
 

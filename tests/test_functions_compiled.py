@@ -174,3 +174,22 @@ def test_an_array_that_was_given_back_is_taken_again(monkeypatch):
     array = buffers.acquire(np, (1000, 1000))
     buffers.release(array)
     assert np.shares_memory(buffers.acquire(np, (999, 999)), array)
+
+
+# ---- Arithmetic
+
+def test_exp_and_tanh_are_exact_relative_to_their_values():
+    @compiled.compiled
+    def apply(x, e, t):
+        for i in range(len(x)):
+            e[i] = compiled.exp(x[i])
+            t[i] = compiled.tanh(x[i])
+    sizes = 10.0 ** np.linspace(-37, 1.9, 20_001)
+    x = np.concatenate([sizes, -sizes, [0, -np.inf, -88]]).astype(np.float32)
+    e, t = np.empty_like(x), np.empty_like(x)
+    apply(x, e, t)
+    with np.errstate(invalid='ignore'):
+        exact = np.exp(x.astype(np.float64))
+        np.testing.assert_allclose(t, np.tanh(x.astype(np.float64)), rtol=4e-7)
+    np.testing.assert_allclose(e, np.where(exact < 1.2e-38, 0, exact), rtol=2e-7)
+    assert e[-2] == e[-1] == 0

@@ -6,11 +6,12 @@ import chainer.functions as F
 import numpy as np
 import pytest
 import scipy.stats
+from chainer.backends import cuda
 
 from chainer_caption.data.vocabulary import BOS, EOS, UNK
-from chainer_caption.functions import mask_key
-from chainer_caption.functions.drawing import draw
+from chainer_caption.functions import mask_key, rollout, sample_words, uniforms
 from chainer_caption.models import Merge, ShowAndTell
+from chainer_caption.models.decoder import LSTMDecoder
 
 D = 5
 
@@ -61,28 +62,29 @@ def all_captions(words, length):
     yield from itertools.product(said, repeat=length)
 
 
-def test_words_are_drawn_as_their_probabilities_say():
+def test_sampled_words_follow_their_probabilities():
     scores = np.array([[0.3, -1, 2, 0.5, -80, 1, 0.9]], np.float32)
-    bias = np.array([0.2, 0, -1, 0.1, 0, -0.5, 0], np.float32)
-    key, count = mask_key(3, 1, 4), 20_000
+    bias = np.array([0.2, -np.inf, -1, 0.1, 0, -0.5, 0], np.float32)
+    count = 20_000
     rows = np.repeat(scores, count, axis=0)
-    words, log_probs, totals = draw(rows, bias, np.arange(count), key, [1])
-    kept = np.delete(np.arange(7), 1)
-    expected = scipy.special.softmax((scores[0] + bias)[kept].astype(float))
+    words, log_probs, totals = sample_words(rows, bias, uniforms(mask_key(3, 1, 4), np.arange(count)), keep=True)
+    expected = scipy.special.softmax((scores[0] + bias).astype(float))
     seen = np.bincount(words, minlength=7)
     assert seen[1] == seen[4] == 0
     likely = expected > 1e-6
-    assert scipy.stats.chisquare(seen[kept][likely], count * expected[likely]).pvalue > 1e-3
-    np.testing.assert_allclose(log_probs[:50], np.log(expected)[np.searchsorted(kept, words[:50])], rtol=1e-5)
-    np.testing.assert_allclose(rows[0] / totals[0], np.insert(expected, 1, 0), atol=1e-6)
+    assert scipy.stats.chisquare(seen[likely], count * expected[likely]).pvalue > 1e-3
+    np.testing.assert_allclose(log_probs[:50], np.log(expected[words[:50]]), rtol=1e-5)
+    np.testing.assert_allclose(rows[0] / totals[0], expected, atol=1e-6)
+    assert rows[0, 1] == 0
 
 
 @pytest.mark.parametrize('words', [63, 64, 65, 200])
-def test_every_word_can_be_drawn(words):
+def test_every_word_can_be_sampled(words):
     # Blocks of words are passed over as a whole: none must be lost at their bounds.
-    rows = np.zeros((40 * words, words), np.float32)
-    drawn, log_probs, _ = draw(rows, np.zeros(words, np.float32), np.arange(len(rows)), mask_key(0, 0, 0), [2])
-    assert set(drawn.tolist()) == set(range(words)) - {2}
+    rows, bias = np.zeros((40 * words, words), np.float32), np.zeros(words, np.float32)
+    bias[2] = -np.inf
+    sampled, log_probs, _ = sample_words(rows, bias, uniforms(mask_key(0, 0, 0), np.arange(len(rows))))
+    assert set(sampled.tolist()) == set(range(words)) - {2}
     np.testing.assert_allclose(log_probs, -np.log(words - 1), rtol=1e-5)
 
 
@@ -167,6 +169,71 @@ def test_the_mean_gradient_is_that_of_the_expected_reward():
     # Each sample's gradient differs from the mean by no more than about 1, so the estimate by a few 1 / sqrt(count).
     np.testing.assert_allclose(estimate, exact, atol=4e-3)
     assert np.abs(exact).max() > 0.02
+
+
+def test_scores_that_are_not_kept_are_computed_again(monkeypatch):
+    # The memory of an update is limited: the loss and its gradients are those of scores that were kept.
+    model, x = random_model(15), features(24)
+    model.out_word.b.array[EOS] += 1.5
+    weights, results = np.random.default_rng(2).standard_normal(24).astype(np.float32), []
+    for limit in rollout.KEPT_BYTES, 4 * 15 * 30:
+        monkeypatch.setattr(rollout, 'KEPT_BYTES', limit)
+        sampled = model.sample(x, mask_key(0, 0, 0), 6)
+        assert (sampled.scores is None) == (limit < 2000)
+        model.cleargrads()
+        loss = model.sampled_loss(x, sampled, weights)
+        loss.backward()
+        results.append([captions_of(sampled), loss.array, *(param.grad.copy() for _, param in
+                                                            sorted(model.namedparams()))])
+    assert results[0][0] == results[1][0]
+    for kept, again in zip(results[0][1:], results[1][1:], strict=True):
+        np.testing.assert_allclose(again, kept, rtol=2e-4, atol=1e-5)
+
+
+class OutputsAndDecoder(ShowAndTell):
+    """An architecture that does not record: it has nothing but `outputs` and a decoder."""
+    records = False
+
+    def decoder(self):
+        return LSTMDecoder(self)
+
+    def outputs(self, features, words, batch_sizes, update_key):
+        return super().outputs(features, words, batch_sizes, update_key)
+
+
+def test_an_architecture_that_does_not_record_samples_and_learns_the_same():
+    x, models = features(24), [random_model(15, kind=kind) for kind in (OutputsAndDecoder, ShowAndTell)]
+    weights, results = np.random.default_rng(2).standard_normal(24).astype(np.float32), []
+    for model in models:
+        sampled = model.sample(x, mask_key(0, 0, 0), 6)
+        model.cleargrads()
+        model.sampled_loss(x, sampled, weights).backward()
+        results.append([captions_of(sampled), [caption.tolist() for caption in model.greedy(x, 6)],
+                        *(param.grad for _, param in sorted(model.namedparams()))])
+    assert results[0][:2] == results[1][:2]
+    for ours, theirs in zip(results[0][2:], results[1][2:], strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=2e-4, atol=1e-5)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize('kind', [ShowAndTell, Merge, OutputsAndDecoder])
+def test_sampling_waits_for_the_gpu_once_in_eight_words(kind):
+    standin = getattr(cuda.cupy, 'standin', None)
+    if standin is None:
+        pytest.skip('a GPU does not say how often it was waited for')
+    model, x, device = random_model(40, hidden=16, kind=kind), features(12), chainer.get_device('@cupy:0')
+    model.out_word.b.array[EOS] = -100                  # no caption ends before it must
+    model.to_device(device)
+    with chainer.using_device(device):
+        x = device.send(x)
+        for length, waits in (8, 1), (30, 4), (33, 5):
+            for generate in (lambda n: model.sample(x, mask_key(0, 0, 0), n)), (lambda n: model.greedy(x, n)):
+                with standin.counted() as counts:
+                    generate(length)
+                assert len(counts.synchronizations) == waits, length
+        sampled = model.sample(x, mask_key(0, 0, 0), 30)
+        with standin.no_sync():
+            model.sampled_loss(x, sampled, np.ones(12, np.float32)).backward()
 
 
 @both

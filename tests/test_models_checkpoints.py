@@ -71,15 +71,15 @@ def test_every_word_has_the_originals_log_probability(name, tmp_path):
     """Word by word, for hypotheses that are followed and mixed as a search does."""
     original, x = original_of(name, seed=3), features(3)
     bundle = read_checkpoint(original.write(tmp_path))
-    vocabulary, stepper = bundle.vocabulary, bundle.model.stepper()
+    vocabulary, decoder = bundle.vocabulary, bundle.model.decoder()
     theirs = [i for i in range(len(original.words)) if i != original.end]
     numbers = [EOS, *(vocabulary.words.index(ours(original, i)) for i in theirs)]
     theirs = [original.end, *theirs]
-    state, states = stepper.start(x), [original.start(feature) for feature in x]
+    state, states = decoder.start(x), [original.start(feature) for feature in x]
     parents, read, rng = np.arange(3), [(BOS, 0)] * 3, np.random.default_rng(0)
     for _ in range(6):
-        state, scores = stepper.step(state, parents, np.array([number for number, _ in read]))
-        scores = scores.astype(float) + stepper.bias
+        state, scores = decoder.step(state, parents, np.array([number for number, _ in read]))
+        scores = scores.astype(float) + decoder.bias
         scores -= np.log(np.exp(scores).sum(axis=1, keepdims=True))
         found = [original.step(states[parent], word) for parent, (_, word) in zip(parents, read, strict=True)]
         for row, (_, expected) in zip(scores, found, strict=True):
@@ -324,7 +324,7 @@ def test_a_model_of_2017_with_another_dataset(tmp_path):
         dataset.write_bytes(pickle.dumps(value, 2))
         assert message in refusal([model, dataset])
     chainer.serializers.save_hdf5(str(model), chainer.links.Linear(3, 2))
-    assert 'holds no array "word_vec/W"' in refusal([model, dataset])
+    assert 'holds no array "image_vec/W"' in refusal([model, dataset])
 
 
 @pytest.mark.gpu

@@ -12,7 +12,7 @@ from chainer_caption.data.batches import pack
 from chainer_caption.data.vocabulary import EOS
 from chainer_caption.decoding import BeamSearch, Sampling
 from chainer_caption.models import EncoderDecoder
-from chainer_caption.models.ensemble import EnsembleStepper
+from chainer_caption.models.ensemble import EnsembleDecoder
 
 D, V, H, T = 11, 13, 8, 6
 
@@ -101,7 +101,7 @@ def test_a_wide_beam_finds_what_exhaustive_search_finds(features, normalization)
     model.out_word.b.array[EOS] -= 2
     plain = seed_chain_of(model, PlainEncoderDecoder(5, 4))
     search = BeamSearch(width=999, top=40, max_length=5, length_normalization=normalization)
-    for feature, found in zip(features, search(model.stepper(), features), strict=True):
+    for feature, found in zip(features, search(model.decoder(), features), strict=True):
         expected = all_captions(plain.next_log_probs, feature, 5, False, normalization)[:40]
         expected = [caption for caption in expected if caption[0] > -np.inf]
         assert [h.words for h in found] == [words for _, words, _ in expected]
@@ -111,11 +111,11 @@ def test_a_wide_beam_finds_what_exhaustive_search_finds(features, normalization)
 
 
 def test_samples_and_ensembles_know_no_difference(features):
-    steppers = [random_model(seed=seed).stepper() for seed in (2, 3)]
-    drawn = Sampling(top=3, seed=1)(steppers[0], features)
+    decoders = [random_model(seed=seed).decoder() for seed in (2, 3)]
+    drawn = Sampling(top=3, seed=1)(decoders[0], features)
     assert all(len(h.words) <= T and h.finished for best in drawn for h in best)
-    alone, together, both = (BeamSearch(width=5)(stepper, features) for stepper in (
-        steppers[0], EnsembleStepper(steppers[:1] * 2), EnsembleStepper(steppers)))
+    alone, together, both = (BeamSearch(width=5)(decoder, features) for decoder in (
+        decoders[0], EnsembleDecoder(decoders[:1] * 2), EnsembleDecoder(decoders)))
     assert [[h.words for h in best] for best in together] == [[h.words for h in best] for best in alone]
     assert both != together
 

@@ -8,9 +8,9 @@ from chainer_caption import Bundle, Captioner, Dataset, InputError, Vocabulary
 from chainer_caption.data.vocabulary import EOS
 from chainer_caption.decoding import BeamSearch, DiverseBeamSearch, Sampling
 from chainer_caption.evaluation.evaluator import Evaluator
-from chainer_caption.models import ShowAndTell
-from chainer_caption.models.ensemble import EnsembleStepper
-from chainer_caption.models.stepper import Stepper
+from chainer_caption.models import EncoderDecoder, ShowAndTell
+from chainer_caption.models.decoder import LSTMDecoder
+from chainer_caption.models.ensemble import EnsembleDecoder
 
 SEARCHES = [BeamSearch(width=6, max_length=7), DiverseBeamSearch(width=6, beam_groups=3, max_length=7),
             Sampling(max_length=7, top_p=0.9)]
@@ -30,7 +30,7 @@ def mean_log_probs():
 @pytest.mark.parametrize('search', SEARCHES, ids=str)
 def test_an_ensemble_of_one_is_the_model(search):
     model, x = random_model(30, scale=0.7), features(9)
-    alone, one = search(Stepper(model), x), search(EnsembleStepper([Stepper(model)]), x)
+    alone, one = search(LSTMDecoder(model), x), search(EnsembleDecoder([LSTMDecoder(model)]), x)
     assert words_of(one) == words_of(alone)
     for ours, theirs in zip(one, alone, strict=True):
         np.testing.assert_allclose([h.log_prob for h in ours], [h.log_prob for h in theirs], rtol=1e-5)
@@ -38,7 +38,7 @@ def test_an_ensemble_of_one_is_the_model(search):
 
 def test_two_models_say_what_the_mean_of_their_probabilities_says(mean_log_probs):
     models, x = [random_model(6, seed=seed, end=-1) for seed in (0, 1)], features(5)
-    ensemble = EnsembleStepper(list(map(Stepper, models)))
+    ensemble = EnsembleDecoder(list(map(LSTMDecoder, models)))
     found = BeamSearch(width=1000, top=6, max_length=4)(ensemble, x)
     for feature, hypotheses in zip(x, found, strict=True):
         captions = []
@@ -56,13 +56,21 @@ def test_two_models_say_what_the_mean_of_their_probabilities_says(mean_log_probs
         best = sorted(captions, key=lambda c: -c[0])[:6]
         assert [h.words for h in hypotheses] == [words for _, words in best]
         np.testing.assert_allclose([h.log_prob for h in hypotheses], [score for score, _ in best], rtol=1e-5)
-    assert words_of(found) != words_of(BeamSearch(width=1000, top=6, max_length=4)(Stepper(models[0]), x))
+    assert words_of(found) != words_of(BeamSearch(width=1000, top=6, max_length=4)(LSTMDecoder(models[0]), x))
 
 
 def test_scores_that_overflow_in_one_model_find_no_caption():
     models = [random_model(6, seed=seed) for seed in (0, 1)]
     models[1].out_word.b.array[3] = np.nan
-    assert BeamSearch()(EnsembleStepper(list(map(Stepper, models))), features(2)) == [[], []]
+    assert BeamSearch()(EnsembleDecoder(list(map(LSTMDecoder, models))), features(2)) == [[], []]
+
+
+def test_a_word_that_is_impossible_in_all_models_has_no_probability():
+    # Decoders of encoders with two places: after them, only the end is possible.
+    decoders = [EncoderDecoder(5, 6, 4, max_positions=2, seed=seed).decoder() for seed in (0, 1)]
+    x = np.eye(5, dtype=np.float32)
+    for hypotheses in BeamSearch(width=50, top=50, max_length=4)(EnsembleDecoder(decoders), x):
+        assert max(len(h.words) for h in hypotheses) == 2 and min(h.log_prob for h in hypotheses) > -20
 
 
 @pytest.fixture
@@ -111,10 +119,10 @@ def test_gpu_finds_the_perplexity_that_the_cpu_finds(model_dir, dataset_dir, sec
 @pytest.mark.parametrize('search', SEARCHES, ids=str)
 def test_gpu_says_what_the_cpu_says(search):
     models, x = [random_model(300, hidden=32, scale=0.5, seed=seed) for seed in (0, 1)], features(12)
-    expected = search(EnsembleStepper(list(map(Stepper, models))), x)
+    expected = search(EnsembleDecoder(list(map(LSTMDecoder, models))), x)
     device = chainer.get_device('@cupy:0')
     with chainer.using_device(device):
         for model in models:
             model.to_device(device)
-        found = search(EnsembleStepper(list(map(Stepper, models))), device.send(x))
+        found = search(EnsembleDecoder(list(map(LSTMDecoder, models))), device.send(x))
     assert words_of(found) == words_of(expected)

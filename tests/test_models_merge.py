@@ -78,7 +78,7 @@ def test_a_wide_beam_finds_what_exhaustive_search_finds():
     model.out_word.b.array[EOS] -= 3
     x = rng.random((3, D), np.float32)
     plain = seed_chain_of(model, PlainMerge(5))
-    for feature, found in zip(x, BeamSearch(width=999, top=7, max_length=4)(model.stepper(), x), strict=True):
+    for feature, found in zip(x, BeamSearch(width=999, top=7, max_length=4)(model.decoder(), x), strict=True):
         expected = all_captions(plain.next_log_probs, feature, 4, False, 0)[:7]
         assert [h.words for h in found] == [words for _, words, _ in expected]
         np.testing.assert_allclose([h.log_prob for h in found], [s for s, _, _ in expected], atol=1e-5)

@@ -10,7 +10,7 @@ from chainer_caption.data.vocabulary import BOS, EOS
 from chainer_caption.functions import Adam, mask_key
 from chainer_caption.functions.dropout import apply_mask
 from chainer_caption.models import ShowAndTell
-from chainer_caption.models.stepper import Stepper
+from chainer_caption.models.decoder import LSTMDecoder
 
 D, V, H = 11, 30, 16
 
@@ -140,18 +140,18 @@ def test_output_biases_start_at_the_word_frequencies():
 
 
 def test_stepper_gives_the_scores_of_the_seeds_chain(model, captions, features):
-    seed, stepper = seed_chain_of(model), Stepper(model)
+    seed, decoder = seed_chain_of(model), LSTMDecoder(model)
     seed.lstm.reset_state()
     seed.lstm(seed.image_vec(features))
-    state = stepper.start(features)
+    state = decoder.start(features)
     words, parents = np.full(5, BOS), np.arange(5)
     rng = np.random.default_rng(4)
     for _ in range(4):
-        state, scores = stepper.step(state, parents, words)
+        state, scores = decoder.step(state, parents, words)
         # The chain of 2017 keeps one state a row: hypotheses are followed by reordering it.
         seed.lstm.c, seed.lstm.h = seed.lstm.c[parents], seed.lstm.h[parents]
         expected = seed.out_word(seed.lstm(seed.word_vec(words.astype(np.int32)))).array
-        np.testing.assert_allclose(scores + stepper.bias, expected, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(scores + decoder.bias, expected, rtol=1e-4, atol=1e-5)
         parents, words = rng.integers(0, 5, 5), rng.integers(0, V, 5)
 
 

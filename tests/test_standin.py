@@ -51,8 +51,10 @@ def test_what_an_update_and_a_step_of_the_search_cost_is_printed(package_environ
     done = subprocess.run([sys.executable, STANDIN / 'counts.py'], env=package_environment, capture_output=True,
                           text=True, check=False)
     assert (done.returncode, done.stderr) == (0, '')
-    update, _, step, _ = done.stdout.splitlines()
+    update, _, self_critical, _, step, _ = done.stdout.splitlines()
     assert update.endswith(' uploads, 0 waits') and ' launches, ' in step
+    # Of captions of 30 words the host asks four times which have ended.
+    assert self_critical.endswith(', 4 waits')
 
 
 # ---- Arrays of the host

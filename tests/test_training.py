@@ -1,4 +1,5 @@
 """Training: the same seed, resuming, the best epoch, what is refused."""
+import importlib
 import json
 
 import chainer
@@ -99,7 +100,7 @@ def test_in_bfloat16_it_is_recorded_and_resumed_to_the_last_bit(dataset, tmp_pat
 
 
 def test_bfloat16_where_the_cpu_has_none_is_a_line_and_float32(dataset, tmp_path, monkeypatch):
-    monkeypatch.setattr('chainer_caption.functions.matmul.available', lambda: False)
+    monkeypatch.setattr(importlib.import_module('chainer_caption.functions.matmul'), 'available', lambda: False)
     said = []
     train(dataset, tmp_path / 'model', Settings(epochs=1, precision='bf16', **SMALL), say=said.append)
     assert len(said) == 1 and 'float32' in said[0]

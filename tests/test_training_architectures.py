@@ -56,29 +56,23 @@ def test_perplexity_is_that_of_each_caption_alone(trained, dataset):
     one, two = (Evaluator(dataset, 'test').evaluate_model('m', captioner, top=3)[0].figures for captioner in captioners)
     loss = validation_loss(bundle, dataset, 'test')
     assert one['perplexity'] == pytest.approx(2.718281828459045 ** loss, rel=1e-5)
-    assert two == pytest.approx(one, rel=1e-4)         # the same model twice, by way of the searches' steppers
+    assert two == pytest.approx(one, rel=1e-4)         # the same model twice, by way of the searches' decoders
 
 
-@pytest.mark.parametrize('trained', ['encoder_decoder'], indirect=True)
-def test_learning_from_the_score_is_refused_and_nothing_lost(trained, dataset_dir, refused):
-    _, folder = trained
-    before = left_by_training(folder)
-    line = refused('train', dataset_dir, '-m', folder, '-o', folder, '--overwrite', '--objective', 'self-critical')
-    assert line.startswith('--objective self-critical: the model EncoderDecoder cannot sample captions')
-    assert left_by_training(folder) == before
-
-
-@pytest.mark.parametrize('trained', ['merge'], indirect=True)
-def test_learning_from_the_score(trained, dataset, tmp_path):
-    _, folder = trained
-    settings = settings_of('merge', objective='self-critical', epochs=2, samples=4, keep_best='loss')
+def test_self_critical_training_of_any_architecture(trained, dataset, tmp_path):
+    bundle, folder = trained
+    name, layer = bundle.model.architecture, {'merge': 'joint/W', 'encoder_decoder': 'out_word/W'}
+    settings = settings_of(name, objective='self-critical', epochs=2, samples=4, keep_best='loss')
     better = train(dataset, tmp_path / 'better', settings, start_from=folder)
-    assert better.model.architecture == 'merge'
+    assert better.model.architecture == name
     assert [row['main/reward'] > 0 for row in log(tmp_path / 'better') if row['epoch']] == [True, True]
-    assert (weights(tmp_path / 'better')['joint/W'] != weights(folder)['joint/W']).any()
     train(dataset, tmp_path / 'stopped', settings, start_from=folder, stop=stop_after(3))
     train(dataset, tmp_path / 'stopped', settings, start_from=folder, resume=True)
     assert left_by_training(tmp_path / 'stopped') == left_by_training(tmp_path / 'better')
+    settings = settings_of(name, objective='self-critical', epochs=1, samples=4, score_every=0, keep_best='loss')
+    last = train(dataset, tmp_path / 'last', settings, start_from=folder)
+    assert (last.model.configuration, last.training['samples']) == (bundle.model.configuration, 4)
+    assert {*weights(tmp_path / 'last')} == {*weights(folder)} and layer[name] in weights(folder)
 
 
 def test_training_from_a_model_keeps_its_architecture(trained, dataset, dataset_dir, refused, tmp_path):

@@ -25,7 +25,7 @@ from chainer_caption.features.preprocessing import PREPROCESSINGS
 from chainer_caption.functions.matmul import one_blas_thread
 from chainer_caption.functions.memory import enough_memory
 from chainer_caption.models.bundle import Bundle
-from chainer_caption.models.ensemble import EnsembleStepper, check_ensemble
+from chainer_caption.models.ensemble import EnsembleDecoder, check_ensemble
 from chainer_caption.models.provenance import compatible, provenance_text
 
 # Assumed of a model that records no provenance: dsanno/chainer-image-caption used VGG-19 for new images, and the
@@ -59,7 +59,7 @@ class Captioner:
         bundles (list of Bundle): The models.
         bundle (Bundle): The first of them. All share its vocabulary and features; its search is the default.
         names (list of str): The models' names.
-        stepper: The decoder that searches call.
+        decoder: The decoder that searches call, of the model or of the ensemble.
         max_positions (int or None): Tokens in a caption at most, `</S>` included, where the architecture has a limit.
 
     Raises:
@@ -73,20 +73,19 @@ class Captioner:
         self.bundle = self.bundles[0]
         self.names = names or [f'model {i}' for i in range(1, 1 + len(self.bundles))]
         check_ensemble(self.bundles, self.names)
-        # A user's own model may lack the attribute.
-        bounds = (getattr(bundle.model, 'max_positions', None) for bundle in self.bundles)
+        bounds = (bundle.model.max_positions for bundle in self.bundles)
         self.max_positions = min(filter(None, bounds), default=None)
-        self.reads = getattr(self.bundle.model, 'reads', 'vectors')
+        self.reads = self.bundle.model.reads
         if extractor is not None:
             _check_images(self.bundle, self.names[0])
         self.device = chainer.get_device(device)
         self.extractor = extractor
         with enough_memory(self.device), _overflowing():
-            steppers = []
+            decoders = []
             for bundle in self.bundles:
                 bundle.model.to_device(self.device)
-                steppers.append(bundle.model.stepper())
-            self.stepper = steppers[0] if len(steppers) == 1 else EnsembleStepper(steppers)
+                decoders.append(bundle.model.decoder())
+            self.decoder = decoders[0] if len(decoders) == 1 else EnsembleDecoder(decoders)
         if extractor is not None:
             self._check_size(extractor.dim, f'the encoder {extractor.encoder}')
 
@@ -298,14 +297,14 @@ class Captioner:
             # Features in another memory order would be captioned differently in the last bits.
             features = tuple(map(self.device.xp.ascontiguousarray, features)) if isinstance(features, tuple) else \
                 self.device.xp.ascontiguousarray(features)
-            found = search(self.stepper, features)
+            found = search(self.decoder, features)
         decode, tokenizer = self.bundle.vocabulary.decode, self.bundle.tokenizer
         return [[Caption(decode(h.words), h.log_prob, h.log_prob_per_token, h.finished, tokenizer) for h in best]
                 for best in found]
 
 
 def _check_images(bundle: Bundle, name: str) -> None:
-    reads = getattr(bundle.model, 'reads', 'vectors')
+    reads = bundle.model.reads
     if reads != 'vectors':
         raise InputError(f'{name}: the model reads {reads}, and grids are not computed from images here; caption the '
                          'stored grids of a dataset (--dataset)')

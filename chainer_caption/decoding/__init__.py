@@ -1,5 +1,5 @@
-"""Searches: what a model says of an image. Each is a small frozen object, which checks itself when it is made and is
-called with a stepper and features.
+"""Searches for captions. Each is a small frozen object that checks its options when it is made, and is called with a
+decoder (see `models.decoder`) and features.
 """
 from chainer_caption.decoding.beam import BeamSearch
 from chainer_caption.decoding.diverse import DiverseBeamSearch

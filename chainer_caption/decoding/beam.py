@@ -1,19 +1,23 @@
 """Beam search: the best captions of many images at once.
 
 A hypothesis scores the sum of the log-probabilities of its words and of its `</S>`. Finished hypotheses keep their
-place in the beam; the search of an image ends when its `top` best are finished and nothing alive can pass them, which
-is exact, because a score only falls as words are added.
+place in the beam. The search of an image ends when its `top` best are finished and no unfinished one can pass them,
+which is exact, because a score only falls as words are added.
 """
+from __future__ import annotations
+
 import dataclasses
+from typing import Any
 
 import numpy as np
 
 from chainer_caption.data.vocabulary import BOS, EOS
 from chainer_caption.decoding.search import Hypothesis, Search
-from chainer_caption.errors import InputError
-from chainer_caption.functions.topk import beam_topk
+from chainer_caption.functions import beam_topk
 
-# Below this products of weights and log-probabilities would be rounded to nothing.
+Array = Any
+
+# Below this, products of weights and log-probabilities would be rounded to zero.
 _LEAST_WEIGHT = 1e-290
 
 
@@ -21,165 +25,175 @@ _LEAST_WEIGHT = 1e-290
 class BeamSearch(Search):
     """Finds the best captions of images::
 
-        BeamSearch(width=5)(stepper, features)
+        BeamSearch(width=5)(model.decoder(), features)
 
     Attributes:
-        width (int): Hypotheses kept for each image; 1 is greedy search.
-        top (int): Captions returned for each image, at most `width`; by default 5, or the width if that is less.
-        length_normalization (float): Hypotheses are compared by log_prob / (words + 1) ** length_normalization (Wu et
-            al. 2016, in its plain form); 0 compares log-probabilities, 1 log-probabilities per token.
-        max_length, min_length, no_repeat_ngram, allow_unk: See `Search`. A hypothesis of the greatest length is
-            finished if `</S>` is its likeliest continuation, and cut if not.
+        width: Number of hypotheses for each image; 1 is greedy search.
+        top: Number of captions returned for each image, at most `width`; by default 5, or the width if that is less.
+        length_normalization: Hypotheses are compared by log_prob / (words + 1) ** length_normalization (Wu et al. 2016,
+            in its plain form); 0 compares log-probabilities, 1 log-probabilities per token.
+        max_length, min_length, no_repeat_ngram, allow_unk: See `Search`. A hypothesis of the maximum length is
+            finished if `</S>` is its likeliest continuation, and otherwise cut.
 
     Raises:
-        InputError: One is impossible, or two contradict each other.
+        InputError: A value is impossible, or two contradict each other.
     """
     lighter = 'lower --beam-width'
 
     width: int = 20
-    top: int | None = None
+    top: int = None  # type: ignore[assignment]
     length_normalization: float = 0.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
-        if self.width < 1:
-            raise InputError(f'--beam-width {self.width}: must be at least 1')
+        self._require('width', self.width >= 1, 'must be at least 1', 'beam_width')
         if self.top is None:
             object.__setattr__(self, 'top', min(5, self.width))
-        if not 1 <= self.top <= self.width:
-            raise InputError(f'--top {self.top}: must be at least 1 and at most the beam width, {self.width}')
-        if not 0 <= self.length_normalization < float('inf'):
-            raise InputError(f'--length-normalization {self.length_normalization}: must be a number and not negative')
-        if self.weight(self.max_length + 1) < _LEAST_WEIGHT:
-            raise InputError(f'--length-normalization {self.length_normalization:g}: too large to compare captions of '
-                             f'up to {self.max_length} words by; 0 to 2 are usual')
+        self._require('top', 1 <= self.top <= self.width,
+                      f'must be at least 1 and at most the beam width, {self.width}')
+        self._require('length_normalization', 0 <= self.length_normalization < float('inf'),
+                      'must be a number and not negative')
+        self._require('length_normalization', self.weight(self.max_length + 1) >= _LEAST_WEIGHT,
+                      f'too large to compare captions of up to {self.max_length} words by; 0 to 2 are usual')
 
-    def weight(self, tokens):
-        """What log-probabilities of so many tokens, `</S>` among them, are multiplied by to be compared with others."""
+    def weight(self, tokens: Any) -> Any:
+        """The factor by which log-probabilities of so many tokens, `</S>` included, become comparable."""
         return tokens ** -float(self.length_normalization)
 
-    def __str__(self):
+    def __str__(self) -> str:
         normalized = f', A {self.length_normalization:g}' if self.length_normalization else ''
         return f'beam {self.width}{normalized}'
 
-    def __call__(self, stepper, features):
+    def __call__(self, decoder: Any, features: Any) -> list[list[Hypothesis]]:
         """Searches.
 
         Args:
-            stepper (Stepper): The model.
-            features (array): (n, D) float32 on the model's device.
+            decoder: See `models.decoder`.
+            features: As the decoder takes them, (n, D) float32 on its device.
 
         Returns:
-            list of list of Hypothesis: For each image its captions, best first: `top`, or fewer where there are no
-            more.
+            For each image its captions, best first: `top`, or fewer where there are no more.
         """
         found = []
-        for part in self.parts(stepper, features, self.width):
-            state = stepper.start(part)
+        for part in self.parts(decoder, features, self.width):
+            state = decoder.start(part)
             beams = Beams(self, len(part[0]) if isinstance(part, tuple) else len(part))
-            parents, read = beams.first()
+            parents, tokens = beams.first()
             while len(parents):
-                state, scores = stepper.step(state, parents, read)
-                parents, read = beams.advance(scores, stepper.bias)
+                state, scores = decoder.step(state, parents, tokens)
+                parents, tokens = beams.advance(scores, decoder.bias)
             found += beams.found
         return found
 
 
 class Beams:
-    """The beams of some images, while they are searched.
+    """The beams of some images, during a search.
 
-    The beam of each image is a row of `score`, `alive` and so on, best first. What is alive in all beams are the
-    rows of the model's state, in the same order.
+    The beam of an image is a row of the arrays here, best hypothesis first. A hypothesis is alive until it has its
+    `</S>`. The rows of the decoder's state are the hypotheses alive, image by image, in the order of their beams.
 
     Args:
-        search (BeamSearch): What is searched for.
-        count (int): How many images there are.
+        search: The options.
+        count: Number of images.
 
     Attributes:
-        found (list): For each image its hypotheses, best first, when it is done.
-        images (numpy.ndarray): Those that are not done, (n,) int.
-        alive (numpy.ndarray): Which places of their beams hold what goes on, (n, places) bool.
+        found: For each image its hypotheses, best first, once it is done.
+        images: The images that are not done, (n,) int.
+        alive: Which places of their beams hold a hypothesis that goes on, (n, places) bool.
     """
 
-    def __init__(self, search, count):
+    def __init__(self, search: BeamSearch, count: int) -> None:
         self.search = search
         self.images = np.arange(count)
-        self.found = [None] * count
-        # One hypothesis an image to begin with: nothing said.
+        self.found: list[Any] = [None] * count
+        # One hypothesis for each image to begin with, without words.
         self.alive = np.ones((count, 1), bool)
         self._log_prob = np.zeros((count, 1))
         self._score = np.zeros((count, 1))
-        # The words so far of each hypothesis; -1 after its end.
+        # The words of each hypothesis, (n, places, length); -1 after its end.
         self._words = np.zeros((count, 1, 0), np.int32)
 
-    def first(self):
+    def first(self) -> tuple[np.ndarray, np.ndarray]:
         """As `advance`, before there are any scores."""
         return np.arange(len(self.images)), np.full(len(self.images), BOS)
 
-    def advance(self, scores, bias, penalized=None, penalty=0.0):
-        """Makes the beams a word longer, and drops the images that are done.
+    def advance(self, scores: Array, bias: Array, penalized: np.ndarray | None = None,
+                penalty: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+        """Adds a word to the hypotheses alive, and drops the images that are done.
+
+        A beam of width 3 for one image; the words are `<S>`, `</S>`, `<UNK>`, `a`, `dog` (0 to 4). Of the first words,
+        `a` (0.5), `dog` (0.2) and `</S>` (0.19) are the best; the third is a finished hypothesis without words:
+
+        >>> beams, bias = Beams(BeamSearch(width=3), 1), np.zeros(5, np.float32)
+        >>> parents, tokens = beams.first()                             # one row of state, which reads <S>
+        >>> parents, tokens = beams.advance(np.log([[.01, .19, .1, .5, .2]], dtype=np.float32), bias)
+        >>> parents.tolist(), tokens.tolist(), beams.alive.tolist()     # both continue row 0
+        ([0, 0], [3, 4], [[True, True, False]])
+
+        Now row 0 is "a" and row 1 is "dog". "a </S>" has 0.5 * 0.6 = 0.30, the finished one 0.19, "dog a" has
+        0.2 * 0.6 = 0.12, "a dog" 0.5 * 0.2 = 0.10: it finds no place in the beam. One row is left, the child of row 1:
+
+        >>> parents, tokens = beams.advance(np.log([[.01, .6, .09, .1, .2],
+        ...                                         [.01, .2, .09, .6, .1]], dtype=np.float32), bias)
+        >>> parents.tolist(), tokens.tolist(), beams.alive.tolist()
+        ([1], [3], [[False, False, True]])
 
         Args:
-            scores (array): Of what may follow each hypothesis that is alive, without the biases, (m, V) float32.
-            bias (array): The biases, (V,) float32.
-            penalized (numpy.ndarray or None): For each of them words that are to be avoided, -1 for none: (m, b) int.
-            penalty (float): What a word among them loses, nats, as often as it is there. It counts in this choice
-                alone.
+            scores: Of the words that may follow each hypothesis alive, without the biases, (m, V) float32.
+            bias: The biases, (V,) float32.
+            penalized: For each of them words to be avoided, -1 for none: (m, b) int.
+            penalty: What is subtracted from the score of such a word, nats, as often as it is there. It affects this
+                choice only.
 
         Returns:
-            tuple: `(parents, words)` for the next step: which of the m each hypothesis continues that is alive now, and
-            the word that it reads; both (n,) int, and empty when all images are done.
+            `(parents, tokens)` for the next step of the decoder: the row that each hypothesis alive continues, and the
+            word that it reads; (n,) int each, empty when all images are done.
         """
-        length = self._words.shape[2] + 1
-        avoided = self.search.repeated(self._words[self.alive])
-        penalties = avoided, np.full(avoided.shape, np.inf)
-        if length > self.search.max_length:
-            self._end_at_greatest_length(scores, bias, penalties)
-            return np.zeros((2, 0), int)
-        search = self.search
-        weight = search.weight(length)
+        search, length = self.search, self._words.shape[2] + 1
+        repeated = search.repeated(self._words[self.alive])
+        penalties = repeated, np.full(repeated.shape, np.inf)
+        if length > search.max_length:
+            self._end_at_max_length(scores, bias, penalties)
+            return np.zeros(0, int), np.zeros(0, int)
         if penalized is not None:
-            penalties = tuple(np.concatenate(pair, axis=1) for pair in zip(penalties, (penalized,
-                                                                                       np.full(penalized.shape,
-                                                                                               penalty)),
-                                                                       strict=True))
-        # The finished compete with what the alive become; the worst place that they hold is the threshold to beat. And
-        # where scores only fall, what is not above the finished one that is last to be returned never will be.
-        kept = np.where(self.alive, -np.inf, self._score)
-        threshold = np.full(len(kept), -np.inf)
+            penalties = (np.concatenate([repeated, penalized], axis=1),
+                         np.concatenate([penalties[1], np.full(penalized.shape, penalty)], axis=1))
+        # Finished hypotheses compete with the continuations, and the worst place that they hold is the threshold. Where
+        # scores only fall, what does not pass the finished one at place `top` can never be returned.
+        finished = np.where(self.alive, -np.inf, self._score)
         place = search.width if search.length_normalization else search.top
-        if kept.shape[1] >= place:
-            threshold = np.sort(kept, axis=1)[:, -place]
-        bounds = np.concatenate([[0], np.cumsum(self.alive.sum(axis=1))])
-        new, new_parent, new_word = beam_topk(scores, bias, self._log_prob[self.alive], bounds, search.width, threshold,
-                                           weight, search.suppressed(length), penalties)
-        merged = np.concatenate([kept, new], axis=1)
-        order = np.argsort(-merged, axis=1, kind='stable')[:, :search.width]
+        threshold = np.full(len(finished), -np.inf)
+        if finished.shape[1] >= place:
+            threshold = np.sort(finished, axis=1)[:, -place]
+        row_bounds = np.concatenate([[0], np.cumsum(self.alive.sum(axis=1))])
+        weight = search.weight(length)
+        penalized_score, parent, word, score = beam_topk(
+            scores, bias, self._log_prob[self.alive], row_bounds, search.width, threshold, weight,
+            search.suppressed(length), penalties)
+        # The candidates are the old beam, then the continuations; `chosen` are columns of them, best first.
+        candidates = np.concatenate([finished, penalized_score], axis=1)
+        chosen = np.argsort(-candidates, axis=1, kind='stable')[:, :search.width]
         if penalized is not None:
-            # Chosen they are worth what they were worth before.
-            new = new + weight * penalty * (penalized[new_parent] == new_word[..., None]).sum(axis=2)
-            merged = np.concatenate([kept, new], axis=1)
-            chosen = np.take_along_axis(merged, order, 1)
-            order = np.take_along_axis(order, np.argsort(-chosen, axis=1, kind='stable'), 1)
-        rows = np.arange(len(merged))[:, None]
-        score = merged[rows, order]
-        # Columns of `merged` are the old beam, then the continuations.
-        old = kept.shape[1]
-        grown = order >= old
-        column = np.where(grown, order - old, 0)
-        parent_row = new_parent[rows, column]           # a row of the state
-        word = np.where(grown, new_word[rows, column], -1)
-        slot_of_row = np.nonzero(self.alive)[1]
-        slot = np.where(grown, slot_of_row[parent_row], np.minimum(order, old - 1))
-        there = score > -np.inf
-        self._words = np.concatenate([self._words[rows, slot], np.where(word == EOS, -1, word)[..., None]], axis=2)
-        self._log_prob = np.where(grown, score / weight, self._log_prob[rows, slot])
-        self._score = score
-        self.alive = there & grown & (word != EOS)
-        return self._drop_done(parent_row, word)
+            # The choice is made; from here on a hypothesis has its own score.
+            candidates = np.concatenate([finished, score], axis=1)
+            own = np.take_along_axis(candidates, chosen, 1)
+            chosen = np.take_along_axis(chosen, np.argsort(-own, axis=1, kind='stable'), 1)
+        image, old_places = np.arange(len(candidates))[:, None], finished.shape[1]
+        new_score = candidates[image, chosen]
+        continued = chosen >= old_places
+        continuation = np.where(continued, chosen - old_places, 0)
+        parent, word = parent[image, continuation], np.where(continued, word[image, continuation], -1)
+        # The place in the old beam whose words a hypothesis begins with: its parent's, or its own.
+        old_place = np.where(continued, np.nonzero(self.alive)[1][parent], np.minimum(chosen, old_places - 1))
+        self._words = np.concatenate([self._words[image, old_place], np.where(word == EOS, -1, word)[..., None]],
+                                     axis=2)
+        self._log_prob = np.where(continued, new_score / weight, self._log_prob[image, old_place])
+        self._score = new_score
+        self.alive = (new_score > -np.inf) & continued & (word != EOS)
+        return self._drop_done(parent, word)
 
-    def _drop_done(self, parent_row, word):
-        # The best that a hypothesis alive can still become: its own log-probability, over the greatest length.
+    def _drop_done(self, parent: np.ndarray, word: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        # The best score that a hypothesis alive can still reach: its log-probability, at the maximum length.
         bound = np.where(self.alive, self._log_prob * self.search.weight(self.search.max_length + 1), -np.inf)
         finished = np.where(self.alive, -np.inf, self._score)
         place = min(self.search.top, self._score.shape[1])
@@ -191,14 +205,13 @@ class Beams:
         left = ~done
         self.images, self._words = self.images[left], self._words[left]
         self._log_prob, self._score, self.alive = self._log_prob[left], self._score[left], self.alive[left]
-        return parent_row[left][self.alive], word[left][self.alive]
+        return parent[left][self.alive], word[left][self.alive]
 
-    def _end_at_greatest_length(self, scores, bias, penalties):
+    def _end_at_max_length(self, scores: Array, bias: Array, penalties: tuple[np.ndarray, np.ndarray]) -> None:
         """Ends what is alive with `</S>` where that is its likeliest continuation, and cuts the rest."""
-        bounds = np.arange(self.alive.sum() + 1)
-        best, _, word = beam_topk(scores, bias, self._log_prob[self.alive], bounds, 1, np.full(len(bounds) - 1,
-                                                                                               -np.inf),
-                               1.0, self.search.suppressed(self.search.max_length + 1), penalties)
+        each = np.arange(self.alive.sum() + 1)
+        best, _, word, _ = beam_topk(scores, bias, self._log_prob[self.alive], each, 1, np.full(len(each) - 1, -np.inf),
+                                     1.0, self.search.suppressed(self.search.max_length + 1), penalties)
         ends = word[:, 0] == EOS
         log_prob = np.where(ends, best[:, 0], self._log_prob[self.alive])
         cut = self.alive.copy()
@@ -209,7 +222,7 @@ class Beams:
             self._keep(i, cut[i])
         self.images, self.alive = self.images[:0], self.alive[:0]
 
-    def _keep(self, i, cut=None):
+    def _keep(self, i: Any, cut: np.ndarray | None = None) -> None:
         order = np.argsort(-self._score[i], kind='stable')[:self.search.top]
         self.found[self.images[i]] = [
             Hypothesis([int(w) for w in self._words[i, k] if w >= 0], float(self._log_prob[i, k]),

@@ -196,7 +196,7 @@ class Evaluator:
 
     def _perplexity(self, captioner: Captioner) -> float | None:
         models = [bundle.model for bundle in captioner.bundles]
-        unsaid = any(SPECIAL[UNK] in getattr(model, 'unsaid', ()) for model in models)
+        unsaid = any(SPECIAL[UNK] in model.unsaid for model in models)
         data = CaptionDataset.from_dataset(self.dataset, captioner.bundle.vocabulary, self.split, unknown=not unsaid)
         places = captioner.max_positions
         if places is not None and data.lengths.max() > places:
@@ -204,8 +204,8 @@ class Evaluator:
                       f'{self.split} have more words than the {places - 1} that the model has room for, so there is no '
                       'perplexity')
             return None
-        alone = len(models) == 1 and getattr(models[0], 'trainable', True)
-        per_image = alone and getattr(models[0], 'per_image', False)
+        alone = len(models) == 1 and models[0].trainable
+        per_image = alone and models[0].per_image
         batches = CaptionIterator(data, _BATCH, repeat=False, shuffle=False, per_image=per_image)
         converter = PackCaptions(self.dataset.inputs(captioner.reads), per_image, len(captioner.bundle.vocabulary))
         where = captioner.device if alone else None
@@ -213,7 +213,7 @@ class Evaluator:
             packed = (converter(batch, where) for batch in batches)
             if alone:
                 return token_means(models[0], packed)['perplexity']
-            return stepped_perplexity(captioner.stepper, packed)
+            return stepped_perplexity(captioner.decoder, packed)
 
 
 def _training_captions(dataset: Dataset) -> set[tuple[str, ...]] | None:

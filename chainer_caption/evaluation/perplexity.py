@@ -51,24 +51,24 @@ def token_means(model: Any, batches: Iterable[tuple[Any, ...]], processes: Proce
     return {**means, 'perplexity': perplexity(means['loss'])}
 
 
-def stepped_perplexity(stepper, batches):
+def stepped_perplexity(decoder, batches):
     """The perplexity of what has no loss of its own, an ensemble, as searches see it: a word at a time.
 
     Args:
-        stepper (EnsembleStepper or Stepper): The models, on their device.
+        decoder: Of the models, on their device.
         batches (iterable of tuple): As for `token_means`, on the CPU.
 
     Returns:
         float: exp(nats per token), every token weighing the same.
     """
-    xp, nats, tokens = stepper.device.xp, 0.0, 0
-    with chainer.using_device(stepper.device), one_blas_thread():
+    xp, nats, tokens = decoder.device.xp, 0.0, 0
+    with chainer.using_device(decoder.device), one_blas_thread():
         for features, words, targets, batch_sizes in batches:
-            state, start = stepper.start(stepper.device.send(features)), 0
+            state, start = decoder.start(decoder.device.send(features)), 0
             for size in batch_sizes:
                 now = slice(start, start := start + size)
-                state, scores = stepper.step(state, np.arange(size), words[now])
-                scores += stepper.bias
+                state, scores = decoder.step(state, np.arange(size), words[now])
+                scores += decoder.bias
                 scores -= scores.max(axis=1, keepdims=True)
                 said = xp.take_along_axis(scores, xp.asarray(targets[now, None], np.int64), axis=1)[:, 0]
                 # Added up where they are: a GPU is not waited for until the end.

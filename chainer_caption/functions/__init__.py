@@ -1,17 +1,28 @@
-"""Chainer functions for captioning: the speed of the package lives here, for NumPy and for CuPy.
+"""Fast Chainer functions for captioning, for NumPy and CuPy. This module is their one facade: models, decoding and
+objectives import from here only.
 
-Each function is a `chainer.FunctionNode` over arrays of either library; what is not a matrix product runs in a compiled
-loop (Numba) on the CPU and in an elementwise kernel on a GPU. None waits for the GPU.
+Each differentiable function is a `chainer.FunctionNode` over arrays of either library. On the CPU, matrix products run
+in BLAS and everything else in compiled loops (Numba); on a GPU, in elementwise kernels. None of them waits for the GPU.
 
-The packed layout that all of them share: the captions of a minibatch, longest first, are cut into steps, and the rows
-of all steps stand one under another in one matrix. Step t has as many rows as there are captions with more than t
-words, so `batch_sizes`, the rows of each step, never increases and no row is padding.
+Packed layout: the captions of a minibatch, longest first, are cut into steps, and the rows of all steps stand one under
+another in one matrix. Step t has as many rows as there are captions with more than t words, so `batch_sizes`, the
+number of rows of each step, never increases and no row is padding.
 """
 from chainer_caption.functions.adam import Adam
-from chainer_caption.functions.dropout import dropout, mask_key
+from chainer_caption.functions.dropout import apply_mask, dropout, mask_key
 from chainer_caption.functions.linear import linear
 from chainer_caption.functions.lstm import lstm_sequence
+from chainer_caption.functions.lstm_cell import lstm_cell, lstm_step
+from chainer_caption.functions.matmul import PRECISIONS, arithmetic, matmul, one_blas_thread, prepack, using_precision
+from chainer_caption.functions.memory import enough_memory, free_bytes
+from chainer_caption.functions.rollout import Sampled, greedy_captions, sample_captions
+from chainer_caption.functions.sampling import sample_words, uniforms
 from chainer_caption.functions.sequence_input import sequence_input
+from chainer_caption.functions.softmax import add_probabilities
+from chainer_caption.functions.topk import beam_topk
 from chainer_caption.functions.word_loss import word_loss
 
-__all__ = ['Adam', 'dropout', 'linear', 'lstm_sequence', 'mask_key', 'sequence_input', 'word_loss']
+__all__ = ['PRECISIONS', 'Adam', 'Sampled', 'add_probabilities', 'apply_mask', 'arithmetic', 'beam_topk', 'dropout',
+           'enough_memory', 'free_bytes', 'greedy_captions', 'linear', 'lstm_cell', 'lstm_sequence', 'lstm_step',
+           'mask_key', 'matmul', 'one_blas_thread', 'prepack', 'sample_captions', 'sample_words', 'sequence_input',
+           'uniforms', 'using_precision', 'word_loss']

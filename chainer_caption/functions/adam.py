@@ -4,7 +4,11 @@
 times on the CPU, and a captioner's millions of parameters fit no cache. The arithmetic here is the same, element by
 element; on a GPU Chainer's own kernel, one pass already, is used as it is.
 """
+from __future__ import annotations
+
 import contextlib
+from collections.abc import Iterator
+from typing import Any
 
 import chainer
 import numpy as np
@@ -46,14 +50,13 @@ class Adam(chainer.optimizers.Adam):
     """`chainer.optimizers.Adam`: the same arguments, hyperparameters, states and, to rounding, the same updates.
 
     Args:
-        *args: As for Chainer's.
-        average (int or None): Keeps a mean of the weights, too: over the first so many updates each weighs the same,
-            then each new one weighs 1 / average and all before it fade. It is a state of the parameters, so that a
-            snapshot has it. None keeps none.
-        **kwargs: As for Chainer's.
+        average: Keeps an average of the weights as well: the mean of the first so many updates, then an exponential
+            moving average in which a new one has the weight 1 / average. It is a state of the parameters, so snapshots
+            contain it. None keeps none.
+        *args, **kwargs: As for Chainer's.
     """
 
-    def __init__(self, *args, average=None, **kwargs):
+    def __init__(self, *args: Any, average: int | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._average = average
 
@@ -61,9 +64,9 @@ class Adam(chainer.optimizers.Adam):
         return _AdamRule(self.hyperparam, self._average)
 
     @contextlib.contextmanager
-    def averaged(self):
-        """Within this context the target has the mean weights, if they are kept and there has been an update. Nothing
-        is copied, and nothing must be updated within it."""
+    def averaged(self) -> Iterator[None]:
+        """Context in which the target has the averaged weights, if they are kept and there has been an update. They are
+        exchanged, not copied; the target must not be updated within it."""
         self._exchange()
         try:
             yield

@@ -14,8 +14,12 @@ has for each two neighbouring numbers of k a vector of 16 words, one a row, k fi
 A number of the result is summed in an order that follows from k alone: it is the same to the last bit for any number of
 threads, and whatever rows and columns are beside it.
 """
+from __future__ import annotations
+
 import functools
 import weakref
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from llvmlite import ir
@@ -44,7 +48,7 @@ _WORDS, _SUMS, _NUMBERS = ir.VectorType(_I32, 16), ir.VectorType(ir.FloatType(),
 
 
 @functools.cache
-def available():
+def available() -> bool:
     """Whether this CPU has the instructions, and Numba may use them."""
     try:
         # Private to Numba; setup.cfg bounds its version.
@@ -60,30 +64,30 @@ class PackedMatrix:
     """The right factor of several products, rounded and packed once.
 
     Args:
-        b (numpy.ndarray): (k, m) float32.
-        loop (callable): As for `bfloat16_matmul`.
+        b: (k, m) float32.
+        loop: As for `bfloat16_matmul`.
 
     Attributes:
-        shape (tuple of int): (k, m).
-        packed (numpy.ndarray): What it has become.
+        shape: (k, m).
+        packed: The rounded numbers in the order in which they are read.
     """
 
-    def __init__(self, b, loop=parallel_for):
+    def __init__(self, b: np.ndarray, loop: Callable = parallel_for) -> None:
         self.shape = b.shape
         self.packed = _packed(b.T, _WIDE, loop)
         weakref.finalize(self, release, self.packed)
 
 
-def bfloat16_matmul(a, b, out, loop=parallel_for):
+def bfloat16_matmul(a: np.ndarray, b: Any, out: np.ndarray, loop: Callable = parallel_for) -> None:
     """The matrix product a b of factors that are rounded to bfloat16, to the nearest, ties to even; sums in float32.
 
     Infinities and NaN pass through; numbers too small to be normal count as zero.
 
     Args:
-        a (numpy.ndarray): (n, k) float32.
-        b (numpy.ndarray or PackedMatrix): (k, m) float32.
-        out (numpy.ndarray): Where to, (n, m) float32, C-contiguous.
-        loop (callable): What shares the work among threads: `parallel_for`, or `alone`.
+        a: (n, k) float32.
+        b: (k, m) float32, an array or a PackedMatrix.
+        out: Output, (n, m) float32, C-contiguous.
+        loop: What shares the work among threads: `parallel_for`, or `serial`.
     """
     (n, k), m = a.shape, b.shape[1]
     if not k:
@@ -96,7 +100,7 @@ def bfloat16_matmul(a, b, out, loop=parallel_for):
     release(left)
 
 
-def serial(loop, rows, *args):
+def serial(loop: Callable, rows: int, *args: Any) -> None:
     """Calls a loop as `parallel_for` would, in the caller's thread."""
     loop(*args, 0, rows)
 

@@ -1,33 +1,33 @@
-"""Large arrays that are used again, update after update.
+"""Large arrays that are reused, update after update.
 
-Memory that is new to a process is given out page by page as it is first written, which makes a matrix product into a
-fresh array of tens of megabytes up to half as slow. CuPy has a pool of memory for this reason; NumPy has none.
+Memory that is new to a process is mapped page by page as it is first written, so a matrix product into a new array of
+tens of megabytes takes up to half as long again. CuPy has a pool of memory for this reason; NumPy has none.
 """
+from __future__ import annotations
+
 import collections
 import threading
+from typing import Any
 
 import chainer
 import numpy as np
 
 # Free arrays, flat, of float32, the smallest first. More than these few are not kept.
-_free = []
+_free: list[np.ndarray] = []
 _lock = threading.Lock()
 _KEPT = 6
 
-# Those that were given back since the last `take`. The garbage collector may call `give` in the midst of `take`, so
-# `give` must neither wait for the lock nor touch the list; a deque can be added to at any moment.
-_returned = collections.deque(maxlen=_KEPT)
+# Arrays given back since the last `acquire`. The garbage collector may call `release` during `acquire`, so it must
+# neither wait for the lock nor touch the list; a deque can be appended to at any moment.
+_returned: collections.deque[np.ndarray] = collections.deque(maxlen=_KEPT)
 
 
-def acquire(xp, shape):
-    """An uninitialised array to be given back with `give`.
+def acquire(xp: Any, shape: tuple[int, ...]) -> Any:
+    """An uninitialised array to be given back with `release`.
 
     Args:
-        xp (module): numpy or cupy.
-        shape (tuple of int): Its shape.
-
-    Returns:
-        array: float32, C-contiguous.
+        xp: The module numpy or cupy.
+        shape: Its shape; it is float32 and C-contiguous.
     """
     if xp is not np:
         return xp.empty(shape, np.float32)
@@ -46,8 +46,8 @@ def acquire(xp, shape):
     return flat[:size].reshape(shape)
 
 
-def release(array):
-    """Gives back an array that `take` has returned; it must not be used any more."""
+def release(array: Any) -> None:
+    """Gives back an array from `acquire`, which must not be used any more."""
     if not isinstance(array, np.ndarray):
         return
     flat = array
@@ -56,7 +56,7 @@ def release(array):
     _returned.append(flat)
 
 
-def column_sums(x):
+def column_sums(x: Any) -> Any:
     """The sum of the rows of (n, m): (m,). As a product, which is several times as fast as NumPy's own sum."""
     xp = chainer.backend.get_array_module(x)
     return xp.dot(xp.ones(len(x), x.dtype), x)

@@ -1,9 +1,13 @@
-"""What the compiled loops share: how they are compiled, how they use every core, and the arithmetic inside them."""
+"""What the compiled loops share: compilation, threads, and the arithmetic inside them."""
+from __future__ import annotations
+
 import concurrent.futures
 import contextlib
 import functools
 import itertools
 import os
+from collections.abc import Callable
+from typing import Any
 
 import numba
 import numpy as np
@@ -17,15 +21,16 @@ inlined = functools.partial(numba.njit, inline='always')
 
 _ONE = np.float32(1)
 _TWO = np.float32(2)
+_LEAST_EXPONENT = np.float32(-87.3)
 
 
-def compiled(function):
-    """A function that is compiled when it is first called. What comes of it is kept for the next process, in
-    NUMBA_CACHE_DIR, beside the module, or in the user's cache; where none can be written, each process compiles anew.
+def compiled(function: Callable) -> Any:
+    """A function that is compiled when it is first called. The compiled code is cached for the next process, in
+    NUMBA_CACHE_DIR, beside the module, or in the user's cache; where none is writable, each process compiles again.
 
-    There is no further place: Numba keeps pickles, and must find none that others have left in a folder for all.
+    Caches are pickles, so a folder that other users can write is never used.
     """
-    # Where nobody knows the home, Numba would take a folder named ~ in whatever folder it is started from.
+    # Without a home directory, Numba would use a folder named ~ in the current folder.
     cache = os.environ.get('NUMBA_CACHE_DIR') or os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~')
     if os.path.isabs(cache):
         with contextlib.suppress(RuntimeError):         # "cannot cache function …: no locator available"
@@ -38,12 +43,11 @@ def _pool(process, threads):
     return concurrent.futures.ThreadPoolExecutor(threads, thread_name_prefix='chainer_caption')
 
 
-def parallel_for(loop, rows, *args):
-    """Calls `loop(*args, start, stop)` over parts of `range(rows)`, one a core.
+def parallel_for(loop: Callable, rows: int, *args: Any) -> None:
+    """Calls `loop(*args, start, stop)` over parts of `range(rows)`, one for each core.
 
-    The loops write rows that are theirs alone, so the outcome is the same for any number of threads. Threads of our
-    own, and not Numba's parallel loops, because those bring a second pool that spins against the one of BLAS and take
-    seconds to compile.
+    Each call writes rows of its own, so the result is the same for any number of threads. Numba's parallel loops would
+    bring a second thread pool that spins against that of BLAS, and take seconds to compile.
     """
     most = thread_count()
     threads = min(most, rows)
@@ -51,7 +55,7 @@ def parallel_for(loop, rows, *args):
         loop(*args, 0, rows)
         return
     bounds = [rows * i // threads for i in range(threads + 1)]
-    # After a fork the parent's threads are gone, hence a pool for each process. Few rows are no reason for another.
+    # After a fork the parent's threads are gone, hence a pool for each process. Its size does not depend on the rows.
     pool = _pool(os.getpid(), most - 1)
     others = [pool.submit(loop, *args, start, stop) for start, stop in itertools.pairwise(bounds[1:])]
     loop(*args, 0, bounds[1])
@@ -59,12 +63,25 @@ def parallel_for(loop, rows, *args):
         other.result()
 
 
+def check_ids(ids: Any, count: int) -> None:
+    """Checks on the CPU that indexes are in [0, count): compiled loops do not check bounds. Arrays of a GPU are not
+    looked at, since that would wait for it.
+
+    Raises:
+        IndexError: One is outside.
+    """
+    if isinstance(ids, np.ndarray) and ids.size and not (ids.min() >= 0 and ids.max() < count):
+        raise IndexError(f'word ids from {ids.min()} to {ids.max()}, but the model has {count} words; do the model and '
+                         'the vocabulary belong together?')
+
+
 @inlined
 def exp(x):
     """e**x in float32 to 1.2e-7 relative, in operations that vectorise: 2**n times a polynomial (Cody and Waite's
     reduction; the polynomial is the minimax one of Cephes' expf)."""
-    # The bounds keep 2**n a normal number. NaN passes through them.
-    x = min(max(x, np.float32(-87.3)), np.float32(88.3))
+    # The bounds keep 2**n a normal number; what is below the lower one is 0, as of -inf. NaN passes through them.
+    zero = x < _LEAST_EXPONENT
+    x = min(max(x, _LEAST_EXPONENT), np.float32(88.3))
     n = np.floor(x * np.float32(1.44269504088896341) + np.float32(0.5))
     r = x - n * np.float32(0.693359375) + n * np.float32(2.12194440e-4)
     p = np.float32(1.9875691500e-4)
@@ -74,6 +91,7 @@ def exp(x):
     p = p * r + np.float32(1.6666665459e-1)
     p = p * r + np.float32(5.0000001201e-1)
     p = p * r * r + r + _ONE
+    p = np.float32(0) if zero else p
     return p * np.int32((np.int32(n) + np.int32(127)) << np.int32(23)).view(np.float32)
 
 
@@ -84,7 +102,15 @@ def sigmoid(x):
 
 @inlined
 def tanh(x):
-    return _ONE - _TWO / (_ONE + exp(_TWO * x))
+    """In float32 to 3e-7 relative: near 0, where the exponential cancels, by Cephes' polynomial."""
+    z = x * x
+    p = np.float32(-5.70498872745e-3)
+    p = p * z + np.float32(2.06390887954e-2)
+    p = p * z - np.float32(5.37397155531e-2)
+    p = p * z + np.float32(1.33314422036e-1)
+    p = p * z - np.float32(3.33332819422e-1)
+    large = _ONE - _TWO / (_ONE + exp(_TWO * x))
+    return p * z * x + x if abs(x) < np.float32(0.625) else large
 
 
 @inlined

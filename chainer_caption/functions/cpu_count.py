@@ -1,4 +1,6 @@
-"""How many cores there are to compute on."""
+"""The number of CPU cores that this process may use."""
+from __future__ import annotations
+
 import contextlib
 import functools
 import math
@@ -6,9 +8,9 @@ import os
 import pathlib
 
 
-def thread_count():
-    """The threads a compiled loop may use: those BLAS was told to use (OMP_NUM_THREADS), else one for each core that
-    this process may run on, and no more than its share of the processor's time keeps busy."""
+def thread_count() -> int:
+    """The number of threads of a compiled loop: OMP_NUM_THREADS if it is set, else one for each core that this process
+    may run on, within its CPU quota."""
     told = os.environ.get('OMP_NUM_THREADS', '').split(',')[0]
     if told.isdigit():
         return max(1, int(told))
@@ -17,16 +19,14 @@ def thread_count():
 
 
 @functools.cache
-def cpu_quota(groups='/proc/self/cgroup', root='/sys/fs/cgroup'):
-    """The processor time that the control groups of this process leave it, as `docker run --cpus`, Kubernetes and
-    systemd set it. Whoever starts more threads than that is stopped for the rest of each tenth of a second.
+def cpu_quota(groups: str = '/proc/self/cgroup', root: str = '/sys/fs/cgroup') -> float:
+    """The CPU time of this process's control groups, in cores, infinite where there is no limit: as `docker run
+    --cpus`, Kubernetes and systemd set it. A process with more threads is paused for the rest of each tenth of a
+    second.
 
     Args:
-        groups (str): The file that names the groups.
-        root (str): Where their settings are mounted.
-
-    Returns:
-        float: In cores; more than 0, infinite where there is no limit.
+        groups: The file that names the groups.
+        root: The folder where their settings are mounted.
     """
     quotas = [math.inf]
     for line in _read(groups).splitlines():
@@ -48,7 +48,7 @@ def cpu_quota(groups='/proc/self/cgroup', root='/sys/fs/cgroup'):
     return min(quotas)
 
 
-def _read(path):
+def _read(path: str | os.PathLike) -> str:
     try:
         return pathlib.Path(path).read_text('utf-8')
     except OSError:

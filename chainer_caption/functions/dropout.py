@@ -1,13 +1,17 @@
-"""Dropout whose mask is a function of a key and a position, so that it is stored nowhere and repeats anywhere.
+"""Dropout whose mask is a function of a key and a position: it is not stored and can be repeated anywhere.
 
-A random generator has state: it must be saved for a run to be resumed, CuPy's cannot be, and NumPy and CuPy draw
-different numbers. Here an element is kept or dropped by a hash of its position under a key made from the seed and the
-number of the update (a counter-based generator; Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011;
-the mixing is MurmurHash3's finalizer, twice, with a word of the key before each). The backward pass computes the mask
-again, and the CPU and every GPU drop the same elements.
+A random generator has a state, which a resumed run needs; CuPy's cannot be saved, and its numbers are not NumPy's. Here
+a hash of an element's position, under a key made from the seed and the number of the update, decides whether it is kept
+(a counter-based generator; Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011; the mixing is
+MurmurHash3's finalizer, twice, with a word of the key before each). The backward pass computes the mask again, and the
+CPU and every GPU drop the same elements.
 
 Dropout: Srivastava et al., JMLR 15 (2014); inverted, as Chainer's: what is kept is divided by 1 - ratio.
 """
+from __future__ import annotations
+
+from typing import Any
+
 import chainer
 import numpy as np
 from chainer.backends import cuda
@@ -15,39 +19,28 @@ from chainer.backends import cuda
 from chainer_caption.functions.compiled import HASH32_CUDA, compiled, hash32, parallel_for
 
 
-def mask_key(seed, update, site):
-    """The key of one dropout mask.
-
-    Args:
-        seed (int): The run's seed.
-        update (int): The number of the update.
-        site (int): Which of a model's dropouts it is.
-
-    Returns:
-        numpy.ndarray: Two words, uint32.
-    """
+def mask_key(seed: int, update: int, site: int) -> np.ndarray:
+    """The key of one dropout mask, (2,) uint32: from the run's seed, the number of the update, and the number of the
+    dropout in the model."""
     return np.random.SeedSequence((seed, update, site)).generate_state(2)
 
 
-def dropout(x, ratio, key):
+def dropout(x: Any, ratio: float, key: Any) -> chainer.Variable:
     """Drops elements of `x`, each with probability `ratio`, and scales the others by 1 / (1 - ratio).
 
     Does nothing outside training (`chainer.config.train`).
 
     Args:
-        x (chainer.Variable or array): Any shape, float32.
-        ratio (float): The probability of dropping an element, in [0, 1).
+        x: A variable or an array of any shape, float32.
+        ratio: The probability of dropping an element, in [0, 1).
         key: Two uint32 words, from `mask_key`.
-
-    Returns:
-        chainer.Variable: The shape and dtype of `x`.
     """
     if not chainer.config.train or ratio == 0:
         return chainer.as_variable(x)
     return _Dropout(ratio, key).apply((x,))[0]
 
 
-def mask_arguments(ratio, key):
+def mask_arguments(ratio: float, key: Any) -> tuple[Any, Any, np.uint32, np.float32]:
     """`(key0, key1, threshold, scale)` as the loops and kernels take them: an element is kept where its hash reaches
     the threshold."""
     return key[0], key[1], np.uint32(min(round(ratio * 2 ** 32), 2 ** 32 - 1)), np.float32(1 / (1 - ratio))
@@ -67,7 +60,7 @@ class _Dropout(chainer.FunctionNode):
         return _Dropout(self.ratio, self.key).apply(grad_outputs)
 
 
-def apply_mask(x, ratio, key):
+def apply_mask(x: Any, ratio: float, key: Any) -> Any:
     """The masked and scaled copy of an array, NumPy or CuPy."""
     arguments = mask_arguments(ratio, key)
     if isinstance(x, cuda.ndarray):

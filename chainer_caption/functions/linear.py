@@ -1,27 +1,25 @@
-"""A fully connected layer, for training: Chainer's, with the matrix products of `functions.products`."""
+"""A fully connected layer for training: `chainer.functions.linear` with the products of `functions.matmul`."""
+from __future__ import annotations
+
+from typing import Any
+
 import chainer
 
 from chainer_caption.functions.buffers import column_sums
+from chainer_caption.functions.first_order import first_order
 from chainer_caption.functions.matmul import matmul, one_blas_thread
 
+Array = Any
 
-def linear(x, W, b):
-    """`chainer.functions.linear`: x W^T + b.
 
-    Args:
-        x (chainer.Variable or array): (N, I) float32.
-        W (chainer.Variable or array): (O, I) float32.
-        b (chainer.Variable or array): (O,) float32.
-
-    Returns:
-        chainer.Variable: (N, O) float32.
-    """
+def linear(x: Array, W: Array, b: Array) -> chainer.Variable:
+    """Returns x W^T + b, (N, O) float32, of x (N, I), W (O, I) and b (O,)."""
     return _Linear().apply((x, W, b))[0]
 
 
 class _Linear(chainer.FunctionNode):
 
-    def forward(self, inputs):
+    def forward(self, inputs: tuple[Array, ...]) -> tuple[Array]:
         self.retain_inputs((0, 1))
         x, W, b = inputs
         with one_blas_thread():
@@ -29,10 +27,9 @@ class _Linear(chainer.FunctionNode):
         y += b
         return y,
 
-    def backward(self, indexes, grad_outputs):
+    @first_order
+    def backward(self, indexes: tuple[int, ...], gy: Array) -> tuple[Array | None, ...]:
         x, W = (v.array for v in self.get_retained_inputs())
-        gy = grad_outputs[0].array
         with one_blas_thread():
-            # The gradient of the features, the largest product of the three, is nobody's input.
-            gradients = (matmul(gy, W) if 0 in indexes else None, matmul(gy.T, x), column_sums(gy))
-        return tuple(chainer.as_variable(gradients[i]) for i in indexes)
+            # The gradient of the features is the largest product of the three and seldom needed.
+            return matmul(gy, W) if 0 in indexes else None, matmul(gy.T, x), column_sums(gy)

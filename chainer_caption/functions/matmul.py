@@ -1,23 +1,27 @@
 """Matrix products on every core, by threads that sleep when they have nothing to do.
 
-The threads of BLAS wait for each other by spinning, at the end of every product. On a machine that has anything else
-to do, even a browser, that turns a small product into a tenth of its speed: one thread spins while the other waits for
-its core. Here each core computes a part of the result with BLAS on one thread, and no part waits for another. On an
-idle machine that is as fast.
+The threads of BLAS wait for each other by spinning, at the end of every product. On a machine with any other load, even
+a browser, a small product drops to a tenth of its speed: one thread spins while the other waits for its core. Here each
+core computes a part of the result with BLAS on one thread, and no part waits for another. An idle machine is as fast.
 """
+from __future__ import annotations
+
 import functools
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import chainer
 import numpy as np
 import threadpoolctl
 
 from chainer_caption.errors import InputError
-from chainer_caption.functions.bfloat16 import PackedMatrix, available, bfloat16_matmul, serial
 from chainer_caption.functions.compiled import parallel_for
 from chainer_caption.functions.cpu_count import thread_count
 from chainer_caption.parallel import SharedContext
 
-#: In what matrix products are computed on the CPU: as they are, or from factors rounded to bfloat16.
+Array = Any
+
+#: How matrix products are computed on the CPU: in float32, or from factors rounded to bfloat16.
 PRECISIONS = 'float32', 'bf16'
 
 # Of each thread its own, as all settings of Chainer; see `using_precision`.
@@ -27,21 +31,21 @@ chainer.global_config.precision = 'float32'
 _SMALL = 2 ** 21
 
 
-def using_precision(precision, device, say):
-    """A context in which this thread's products are computed in a precision, if the device can.
+def using_precision(precision: str, device: Any, say: Callable[[str], Any]) -> Any:
+    """A context in which this thread's products are computed in a precision, if the device supports it.
 
     It is `chainer.using_config('precision', precision)` with a check and a notice.
 
     Args:
-        precision (str): One of `PRECISIONS`.
-        device (chainer.backend.Device): Where they are to be computed.
-        say (callable): Takes a notice, one line, where it is to be float32 after all.
+        precision: One of `PRECISIONS`.
+        device: The chainer.backend.Device that computes them.
+        say: Takes a notice, one line, if they are computed in float32 after all.
 
     Raises:
         InputError: There is no such precision.
     """
     if precision not in PRECISIONS:
-        raise InputError(f'--precision {precision}: must be {" or ".join(PRECISIONS)}')
+        raise InputError.of('precision', precision, f'must be {" or ".join(PRECISIONS)}')
     if precision == 'bf16' and (device.xp is not np or not available()):
         say('--precision bf16: ' + ('this CPU has no AVX512_BF16' if device.xp is np else 'is for CPUs')
             + '; computing in float32')
@@ -49,46 +53,55 @@ def using_precision(precision, device, say):
     return chainer.using_config('precision', precision)
 
 
-def arithmetic(device):
-    """What the numbers that this thread computes on a device follow from, besides what they are computed of: a str."""
+def arithmetic(device: Any) -> str:
+    """Names the library and the precision that this thread computes with on a device: on these, too, results depend."""
     precision = chainer.config.precision
     return device.xp.__name__ if precision == 'float32' else f'{device.xp.__name__}, {precision}'
 
 
-def one_blas_thread():
+def available() -> bool:
+    """Whether this CPU multiplies bfloat16. (The module needs private parts of Numba: it is imported if asked for.)"""
+    from chainer_caption.functions.bfloat16 import available
+    return available()
+
+
+def one_blas_thread() -> SharedContext:
     """A context in which BLAS takes one thread for each call, in the whole process; any threads may enter it."""
     return _one_blas_thread
 
 
-_one_blas_thread = SharedContext(lambda: _blas().limit(limits=1, user_api='blas'))
-
-
 @functools.lru_cache(maxsize=1)
-def _blas():
+def _blas() -> Any:
     return threadpoolctl.ThreadpoolController()
 
 
-def prepack(b):
-    """The right factor of several products, for `matmul`: what can be done once for all of them has been done."""
-    return PackedMatrix(b) if isinstance(b, np.ndarray) and _rounds(b) else b
+_one_blas_thread: SharedContext = SharedContext(lambda: _blas().limit(limits=1, user_api='blas'))
 
 
-def _rounds(x):
+def prepack(b: Array) -> Any:
+    """The right factor of several products, prepared for `matmul`: where it is rounded, that is done once."""
+    if not (isinstance(b, np.ndarray) and _rounds(b)):
+        return b
+    from chainer_caption.functions.bfloat16 import PackedMatrix
+    return PackedMatrix(b)
+
+
+def _rounds(x: Array) -> bool:
     return chainer.config.precision == 'bf16' and x.dtype == np.float32 and available()
 
 
-def matmul(a, b, out=None):
+def matmul(a: Array, b: Any, out: Array | None = None) -> Array:
     """The matrix product a b; on the CPU, within `one_blas_thread`, each core computes a part of it.
 
     Where `chainer.config.precision` is `'bf16'` factors of float32 are rounded to bfloat16 on the CPU.
 
     Args:
-        a (array): (n, k), NumPy or CuPy; transposed views are as good.
-        b (array or PackedMatrix): (k, m); see `prepack`.
-        out (array or None): Where to, (n, m), C-contiguous.
+        a: (n, k), NumPy or CuPy; transposed views are as fast.
+        b: (k, m), an array or from `prepack`.
+        out: Output, (n, m), C-contiguous.
 
     Returns:
-        array: (n, m), of the dtype of `a`.
+        (n, m), of the dtype of `a`.
     """
     xp = chainer.backend.get_array_module(a)
     if xp is not np:
@@ -97,7 +110,8 @@ def matmul(a, b, out=None):
     if out is None:
         out = np.empty((n, m), a.dtype)
     small = n * m * a.shape[1] < _SMALL
-    if isinstance(b, PackedMatrix) or (_rounds(a) and _rounds(b)):
+    if not isinstance(b, np.ndarray) or (_rounds(a) and _rounds(b)):    # a PackedMatrix
+        from chainer_caption.functions.bfloat16 import bfloat16_matmul, serial
         bfloat16_matmul(a, b, out, serial if small else parallel_for)
         return out
     if not _one_blas_thread.inside or small or thread_count() == 1:
@@ -110,6 +124,32 @@ def matmul(a, b, out=None):
     else:
         parallel_for(_by_columns, m, a, b, out)
     return out
+
+
+def by_captions(run: Callable, batch_sizes: Sequence[int], recurring: Any) -> None:
+    """Calls `run(low, high, multiply)` for ranges of the captions of a packed minibatch, until it has had all of them.
+
+    With a prepacked bfloat16 factor each thread takes captions of its own through all steps, and threads wait for each
+    other once. BLAS would pack the whole factor for each thread at each step: it is given all captions at once, and the
+    threads share each product.
+
+    Args:
+        run: Processes the captions from `low` to `high` and multiplies by `multiply(a, recurring, out=…)`.
+        batch_sizes: Number of rows of each step.
+        recurring: The right factor of the products in `run`, from `prepack`.
+    """
+    first = batch_sizes[0]
+    if not hasattr(recurring, 'packed'):
+        run(0, first, matmul)
+        return
+    from chainer_caption.functions.bfloat16 import bfloat16_matmul, serial
+    lengths = (np.array(batch_sizes)[:, None] > np.arange(first)).sum(axis=0)
+    threads = min(thread_count(), first)
+    ends = np.searchsorted(np.cumsum(lengths), sum(batch_sizes) * np.arange(1, threads) / threads) + 1
+    bounds = [0, *ends.tolist(), first]
+
+    multiply = functools.partial(bfloat16_matmul, loop=serial)
+    parallel_for(lambda start, stop: run(bounds[start], bounds[stop], multiply), threads)
 
 
 def _by_rows(a, b, out, start, stop):

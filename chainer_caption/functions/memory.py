@@ -1,5 +1,9 @@
-"""Memory that may not suffice: how much a GPU has left, and one line where it was not enough."""
+"""Memory limits: the free memory of a GPU, and a one-line error where memory was not enough."""
+from __future__ import annotations
+
 import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import chainer
 from chainer.backends import cuda
@@ -7,31 +11,17 @@ from chainer.backends import cuda
 from chainer_caption.errors import InputError
 
 
-def free_bytes(device):
-    """Bytes that new arrays on a GPU can have: what nobody has there and what CuPy keeps for them, within its limit.
-
-    Args:
-        device (chainer.backend.Device): The GPU.
-
-    Returns:
-        int: At this moment; others may be taking from it.
-    """
+def free_bytes(device: Any) -> int:
+    """Bytes that new arrays on a GPU can take at this moment: its free memory and that of CuPy's pool, within the
+    pool's limit."""
     with chainer.using_device(device):
         pool = cuda.cupy.get_default_memory_pool()
         free = cuda.cupy.cuda.runtime.memGetInfo()[0] + pool.free_bytes()
         return min(free, pool.get_limit() - pool.used_bytes()) if pool.get_limit() else free
 
 
-def peak_bytes(device, function):
-    """What a function takes on a GPU at its peak.
-
-    Args:
-        device (chainer.backend.Device): The GPU.
-        function (callable): It is called once.
-
-    Returns:
-        int: Bytes.
-    """
+def peak_bytes(device: Any, function: Callable[[], Any]) -> int:
+    """Bytes that a function, which is called once, takes on a GPU at its peak."""
     with chainer.using_device(device):
         pool = cuda.cupy.get_default_memory_pool()
         pool.free_all_blocks()
@@ -41,15 +31,12 @@ def peak_bytes(device, function):
 
 
 @contextlib.contextmanager
-def enough_memory(device, *advice):
-    """Whoever runs out of memory within it says so in one line.
+def enough_memory(device: Any, *advice: str) -> Iterator[None]:
+    """Context in which running out of memory on a device is an InputError, one line.
 
     Args:
-        device (chainer.backend.Device): Where the arrays are.
-        *advice (str): What the user can do other than free some, or use the CPU: `'lower --batch-size'`.
-
-    Raises:
-        InputError: There was not enough.
+        device: The chainer.backend.Device of the arrays.
+        *advice: What the user can do besides freeing memory or using the CPU: `'lower --batch-size'`.
     """
     try:
         yield

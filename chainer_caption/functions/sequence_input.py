@@ -1,26 +1,36 @@
-"""What the LSTM reads: the image first, then the embedded words of every step, in one packed matrix."""
+"""The LSTM's inputs: the images first, then the embedded words of every step, in one packed matrix."""
+from __future__ import annotations
+
+from typing import Any
+
 import chainer
 import numpy as np
 from chainer.backends import cuda
 
-from chainer_caption.functions.compiled import HASH32_CUDA, compiled, hash32, parallel_for
+from chainer_caption.functions.compiled import HASH32_CUDA, check_ids, compiled, hash32, parallel_for
 from chainer_caption.functions.dropout import mask_arguments
+from chainer_caption.functions.first_order import first_order
+
+Array = Any
 
 
-def sequence_input(image, W, words, ratio, key):
-    """Puts the embedded words, with dropout, under the images.
+def sequence_input(image: Array | None, W: Array, words: Array, ratio: float, key: Any) -> chainer.Variable:
+    """Stacks the images and the embedded words, the latter with dropout.
 
     Equal to `concat([image, dropout(embed_id(words, W), ratio)], axis=0)`, with one copy instead of four.
 
     Args:
-        image (chainer.Variable, array or None): The embedded images, (B, H) float32; None for words alone.
-        W (chainer.Variable or array): The word embeddings, (V, H) float32.
-        words (array): Word ids, (N,) int32, each in [0, V).
-        ratio (float): Dropout of the embedded words; none outside training.
+        image: The embedded images, (B, H) float32; None for words alone.
+        W: The word embeddings, (V, H) float32.
+        words: Word ids, (N,) int32, each in [0, V).
+        ratio: Dropout ratio of the embedded words; without effect outside training.
         key: Two uint32 words for the mask, from `mask_key`.
 
     Returns:
-        chainer.Variable: (B + N, H) float32.
+        (B + N, H) float32.
+
+    Raises:
+        IndexError: A word id is not in [0, V). On a GPU its row is NaN instead.
     """
     if image is None:
         image = chainer.backend.get_array_module(W).empty((0, W.shape[1]), W.dtype)
@@ -35,6 +45,7 @@ class _SequenceInput(chainer.FunctionNode):
 
     def forward(self, inputs):
         image, W = inputs
+        check_ids(self.words, len(W))
         self.shapes = len(image), W.shape
         xp = chainer.backend.get_array_module(W)
         y = xp.empty((len(image) + len(self.words), W.shape[1]), W.dtype)
@@ -43,11 +54,11 @@ class _SequenceInput(chainer.FunctionNode):
         if xp is np:
             parallel_for(_embed, len(self.words), W, self.words, embedded, *self.mask)
         else:
-            _embed_kernel()(W, self.words[:, None], W.shape[1], *self.mask, embedded)
+            _embed_kernel()(W, self.words[:, None], len(W), W.shape[1], *self.mask, embedded)
         return y,
 
-    def backward(self, indexes, grad_outputs):
-        gy = grad_outputs[0].array
+    @first_order
+    def backward(self, indexes: tuple[int, ...], gy: Array) -> tuple[Array, Array]:
         images, shape = self.shapes
         gimage, gembedded = gy[:images], gy[images:]
         xp = chainer.backend.get_array_module(gy)
@@ -55,8 +66,8 @@ class _SequenceInput(chainer.FunctionNode):
         if xp is np:
             _add_by_word(gembedded, self.words, gW, *self.mask)
         else:
-            _add_by_word_kernel()(gembedded, self.words[:, None], shape[1], *self.mask, gW)
-        return chainer.as_variable(gimage), chainer.as_variable(gW)
+            _add_by_word_kernel()(gembedded, self.words[:, None], *shape, *self.mask, gW)
+        return gimage, gW
 
 
 @compiled
@@ -83,18 +94,21 @@ def _add_by_word(gy, words, gW, key0, key1, threshold, scale):
 @cuda.memoize()
 def _embed_kernel():
     return cuda.cupy.ElementwiseKernel(
-        'raw T W, int32 word, int32 width, uint32 key0, uint32 key1, uint32 threshold, float32 scale', 'T y',
+        'raw T W, int32 word, int32 words, int32 width, uint32 key0, uint32 key1, uint32 threshold, '
+        'float32 scale', 'T y',
         '''
         bool kept = hash32((unsigned int)i, key0, key1) >= threshold;
-        y = kept ? W[(ptrdiff_t)word * width + i % width] * (T)scale : (T)0
+        bool known = word >= 0 && word < words;         // what is no word makes the loss NaN
+        y = !known ? (T)NAN : kept ? W[(ptrdiff_t)word * width + i % width] * (T)scale : (T)0
         ''', 'caption_embed', preamble=HASH32_CUDA)
 
 
 @cuda.memoize()
 def _add_by_word_kernel():
     return cuda.cupy.ElementwiseKernel(
-        'T gy, int32 word, int32 width, uint32 key0, uint32 key1, uint32 threshold, float32 scale', 'raw T gW',
+        'T gy, int32 word, int32 words, int32 width, uint32 key0, uint32 key1, uint32 threshold, '
+        'float32 scale', 'raw T gW',
         '''
         bool kept = hash32((unsigned int)i, key0, key1) >= threshold;
-        if (kept) atomicAdd(&gW[(ptrdiff_t)word * width + i % width], gy * (T)scale)
+        if (kept && word >= 0 && word < words) atomicAdd(&gW[(ptrdiff_t)word * width + i % width], gy * (T)scale)
         ''', 'caption_add_by_word', preamble=HASH32_CUDA)

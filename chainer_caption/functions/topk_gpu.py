@@ -1,25 +1,25 @@
-"""`functions.select` on a GPU: five kernels, one upload, and one copy back, which is all that the host waits for.
+"""`functions.beam_topk` on a GPU: five kernels, one upload, and one copy back, for which the host waits once.
 
-A row of scores is cut among lanes: lane l has the words l, l + lanes, and so on. One reading of the scores gives each
-lane's share of the log-softmax and its maximum. Dealt to more groups than k, an image's lane maxima say how good its
-k-th best continuation is at least: as good as the k-th best group's maximum. Whatever reaches that threshold is
-collected, from the few lanes whose maximum does; it is little more than k, and the host puts it in order.
+A row of scores is divided among lanes: lane l has the words l, l + lanes, and so on. One pass over the scores gives the
+sum of exponentials and the maximum of each lane. The lane maxima of an image are dealt to more than k groups: its k-th
+best continuation is at least as good as the maximum of the k-th best group. Continuations that reach this threshold,
+little more than k, are collected from the few lanes whose maximum does, and the host sorts them.
 """
 import numpy as np
 from chainer.backends import cuda
 
 _LANES = 128
 
-# `suppressed` has a bit for each of the first words that is not to be said.
-_MAY_BE_SAID = '''
+# `suppressed` has a bit for each suppressed word.
+_ALLOWED = '''
 __device__ __forceinline__ bool is_allowed(int word, int suppressed) { return word > 30 || !(suppressed >> word & 1); }
 '''
 
 
-# What a word loses: `penalties` pairs of a word and a penalty, from `first` on.
-_FINE = '''
+# The penalty of a word: `penalties` pairs of a word and a penalty, from `first` on.
+_PENALTY = '''
 template <class Array>
-__device__ __forceinline__ float fine_of(int word, const Array& facts, ptrdiff_t first, int penalties) {
+__device__ __forceinline__ float penalty_of(int word, const Array& facts, ptrdiff_t first, int penalties) {
     float penalty = 0;
     for (ptrdiff_t at = first; at < first + 2 * penalties; at += 2)
         if (facts[at] == word) penalty += (float)facts[at + 1];
@@ -32,19 +32,18 @@ def collect(scores, bias, log_probs, bounds, k, threshold, weight, suppressed, p
     """The continuations among which each image's k best are.
 
     Args:
-        As `functions.select.select` has them, but that `suppressed` has a bit for each word, and the penalties stand by
-        themselves; `scores` stays as it is.
+        As for `beam_topk`, but `suppressed` has a bit for each word; `scores` is not changed.
 
     Returns:
-        tuple: `(count, score, place)`, float64. How many continuations were found for each image, (n,); the first so
-        many numbers of its row of `score`, (n, c), are theirs, in any order, and of `place`, (n, c), each of which is
-        hypothesis * V + word. A count above c says that some are missing, because so many score the same.
+        `(count, score, place, value)`, float64: the number of continuations found for each image, (n,); in any order,
+        that many scores, places (hypothesis * V + word) and scores without the penalties, (n, c) each. A count above c
+        means that some are missing, because so many score the same.
     """
     xp = cuda.cupy
     rows, words = scores.shape
     images = len(bounds) - 1
     lanes = min(words, _LANES)
-    # An odd number, so that a word that many of an image's hypotheses want is in another group for each of them.
+    # An odd number, so that the same word of several hypotheses of an image is in different groups.
     groups = 4 * k + 1
     places = 2 * k + 32
     image = np.repeat(np.arange(images), np.diff(bounds))
@@ -58,21 +57,20 @@ def collect(scores, bias, log_probs, bounds, k, threshold, weight, suppressed, p
     top, total, best = (xp.empty((rows, lanes), np.float32) for _ in range(3))
     base, reached = xp.empty(rows), xp.empty(images)
     high = xp.empty((images, groups))
-    found = xp.empty((images, 1 + 2 * places))        # the count, then pairs of a score and its place
+    found = xp.empty((images, 1 + 3 * places))        # the count, then scores, places, values in turn
     _lanes_kernel()(scores, bias, words, lanes, suppressed, *penalties, -np.inf, top, total, best)
     _base_kernel()(log_probs, top, total, lanes, -np.inf, base)
     _groups_kernel()(best, base, bounds, lanes, groups, places, weight, -np.inf, high, reached, found)
     _threshold_kernel()(high, high, groups, k, reached)
-    _collect_kernel()(best, scores, bias, base, threshold, threshold, image, words, lanes, suppressed, *penalties,
-                      weight,
-                      places, found)
+    _collect_kernel()(best, scores, bias, base, reached, threshold, image, words, lanes, suppressed, *penalties,
+                      weight, places, found)
     found = found.get()
-    return found[:, 0], found[:, 1::2], found[:, 2::2]
+    return found[:, 0], found[:, 1::3], found[:, 2::3], found[:, 3::3]
 
 
 @cuda.memoize()
 def _lanes_kernel():
-    # A sum of exponentials, over a maximum that is not known yet: it shrinks whenever a greater one is met.
+    # A sum of exponentials relative to the maximum so far: it is rescaled whenever a greater one is met.
     return cuda.cupy.ElementwiseKernel(
         'raw float32 scores, raw float32 bias, int32 words, int32 lanes, int32 suppressed, '
         'raw float64 facts, int32 first, int32 penalties, float32 lowest',
@@ -88,15 +86,15 @@ def _lanes_kernel():
             } else if (score != lowest) {
                 sum += exp(score - high);
             }
-            // The others need not be looked for among the penalized.
+            // The penalties of other words do not matter.
             if (is_allowed(word, suppressed) && score > chosen) {
-                chosen = max(chosen, score - fine_of(word, facts, first + i / lanes * 2 * penalties, penalties));
+                chosen = max(chosen, score - penalty_of(word, facts, first + i / lanes * 2 * penalties, penalties));
             }
         }
         top = high;
         total = sum;
         best = chosen
-        ''', 'caption_select_lanes', preamble=_MAY_BE_SAID + _FINE)
+        ''', 'caption_topk_lanes', preamble=_ALLOWED + _PENALTY)
 
 
 @cuda.memoize()
@@ -115,7 +113,7 @@ def _base_kernel():
             sum += total[first + lane] * exp(top[first + lane] - high);
         }
         base = log_prob - (high + log(sum))
-        ''', 'caption_select_base')
+        ''', 'caption_topk_base')
 
 
 @cuda.memoize()
@@ -135,9 +133,9 @@ def _groups_kernel():
         high = most;
         if (i % groups == 0) {
             threshold[image] = lowest;
-            found[image * (1 + 2 * places)] = 0;
+            found[image * (1 + 3 * places)] = 0;
         }
-        ''', 'caption_select_groups')
+        ''', 'caption_topk_groups')
 
 
 @cuda.memoize()
@@ -151,33 +149,32 @@ def _threshold_kernel():
             before += high[other] > mine || (high[other] == mine && other < i);
         }
         if (before == k - 1) threshold[i / groups] = mine
-        ''', 'caption_select_mark')
+        ''', 'caption_topk_mark')
 
 
 @cuda.memoize()
 def _collect_kernel():
     return cuda.cupy.ElementwiseKernel(
-        'float32 best, raw float32 scores, raw float32 bias, raw float64 base, raw float64 threshold, raw float64 '
-        'least, '
-        'raw float64 image, int32 words, int32 lanes, int32 suppressed, raw float64 facts, int32 first, int32 '
-        'penalties, '
-        'float64 weight, int32 places',
+        'float32 best, raw float32 scores, raw float32 bias, raw float64 base, raw float64 threshold, '
+        'raw float64 least, raw float64 image, int32 words, int32 lanes, int32 suppressed, raw float64 facts, '
+        'int32 first, int32 penalties, float64 weight, int32 places',
         'raw float64 found',
         '''
         ptrdiff_t row = i / lanes, of = (ptrdiff_t)image[row];
         if (weight * (base[row] + best) >= threshold[of]) {
             for (int word = i % lanes; word < words; word += lanes) {
-                float own = scores[row * words + word] + bias[word];
-                own -= fine_of(word, facts, first + row * 2 * penalties, penalties);
+                float plain = scores[row * words + word] + bias[word];
+                float own = plain - penalty_of(word, facts, first + row * 2 * penalties, penalties);
                 double score = weight * (base[row] + own);
                 if (is_allowed(word, suppressed) && score >= threshold[of] && score > least[of]) {
-                    ptrdiff_t at = of * (1 + 2 * places);
+                    ptrdiff_t at = of * (1 + 3 * places);
                     int taken = (int)atomicAdd(&found[at], 1.0);
                     if (taken < places) {
-                        found[at + 1 + 2 * taken] = score;
-                        found[at + 2 + 2 * taken] = (double)(row * words + word);
+                        found[at + 1 + 3 * taken] = score;
+                        found[at + 2 + 3 * taken] = (double)(row * words + word);
+                        found[at + 3 + 3 * taken] = weight * (base[row] + plain);
                     }
                 }
             }
         }
-        ''', 'caption_select_collect', preamble=_MAY_BE_SAID + _FINE)
+        ''', 'caption_topk_collect', preamble=_ALLOWED + _PENALTY)

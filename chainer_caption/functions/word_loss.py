@@ -1,61 +1,78 @@
-"""The loss of the words: output layer, log-softmax and gradient in one function that never holds more than a block.
+"""The word loss: output layer, log-softmax and gradient in one function that holds one block of scores at a time.
 
-With a vocabulary of ten thousand words the scores of one minibatch are the largest thing in training, and a stock
+With a vocabulary of ten thousand words the scores of one minibatch are the largest array of training, and a stock
 implementation holds them five times over (scores, log-probabilities, loss, and the gradients of two of them). Here the
-scores of a block of rows are made, turned into their own gradient where they stand, multiplied into the gradients of
-the layer, and dropped.
+scores of a block of rows are computed, become their own gradient in place, are multiplied into the gradients of the
+layer, and are dropped.
 """
+from __future__ import annotations
+
 import math
+from typing import TYPE_CHECKING, Any
 
 import chainer
 import numpy as np
 from chainer.backends import cuda
 
 from chainer_caption.functions.buffers import acquire, column_sums, release
-from chainer_caption.functions.compiled import compiled, exp, parallel_for
+from chainer_caption.functions.compiled import check_ids, compiled, parallel_for
+from chainer_caption.functions.first_order import first_order
 from chainer_caption.functions.matmul import matmul, one_blas_thread
+from chainer_caption.functions.softmax import gradient_kernel, gradient_row, softmax_row
+
+if TYPE_CHECKING:
+    from chainer_caption.functions.rollout import Sampled
+
+Array = Any
 
 # The largest block of scores, in bytes. A block much smaller costs matrix products of awkward shape.
 BLOCK_BYTES = 64 * 2 ** 20
 
 
-def word_loss(h, W, b, targets, tokens=None, weights=None):
+def word_loss(h: Array, W: Array, b: Array, targets: Array, tokens: float | None = None, weights: Array | None = None,
+              computed: Sampled | None = None) -> tuple[chainer.Variable, chainer.Variable]:
     """The mean negative log-probability of the target words, in nats per token.
 
     Equal to `softmax_cross_entropy(linear(h, W, b), targets)`, and with weights to the mean of its rows, each times its
-    weight. The gradients are made on the way forward, unless
-    `chainer.config.enable_backprop` is off.
+    weight. The gradients are computed in the forward pass, unless `chainer.config.enable_backprop` is off.
 
     Args:
-        h (chainer.Variable or array): The LSTM's outputs, (N, H) float32.
-        W (chainer.Variable or array): The output layer's weights, (V, H) float32.
-        b (chainer.Variable or array): The output layer's biases, (V,) float32.
-        targets (array): The words to predict, (N,) int32, each in [0, V).
-        tokens (float or None): What the sums over tokens are divided by; None for N. Processes that share a minibatch
-            divide by its tokens and not by their own.
-        weights (array or None): What each row's loss is multiplied by, of either sign, (N,) float32; None for 1.
+        h: The inputs of the output layer, (N, H) float32.
+        W: The output layer's weights, (V, H) float32.
+        b: The output layer's biases, (V,) float32.
+        targets: The words to predict, (N,) int32, each in [0, V).
+        tokens: The divisor of the sums over tokens; None for N. Processes that share a minibatch divide by the tokens
+            of the whole minibatch.
+        weights: The factor of each row's loss, of either sign, (N,) float32; None for 1.
+        computed: Sampled captions whose words are the targets and whose `scores` are kept: they are not computed
+            again, are used up, and the accuracy is 0.
 
     Returns:
-        tuple of chainer.Variable: The loss and the accuracy (the fraction of the tokens whose word scores highest;
-        a tie counts as right; unweighted), both () float32. Only the loss has gradients.
+        The loss and the accuracy (the fraction of the tokens whose word has the highest score; a tie counts as right;
+        unweighted), both () float32. Only the loss has gradients.
+
+    Raises:
+        IndexError: A target is no word of the vocabulary (checked on the CPU).
     """
-    return _WordLoss(targets, tokens or len(targets), weights).apply((h, W, b))
+    return _WordLoss(targets, tokens or len(targets), weights, computed).apply((h, W, b))
 
 
 class _WordLoss(chainer.FunctionNode):
 
-    def __init__(self, targets, tokens, weights):
+    def __init__(self, targets: Array, tokens: float, weights: Array | None, computed: Sampled | None) -> None:
         self.targets = targets
         self.tokens = tokens
         self.weights = weights
+        self.computed = computed
 
-    def forward(self, inputs):
+    def forward(self, inputs: tuple[Array, ...]) -> tuple[Array, Array]:
         h, W, b = inputs
         xp = chainer.backend.get_array_module(h)
-        n = len(h)
-        block = max(1, BLOCK_BYTES // (W.shape[0] * W.itemsize))
-        nats = xp.empty(n, h.dtype)
-        right = xp.empty(n, np.bool_)
+        check_ids(self.targets, len(W))
+        n, computed = len(h), self.computed
+        block = n if computed else max(1, BLOCK_BYTES // (W.shape[0] * W.itemsize))
+        nats = -computed.log_probs if computed else xp.empty(n, h.dtype)
+        right = xp.zeros(n, np.bool_)
         keep = chainer.config.enable_backprop
         if keep:
             gh, gW, gb = xp.empty_like(h), None, None
@@ -64,76 +81,66 @@ class _WordLoss(chainer.FunctionNode):
         with one_blas_thread():
             for start in range(0, n, block):
                 rows = slice(start, min(start + block, n))
-                scores = acquire(xp, (rows.stop - rows.start, W.shape[0]))
-                matmul(h[rows], W.T, out=scores)
-                row_losses(scores, b, self.targets[rows], nats[rows], right[rows], scale[rows] if keep else None)
+                if computed:
+                    scores: Array = computed.scores
+                    if keep:
+                        _gradients(scores, computed.totals, self.targets, scale)
+                else:
+                    scores = acquire(xp, (rows.stop - rows.start, W.shape[0]))
+                    matmul(h[rows], W.T, out=scores)
+                    row_losses(scores, b, self.targets[rows], nats[rows], right[rows], scale[rows] if keep else None)
                 if keep:
                     matmul(scores, W, out=gh[rows])
-                    # One block is the usual case; then its gradients are the sums already.
+                    # One block is the usual case; its gradients are the sums already.
                     gW_block, gb_block = matmul(scores.T, h[rows]), column_sums(scores)
                     gW, gb = (gW_block, gb_block) if gW is None else (gW + gW_block, gb + gb_block)
-                release(scores)
+                if not computed:
+                    release(scores)
         if keep:
             self.gradients = gh, gW, gb
         if self.weights is not None:
             nats *= self.weights
-        # Summed in float64: a mean that an early stop compares should not depend on the order of the rows.
+        # Summed in float64: a mean that early stopping compares should not depend on the order of the rows.
         return tuple(xp.asarray(a.sum(dtype=np.float64) / self.tokens, h.dtype) for a in (nats, right))
 
-    def backward(self, indexes, grad_outputs):
-        return scaled(self.gradients, indexes, grad_outputs[0])
+    @first_order
+    def backward(self, indexes: tuple[int, ...], gloss: Array | None, _: Array | None) -> tuple[Array | None, ...]:
+        if gloss is None:
+            return None, None, None
+        # On the CPU the usual factor, 1, is recognised and saves three passes; on a GPU, reading it would wait.
+        if isinstance(gloss, np.ndarray) and gloss == 1:
+            return self.gradients
+        return tuple(self.gradients[i] * gloss if i in indexes else None for i in range(3))
 
 
-def scaled(gradients, indexes, gloss):
-    """What a function node whose gradients were made on the way forward returns from its `backward`."""
-    # On the CPU the usual factor, 1, is seen and saves three passes; on a GPU looking would wait for it.
-    factor = None if gloss is None else gloss.array
-    if factor is not None and isinstance(factor, np.ndarray) and factor == 1:
-        return tuple(chainer.as_variable(gradients[i]) for i in indexes)
-    return tuple(None if factor is None else chainer.as_variable(gradients[i] * factor) for i in indexes)
-
-
-def row_losses(scores, b, targets, nats, right, scale=None):
+def row_losses(scores: Array, b: Array, targets: Array, nats: Array, right: Array, scale: Array | None = None) -> None:
     """Negative log-probabilities of the targets, row by row; with `scale` the scores become their gradient in place.
 
     Args:
-        scores (array): h W^T, without the biases, (n, V) float32; overwritten.
-        b (array): Biases, (V,) float32.
-        targets (array): (n,) int32.
-        nats (array): Out: -log softmax(scores + b)[target], (n,) float32.
-        right (array): Out: whether no word scores higher than the target, (n,) bool.
-        scale (array or None): With numbers, (n,) float32, row i of `scores` becomes
-            scale[i] * (softmax(scores[i] + b) - onehot(targets[i])).
+        scores: h W^T, without the biases, (n, V) float32; overwritten.
+        b: Biases, (V,) float32.
+        targets: (n,) int32.
+        nats: Output: -log softmax(scores + b)[target], (n,) float32.
+        right: Output: whether no word scores higher than the target, (n,) bool.
+        scale: (n,) float32: row i of `scores` becomes scale[i] * (softmax(scores[i] + b) - onehot(targets[i])).
     """
     if isinstance(scores, cuda.ndarray):
         _row_losses_gpu(scores, b, targets, nats, right, scale)
     else:
         parallel_for(_row_losses, len(scores), scores, b, targets, nats, right,
-                   np.empty(0, np.float32) if scale is None else scale)
+                     np.empty(0, np.float32) if scale is None else scale)
 
 
 @compiled
 def _row_losses(scores, b, targets, nats, right, scale, start, stop):
-    words = len(b)
     for i in range(start, stop):
         row = scores[i]
-        top = np.float32(-np.inf)
-        for j in range(words):
-            row[j] += b[j]
-            top = max(top, row[j])
-        target = row[targets[i]]
-        total = np.float32(0)
-        for j in range(words):
-            e = exp(row[j] - top)
-            row[j] = e
-            total += e
+        target = row[targets[i]] + b[targets[i]]
+        top, total = softmax_row(row, b, row)
         nats[i] = np.float32(math.log(total)) + top - target
         right[i] = target >= top
         if len(scale):
-            factor = scale[i] / total
-            for j in range(words):
-                row[j] *= factor
-            row[targets[i]] -= scale[i]
+            gradient_row(row, total, targets[i], scale[i])
 
 
 def _row_losses_gpu(scores, b, targets, nats, right, scale):
@@ -147,13 +154,19 @@ def _row_losses_gpu(scores, b, targets, nats, right, scale):
     nats[...] = xp.log(total) + top - target
     right[...] = target >= top
     if scale is not None:
+        _gradients(scores, total, targets, scale)
+
+
+def _gradients(scores, totals, targets, scale):
+    xp = chainer.backend.get_array_module(scores)
+    if xp is np:
+        parallel_for(_gradient_rows, len(scores), scores, totals, targets, scale)
+    else:
         words = xp.arange(scores.shape[1], dtype=targets.dtype)
-        gradient_kernel()(total[:, None], targets[:, None], words, scale[:, None], scores)
+        gradient_kernel()(totals[:, None], targets[:, None], words, scale[:, None], scores)
 
 
-@cuda.memoize()
-def gradient_kernel():
-    """scale * (softmax - onehot) where exp(score - highest) stands, of (n, 1) totals, targets and scales."""
-    return cuda.cupy.ElementwiseKernel(
-        'T total, int32 target, int32 word, float32 scale', 'T score',
-        'score = (T)scale * (score / total - (T)(word == target))', 'caption_word_gradient')
+@compiled
+def _gradient_rows(scores, totals, targets, scale, start, stop):
+    for i in range(start, stop):
+        gradient_row(scores[i], totals[i], targets[i], scale[i])

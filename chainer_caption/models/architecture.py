@@ -1,20 +1,70 @@
-"""What a captioning model is to those who know none in particular: training, searches, the model directory."""
+"""The interface that every captioning model implements, and the table of architectures."""
+from __future__ import annotations
+
 import contextlib
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import chainer
+import chainer.functions as F
 import numpy as np
 
+from chainer_caption.data.batches import captions_of_rows, pack
+from chainer_caption.data.vocabulary import BOS, EOS, UNK
 from chainer_caption.errors import InputError
-from chainer_caption.functions import mask_key
+from chainer_caption.functions import Sampled, greedy_captions, mask_key, sample_captions, word_loss
 
-# More than any model has, and little enough to be multiplied and printed.
+Array = Any
+
+#: The architectures by their names in `config.json` and in `--architecture`.
+ARCHITECTURES: dict[str, type[Architecture]] = {}
+
+# Larger than in any model, and small enough to be multiplied and printed.
 _MAX_SIZE = 2 ** 31
+
+# Constructor arguments that a user may choose, and all those that are whole numbers from 1.
+_CHOSEN = 'hidden', 'max_positions'
+_SIZES = 'feature_size', 'vocabulary_size', *_CHOSEN
+
+# Constructor arguments that only initialize the weights: they are no part of the configuration.
+_INITIAL = 'log_frequencies', 'seed', 'initialW'
+
+_Class = TypeVar('_Class', bound='type[Architecture]')
+
+
+def register_architecture(name: str) -> Callable[[_Class], _Class]:
+    """Class decorator that makes an architecture known under a name.
+
+    Raises:
+        ValueError: Another architecture has this name.
+    """
+    def register(architecture: _Class) -> _Class:
+        known = ARCHITECTURES.get(name)
+        if known is not None and (known.__module__, known.__qualname__) != (architecture.__module__,
+                                                                            architecture.__qualname__):
+            raise ValueError(f'the architecture {name!r} is {known.__module__}.{known.__qualname__} already')
+        ARCHITECTURES[name], architecture.architecture = architecture, name
+        return architecture
+    return register
+
+
+def find_architecture(name: object) -> type[Architecture]:
+    """The architecture of a name.
+
+    Raises:
+        InputError: It is not registered.
+    """
+    if isinstance(name, str) and name in ARCHITECTURES:
+        return ARCHITECTURES[name]
+    raise InputError(f'register {name!r} first: --import the module that defines it (registered architectures: '
+                     f'{", ".join(ARCHITECTURES)})')
 
 
 @contextlib.contextmanager
-def initializers_from(seed):
-    """Within it Chainer's initializers follow from a seed; None leaves them as they are."""
-    # They draw from NumPy's global generator: with a seed it is borrowed, and given back as it was.
+def initializers_from(seed: int | None) -> Iterator[None]:
+    """Context in which Chainer's initializers depend on a seed alone; None leaves them as they are."""
+    # They use NumPy's global generator, whose state is restored afterwards.
     state = np.random.get_state()                       # noqa: NPY002
     try:
         if seed is not None:
@@ -26,114 +76,236 @@ def initializers_from(seed):
 
 
 class Architecture(chainer.Chain):
-    """A captioning model. A subclass is an entry of `models.ARCHITECTURES` and has, besides its links,
+    """A captioning model. A subclass defines, beside its links, of which `out_word` is the output layer,
 
-    - `__call__(features, words, targets, sizes, tokens=None, update_key=None)`, the loss of a packed minibatch
-      (`data.batches.pack` makes the arguments), nats per token, which reports `loss` and `accuracy`; where it is
-      `per_image`, with `images=None` after `tokens`, see `data.batches.PackCaptions`;
-    - `stepper()`, the trained model as searches take it: `start(features)`, `step(state, parents, words)`, `bias`;
-    - a property for each of its `sizes`; and the property `word_vectors`, an array with a row for each
-      word. Those that are here are read from the links `image_vec` (D to H), `out_word` (to V) and `word_vec`.
+    - `outputs(features, words, batch_sizes, update_key)`: the inputs of the output layer at each word of a packed
+      minibatch, (N, H), with dropout in training; arguments as for `__call__`;
+    - `decoder()`: the model as it is now, without dropout, a word at a time (see `models.decoder`).
+
+    The loss, training, every search, self-critical training and the model directory follow from these two::
+
+        @register_architecture('mine')
+        class Mine(Architecture):
+            def __init__(self, feature_size, vocabulary_size, hidden=256, dropout=0.5, layers=2):
+                super().__init__()
+                with self.init_scope():
+                    ...
+                    self.out_word = L.Linear(hidden, vocabulary_size)
+
+    Constructor arguments become attributes and, except for `log_frequencies`, `seed` and `initialW`, the model's
+    `configuration` in `config.json`: they must be JSON values.
 
     Args:
-        feature_size (int): D, the length of an image's feature vector.
-        vocabulary_size (int): V, the number of words, special ones included.
-        hidden (int): H, the width of its layers.
-        dropout (float): The ratio of its dropouts.
-        log_frequencies (array or None): What the output biases start from, (V,).
-        seed (int or None): What the initial weights follow from; None draws them from NumPy's global generator.
-        initialW (initializer or None): Of all weight matrices, as for Chainer's links; 0 makes a model to load weights
-            into without drawing any.
+        feature_size: D, the length of an image's feature vectors.
+        vocabulary_size: V, the number of words, special ones included.
+        hidden: H, the width of its layers.
+        dropout: The ratio of its dropouts.
+        log_frequencies: Initial output biases, (V,); optional argument.
+        seed: The seed of the initial weights; None uses NumPy's global generator; optional argument.
+        initialW: Initializer of all weight matrices, as for Chainer's links; 0 makes a model to load weights into;
+            optional argument.
     """
 
-    #: What `config.json` calls it under the key `model`.
-    architecture = None
-    #: The arguments that are whole numbers from 1, which `config.json` has under their names.
-    sizes = 'feature_size', 'vocabulary_size', 'hidden'
-    #: Those of them that a user may choose, and what they are where nobody does.
-    chosen = {'hidden': 512}  # noqa: RUF012 (read only)
-    #: Whether it has a loss; one that has none needs no more than `stepper()`.
-    trainable = True
+    #: Its name in `config.json`; `register_architecture` sets it.
+    architecture: str | None = None
+    #: The features that it reads: 'vectors' (B, D), 'grids' (B, L, D), or 'both', a tuple of the two.
+    reads: str = 'vectors'
+    #: Whether it can be trained. If not, it needs no `outputs`.
+    trainable: bool = True
+    #: Whether `outputs` takes `computed` and `decoder` takes `record`: what sampling computes need not be repeated.
+    records: bool = False
     #: The special words that it has no score for.
-    unsaid = ()
-    #: Whether all captions of an image share most of the work, so that they had best be in the same minibatch.
-    per_image = False
-    #: How many tokens its captions have at most, `</S>` among them; None for any.
-    max_positions = None
-    #: What it reads of an image, one of `data.dataset.READS`: a minibatch's `features` is then (B, D), (B, L, D), or a
-    #: tuple of both.
-    reads = 'vectors'
+    unsaid: Sequence[str] = ()
+    #: Whether the captions of an image share most of the work, so that a minibatch should have them together;
+    #: `outputs` then takes `images`, the row of `features` of each caption, (B,) int on the host, or None.
+    per_image: bool = False
+    #: Maximum number of tokens in a caption, `</S>` included; None for no limit.
+    max_positions: Any = None
+    #: Constructor arguments that are whole numbers from 1, and those that users choose with their defaults.
+    sizes: tuple[str, ...] = ()
+    chosen: Mapping[str, int] = {}
+    feature_size: int
+    vocabulary_size: int
+    hidden: int
 
-    def __init__(self, dropout):
-        super().__init__()
-        self.dropout = dropout
+    def __init_subclass__(cls, **more: Any) -> None:
+        super().__init_subclass__(**more)
+        defaults = {name: argument.default for name, argument in cls._arguments().items()}
+        cls.sizes = tuple(name for name in defaults if name in _SIZES or name in cls.sizes)
+        cls.chosen = {name: defaults[name] for name in _CHOSEN if isinstance(defaults.get(name), int)}
 
-    @staticmethod
-    def weight_shapes(feature_size, vocabulary_size, hidden):
-        """The names and shapes in `weights.npz` of a model of these sizes: a dict."""
-        raise NotImplementedError
-
-    @classmethod
-    def shaping(cls, configuration):
-        """The part of a `configuration` that the shapes of the weights follow from: arguments of `weight_shapes`."""
-        return {name: configuration[name] for name in cls.sizes}
-
-    @classmethod
-    def hidden_of(cls, shapes):
-        """H of a model whose weights have these names and shapes (a dict), or None where they do not tell."""
-        shape = shapes.get('image_vec/W')
-        return shape[0] if shape else None
-
-    @property
-    def feature_size(self):
-        return self.image_vec.W.shape[1]
-
-    @property
-    def vocabulary_size(self):
-        return self.out_word.W.shape[0]
-
-    @property
-    def hidden(self):
-        return self.image_vec.W.shape[0]
-
-    @property
-    def word_vectors(self):
-        return self.word_vec.W.array
-
-    @staticmethod
-    def mask_keys(update_key, count):
-        """The keys of the dropout masks of an update.
-
-        Args:
-            update_key (tuple of int or None): (seed, number of the update). None draws a key from NumPy's global
-                generator, as Chainer's own dropout would.
-            count (int): How many dropouts the model has.
-
-        Returns:
-            list: A key for each of them, from `mask_key`.
-        """
-        if update_key is None:
-            update_key = np.random.randint(0, 2 ** 31, 2).tolist() if chainer.config.train else (0, 0)  # noqa: NPY002
-        return [mask_key(*update_key, site) for site in range(count)]
-
-    @property
-    def configuration(self):
-        """The arguments that make a model like this one, as JSON values: a dict."""
-        return {**{name: getattr(self, name) for name in self.sizes}, 'dropout': self.dropout}
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        self = super().__new__(cls)
+        bound = inspect.signature(cls.__init__).bind_partial(self, *args, **kwargs)
+        bound.apply_defaults()
+        for name in cls._arguments():
+            if name in bound.arguments:
+                object.__setattr__(self, name, bound.arguments[name])
+        return self
 
     @classmethod
-    def read_configuration(cls, config, path):
+    def _arguments(cls) -> dict[str, inspect.Parameter]:
+        """The constructor arguments that are its configuration."""
+        kinds = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
+        _, *arguments = inspect.signature(cls.__init__).parameters.values()
+        return {argument.name: argument for argument in arguments
+                if argument.kind in kinds and argument.name not in _INITIAL}
+
+    @classmethod
+    def create(cls, configuration: Mapping[str, Any], **initial: Any) -> Any:
+        """A model of a configuration; of `log_frequencies`, `seed` and `initialW` those that its constructor lacks are
+        taken care of here."""
+        taken = {name: initial.pop(name) for name in list(initial)
+                 if name in inspect.signature(cls.__init__).parameters}
+        with initializers_from(initial.get('seed')):
+            model = cls(**configuration, **taken)
+        if initial.get('log_frequencies') is not None and hasattr(model, 'out_word'):
+            model.out_word.b.array[...] = initial['log_frequencies']
+        return model
+
+    @property
+    def configuration(self) -> dict[str, Any]:
+        """The arguments that make a model like this one, as JSON values."""
+        values = ((name, getattr(self, name)) for name in self._arguments())
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values}
+
+    @classmethod
+    def read_configuration(cls, config: Mapping[str, Any], path: object) -> dict[str, Any]:
         """The `configuration` of a model, out of the `config.json` at `path`.
 
         Raises:
             InputError: Something is missing or impossible; the line names it.
         """
-        found = {}
-        for key in cls.sizes:
-            found[key] = value = config.get(key)
-            if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value < _MAX_SIZE:
-                raise InputError(f'{path}: "{key}" should be a positive whole number, not {value!r}')
-        found['dropout'] = dropout = config.get('dropout')
-        if not isinstance(dropout, int | float) or not 0 <= dropout < 1:
-            raise InputError(f'{path}: "dropout" should be a number from 0 to below 1, not {dropout!r}')
+        found: dict[str, Any] = {}
+        for name, argument in cls._arguments().items():
+            value, default = config.get(name), argument.default
+            if name in cls.sizes:
+                if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value < _MAX_SIZE:
+                    raise InputError(f'{path}: "{name}" should be a positive whole number, not {value!r}')
+            elif name == 'dropout':
+                if not isinstance(value, int | float) or not 0 <= value < 1:
+                    raise InputError(f'{path}: "dropout" should be a number from 0 to below 1, not {value!r}')
+            elif name not in config:
+                if default is argument.empty:
+                    raise InputError(f'{path}: lacks "{name}"')
+                continue
+            elif default not in (argument.empty, None) and not isinstance(value, _like(default)):
+                raise InputError(f'{path}: "{name}" should be a value like {default!r}, not {value!r}')
+            found[name] = value
         return found
+
+    @classmethod
+    def hidden_of(cls, shapes: Mapping[str, tuple[int, ...]]) -> int | None:
+        """H of a model whose weights have these names and shapes, or None where they do not tell."""
+        shape = shapes.get('image_vec/W')
+        return shape[0] if shape else None
+
+    @property
+    def word_vectors(self) -> Array:
+        """A vector for each word, (V, E): the embeddings, or the rows of the output layer."""
+        return self.word_vec.W.array if hasattr(self, 'word_vec') else self.out_word.W.array
+
+    @staticmethod
+    def mask_keys(update_key: tuple[int, int] | None, count: int) -> list[Array]:
+        """The keys of the dropout masks of an update.
+
+        Args:
+            update_key: (seed, number of the update). None takes a key from NumPy's global generator, as Chainer's own
+                dropout would.
+            count: Number of the model's dropouts.
+        """
+        if update_key is None:
+            update_key = tuple(np.random.randint(0, 2 ** 31, 2).tolist() if chainer.config.train else (0, 0))  # noqa: NPY002
+        return [mask_key(*update_key, site) for site in range(count)]
+
+    def outputs(self, *args: Any, **kwargs: Any) -> chainer.Variable:
+        """See the class."""
+        raise NotImplementedError(f'{type(self).__name__} cannot be trained: it has no outputs()')
+
+    def decoder(self, *args: Any, **kwargs: Any) -> Any:
+        """See the class."""
+        raise NotImplementedError(f'{type(self).__name__} generates no captions: it has no decoder()')
+
+    def __call__(self, features: Any, words: Array, targets: Array, batch_sizes: Sequence[int],
+                 tokens: float | None = None, images: np.ndarray | None = None,
+                 update_key: tuple[int, int] | None = None) -> chainer.Variable:
+        """The loss of a packed minibatch of captions (`batches.pack` makes its arguments), nats per token.
+
+        Reports `loss` and `accuracy`.
+
+        Args:
+            features: One row a caption, longest caption first, float32; see `reads`.
+            words: The words to read, `<S>` first, packed: (N,) int32.
+            targets: The words to predict, `</S>` last, packed in the same way: (N,) int32.
+            batch_sizes: Number of captions that have a word at each step.
+            tokens: The divisor of the sums over tokens; None for N, their number.
+            images: See `per_image`.
+            update_key: (seed, number of the update): the key of the dropout masks. None takes one from NumPy's global
+                generator, as Chainer's own dropout would.
+        """
+        more = {'images': images} if self.per_image else {}
+        h = self.outputs(features, words, batch_sizes, update_key, **more)
+        loss, accuracy = word_loss(h, self.out_word.W, self.out_word.b, targets, tokens)
+        chainer.report({'loss': loss, 'accuracy': accuracy}, self)
+        return loss
+
+    def _own_decoder(self) -> Any:
+        return self.decoder(record=True) if self.records else self.decoder()
+
+    def _limit(self, length: int) -> int:
+        return length if self.max_positions is None else min(length, self.max_positions)
+
+    def sample(self, features: Any, key: Any, length: int, numbers: np.ndarray | None = None) -> Sampled:
+        """Samples a caption for each row of features, without dropout, `<S>` and `<UNK>`.
+
+        Args:
+            features: As for `decoder().start`.
+            key: Two uint32 words, from `mask_key`.
+            length: Maximum number of words, `</S>` included.
+            numbers: See `functions.sample_captions`.
+
+        Returns:
+            The captions, for `sampled_loss`.
+        """
+        return sample_captions(self._own_decoder(), features, key, BOS, EOS, (BOS, UNK), self._limit(length), numbers)
+
+    def greedy(self, features: Any, length: int) -> list[np.ndarray]:
+        """The caption of the likeliest word at each place, for each image, without dropout, `<S>` and `<UNK>`.
+
+        Args:
+            features: As for `decoder().start`.
+            length: Maximum number of words, `</S>` included.
+
+        Returns:
+            The word ids of each caption, `</S>` last unless it was cut, int32.
+        """
+        return greedy_captions(self._own_decoder(), features, BOS, EOS, (BOS, UNK), self._limit(length))
+
+    def sampled_loss(self, features: Any, sampled: Sampled, weights: np.ndarray) -> chainer.Variable:
+        """The weighted sum of the negative log-probabilities of sampled captions, nats.
+
+        Args:
+            features: The features given to `sample`, which may be variables.
+            sampled: The captions; can be used once.
+            weights: Of each caption, in the order of `features`, (B,) float32.
+        """
+        words, targets, batch_sizes = pack(sampled.captions)
+        weights = weights[sampled.order][captions_of_rows(batch_sizes)]
+        words, targets, weights, order = (self.device.send(array) for array in (words, targets, weights, sampled.order))
+        features = tuple(F.permutate(part, order) for part in features) if isinstance(features, tuple) else \
+            F.permutate(features, order)
+        more = {} if sampled.recorded is None else {'computed': sampled.recorded}
+        with chainer.using_config('train', False):
+            h = self.outputs(features, words, batch_sizes, (0, 0), **more)
+        if sampled.scores is not None:
+            return word_loss(h, self.out_word.W, self.out_word.b, targets, 1, weights, sampled)[0]
+        impossible = np.zeros(self.vocabulary_size, np.float32)
+        impossible[[BOS, UNK]] = -np.inf
+        return word_loss(h, self.out_word.W, self.out_word.b + self.device.send(impossible), targets, 1, weights)[0]
+
+
+def _like(default: object) -> Any:
+    # The types of JSON values that may stand where this one does.
+    if isinstance(default, bool):
+        return bool
+    return (int, float) if isinstance(default, float) else (list,) if isinstance(default, tuple) else type(default)

@@ -1,16 +1,22 @@
-"""The model directory: everything a trained captioner is, in files that can be read and cannot be run.
+"""The model directory: a trained captioner in files that hold data only.
 
-`config.json` (sizes, dropout, where the features came from, how it was trained, library versions), `vocabulary.json`
-(words in id order, and their counts), `weights.npz` (the layout of Chainer's `save_npz`), where the image encoder has
-learned together with the model its `encoder.npz` in the same layout, and from its training `log.json` and snapshots.
-There is no pickle in any of them, and none is read: Chainer's `load_npz` would run one, and its serializer would write
-`None` as one.
+`config.json` (architecture, its arguments, feature provenance, training settings, library versions), `vocabulary.json`
+(words in id order, and their counts), `weights.npz` (the layout of Chainer's `save_npz`), `encoder.npz` in the same
+layout if the image encoder was fine-tuned, and from training `log.json` and snapshots. None of them contains a pickle,
+and none is read: Chainer's `load_npz` would execute one, and its serializer would write `None` as one.
 """
+from __future__ import annotations
+
+import contextlib
 import itertools
 import math
+import os
 import pathlib
 import platform
 import sys
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import chainer
 import numpy as np
@@ -20,7 +26,8 @@ from chainer_caption.data.captions import checked_tokenizer
 from chainer_caption.data.vocabulary import Vocabulary
 from chainer_caption.errors import InputError
 from chainer_caption.features.encoders import fine_tuned_name, is_fine_tuned
-from chainer_caption.models import ARCHITECTURES, fine_tuned_encoder
+from chainer_caption.models import fine_tuned_encoder
+from chainer_caption.models.architecture import Architecture, find_architecture
 from chainer_caption.storage.archives import npz_shapes, read_npz
 from chainer_caption.storage.files import (
     atomic_write,
@@ -38,7 +45,12 @@ CONFIG, VOCABULARY, WEIGHTS, LOG = 'config.json', 'vocabulary.json', 'weights.np
 SNAPSHOTS = 'snapshot-*.npz'
 FORMAT = 1
 
-# What `config.json` may say under `search`: the type and the least value of each.
+# Numbers by which a model may exceed its weights file, so that an array that is missing there can be named.
+_ROOM = 2 ** 18
+
+_one_at_a_time = threading.Lock()
+
+# What `config.json` may have under `search`: the type and the least value of each.
 _SEARCH = {'width': (int, 1), 'length_normalization': (int | float, 0)}
 
 
@@ -46,20 +58,20 @@ class Bundle:
     """A model with what it needs to be used.
 
     Attributes:
-        model (Architecture): The encoder.
-        vocabulary (Vocabulary): Its words.
-        provenance (dict or None): The `encoder` and `preprocessing` that made the features it was trained on; None if
-            unknown.
-        training (dict): How it was trained; for the record, and to compare with when training is resumed.
-        search (dict): What to caption with where nothing else is asked for, as far as the model says it: `width` and
-            `length_normalization`, as `BeamSearch` takes them. Training writes none.
-        tokenizer (str): What its words are, one of `data.captions.TOKENIZERS`.
-        encoder (chainer.Chain or None): The image encoder that learns together with the model, which is saved with it.
-        encoder_path (pathlib.Path or None): The weights of the image encoder that was trained with a loaded model.
+        model: The captioning model.
+        vocabulary: Its words.
+        provenance: The `encoder` and `preprocessing` of the features it was trained on; None if unknown.
+        training: The settings of its training, with which a resumed training is compared.
+        search: Default search options, `width` and `length_normalization` as `BeamSearch` takes them. Training writes
+            none.
+        tokenizer: The tokenizer of its captions, one of `data.captions.TOKENIZERS`.
+        encoder: The image encoder that is fine-tuned and saved with the model.
+        encoder_path: The weights of the fine-tuned image encoder of a loaded model.
     """
 
-    def __init__(self, model, vocabulary, provenance=None, training=None, search=None, tokenizer='words', encoder=None,
-                 encoder_path=None):
+    def __init__(self, model: Any, vocabulary: Vocabulary, provenance: dict[str, str] | None = None,
+                 training: dict[str, Any] | None = None, search: dict[str, Any] | None = None,
+                 tokenizer: str = 'words', encoder: Any = None, encoder_path: pathlib.Path | None = None) -> None:
         self.model = model
         self.vocabulary = vocabulary
         self.provenance = provenance
@@ -69,15 +81,15 @@ class Bundle:
         self.encoder = encoder
         self.encoder_path = encoder_path
 
-    def save(self, folder, dtype=None):
+    def save(self, folder: str | os.PathLike, dtype: Any = None) -> None:
         """Writes the model directory: configuration, vocabulary and weights.
 
         Args:
-            folder (str or os.PathLike): Is made where it is not there.
-            dtype (numpy.dtype or None): Of the weights in the file; None writes them as they are. float16 halves it.
+            folder: Is created if necessary.
+            dtype: Of the weights in the file; None writes them as they are. float16 halves the file.
 
         Raises:
-            InputError: It cannot be written.
+            InputError: It cannot be written, or the architecture is not registered.
         """
         folder = pathlib.Path(folder)
         try:
@@ -88,19 +100,22 @@ class Bundle:
         except OSError as e:
             raise unwritable(e.filename or folder, e) from e
 
-    def save_config(self, folder):
+    def save_config(self, folder: str | os.PathLike) -> None:
+        """Writes `config.json`."""
+        if self.model.architecture is None:
+            raise InputError(f'{type(self.model).__name__}: register the architecture first (@register_architecture)')
         search = {'search': self.search} if self.search else {}
         write_json(pathlib.Path(folder) / CONFIG, {
             'format': FORMAT, 'model': self.model.architecture, **self.model.configuration, 'tokenizer': self.tokenizer,
             'features': self.provenance, 'reads': getattr(self.model, 'reads', 'vectors'), **search,
             'training': self.training, 'versions': versions()})
 
-    def params(self):
-        """Everything that may have learned: the parameters of the model, and those of an encoder of its own."""
+    def params(self) -> Iterator[Any]:
+        """The parameters of the model and of its fine-tuned encoder."""
         return itertools.chain(self.model.params(), self.encoder.params() if self.encoder is not None else ())
 
-    def save_weights(self, folder, dtype=None):
-        """Writes the weights, and with them an encoder of the model's own."""
+    def save_weights(self, folder: str | os.PathLike, dtype: Any = None) -> None:
+        """Writes the weights, and with them the fine-tuned encoder."""
         path = pathlib.Path(folder) / WEIGHTS
         arrays = {name: array.astype(dtype or array.dtype, copy=False)
                   for name, array in to_arrays(self.model).items()}
@@ -109,12 +124,12 @@ class Bundle:
         else:
             fine_tuned_encoder.write_pair(path, arrays, to_arrays(self.encoder))
 
-    def save_encoder(self, folder):
-        """Writes an encoder of the model's own, as it is, where there are no weights yet that belong to it."""
+    def save_encoder(self, folder: str | os.PathLike) -> None:
+        """Writes the fine-tuned encoder, before there are weights that belong to it."""
         write_npz(pathlib.Path(folder) / fine_tuned_encoder.ENCODER, to_arrays(self.encoder))
 
     @classmethod
-    def load(cls, folder):
+    def load(cls, folder: str | os.PathLike) -> Bundle:
         """Reads a model directory; the model is on the CPU.
 
         Raises:
@@ -128,7 +143,7 @@ class Bundle:
             if not (folder / name).exists():
                 begun = any(folder.glob(SNAPSHOTS))
                 raise InputError(f'{folder}: lacks {name}, ' + (
-                    'because its training was stopped before it had a model; train.py --resume goes on with it'
+                    'because its training was stopped before it had a model; --resume continues it'
                     if begun else 'so it is no model directory; name the folder that train wrote (-o MODEL)'))
         config = current_keys(read_json(folder / CONFIG))
         architecture = _check_config(config, folder / CONFIG)
@@ -137,12 +152,12 @@ class Bundle:
         if len(vocabulary) != configuration['vocabulary_size']:
             raise InputError(f'{folder / VOCABULARY}: {len(vocabulary)} words, but config.json says '
                              f'{configuration["vocabulary_size"]}; the files are of different models')
-        # The weights' own shapes are looked at first: no configuration makes more memory be taken than there are
-        # weights in the file.
-        check_shapes(folder / WEIGHTS, architecture, **architecture.shaping(configuration))
+        model = _build(folder / WEIGHTS, architecture, configuration)
         arrays = read_weights(folder / WEIGHTS)
-        model = architecture(**configuration, initialW=0)
-        NpzDeserializer(arrays).load(model)
+        try:
+            NpzDeserializer(arrays).load(model)
+        except (KeyError, TypeError, ValueError) as e:  # persistent values of an architecture of one's own
+            raise InputError(f'{folder / WEIGHTS}: does not fit {architecture.__name__} ({e})') from e
         model.cleargrads()                              # Chainer makes them beforehand; training makes its own
         provenance, path = _provenance(config), None
         if provenance is not None and is_fine_tuned(provenance['encoder']):
@@ -153,32 +168,36 @@ class Bundle:
                    checked_tokenizer(config, folder / CONFIG), encoder_path=path)
 
 
-def read_provenance(folder):
-    """What the configuration of a model directory says of where its features came from: a dict or None.
+def read_provenance(folder: str | os.PathLike) -> dict[str, str] | None:
+    """The feature provenance of a model directory, from its configuration.
 
     Raises:
-        InputError: There is no sound configuration.
+        InputError: The configuration is missing or damaged.
     """
-    config = current_keys(read_json(folder / CONFIG))
-    _check_config(config, folder / CONFIG)
+    path = pathlib.Path(folder) / CONFIG
+    config = current_keys(read_json(path))
+    _check_config(config, path)
     return _provenance(config)
 
 
-def versions():
+def versions() -> dict[str, str | None]:
+    """The versions of Python and the libraries."""
     return {'python': platform.python_version(), 'chainer': chainer.__version__, 'numpy': np.__version__,
             'cupy': getattr(sys.modules.get('cupy'), '__version__', None)}
 
 
-def _check_config(config, path):
-    """Checks what is not the architecture's own, and gives the architecture."""
+def _check_config(config: Any, path: pathlib.Path) -> type[Architecture]:
+    """Checks what does not depend on the architecture, which is returned."""
     if not isinstance(config, dict) or config.get('format') != FORMAT:
         raise InputError(f'{path}: not the configuration of a captioning model of format {FORMAT}')
-    if not isinstance(config.get('model'), str) or config['model'] not in ARCHITECTURES:
-        raise InputError(f'{path}: a model of the architecture {config.get("model")!r}; known are '
-                         f'{", ".join(ARCHITECTURES)}')
-    reads, wanted = config.get('reads', 'vectors'), ARCHITECTURES[config['model']].reads
-    if reads != wanted:
-        raise InputError(f'{path}: "reads" is {reads!r}, but the architecture {config["model"]} reads {wanted}')
+    try:
+        architecture = find_architecture(config.get('model'))
+    except InputError as e:
+        raise InputError(f'{path}: {e}') from e
+    reads = config.get('reads', 'vectors')
+    if reads != architecture.reads:
+        raise InputError(f'{path}: "reads" is {reads!r}, but the architecture {config["model"]} reads '
+                         f'{architecture.reads}')
     provenance = config.get('features')
     if provenance is not None and not (isinstance(provenance, dict) and all(
             isinstance(provenance.get(key), str) for key in ('encoder', 'preprocessing'))):
@@ -186,10 +205,10 @@ def _check_config(config, path):
     if not isinstance(config.get('training', {}), dict):
         raise InputError(f'{path}: "training" should be an object')
     _check_search(config.get('search', {}), path)
-    return ARCHITECTURES[config['model']]
+    return architecture
 
 
-def _check_search(search, path):
+def _check_search(search: Any, path: pathlib.Path) -> None:
     if not isinstance(search, dict) or not search.keys() <= _SEARCH.keys():
         raise InputError(f'{path}: "search" should be an object with {" and ".join(_SEARCH)}')
     for name, value in search.items():
@@ -199,28 +218,63 @@ def _check_search(search, path):
                              f'{value!r}')
 
 
-def _provenance(config):
-    # Nothing else that stands there is passed on.
+def _provenance(config: dict[str, Any]) -> dict[str, str] | None:
     provenance = config.get('features')
     return provenance and {key: provenance[key] for key in ('encoder', 'preprocessing')}
 
 
-def check_shapes(path, architecture, **sizes):
-    """Checks that a weights file holds the arrays of a model of these sizes, before any of them is read.
+def check_shapes(path: str | os.PathLike, architecture: type[Architecture], **configuration: Any) -> None:
+    """Checks that a weights file holds the arrays of a model of a configuration, before any of them is read.
 
     Raises:
         InputError: It does not; the line names the first array that is missing or does not fit.
     """
-    there = npz_shapes(path)
-    for name, shape in architecture.weight_shapes(**sizes).items():
-        if name not in there:
+    _build(path, architecture, configuration)
+
+
+def _build(path: str | os.PathLike, architecture: type[Architecture], configuration: dict[str, Any]) -> Architecture:
+    """A model of a configuration, with no weights yet, if those in a file fit it."""
+    stored = npz_shapes(path)
+    # A configuration may claim any size. The model takes no more memory than the arrays in the file do.
+    with _limited_parameters(path, sum(math.prod(shape) for shape, _ in stored.values()) + _ROOM):
+        try:
+            model = architecture.create(configuration, initialW=0)
+        except (TypeError, ValueError, ArithmeticError, MemoryError) as e:
+            raise e if isinstance(e, InputError) else InputError(
+                f'{path}: {architecture.__name__} cannot be made from config.json ({e})') from e
+    for path_of_link, param in sorted(model.namedparams()):
+        name = path_of_link.lstrip('/')
+        if name not in stored:
             raise InputError(f'{path}: lacks {name}; these are not the weights of a {architecture.architecture} model')
-        if there[name][0] != shape or there[name][1].kind != 'f':
-            raise InputError(f'{path}: {name} is {there[name][1]} of shape {there[name][0]}, '
-                             f'but the model needs floats of shape {shape}')
+        shape, dtype = stored[name]
+        if shape != param.shape or dtype.kind != 'f':
+            raise InputError(f'{path}: {name} is {dtype} of shape {shape}, but the model needs floats of shape '
+                             f'{param.shape}')
+    return model
 
 
-def read_weights(path):
+@contextlib.contextmanager
+def _limited_parameters(path: str | os.PathLike, limit: int) -> Iterator[None]:
+    """Context in which this thread makes parameters of no more than so many numbers together."""
+    generate, thread, left = chainer.initializers.generate_array, threading.get_ident(), limit
+
+    def counted(initializer: Any, shape: Any, *args: Any, **kwargs: Any) -> Any:
+        nonlocal left
+        if threading.get_ident() == thread and not isinstance(initializer, chainer.initializers.NaN):   # a gradient
+            left -= math.prod(shape) if isinstance(shape, tuple) else int(shape)
+            if left < 0:
+                raise InputError(f'{path}: holds fewer numbers than an array of shape {shape}, which a model of '
+                                 'config.json has; the two files are of different models')
+        return generate(initializer, shape, *args, **kwargs)
+    with _one_at_a_time:
+        chainer.initializers.generate_array = counted
+        try:
+            yield
+        finally:
+            chainer.initializers.generate_array = generate
+
+
+def read_weights(path: str | os.PathLike) -> dict[str, np.ndarray]:
     """The arrays of a `weights.npz` whose shapes have been checked.
 
     Raises:
@@ -233,12 +287,11 @@ def read_weights(path):
     return arrays
 
 
-def check_new(folder, resume, overwrite):
-    """Checks that a model may be written into a folder, before hours are spent on it.
+def check_new(folder: str | os.PathLike, resume: bool, overwrite: bool) -> None:
+    """Checks that a model may be written into a folder, before it is trained.
 
     Raises:
-        InputError: There is a model already and neither resuming nor overwriting was asked for, or the folder cannot
-            be written.
+        InputError: It contains a model and neither `resume` nor `overwrite` is set, or it cannot be written.
     """
     folder = pathlib.Path(folder)
     if (folder / CONFIG).exists() and not (resume or overwrite):
@@ -252,16 +305,16 @@ def check_new(folder, resume, overwrite):
         raise unwritable(folder, e) from e
 
 
-def clear(folder, others=(), keep_model=False):
-    """Deletes what an earlier training has left in a folder.
+def clear(folder: pathlib.Path, others: Sequence[str] = (), keep_model: bool = False) -> None:
+    """Deletes the files of an earlier training.
 
-    At no moment does anything of the old model stand beside anything of the new: without its configuration, which
-    goes first and comes last, a folder is no model.
+    Files of an old and a new model never form a model together: the configuration is deleted first and written last,
+    and without it a folder is no model.
 
     Args:
-        folder (pathlib.Path): The folder.
-        others (sequence of str): Patterns of files that go with the log and the snapshots.
-        keep_model (bool): Whether only those go.
+        folder: The folder.
+        others: Patterns of files that are deleted with the log and the snapshots.
+        keep_model: Whether to delete only those.
     """
     if not keep_model:
         (folder / CONFIG).unlink(missing_ok=True)

@@ -1,9 +1,14 @@
-"""The image encoder of a model that has one of its own, because the two have learned together.
+"""The fine-tuned image encoder of a model, in a file beside the model's weights.
 
-They are two files, and a kill may come between them. So the weights say which encoder they belong to, and change last:
-what is found then is the old pair or the new one.
+A process may be killed between writing the two files. So the weights hold a digest of the encoder that they belong to,
+and are replaced last: the folder then has the old pair or the new one.
 """
+from __future__ import annotations
+
 import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -12,21 +17,15 @@ from chainer_caption.storage.archives import read_npz
 from chainer_caption.storage.files import sample_digest, sync_folder, write_npz
 from chainer_caption.storage.legacy import ENCODER_FILES, current_array_names
 
-#: The encoder's file, beside the weights, and one on its way.
+#: The encoder's file, and the one that is about to replace it.
 ENCODER, NEXT = 'encoder.npz', 'encoder-next.npz'
 
 #: In the weights: the digest of the encoder that they belong to.
 DIGEST = 'encoder'
 
 
-def write_pair(weights, arrays, encoder):
-    """Writes the weights of a model and its encoder.
-
-    Args:
-        weights (pathlib.Path): Where to; the encoder's file comes beside it.
-        arrays (dict): The model's arrays by name.
-        encoder (dict): The encoder's.
-    """
+def write_pair(weights: pathlib.Path, arrays: Mapping[str, Any], encoder: Mapping[str, Any]) -> None:
+    """Writes the arrays of a model to the path `weights`, and those of its encoder beside it."""
     following = weights.with_name(NEXT)
     write_npz(following, encoder)
     write_npz(weights, {**arrays, DIGEST: np.frombuffer(bytes.fromhex(sample_digest(following)), np.uint8)})
@@ -34,18 +33,15 @@ def write_pair(weights, arrays, encoder):
     sync_folder(weights.parent)
 
 
-def find(weights, digest=None):
-    """Where the image encoder of a model directory is.
+def find(weights: pathlib.Path, digest: np.ndarray | None = None) -> pathlib.Path | None:
+    """The path of the image encoder of a model directory; None where the model has none.
 
     Args:
-        weights (pathlib.Path): The model's weights.
-        digest (numpy.ndarray or None): What its weights say of the encoder that they belong to, if there are some.
-
-    Returns:
-        pathlib.Path or None: None where the model has no encoder of its own.
+        weights: The path of the model's weights.
+        digest: The digest of the encoder in these weights, if there is one.
 
     Raises:
-        InputError: It has none that belongs to the weights.
+        InputError: No encoder there belongs to the weights.
     """
     there = [path for path in map(weights.with_name, (ENCODER, NEXT, *ENCODER_FILES)) if path.exists()]
     if digest is None:
@@ -57,8 +53,8 @@ def find(weights, digest=None):
                      'back from the same copy of the folder')
 
 
-def recover(weights):
-    """As `find`, in a folder that nobody else writes: what a kill has left between two files is put right."""
+def recover(weights: pathlib.Path) -> pathlib.Path | None:
+    """As `find`, and completes a replacement that was interrupted. No other process may write the folder."""
     digest = current_array_names(read_npz(weights)).get(DIGEST) if weights.exists() else None
     path, encoder, following = find(weights, digest), weights.with_name(ENCODER), weights.with_name(NEXT)
     if path not in (None, encoder):

@@ -1,6 +1,9 @@
-"""Captioners that other programs have trained, with the cell that theirs has. They caption; they are not trained on."""
+"""Captioners that other programs have trained, with their LSTM cells. They caption but cannot be trained here."""
+from __future__ import annotations
+
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import chainer
 import chainer.links as L
@@ -8,32 +11,34 @@ import numpy as np
 
 from chainer_caption.data.vocabulary import BOS, SPECIAL, UNK
 from chainer_caption.errors import InputError
-from chainer_caption.functions.matmul import matmul, prepack
-from chainer_caption.models.architecture import Architecture
+from chainer_caption.functions import matmul, prepack
+from chainer_caption.models.architecture import Architecture, register_architecture
+
+Array = Any
 
 
 class Cell(typing.NamedTuple):
-    """What tells an LSTM from others.
+    """The differences between LSTM cells.
 
     Attributes:
-        candidates (int): How many candidates it computes for each unit.
-        candidate (callable): Of these, (n, candidates * H), what enters the cell: (n, H).
-        output (callable): What the output gate is multiplied with, of the cell.
+        candidates: Number of candidates computed for each unit.
+        candidate: Of these, (n, candidates * H), what enters the cell: (n, H).
+        output: Of the cell, what the output gate is multiplied with.
     """
     candidates: int
     candidate: Callable
     output: Callable
 
 
-def _tanh(x):
+def _tanh(x: Array) -> Array:
     return chainer.backend.get_array_module(x).tanh(x)
 
 
-def _itself(x):
+def _itself(x: Array) -> Array:
     return x
 
 
-def _greater(x):
+def _greater(x: Array) -> Array:
     half = x.shape[1] // 2
     return chainer.backend.get_array_module(x).maximum(x[:, :half], x[:, half:])
 
@@ -47,29 +52,27 @@ CELLS = {'lstm': Cell(1, _tanh, _tanh), 'lstm_linear_output': Cell(1, _tanh, _it
 _MAY_BE_UNSAID = SPECIAL[BOS], SPECIAL[UNK]
 
 
+@register_architecture('imported')
 class Imported(Architecture):
     """Show and Tell as other programs have it: the embedded image is the LSTM's first input, `<S>` its second.
 
     Its LSTM has the rows of each gate together, `gate * H + unit`, gates i, f, o, then the candidates.
 
-    Args:
-        feature_size (int): D, the length of an image's feature vector.
-        vocabulary_size (int): V, the number of words, special ones included.
-        hidden (int): H, the width of the LSTM.
-        embedding (int): E, the width of the embeddings.
-        cell (str): One of `CELLS`.
-        unsaid (sequence of str): The special words that it has no score for.
-        dropout (float): For the record; nothing is dropped where nothing is trained.
-        initialW (initializer or None): Of all weight matrices, as for Chainer's links.
+    Args: as for `Architecture`, and
+        hidden: H, the width of the LSTM.
+        embedding: E, the width of the embeddings.
+        cell: One of `CELLS`.
+        unsaid: The special words that it has no score for.
+        dropout: Recorded only; nothing is trained.
     """
 
-    architecture = 'imported'
-    sizes = *Architecture.sizes, 'embedding'
+    sizes = 'embedding',
     trainable = False
+    cell: str
 
-    def __init__(self, feature_size, vocabulary_size, hidden, embedding, cell, unsaid=(), dropout=0.0, initialW=None):
-        super().__init__(dropout)
-        self.cell, self.unsaid = cell, tuple(unsaid)
+    def __init__(self, feature_size: int, vocabulary_size: int, hidden: int, embedding: int, cell: str,
+                 unsaid: Sequence[str] = (), dropout: float = 0.0, initialW: Any = None) -> None:
+        super().__init__()
         rows = _rows(cell, hidden)
         with self.init_scope():
             self.word_vec = L.EmbedID(vocabulary_size, embedding, initialW)
@@ -78,23 +81,8 @@ class Imported(Architecture):
             self.lateral = L.Linear(hidden, rows, nobias=True, initialW=initialW)
             self.out_word = L.Linear(hidden, vocabulary_size, initialW=initialW)
 
-    @staticmethod
-    def weight_shapes(feature_size, vocabulary_size, hidden, embedding, cell):
-        rows = _rows(cell, hidden)
-        return {'word_vec/W': (vocabulary_size, embedding), 'image_vec/W': (embedding, feature_size),
-                'image_vec/b': (embedding,), 'upward/W': (rows, embedding), 'upward/b': (rows,),
-                'lateral/W': (rows, hidden), 'out_word/W': (vocabulary_size, hidden), 'out_word/b': (vocabulary_size,)}
-
     @classmethod
-    def shaping(cls, configuration):
-        return {**super().shaping(configuration), 'cell': configuration['cell']}
-
-    @property
-    def configuration(self):
-        return {**super().configuration, 'cell': self.cell, 'unsaid': list(self.unsaid)}
-
-    @classmethod
-    def read_configuration(cls, config, path):
+    def read_configuration(cls, config: Mapping[str, Any], path: object) -> dict[str, Any]:
         found = super().read_configuration(config, path)
         found['cell'], found['unsaid'] = cell, unsaid = config.get('cell'), config.get('unsaid')
         if not isinstance(cell, str) or cell not in CELLS:
@@ -103,37 +91,29 @@ class Imported(Architecture):
             raise InputError(f'{path}: "unsaid" should be a list of {" or ".join(_MAY_BE_UNSAID)}, not {unsaid!r}')
         return found
 
-    @property
-    def hidden(self):
-        return self.out_word.W.shape[1]
-
-    @property
-    def embedding(self):
-        return self.image_vec.W.shape[0]
-
-    def stepper(self):
-        return ImportedStepper(self)
+    def decoder(self) -> ImportedDecoder:
+        return ImportedDecoder(self)
 
 
-def _rows(cell, hidden):
+def _rows(cell: str, hidden: int) -> int:
     return (3 + CELLS[cell].candidates) * hidden
 
 
-class ImportedStepper:
-    """An `Imported` one word at a time, for searching; used as `models.stepper.Stepper` is.
+class ImportedDecoder:
+    """An `Imported` as a decoder; see `models.decoder`.
 
-    Its state is in double precision: in a cell without a bound, a rounding can grow from word to word.
+    Its state is in double precision: in a cell without a bound, a rounding error can grow from word to word.
 
     Args:
-        model (Imported): The model, on the device where the search is to run.
+        model: The model, on the device where it is to run.
     """
 
-    def __init__(self, model):
+    def __init__(self, model: Imported) -> None:
         self.device = model.device
         self._cell = CELLS[model.cell]
         self._W_out = prepack(model.out_word.W.array.T)
         with chainer.using_device(self.device):
-            #: The biases of the words' scores, (V,); those of what is never said are -inf.
+            # The biases of words without a score are -inf.
             self.bias = model.out_word.b.array.copy()
             for word in model.unsaid:
                 self.bias[SPECIAL.index(word)] = -np.inf
@@ -142,19 +122,17 @@ class ImportedStepper:
             self._W_h = model.lateral.W.array.astype(np.float64)
             self._word_gates = _affine(model.word_vec.W.array.astype(np.float64), *self._upward)
 
-    def start(self, features):
-        """Reads the images; see `Stepper.start`."""
+    def start(self, features: Array) -> tuple[Array, Array]:
         gates = _affine(_affine(features.astype(np.float64), *self._image), *self._upward)
         return self._advance(gates, self.device.xp.zeros((len(features), self._W_h.shape[1])))
 
-    def step(self, state, parents, words):
-        """Reads one word in each of some hypotheses; see `Stepper.step`."""
+    def step(self, state: tuple[Array, Array], parents: np.ndarray, tokens: Array) -> tuple[tuple[Array, Array], Array]:
         h, c = state
-        parents, words = self.device.send(np.array([parents, words], np.int32))
-        h, c = self._advance(self._word_gates[words] + matmul(h, self._W_h.T)[parents], c[parents])
+        parents, tokens = self.device.send((parents, tokens))
+        h, c = self._advance(self._word_gates[tokens] + matmul(h, self._W_h.T)[parents], c[parents])
         return (h, c), matmul(h.astype(np.float32), self._W_out)
 
-    def _advance(self, gates, c):
+    def _advance(self, gates: Array, c: Array) -> tuple[Array, Array]:
         units = c.shape[1]
         # The logistic function, without exponentials that overflow.
         i, f, o = (0.5 + 0.5 * _tanh(0.5 * gates[:, gate * units:(gate + 1) * units]) for gate in range(3))
@@ -162,5 +140,5 @@ class ImportedStepper:
         return o * self._cell.output(c), c
 
 
-def _affine(x, W, b):
+def _affine(x: Array, W: Array, b: Array) -> Array:
     return matmul(x, W.T) + b

@@ -1,51 +1,51 @@
-"""Words that a model takes for alike: the nearest in its embedding.
+"""The nearest words of a word in a model's embedding.
 
-Vinyals et al. 2015 (section 4.3.6) show that what a captioner learns of words puts 'pony' and 'donkey' beside 'horse'.
+Vinyals et al. 2015 (section 4.3.6) show that a captioner learns embeddings in which 'pony' and 'donkey' are near
+'horse'.
 """
+from __future__ import annotations
+
 import dataclasses
 import difflib
+from typing import TYPE_CHECKING
 
 import numpy as np
 from chainer.backends import cuda
 
-from chainer_caption.data.vocabulary import SPECIAL
+from chainer_caption.data.vocabulary import SPECIAL, Vocabulary
 from chainer_caption.errors import InputError
+
+if TYPE_CHECKING:
+    from chainer_caption.models.bundle import Bundle
 
 
 @dataclasses.dataclass(frozen=True)
 class Neighbour:
-    """A word beside another.
+    """A word near another.
 
     Attributes:
-        word (str): The word.
-        cosine (float): Of the angle between the two embeddings, in [-1, 1].
-        count (int): How often the word was seen in the training captions.
+        word: The word.
+        cosine: The cosine of the angle between the two embeddings, in [-1, 1].
+        count: The number of times the word occurs in the training captions.
     """
     word: str
     cosine: float
     count: int
 
 
-def find_neighbours(bundle, word, top=10):
-    """The nearest words of a word, by the cosine of their embeddings.
-
-    Args:
-        bundle (Bundle): The model.
-        word (str): A word of its vocabulary.
-        top (int): How many neighbours, at most.
-
-    Returns:
-        list of Neighbour: The nearest first; without the word itself and the special words.
+def find_neighbours(bundle: Bundle, word: str, top: int = 10) -> list[Neighbour]:
+    """The nearest words of a word, at most `top`, by the cosine of their embeddings, the nearest first; without the
+    word itself and the special words.
 
     Raises:
-        InputError: The model does not know the word; the line names words that are spelt much alike.
+        InputError: The word is not in the vocabulary; the line names words of similar spelling.
     """
     if top < 1:
-        raise InputError(f'--top {top}: must be at least 1')
+        raise InputError.of('top', top, 'must be at least 1')
     vocabulary = bundle.vocabulary
     vectors = cuda.to_cpu(bundle.model.word_vectors)
     here = word_id(vocabulary, word)
-    # A word without a direction is as near to one word as to another.
+    # An embedding of zero has cosine 0 with every word.
     lengths = np.linalg.norm(vectors, axis=1)
     cosines = vectors @ vectors[here] / np.maximum(lengths * lengths[here], np.finfo(np.float32).tiny)
     order = np.argsort(-cosines, kind='stable')
@@ -53,7 +53,7 @@ def find_neighbours(bundle, word, top=10):
     return [Neighbour(vocabulary.words[i], float(np.clip(cosines[i], -1, 1)), vocabulary.counts[i]) for i in nearest]
 
 
-def word_id(vocabulary, word):
+def word_id(vocabulary: Vocabulary, word: str) -> int:
     """The id of a word.
 
     Raises:

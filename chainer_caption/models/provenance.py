@@ -1,15 +1,17 @@
-"""Where features come from: the names of an encoder and of a preprocessing, or None where nobody knows."""
+"""Feature provenance: the names of an encoder and of a preprocessing, or None where they are unknown."""
+from __future__ import annotations
+
 from chainer_caption.features.encoders import is_fine_tuned
 
 
-def compatible(provenance, wanted):
-    """Whether features of one provenance, perhaps unknown (None), may be those of the other. An encoder that was
-    fine-tuned is nobody's guess: its features always say so."""
+def compatible(provenance: dict[str, str] | None, wanted: dict[str, str] | None) -> bool:
+    """Whether features of one provenance may be those of the other. Unknown features (None) may be those of any encoder
+    that was not fine-tuned: the features of a fine-tuned encoder always record it."""
     if provenance is None or wanted is None:
         return not any(known and is_fine_tuned(known['encoder']) for known in (provenance, wanted))
     return provenance == wanted
 
 
-def provenance_text(provenance):
-    """An provenance, or None, for a line on it."""
+def provenance_text(provenance: dict[str, str] | None) -> str:
+    """A provenance, for messages."""
     return '{encoder}/{preprocessing}'.format(**provenance) if provenance else 'unknown provenance'

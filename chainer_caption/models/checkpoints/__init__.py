@@ -1,7 +1,12 @@
-"""Trained models of other programs, as model directories: a module for each format, with the names that it has for its
-arrays. Nothing in such a file is run.
+"""Trained models of other programs, as model directories: a module for each format, with its names for the arrays.
+Nothing in such a file is executed.
 """
+from __future__ import annotations
+
+from collections.abc import Sequence
+
 from chainer_caption.errors import InputError
+from chainer_caption.models.bundle import Bundle
 from chainer_caption.models.checkpoints import chainer_image_caption, image_captioning_pytorch, neuraltalk
 from chainer_caption.storage.files import open_regular, unreadable
 from chainer_caption.storage.torch_files import is_torch_file
@@ -11,16 +16,13 @@ from chainer_caption.storage.torch_files import is_torch_file
 FORMATS = chainer_image_caption, neuraltalk, image_captioning_pytorch
 
 
-def read_checkpoint(paths, provenance=None):
-    """A trained model of another program.
+def read_checkpoint(paths: Sequence[str], provenance: dict[str, str] | None = None) -> Bundle:
+    """A trained model of another program. The counts of its words are unknown, and are 0.
 
     Args:
-        paths (sequence of str or os.PathLike): Its files, in any order; what they hold says whose they are.
-        provenance (dict or None): The `encoder` and `preprocessing` that made the features it learned from; None for
-            what is known of its program.
-
-    Returns:
-        Bundle: The model. What its words were seen is not known, and is 0.
+        paths: Its files, in any order; their contents tell the format.
+        provenance: The `encoder` and `preprocessing` of the features that it was trained on; None for the default of
+            its program.
 
     Raises:
         InputError: The files are of no format that is known, damaged, or do not belong together.
@@ -32,11 +34,11 @@ def read_checkpoint(paths, provenance=None):
             bundle.provenance = provenance or bundle.provenance
             bundle.training = {'imported_from': known.NAME}
             return bundle
-    raise InputError(f'{", ".join(map(str, paths))}: no checkpoint that is known; those are '
+    raise InputError(f'{", ".join(map(str, paths))}: not a known checkpoint; known are '
                      + '; '.join(f'{known.DESCRIPTION} of {known.NAME}' for known in FORMATS))
 
 
-def _kind(path):
+def _kind(path: str) -> str:
     try:
         with open_regular(path) as f:
             head = f.read(16)

@@ -1,8 +1,11 @@
 """ruotianluo/ImageCaptioning.pytorch, the models `fc` and `newfc`: a state dict, and the pickled infos with the words.
-Word 0 begins captions and ends them; the word `UNK` stands for all that are not known."""
+Word 0 begins captions and ends them; `UNK` stands for unknown words."""
+from __future__ import annotations
+
 import functools
 
 from chainer_caption.errors import InputError
+from chainer_caption.models.bundle import Bundle
 from chainer_caption.models.checkpoints.parts import make_bundle, named, read_arrays, word_list
 from chainer_caption.models.imported import Imported
 from chainer_caption.storage.pickle_files import PickledNamespace, read_pickle_file
@@ -27,8 +30,8 @@ def _shapes(image, core, feature_size, embedding, words, hidden):
             f'{core}.h2h.bias': (5 * hidden,), 'logit.weight': (words, hidden), 'logit.bias': (words,)}
 
 
-def read(path, infos):
-    """The model, a Bundle with an Imported."""
+def read(path: str, infos: str) -> Bundle:
+    """The model, with an Imported."""
     value = read_pickle_file(infos)
     options, words = (value.get(name) for name in ('opt', 'vocab')) if isinstance(value, dict) else (None, None)
     if not isinstance(options, PickledNamespace) or not isinstance(words, dict):

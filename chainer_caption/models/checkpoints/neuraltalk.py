@@ -1,6 +1,9 @@
-"""karpathy/neuraltalk: one pickle. Word 0 is `#START#` where it is read, and the final `.` where it is said; there is
-none for words that are not known."""
+"""karpathy/neuraltalk: one pickle. Word 0 is `#START#` as an input, and the final `.` as an output; it has no word for
+unknown words."""
+from __future__ import annotations
+
 from chainer_caption.errors import InputError
+from chainer_caption.models.bundle import Bundle
 from chainer_caption.models.checkpoints.parts import make_bundle, named, read_arrays, word_list
 from chainer_caption.models.imported import Imported
 from chainer_caption.storage.pickle_files import read_pickle_file
@@ -19,11 +22,11 @@ def _shapes(feature_size, embedding, words, hidden):
             'WLSTM': (1 + embedding + hidden, 4 * hidden), 'Wd': (hidden, words), 'bd': (1, words)}
 
 
-def read(path):
-    """The model, a Bundle with an Imported."""
+def read(path: str) -> Bundle:
+    """The model, with an Imported."""
     value = read_pickle_file(path)
-    parts = [value.get(name) for name in _PARTS] if isinstance(value, dict) else [None]
-    if not all(isinstance(part, dict) for part in parts):
+    parts = [part for part in map(value.get, _PARTS) if isinstance(part, dict)] if isinstance(value, dict) else []
+    if len(parts) < len(_PARTS):
         raise InputError(f'{path}: a pickle without {", ".join(_PARTS)}; it is no checkpoint of neuraltalk')
     stored, params, numbers, words = parts
     generator = params.get('generator', 'lstm')
