@@ -153,7 +153,7 @@ def test_images_whose_features_are_not_made_here(refused, call, tmp_path):
     bundle.provenance = {'encoder': 'bottom_up', 'preprocessing': 'regions'}
     bundle.save(tmp_path / 'model')
     message = refused('generate', '-m', tmp_path / 'model', UNSEEN / '01.png')
-    assert 'learned from features of bottom_up under the preprocessing regions, which are not made here' in message
+    assert 'trained on features of bottom_up with the preprocessing regions, which cannot be computed here' in message
     np.save(tmp_path / 'feats.npy', features(1, 2048))
     (tmp_path / 'dataset.json').write_text('{"images": [{"filename": "1.png", "imgid": 0, "split": "test", '
                                            '"sentences": [{"tokens": ["a"]}]}]}')
@@ -211,7 +211,7 @@ def test_what_cannot_be_trained_on_says_so(imported, dataset_dir, refused, tmp_p
     _, model = imported
     for objective in ('cross-entropy', 'self-critical'):
         message = refused('train', dataset_dir, '-m', model, '-o', tmp_path / 'out', '--objective', objective)
-        assert message.startswith(f'{model}: ') and 'cannot be trained on' in message
+        assert message.startswith(f'{model}: ') and 'cannot be trained' in message
     assert 'cannot be resumed' in refused('train', dataset_dir, '-o', model, '--resume')
 
 

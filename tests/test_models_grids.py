@@ -194,7 +194,7 @@ def test_what_grids_cannot_do_is_one_line(trained, dataset_dir, tmp_path, refuse
     for features in (np.ones((2, 6)), np.ones((2, 3, 6, 1)), (np.ones((2, 6)), np.ones((2, 3, 6)))):
         with pytest.raises(InputError, match='the model reads grids, features of 3 axes'):
             captioner.caption_features(features)
-    with pytest.raises(InputError, match='has features of 7 numbers, but the model learned from 6'):
+    with pytest.raises(InputError, match='has features of 7 numbers, but the model was trained on 6'):
         captioner.caption_features(np.ones((2, 3, 7)))
     vectors = Bundle(ShowAndTell(6, len(captioner.bundle.vocabulary), 4), captioner.bundle.vocabulary)
     with pytest.raises(InputError, match=r'model 2: reads vectors, but model 1 (reads )?grids'):

@@ -144,7 +144,7 @@ def run(program, environment):
 
 
 def test_the_readme_lists_the_packages_in_their_order():
-    readme = ROOT.parent / 'README.md'
+    readme = ROOT / 'README.md'
     if not readme.exists():
         pytest.skip('the package is installed without its README')
     tree = readme.read_text('utf-8').split('    chainer_caption/\n')[1].split('\n\n')[0]

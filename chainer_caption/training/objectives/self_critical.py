@@ -14,8 +14,7 @@ from chainer_caption.data.vocabulary import EOS
 from chainer_caption.errors import InputError
 from chainer_caption.evaluation.metrics.cider import SINGLE
 from chainer_caption.evaluation.metrics.reward import training_reward
-from chainer_caption.functions import mask_key
-from chainer_caption.functions.dropout import apply_mask
+from chainer_caption.functions import apply_mask, mask_key
 from chainer_caption.training.objectives.image_batches import Images, repeated
 from chainer_caption.training.updater import Objective, register_objective
 
