@@ -37,7 +37,8 @@ def read_only(package_environment, tmp_path):
 
 def test_a_read_only_installation_without_a_home_captions_a_image(read_only, demo_model):
     installed, environment = read_only
-    command = sys.executable, installed / 'scripts' / 'generate.py', '-m', demo_model, '--top', '1', '--beam-width', '2', '--quiet'
+    command = (sys.executable, installed / 'scripts' / 'generate.py', '-m', demo_model, '--top', '1',
+               '--beam-width', '2', '--quiet')
     image = ROOT / 'features' / 'demo' / 'unseen' / '01.png'
     done = subprocess.run([*command, image], env=environment, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, '')
