@@ -1,17 +1,10 @@
-"""Makes Chainer 7.8.1, unmodified, import and run on today's Python and NumPy.
+"""Makes Chainer 7.8.1 of January 2022, unmodified, import and run on today's Python and NumPy.
 
-Chainer's last release is of January 2022. This module restores the names of NumPy and of the standard library that it
-uses and that were removed since; a name that exists is never changed. The package imports it before Chainer; other code
-may do the same::
-
-    import chainer_caption.compat
-    import chainer
-
-Sources: the release notes of NumPy 1.24, 1.26 and 2.0 and of Python 3.12; setuptools' deprecation of pkg_resources.
-"""
+It restores names of NumPy and of the standard library that Chainer uses and that were removed since; a name that exists
+is never changed. The package imports it before Chainer, and other code may do the same. Sources: the release notes of
+NumPy 1.24, 1.26 and 2.0 and of Python 3.12; setuptools' deprecation of pkg_resources."""
 import atexit
 import contextlib
-import importlib
 import importlib.machinery
 import importlib.util
 import os
@@ -25,34 +18,25 @@ from typing import Any
 import numpy
 
 # Removed in NumPy 1.24 (deprecated in 1.20): the aliases of Python's own types. Each was the builtin itself.
-_ALIASES = {'bool': bool, 'int': int, 'float': float, 'complex': complex, 'object': object, 'str': str}
-
+_ALIASES: dict[str, Any] = {'bool': bool, 'int': int, 'float': float, 'complex': complex, 'object': object, 'str': str}
 # Removed in NumPy 2.0: numpy.sctypes, which Chainer's testing module and type checks iterate over.
-_SCTYPES = {
-    'int': ['int8', 'int16', 'int32', 'int64'],
-    'uint': ['uint8', 'uint16', 'uint32', 'uint64'],
-    'float': ['float16', 'float32', 'float64', 'longdouble'],
-    'complex': ['complex64', 'complex128', 'clongdouble'],
-    'others': ['bool_', 'object_', 'bytes_', 'str_', 'void'],
-}
+_SCTYPES = {'int': ['int8', 'int16', 'int32', 'int64'], 'uint': ['uint8', 'uint16', 'uint32', 'uint64'],
+            'float': ['float16', 'float32', 'float64', 'longdouble'],
+            'complex': ['complex64', 'complex128', 'clongdouble'],
+            'others': ['bool_', 'object_', 'bytes_', 'str_', 'void']}
 
 
 def _restore_numpy_names() -> None:
-    # `numpy.__dict__`, not hasattr: NumPy answers for removed names with a warning or an error, and NumPy 2 has its own
-    # `numpy.bool`, which stays.
-    names = numpy.__dict__
-    for name, builtin in _ALIASES.items():
-        if name not in names:
-            setattr(numpy, name, builtin)
-    if 'sctypes' not in names:
-        restored = {kind: [getattr(numpy, t) for t in types_] for kind, types_ in _SCTYPES.items()}
-        setattr(numpy, 'sctypes', restored)  # noqa: B010 (the linter would rewrite numpy.sctypes as removed)
+    sctypes = {kind: [getattr(numpy, name) for name in names] for kind, names in _SCTYPES.items()}
+    for name, value in {**_ALIASES, 'sctypes': sctypes}.items():
+        # Not hasattr: NumPy answers for removed names with a warning or an error, and NumPy 2's own `numpy.bool` stays.
+        if name not in numpy.__dict__:
+            setattr(numpy, name, value)
 
 
 def _restore_numpy_distutils() -> None:
-    # Removed on Python 3.12. Chainer asks it which BLAS NumPy was built with; {} answers "not known". On Python 3.10
-    # and 3.11 the one of NumPy 2.0 and 2.1 exists but needs a distutils that setuptools 74 removed: so it is imported,
-    # and not only looked for.
+    # Removed on Python 3.12. Chainer asks it which BLAS NumPy was built with; {} answers "not known". It is imported,
+    # not only looked for: on Python 3.10 and 3.11 NumPy's may need a distutils that setuptools 74 removed.
     with contextlib.suppress(ImportError):
         importlib.import_module('numpy.distutils.system_info')
         return
@@ -62,8 +46,7 @@ def _restore_numpy_distutils() -> None:
     distutils.system_info = system_info
     distutils.__path__ = []
     distutils.__spec__ = importlib.machinery.ModuleSpec('numpy.distutils', None, is_package=True)
-    sys.modules['numpy.distutils'] = distutils
-    sys.modules['numpy.distutils.system_info'] = system_info
+    sys.modules.update({'numpy.distutils': distutils, 'numpy.distutils.system_info': system_info})
 
 
 def _import_cupy() -> None:
@@ -94,8 +77,8 @@ def _find_kernel_cache() -> None:
 
 _restore_numpy_names()
 with warnings.catch_warnings():
-    # Chainer imports both as it starts: numpy.distutils, deprecated by NumPy 1.23, and pkg_resources, deprecated by
-    # setuptools 67.5 and removed in 81. Users of this package cannot act on the warnings.
+    # Chainer imports numpy.distutils, deprecated by NumPy 1.23, and pkg_resources, deprecated by setuptools 67.5 and
+    # removed in 81. Users of this package cannot act on the warnings.
     warnings.simplefilter('ignore')
     _restore_numpy_distutils()
     importlib.import_module('pkg_resources')

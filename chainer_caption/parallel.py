@@ -1,8 +1,7 @@
 """Several processes started by mpiexec that work as one, by ChainerMN and MPI; or this process alone.
 
 Only process 0 prints and writes. From the same seed each process makes the same minibatches and takes its share of them
-(`batches.PackShare`), so only gradients and figures are exchanged.
-"""
+(`batches.PackShare`), so only gradients and figures are exchanged."""
 import contextlib
 import itertools
 import os
@@ -27,61 +26,42 @@ _VARIABLES = (('OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_SIZE'), ('PMI_RANK', 'PM
 
 def told_rank(environment: Mapping[str, str]) -> str | None:
     """This process's rank according to the environment (as `os.environ`); None for a single process."""
-    for rank, size in _VARIABLES:
-        if rank in environment:
-            return None if environment.get(size) == '1' else environment[rank]
-    return None
+    return next((None if environment.get(size) == '1' else environment[rank]
+                 for rank, size in _VARIABLES if rank in environment), None)
 
 
 RANK = told_rank(os.environ)
-
-# Seconds for which the other processes let process 0 print an error, which is usually the same in all.
-_DEFERENCE = 2
+_DEFERENCE = 2      # seconds for which the others let process 0 print an error, which is usually the same in all
 
 
 class Processes:
-    """The processes of this run.
-
-    Attributes:
-        rank: This process's number, from 0.
-        size: The number of processes.
-        first: Whether this is process 0, which prints and writes.
-    """
+    """The processes of this run. `rank` is this process's number, from 0, `size` the number of processes; `first` tells
+    whether this is process 0, which prints and writes."""
 
     def __init__(self, comm: Any = None) -> None:
-        self._comm = comm
         self.rank: int = 0 if comm is None else comm.Get_rank()
         self.size: int = 1 if comm is None else comm.Get_size()
-        self.first = self.rank == 0
+        self._comm, self.first = comm, self.rank == 0
 
     @classmethod
     def started(cls) -> 'Processes':
-        """The processes that mpiexec started together with this one, or this one alone.
-
-        Raises:
-            InputError: mpiexec started this process, and mpi4py is not installed.
-        """
+        """The processes that mpiexec started together with this one, or this one alone. Raises InputError if mpiexec
+        started it and mpi4py is not installed."""
         if RANK is None:
             return cls()
         try:
             from mpi4py import MPI
         except (ImportError, RuntimeError) as e:
-            raise InputError(f'started by mpiexec, but mpi4py cannot be used ({e}); '
-                             'scripts/setup.sh mpi installs it') from e
+            raise InputError(f'started by mpiexec, but mpi4py cannot be used ({e}); scripts/setup.sh mpi installs '
+                             'it') from e
         return cls(MPI.COMM_WORLD) if MPI.COMM_WORLD.Get_size() > 1 else cls()
 
     def device(self, device: Any) -> Any:
-        """The device of this process.
+        """The device of this process, by the chainer.backend.Device of the first process of each host.
 
-        On the CPU it is `device`. Processes of a host that see the same GPUs take one each, from `device` on; where a
-        launcher such as Slurm shows each process its own GPU, it takes that one.
-
-        Args:
-            device: The chainer.backend.Device of the first process of each host.
-
-        Raises:
-            InputError: There are fewer GPUs than processes that see them.
-        """
+        On the CPU it is the same. Processes of a host that see the same GPUs take one each, from that one on; where a
+        launcher such as Slurm shows each process its own GPU, it takes that. Raises InputError if there are fewer GPUs
+        than processes that see them."""
         import chainer
         from chainer.backends import cuda
         if device.xp is not cuda.cupy:
@@ -105,12 +85,12 @@ class Processes:
         if self._comm is None:
             return make()
         host = self._host()
-        if host.Get_rank() == 0:
-            made = make()
+        if host.Get_rank():
             host.Barrier()
-            return made
+            return make()
+        made = make()
         host.Barrier()
-        return make()
+        return made
 
     def _host(self) -> Any:
         """The communicator of the processes of this host."""
@@ -140,15 +120,9 @@ class Processes:
             done: int = 0) -> Iterator[T]:
         """Processes a sequence together: the processes take whole batches in turn, the same ones as a single process.
 
-        Args:
-            function: Takes a list of items and returns an iterable of one result for each.
-            items: The same in each process.
-            batch: The number of items in a batch.
-            done: The number of items that are done already; process 0's counts.
-
-        Yields:
-            The results in order, in process 0; nothing in the others.
-        """
+        The function takes a list of items, the same in each process, and returns an iterable of one result for each.
+        `batch` is the number of items in a batch, `done` that of items that are done already; process 0's counts.
+        Yields the results in order, in process 0; nothing in the others."""
         items = items[self.broadcast(done):]
         batches = [items[i:i + batch] for i in range(0, len(items), batch)]
         # The function is called here: what it refuses is refused before a file for the results is opened.
@@ -168,11 +142,8 @@ class Processes:
         return update * self.size + self.rank
 
     def mean_gradients(self, device: Any) -> 'MeanGradients':
-        """The optimizer hook that averages gradients over the processes.
-
-        Raises:
-            InputError: The processes train on GPUs, and CuPy finds no NCCL.
-        """
+        """The optimizer hook that averages gradients over the processes. Raises InputError if they train on GPUs and
+        CuPy finds no NCCL."""
         import chainermn
         from chainer.backends import cuda
         if device.xp is not cuda.cupy:
@@ -190,17 +161,11 @@ class Processes:
 
 
 class MeanGradients:
-    """An optimizer hook that averages gradients over the processes before the update.
+    """Optimizer hook that averages gradients over the processes of a chainermn.CommunicatorBase before the update.
 
     ChainerMN's multi-node optimizer spends the first update on making the weights equal; here they are equal from the
-    start, and N processes make the same updates as one.
-
-    Args:
-        communicator: The chainermn.CommunicatorBase.
-    """
-    name = 'MeanGradients'
-    timing = 'pre'
-    call_for_each_param = False
+    start, and N processes make the same updates as one."""
+    name, timing, call_for_each_param = 'MeanGradients', 'pre', False
 
     def __init__(self, communicator: Any) -> None:
         self._communicator = communicator
@@ -210,21 +175,11 @@ class MeanGradients:
 
 
 class SharedContext:
-    """A context manager for process-wide settings in any number of threads: the first to enter sets it up, the last to
-    leave undoes it.
-
-    Args:
-        make: Returns the context manager that sets it up and undoes it.
-
-    Attributes:
-        inside: The number of threads inside.
-    """
+    """A context manager for process-wide settings in any number of threads: the first to enter sets it up by the
+    context manager that `make` returns, the last to leave undoes it. `inside` is the number of threads inside."""
 
     def __init__(self, make: Callable[[], Any]) -> None:
-        self._make = make
-        self._lock = threading.Lock()
-        self._undo = contextlib.ExitStack()
-        self.inside = 0
+        self._make, self._lock, self._undo, self.inside = make, threading.Lock(), contextlib.ExitStack(), 0
 
     def __enter__(self) -> None:
         with self._lock:

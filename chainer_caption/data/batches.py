@@ -1,6 +1,4 @@
 """Minibatches of captions: a dataset, a Chainer iterator, and a converter that packs them without padding."""
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,38 +11,23 @@ from chainer_caption.errors import InputError
 # Longer captions are cut to this many words, and the cut end is not taught as an end. It bounds the memory of an
 # update; the longest captions of public datasets have some fifty words.
 MAX_WORDS = 256
-
-#: A NumPy or CuPy array.
-Array = Any
-#: What a model reads of some images: vectors (B, D), grids (B, L, D), or a tuple of both.
+#: What a model reads of some images, NumPy or CuPy: vectors (B, D), grids (B, L, D), or a tuple of both.
 Features = Any
 
 
 class CaptionDataset(chainer.dataset.DatasetMixin):
-    """The captions of some images, each with the row of its image's features.
-
-    An example is `(row, targets)`: the targets are the word ids to predict, ending with `</S>` unless the caption was
-    cut at MAX_WORDS.
-
-    Args:
-        rows: The feature row of each caption's image, (n,) int.
-        words: The word ids of all captions, one after another, int32.
-        bounds: Caption i has words[bounds[i]:bounds[i + 1]]; (n + 1,) int.
-
-    Attributes:
-        lengths: The number of targets of each caption, (n,) int.
-        overlong: The number of captions that are cut.
-    """
+    """Captions as examples `(row, targets)`: the feature row of the image, and the word ids to predict, ending with
+    `</S>` unless the caption was cut at MAX_WORDS. Caption i has rows[i] of rows (n,) int, and the word ids
+    words[bounds[i]:bounds[i + 1]] of words, int32, and bounds, (n + 1,) int."""
 
     def __init__(self, rows: np.ndarray, words: np.ndarray, bounds: np.ndarray) -> None:
-        self.rows = np.asarray(rows)
-        self._words, self._bounds = words, bounds
+        self.rows, self._words, self._bounds = np.asarray(rows), words, bounds
         lengths = np.diff(bounds)
-        self.overlong = int(np.count_nonzero(lengths > MAX_WORDS))
-        self.lengths = np.where(lengths > MAX_WORDS, MAX_WORDS, lengths + 1)
+        self.overlong = int(np.count_nonzero(lengths > MAX_WORDS))              #: the number of captions that are cut
+        self.lengths = np.where(lengths > MAX_WORDS, MAX_WORDS, lengths + 1)    #: targets of each caption, (n,) int
 
     @classmethod
-    def from_dataset(cls, dataset: Any, vocabulary: Any, *splits: str, unknown: bool = True) -> CaptionDataset:
+    def from_dataset(cls, dataset: Any, vocabulary: Any, *splits: str, unknown: bool = True) -> 'CaptionDataset':
         """The captions of some splits of a `Dataset`, in the ids of a `Vocabulary`; words that are not in it are
         `<UNK>`, or left out with `unknown=False`."""
         rows, tokens, bounds = dataset.sentences(*splits)
@@ -70,27 +53,20 @@ class CaptionIterator(chainer.dataset.Iterator):
     captions alone pulls the model towards them (figures in `scripts/BENCHMARKS.md`). The order of an epoch follows from
     the seed and the epoch's number, so that only the position in it is saved.
 
-    Args:
-        dataset: The captions: a `CaptionDataset`, or another dataset with `lengths`.
-        batch_size: Captions a minibatch.
-        repeat: Whether to begin another epoch after the last one.
-        shuffle: False takes the captions in the order of their length, which is fastest for validation.
-        seed: The run's seed.
-        per_image: Whether to keep the captions of an image together, for models that share work between them; those
-            of the last image in a minibatch may continue in the next.
-    """
+    The dataset is a `CaptionDataset`, or another one with `lengths`. `repeat` tells whether epochs follow the first.
+    `shuffle=False` takes the captions in the order of their length, which is fastest for validation. `per_image` keeps
+    the captions of an image together, for models that share work between them; those of the last image in a minibatch
+    may continue in the next."""
 
     def __init__(self, dataset: Any, batch_size: int, repeat: bool = True, shuffle: bool = True, seed: int = 0,
                  per_image: bool = False) -> None:
         self.dataset, self.batch_size = dataset, batch_size
-        # The number of each caption's image.
-        self._images = np.unique(dataset.rows, return_inverse=True)[1] if per_image else None
+        self._images = np.unique(dataset.rows, return_inverse=True)[1] if per_image else None   # of each caption
         self._repeat, self._shuffle, self._seed = repeat, shuffle, seed
         self.reset()
 
     def reset(self) -> None:
-        self.epoch, self.current_position, self.is_new_epoch = 0, 0, False
-        self._previous_epoch_detail = -1.
+        self.epoch, self.current_position, self.is_new_epoch, self._previous_epoch_detail = 0, 0, False, -1.
         self._order = self._make_order()
 
     @property
@@ -111,14 +87,15 @@ class CaptionIterator(chainer.dataset.Iterator):
         return None if self._previous_epoch_detail < 0 else self._previous_epoch_detail
 
     def _make_order(self) -> list[np.ndarray]:
-        lengths, images = self.dataset.lengths, self._images
-        if not self._shuffle:
+        lengths, images, rng = self.dataset.lengths, self._images, np.random.default_rng((self._seed, self.epoch))
+        if self._shuffle:
+            keys = rng.permutation(len(lengths) if images is None else images.max() + 1)
+            order = keys if images is None else np.argsort(keys[images], kind='stable')
+        else:
             order = np.argsort(-lengths if images is None else images, kind='stable')
-            return [order[i:i + self.batch_size] for i in range(0, len(order), self.batch_size)]
-        rng = np.random.default_rng((self._seed, self.epoch))
-        order = rng.permutation(len(lengths)) if images is None else \
-            np.argsort(rng.permutation(images.max() + 1)[images], kind='stable')
         batches = [order[i:i + self.batch_size] for i in range(0, len(order), self.batch_size)]
+        if not self._shuffle:
+            return batches
         # The second shuffle puts the smaller minibatch anywhere.
         return [batches[i][np.argsort(-lengths[batches[i]], kind='stable')] for i in rng.permutation(len(batches))]
 
@@ -130,8 +107,7 @@ class CaptionIterator(chainer.dataset.Iterator):
         self.current_position += 1
         self.is_new_epoch = self.current_position == len(self._order)
         if self.is_new_epoch:
-            self.epoch += 1
-            self.current_position = 0
+            self.epoch, self.current_position = self.epoch + 1, 0
             if self._repeat:
                 self._order = self._make_order()
         return batch
@@ -139,10 +115,8 @@ class CaptionIterator(chainer.dataset.Iterator):
     next = __next__
 
     def serialize(self, serializer: Any) -> None:
-        self.current_position = serializer('current_position', self.current_position)
-        self.epoch = serializer('epoch', self.epoch)
-        self.is_new_epoch = serializer('is_new_epoch', self.is_new_epoch)
-        self._previous_epoch_detail = serializer('previous_epoch_detail', self._previous_epoch_detail)
+        for name in ('current_position', 'epoch', 'is_new_epoch', '_previous_epoch_detail'):
+            setattr(self, name, serializer(name.lstrip('_'), getattr(self, name)))
         if not (0 <= self.current_position < self.batches_per_epoch and 0 <= self.epoch < 2 ** 53):
             raise ValueError(f'no position {self.current_position} in epoch {self.epoch}')
         self._order = self._make_order()
@@ -151,14 +125,10 @@ class CaptionIterator(chainer.dataset.Iterator):
 class PackCaptions(chainer.dataset.Converter):
     """Chainer converter from a list of `(row, targets)` to the arguments of an `Architecture`.
 
-    Args:
-        features: What the model reads (`Dataset.inputs`): vectors (N, D), grids (N, L, D), or a tuple of both, float32
-            or float16. Rows of a memory-mapped array are read a minibatch at a time; rows of an array on the device are
-            taken there.
-        per_image: Whether the model is `per_image`: it gets the features of each image once, and the image of each
-            caption.
-        vocabulary_size: V of the model, which no word id may reach; None does not check it.
-    """
+    `features` are what the model reads (`Dataset.inputs`): vectors (N, D), grids (N, L, D), or a tuple of both, float32
+    or float16. Rows of a memory-mapped array are read a minibatch at a time, those on the device taken there. With
+    `per_image` the model gets the features of each image once, and the image of each caption. `vocabulary_size` is V of
+    the model, which no word id may reach; None does not check it."""
 
     def __init__(self, features: Features, per_image: bool = False, vocabulary_size: int | None = None) -> None:
         self.features, self.per_image, self.vocabulary_size = features, per_image, vocabulary_size
@@ -166,24 +136,20 @@ class PackCaptions(chainer.dataset.Converter):
     def __call__(self, batch: list, device: Any) -> tuple:
         """Packs a minibatch, a list of `(row, targets)`, on a `chainer.backend.Device`; None leaves it on the CPU.
 
-        Returns:
-            `(features, words (N,) int32, targets (N,) int32, batch_sizes list of int)`; captions are in order of
-            length, longest first, and N is the sum of their lengths. Features are (B, D), (B, L, D) or a tuple of both,
-            float32. With `per_image` they are those of the distinct images, and there are two more arguments: None, and
-            the index of each caption's image in them, (B,) int64, on the host.
-
-        Raises:
-            InputError: A word id is outside the vocabulary.
-        """
+        Returns `(features, words (N,) int32, targets (N,) int32, batch_sizes list of int)`; captions are in order of
+        length, longest first, and N is the sum of their lengths. Features are (B, D), (B, L, D) or a tuple of both,
+        float32. With `per_image` they are those of the distinct images, and there are two more arguments: None, and the
+        index of each caption's image in them, (B,) int64, on the host. Raises InputError if a word id is outside the
+        vocabulary."""
         batch = sorted(batch, key=lambda example: -len(example[1]))
-        rows = np.array([row for row, _ in batch])
+        rows, images = np.array([row for row, _ in batch]), None
         words, targets, batch_sizes = pack([example[1] for example in batch], self.vocabulary_size)
         if device is not None:
             words, targets = device.send(words), device.send(targets)
-        if not self.per_image:
-            return take_rows(self.features, rows, device), words, targets, batch_sizes
-        rows, images = np.unique(rows, return_inverse=True)
-        return take_rows(self.features, rows, device), words, targets, batch_sizes, None, images
+        if self.per_image:
+            rows, images = np.unique(rows, return_inverse=True)
+        packed = take_rows(self.features, rows, device), words, targets, batch_sizes
+        return packed if images is None else (*packed, None, images)
 
     def schedule(self, rows: np.ndarray, update: int) -> None:
         """Announces the rows that `get` is asked for at the next update; stored features need no preparation."""
@@ -198,13 +164,8 @@ class PackShare(PackCaptions):
 
     Every process gets the whole minibatch, before features are read, and takes each `size`-th caption by length, or
     with `per_image` the captions of each `size`-th image. So shares take equally long, and the number of tokens of all
-    is known without communication.
-
-    Args:
-        features, per_image, vocabulary_size: As for `PackCaptions`.
-        rank: The number of this process, from 0.
-        size: The number of processes.
-    """
+    is known without communication. `rank` is the number of this process, from 0, and `size` that of the processes;
+    the other arguments are those of `PackCaptions`."""
 
     def __init__(self, features: Features, rank: int, size: int, per_image: bool = False,
                  vocabulary_size: int | None = None) -> None:
@@ -228,24 +189,16 @@ class PackShare(PackCaptions):
 
 
 def pack(captions: Sequence[np.ndarray], vocabulary_size: int | None = None) -> tuple[np.ndarray, np.ndarray, list]:
-    """Packs captions, longest first: step t holds word t of every caption that has one.
+    """Packs captions, the targets of each, int32, longest first: step t holds word t of every caption that has one.
 
-    Args:
-        captions: The targets of each caption, int32, in order of falling length.
-        vocabulary_size: V, which no word id may reach; None does not check it. Compiled loops do not check ids.
-
-    Returns:
-        `(words, targets, batch_sizes)`: the words to read (N,) int32, which are the targets shifted by one behind
-        `<S>`; the words to predict (N,) int32; and the number of captions that have a word at each step, a list of int.
-
-    Raises:
-        InputError: A word id is negative, or not below `vocabulary_size`.
-    """
+    Returns `(words, targets, batch_sizes)`: the words to read (N,) int32, which are the targets shifted by one behind
+    `<S>`; the words to predict (N,) int32; and the number of captions that have a word at each step, a list of int.
+    Raises InputError if a word id is negative or not below `vocabulary_size`, V, which None leaves unchecked; compiled
+    loops do not check ids."""
     lengths = np.array([len(caption) for caption in captions])
     # The row of each caption's word t in the packed order: the rows of the steps before, then the caption's index.
-    steps = np.arange(lengths[0])
-    batch_sizes = np.searchsorted(-lengths, -steps, side='left')
-    starts = np.concatenate([[0], np.cumsum(batch_sizes)[:-1]])
+    batch_sizes = np.searchsorted(-lengths, -np.arange(lengths[0]), side='left')
+    starts = np.cumsum(batch_sizes) - batch_sizes
     caption = np.repeat(np.arange(len(lengths)), lengths)
     step = np.arange(len(caption)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
     place = starts[step] + caption
@@ -254,9 +207,8 @@ def pack(captions: Sequence[np.ndarray], vocabulary_size: int | None = None) -> 
     if least < 0 or (vocabulary_size is not None and most >= vocabulary_size):
         raise InputError(f'a caption has the word id {least if least < 0 else most}, but the model has the ids 0 to '
                          f'{(vocabulary_size or 2 ** 31) - 1}; use the vocabulary that the model was made with')
-    targets = np.empty(len(flat), np.int32)
+    words, targets = np.empty((2, len(flat)), np.int32)
     targets[place] = flat
-    words = np.empty(len(flat), np.int32)
     words[place] = np.where(step == 0, BOS, np.concatenate([[BOS], flat[:-1]]))
     return words, targets, batch_sizes.tolist()
 
@@ -267,12 +219,9 @@ def captions_of_rows(batch_sizes: list[int]) -> np.ndarray:
 
 
 def take_rows(features: Features, rows: np.ndarray, device: Any = None) -> Features:
-    """The rows (B,) int of features, float32, on a `chainer.backend.Device` or on the CPU (None): (B, D), (B, L, D) or
-    a tuple of both.
-
-    Features are (N, D), (N, L, D) or a tuple of both, float32 or float16, on the CPU (memory-mapped or not) or on the
-    device. float16 becomes float32 on the device.
-    """
+    """The rows (B,) int of features (N, D), (N, L, D) or a tuple of both, float32 or float16, on the CPU (memory-mapped
+    or not) or on the device: (B, D), (B, L, D) or a tuple, float32, on a `chainer.backend.Device` or the CPU (None).
+    float16 becomes float32 on the device."""
     if isinstance(features, tuple):
         return tuple(take_rows(part, rows, device) for part in features)
     if not isinstance(features, np.ndarray):

@@ -1,39 +1,29 @@
 """Datasets: images with their captions and features."""
-from __future__ import annotations
-
 import collections
 import copy
 import dataclasses
 import os
 import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from chainer_caption.data.captions import SPLITS, read_captions
-from chainer_caption.data.matrix import (
-    grid_means,
-    open_matrix,
-    opening_matrix,
-    provenance_path,
-    read_provenance,
-    record_provenance,
-)
+from chainer_caption.data.matrix import grid_means, open_matrix, opening_matrix, provenance_path, read_provenance
 from chainer_caption.errors import InputError
 from chainer_caption.features.encoders import ENCODERS, base_encoder
 from chainer_caption.storage.cache import forget_unused
-from chainer_caption.storage.files import sample_digest
+from chainer_caption.storage.files import Path, sample_digest
 
-__all__ = ['READS', 'SPLITS', 'TRAINING_SPLITS', 'Dataset', 'read_provenance', 'record_provenance']
+__all__ = ['READS', 'SPLITS', 'TRAINING_SPLITS', 'Dataset', 'read_provenance']
 
 # `restval` are the images of MS COCO's validation set that Karpathy's split gives to training.
 TRAINING_SPLITS = ('train', 'restval')
-
 #: What an architecture may read: feature vectors (N, D), feature grids (N, L, D), or a pair of both.
 READS = 'vectors', 'grids', 'both'
 
 _NO_SPLIT = -1
-
 _VECTORS = ('vgg_feats.mat', 'vgg_feats_hdf5.mat', 'feats.npy', 'feats.npz', 'vgg_feats.npy', 'vgg_feats.npz')
 _GRIDS = ('grids.npy', 'grids.npz')
 
@@ -42,31 +32,25 @@ class Dataset:
     """Images, captions and features in the layout of Karpathy's *deepimagesent* datasets.
 
     A dataset holds feature vectors, feature grids, or both. Nothing is written into it, except by `record_provenance`.
-    What opening it costs is kept in the cache (see `storage.cache`).
+    What opening it costs is kept in the cache (see `storage.cache`). InputError names a file that is missing or does
+    not hold what it should.
 
-    Args:
-        folder: The folder with `dataset.json` and a feature file.
-        dataset: A captions file to use in place of the one in `folder`.
-        features: A feature file, of vectors or of grids, to use in place of those in `folder`.
+    `folder` holds `dataset.json` and a feature file; `dataset`, a captions file, and `features`, a feature file of
+    vectors or of grids, are used in place of those in it.
 
     Attributes:
         captions: The images and their sentences.
         features: Vectors, (N, D) float32 or float16, or None; the row of an image is its `imgid`.
         grids: (N, L, D) float32 or float16, or None: D numbers at each of L locations, memory-mapped.
-        features_path: The file of what is read (see `reading`): of the vectors, or of the grids where there are no
-            vectors.
+        features_path: The file of what is read (see `reading`): of the vectors, or of the grids without vectors.
         provenance: The `encoder` and `preprocessing` that made those features, or None if they are not recorded.
         digest: Digests of `captions` and of those features (`features`, `grids`), the same wherever the dataset is.
-
-    Raises:
-        InputError: A file is missing or does not hold what it should; the line names the file.
     """
 
     features: np.ndarray | None
     grids: np.ndarray | None
 
-    def __init__(self, folder: str | os.PathLike | None = None, dataset: str | os.PathLike | None = None,
-                 features: str | os.PathLike | None = None) -> None:
+    def __init__(self, folder: Path | None = None, dataset: Path | None = None, features: Path | None = None) -> None:
         if folder is None and (dataset is None or features is None):
             raise InputError('a dataset is a folder, or a dataset.json and a feature matrix: name the folder or both')
         if folder is not None and not os.path.isdir(folder):
@@ -90,7 +74,6 @@ class Dataset:
         forget_unused()
 
     def _describe(self) -> None:
-        """Sets what follows from `_reads`."""
         paths = [self._paths[kind] for kind in ('vectors', 'grids') if self._reads in (kind, 'both')]
         self.features_path = paths[0]
         self.provenance, *others = map(read_provenance, paths)
@@ -100,27 +83,23 @@ class Dataset:
                 raise InputError(f'{paths[1]}: recorded as features of {made}, but {paths[0]} of {by}; an architecture '
                                  'that reads both needs the same encoder')
             self.provenance = self.provenance and other
-        names = {'vectors': 'features', 'grids': 'grids'}
-        self.digest = {'captions': self.captions.digest, **{
-            names[kind]: sample_digest(path) for kind, path in self._paths.items() if path in paths}}
+        digests = {{'vectors': 'features'}.get(kind, kind): sample_digest(path)
+                   for kind, path in self._paths.items() if path in paths}
+        self.digest = {'captions': self.captions.digest, **digests}
 
-    def reading(self, reads: str) -> Dataset:
+    def reading(self, reads: str) -> 'Dataset':
         """The dataset as an architecture reads it: `features_path`, `provenance`, `digest` and `feature_size` are those
-        of the features that it reads.
+        of the features that it reads, one of `READS`.
 
         An architecture that reads vectors may read the mean of each grid, where the recorded encoder defines its vector
-        as that mean (`Encoder.grid_mean`).
-
-        Args:
-            reads: One of `READS`.
-
-        Raises:
-            InputError: The dataset lacks what is read, or vectors and grids do not belong together.
-        """
+        as that mean (`Encoder.grid_mean`). Raises InputError if the dataset lacks what is read, or vectors and grids do
+        not belong together."""
         if reads not in READS:
             raise InputError.of('reads', reads, f'must be one of {", ".join(READS)}')
         if reads == self._reads:
             return self
+        other = copy.copy(self)
+        other._reads = reads
         if self.features is None and reads == 'vectors':
             encoder = ENCODERS.get(base_encoder(self.provenance['encoder'])) if self.provenance else None
             if encoder is None or not encoder.grid_mean:
@@ -128,17 +107,13 @@ class Dataset:
                                  f'{_VECTORS[2]}, or choose an architecture that reads grids (their mean is used only '
                                  f'where {provenance_path(self.features_path)} records an encoder that is known to '
                                  'average its grid)')
-            other = copy.copy(self)
-            assert self.grids is not None
-            other.features, other.grids, other._reads = grid_means(self.features_path, self.grids), None, reads
+            other.features, other.grids = grid_means(self.features_path, self.grids), None
             return other
         if self.grids is None or self.features is None:
-            there, wanted = ('vectors', 'grids') if self.grids is None else ('grids', 'vectors')
-            raise InputError(f'{self.features_path}: holds {there}, but the architecture reads {reads}; add '
-                             f'{_GRIDS[0] if wanted == "grids" else _VECTORS[2]} with {wanted}, or choose an '
-                             f'architecture that reads {there}')
-        other = copy.copy(self)
-        other._reads = reads
+            there, wanted, name = ('vectors', 'grids', _GRIDS[0]) if self.grids is None else \
+                ('grids', 'vectors', _VECTORS[2])
+            raise InputError(f'{self.features_path}: holds {there}, but the architecture reads {reads}; add {name} '
+                             f'with {wanted}, or choose an architecture that reads {there}')
         other._describe()
         if reads == 'both' and self.features.shape[1] != self.grids.shape[2]:
             raise InputError(f'{self._paths["grids"]}: has {self.grids.shape[2]} numbers at a location, but '
@@ -147,18 +122,11 @@ class Dataset:
         return other
 
     def inputs(self, reads: str) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
-        """The features that an architecture reads: vectors (N, D), grids (N, L, D), or a tuple of both.
-
-        Args:
-            reads: One of `READS`.
-
-        Raises:
-            InputError: As `reading`.
-        """
+        """The features that an architecture reads, one of `READS`: vectors (N, D), grids (N, L, D), or a tuple of both.
+        Raises InputError as `reading` does."""
         dataset = self.reading(reads)
-        there = [array for kind, array in (('vectors', dataset.features), ('grids', dataset.grids))
-                 if reads in (kind, 'both') and array is not None]
-        return there[0] if reads != 'both' else (there[0], there[1])
+        arrays: Any = {'vectors': dataset.features, 'grids': dataset.grids, 'both': (dataset.features, dataset.grids)}
+        return arrays[reads]
 
     @property
     def feature_size(self) -> int:
@@ -173,24 +141,17 @@ class Dataset:
         return [split for split in TRAINING_SPLITS if SPLITS.index(split) in self.captions.splits] or TRAINING_SPLITS
 
     def images(self, *splits: str) -> np.ndarray:
-        """The images of some splits, as indices into `captions.filenames`: (n,) int.
-
-        Raises:
-            InputError: There are none.
-        """
-        chosen = np.flatnonzero(np.isin(self.captions.splits, [SPLITS.index(split) for split in splits]))
+        """The images of some splits, as indices into `captions.filenames`: (n,) int; InputError if there are none."""
+        chosen = np.flatnonzero(self.captions.in_splits(splits))
         if not len(chosen):
             there = collections.Counter(SPLITS[s] for s in self.captions.splits if s != _NO_SPLIT)
             raise InputError(f'{self.dataset_path}: no image is of the split {" or ".join(splits)} '
                              f'(there are: {", ".join(f"{n} {split}" for split, n in sorted(there.items()))})')
         return chosen
 
-    def without(self, images: Sequence[int] | np.ndarray) -> Dataset:
-        """The same dataset with some images in no split, so that they are neither trained on nor scored.
-
-        Args:
-            images: Indices into `captions.filenames`.
-        """
+    def without(self, images: Sequence[int] | np.ndarray) -> 'Dataset':
+        """The dataset with some images, as indices into `captions.filenames`, in no split: neither trained on nor
+        scored."""
         splits = self.captions.splits.copy()
         splits[images] = _NO_SPLIT
         other = copy.copy(self)
@@ -203,14 +164,11 @@ class Dataset:
         return [self.captions.sentence(j) for j in range(sentences[image], sentences[image + 1])]
 
     def sentences(self, *splits: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The sentences of some splits, without empty ones.
+        """The sentences of some splits, without empty ones; raises InputError if there are none.
 
         Returns:
             `(rows, tokens, bounds)`: the feature row of each sentence's image, (n,) int64; the tokens of all, as
             indices into `captions.words`, int32; sentence i has tokens[bounds[i]:bounds[i + 1]], (n + 1,) int64.
-
-        Raises:
-            InputError: The splits hold no sentence.
         """
         captions = self.captions
         if not len(captions.tokens):
@@ -220,12 +178,11 @@ class Dataset:
         sentences = _ranges(first, last)
         rows = np.repeat(captions.image_ids[images], last - first)
         starts, stops = captions.bounds[sentences], captions.bounds[sentences + 1]
-        nonempty = stops > starts
-        if not nonempty.any():
+        if not (nonempty := stops > starts).any():
             raise InputError(f'{self.dataset_path}: the images of the split {" or ".join(splits)} have no captions')
         starts, stops = starts[nonempty], stops[nonempty]
-        return (rows[nonempty], captions.tokens[_ranges(starts, stops)],
-                np.concatenate([[0], np.cumsum(stops - starts)]))
+        bounds = np.concatenate([[0], np.cumsum(stops - starts)])
+        return rows[nonempty], captions.tokens[_ranges(starts, stops)], bounds
 
     def word_counts(self, *splits: str) -> tuple[dict[str, int], int]:
         """How often each word occurs in the captions of some splits, and the number of those captions."""

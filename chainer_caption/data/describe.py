@@ -1,9 +1,4 @@
-"""Description of a dataset, and the usual faults of data.
-
-The figures of features are computed block by block, so that a matrix of gigabytes needs no memory of its size.
-"""
-from __future__ import annotations
-
+"""Description of a dataset, and the usual faults of data. Features are read block by block, to save memory."""
 import collections
 import hashlib
 import itertools
@@ -20,44 +15,30 @@ from chainer_caption.data.vocabulary import SPECIAL
 
 MIN_COUNTS = (1, 2, 3, 5, 10)
 _PERCENTILES = (5, 25, 50, 75, 95, 99)
-
-# With fewer captions, few words occur the five times that put them into a vocabulary.
-FEW_CAPTIONS = 1000
-
+FEW_CAPTIONS = 1000             # with fewer, few words occur the five times that put them into a vocabulary
 # Short captions describe many images. An image that shares half of its captions, word for word, with training images is
 # rare all the same; where more than this share of a split does, the split was trained on.
 _SHARED = 0.05
-
 # The ends of sentences and clauses, also in East Asian writing.
 _SENTENCE_ENDS = ('.', ',', ';', ':', '!', '?', '\u3002', '\u3001', '\uff0c', '\uff01', '\uff1f')
-
-# Bytes of features in a block.
-_BLOCK = 2 ** 25
-
+_BLOCK = 2 ** 25                # bytes of features in a block
 _Fault = tuple[str, int, str]
 
 
 def describe(dataset: Dataset, min_counts: Sequence[int] = MIN_COUNTS) -> dict[str, Any]:
-    """Describes a dataset.
+    """Describes a dataset. `min_counts` are the vocabularies to describe: how often a word occurs at least in training.
 
-    Args:
-        dataset: The dataset.
-        min_counts: The vocabularies to describe, by how often a word occurs at least in training.
-
-    Returns:
-        JSON values. `tokenizer`; `splits`: of each its `images`, `captions`, `words` (all of them) and
-        `captions_per_image` (least, mean, most); `lengths`: of all captions, in words, `mean`, `percentiles`,
-        `longest`; `vocabulary`: for each of `min_counts` the `size` without special words, and for `val` and `test` the
-        `coverage`, the share of their distinct words that are in it, and `unk`, the share of their words that are not;
-        `features`: `size` D, `locations` L of grids (None of vectors), `rows` that images have, share of `zeros`,
-        `norms` (least, mean, most), and how many rows are `constant` or a `duplicate` of one before; `grids`:
-        `locations` and `size` of grids beside vectors, or None; `faults`: as from `find_faults`. "Words" are the tokens
-        of the dataset's tokenizer.
-    """
-    rows, grids = _Rows(dataset), dataset.grids if dataset.features is not None else None
-    return {'tokenizer': dataset.captions.tokenizer, 'splits': _splits(dataset.captions),
-            'lengths': _lengths(dataset.captions),
-            'vocabulary': _vocabularies(dataset.captions, min_counts), 'features': rows.describe(),
+    Returns JSON values. `tokenizer`; `splits`: of each its `images`, `captions`, `words` (all of them) and
+    `captions_per_image` (least, mean, most); `lengths`: of all captions, in words, `mean`, `percentiles`, `longest`;
+    `vocabulary`: for each of `min_counts` the `size` without special words, and for `val` and `test` the `coverage`,
+    the share of their distinct words that are in it, and `unk`, the share of their words that are not; `features`:
+    `size` D, `locations` L of grids (None of vectors), `rows` that images have, share of `zeros`, `norms` (least, mean,
+    most), and how many rows are `constant` or a `duplicate` of one before; `grids`: `locations` and `size` of grids
+    beside vectors, or None; `faults`: as from `find_faults`. "Words" are the tokens of the dataset's tokenizer."""
+    captions, rows = dataset.captions, _Rows(dataset)
+    grids = dataset.grids if dataset.features is not None else None
+    return {'tokenizer': captions.tokenizer, 'splits': _splits(captions), 'lengths': _lengths(captions),
+            'vocabulary': _vocabularies(captions, min_counts), 'features': rows.describe(),
             'grids': None if grids is None else {'locations': grids.shape[1], 'size': grids.shape[2]},
             'faults': find_faults(dataset, rows)}
 
@@ -69,13 +50,9 @@ def _spread(values: np.ndarray) -> dict[str, float]:
 def _splits(captions: Captions) -> dict[str, dict]:
     counts, lengths = np.diff(captions.sentences), np.diff(captions.bounds)
     split_of = np.repeat(captions.splits, counts)
-    described = {}
-    for i, split in enumerate(SPLITS):
-        own = counts[captions.splits == i]
-        if len(own):
-            described[split] = {'images': len(own), 'captions': int(own.sum()),
-                                'words': int(lengths[split_of == i].sum()), 'captions_per_image': _spread(own)}
-    return described
+    return {split: {'images': len(own), 'captions': int(own.sum()), 'words': int(lengths[split_of == i].sum()),
+                    'captions_per_image': _spread(own)}
+            for i, split in enumerate(SPLITS) if len(own := counts[captions.splits == i])}
 
 
 def _lengths(captions: Captions) -> dict[str, Any]:
@@ -88,42 +65,29 @@ def _lengths(captions: Captions) -> dict[str, Any]:
 
 def _word_counts(captions: Captions, splits: Sequence[str]) -> np.ndarray:
     """How often each of `captions.words` occurs in the captions of some splits, (words,) int."""
-    split_of = np.repeat(np.repeat(captions.splits, np.diff(captions.sentences)), np.diff(captions.bounds))
-    return np.bincount(captions.tokens[np.isin(split_of, [SPLITS.index(split) for split in splits])],
-                       minlength=len(captions.words))
+    tokens = captions.tokens[np.repeat(captions.in_splits(splits)[captions.images()], np.diff(captions.bounds))]
+    return np.bincount(tokens, minlength=len(captions.words))
 
 
 def _vocabularies(captions: Captions, min_counts: Sequence[int]) -> list[dict]:
     seen = _word_counts(captions, TRAINING_SPLITS)
     seen[np.isin(captions.words, SPECIAL)] = 0          # as in `Vocabulary`
     others = {split: _word_counts(captions, [split]) for split in ('val', 'test')}
-    described = []
-    for least in min_counts:
+    def described(least: int) -> dict:
         known = seen >= max(1, least)
-        entry: dict[str, Any] = {'min_count': least, 'size': int(known.sum())}
-        for split, counts in others.items():
-            if counts.sum():
-                entry[split] = {'coverage': float(known[counts > 0].mean()),
-                                'unk': float(counts[~known].sum() / counts.sum())}
-        described.append(entry)
-    return described
+        return {'min_count': least, 'size': int(known.sum()),
+                **{split: {'coverage': float(known[own > 0].mean()), 'unk': float(own[~known].sum() / own.sum())}
+                   for split, own in others.items() if own.sum()}}
+    return [described(least) for least in min_counts]
 
 
 class _Rows:
-    """The feature rows of a dataset's images, in the images' order: vectors, or grids where there are no vectors.
-
-    Attributes:
-        zero: Whether a row is all zeros, (images,) bool.
-        constant: Whether a row is one number throughout, (images,) bool.
-        group: A digest of each row.
-        unused: The number of rows of the file that no image has.
-    """
-
+    """The feature rows of a dataset's images, in the images' order: vectors, or grids where there are no vectors."""
     def __init__(self, dataset: Dataset) -> None:
         ids, features = dataset.captions.image_ids, dataset.inputs('grids' if dataset.features is None else 'vectors')
         assert isinstance(features, np.ndarray)
-        self.shape, self.unused = features.shape[1:], len(features) - len(ids)
-        self.zeros, self.group = 0, []
+        self.shape, self.unused = features.shape[1:], len(features) - len(ids)      # unused: rows that no image has
+        self.zeros, self.group = 0, []                  # the number of zeros, and a digest of each row
         norms, constant, count = [], [], max(1, _BLOCK // (4 * int(np.prod(self.shape))))
         for start in range(0, len(ids), count):
             block = np.asarray(features[ids[start:start + count]])
@@ -133,7 +97,7 @@ class _Rows:
             constant.append((block == block[:, :1]).all(axis=1))
             self.group += [hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in block]
         self.norms, self.constant = np.concatenate(norms), np.concatenate(constant)
-        self.zero = self.norms == 0
+        self.zero = self.norms == 0                     # all zeros; `constant`: one number throughout; (images,) bool
 
     def describe(self) -> dict[str, Any]:
         rows = len(self.norms)
@@ -143,51 +107,41 @@ class _Rows:
 
 
 def find_faults(dataset: Dataset, rows: _Rows | None = None) -> list[dict[str, Any]]:
-    """Finds the usual faults of data.
-
-    Args:
-        dataset: The dataset.
-        rows: Its feature rows, where they have been read.
-
-    Returns:
-        `{"fault": its name, "count": how often, "line": what it is, with an example}` of each fault.
-    """
-    captions = dataset.captions
-    rows = rows or _Rows(dataset)
-    found = itertools.chain(_faults_of_images(captions), _faults_of_captions(captions), _faults_of_tokens(captions),
-                            _shared_captions(captions), _faults_of_rows(captions, rows))
+    """Finds the usual faults of data, in a dataset and its feature rows (read if not given): a list of
+    `{"fault": its name, "count": how often, "line": what it is, with an example}`."""
+    captions, rows = dataset.captions, rows or _Rows(dataset)
+    found = itertools.chain(_faults_of_captions(captions), _faults_of_tokens(captions), _shared_captions(captions),
+                            _faults_of_rows(captions, rows))
     return [{'fault': fault, 'count': int(count), 'line': line} for fault, count, line in found]
 
 
-def _faults_of_images(captions: Captions) -> Iterator[_Fault]:
-    names = collections.Counter(captions.filenames)
-    twice = [name for name, count in names.items() if count > 1]
-    counts = np.diff(captions.sentences)
-    without = [captions.filenames[i] for i in np.flatnonzero(counts == 0)]
-    for fault, found, what in (('duplicate file names', twice, 'file names are those of several images'),
-                               ('images without captions', without, 'images have no caption')):
-        if found:
-            yield fault, len(found), f'{len(found):,} {what}, such as {found[0]}'
+def _by_example(captions: Captions, *faults: tuple[str, Sequence[int] | np.ndarray, str]) -> Iterator[_Fault]:
+    """Each fault that has images, with the first one's name behind the text; an image counts as often as it occurs."""
+    for fault, images, text in faults:
+        if len(images):
+            yield fault, len(images), f'{len(images):,} {text} {captions.filenames[images[0]]}'
+
+
+def _faults_of_captions(captions: Captions) -> Iterator[_Fault]:
+    names, counts = collections.Counter(captions.filenames), np.diff(captions.sentences)
+    places = {name: i for i, name in enumerate(captions.filenames)}
+    twice = [places[name] for name, count in names.items() if count > 1]
+    yield from _by_example(
+        captions, ('duplicate file names', twice, 'file names are those of several images, such as'),
+        ('images without captions', np.flatnonzero(counts == 0), 'images have no caption, such as'))
     for split, why in (('val', 'no epoch is found to be the best, and the last one is kept'),
                        ('test', 'there is no score on images that the model was not chosen by')):
         if SPLITS.index(split) not in captions.splits:
             yield f'no {split} split', 1, f'no image is of the split {split}: {why}'
-    training = int(counts[np.isin(captions.splits, [SPLITS.index(split) for split in TRAINING_SPLITS])].sum())
+    training = int(counts[captions.in_splits(TRAINING_SPLITS)].sum())
     if training < FEW_CAPTIONS:
         yield ('few captions', training, f'{training:,} training captions are too few to learn from; '
                f'the small public datasets have 15,000 to 30,000')
-
-
-def _faults_of_captions(captions: Captions) -> Iterator[_Fault]:
-    lengths = np.diff(captions.bounds)
-    image = np.repeat(np.arange(len(captions.filenames)), np.diff(captions.sentences))
-    for fault, where, what in (
-            ('empty captions', np.flatnonzero(lengths == 0), 'have no words'),
-            ('long captions', np.flatnonzero(lengths > MAX_WORDS), f'have more than {MAX_WORDS} words and are cut '
-             'there')):
-        if len(where):
-            yield fault, len(where), (f'{len(where):,} captions {what}, such as one of '
-                                      f'{captions.filenames[image[where[0]]]}')
+    lengths, images = np.diff(captions.bounds), captions.images()
+    yield from _by_example(
+        captions, ('empty captions', images[lengths == 0], 'captions have no words, such as one of'),
+        ('long captions', images[lengths > MAX_WORDS],
+         f'captions have more than {MAX_WORDS} words and are cut there, such as one of'))
 
 
 def _has_punctuation(word: str) -> bool:
@@ -215,10 +169,8 @@ def _faults_of_tokens(captions: Captions) -> Iterator[_Fault]:
 def _shared_captions(captions: Captions) -> Iterator[_Fault]:
     """Splits many of whose images have, word for word, the captions of training images."""
     training, own = set(), collections.defaultdict(list)
-    image = np.repeat(np.arange(len(captions.filenames)), np.diff(captions.sentences))
-    is_training = np.isin(captions.splits, [SPLITS.index(split) for split in TRAINING_SPLITS])
-    tokens, bounds = captions.tokens, captions.bounds.tolist()
-    for j, place in enumerate(image.tolist()):
+    is_training, tokens, bounds = captions.in_splits(TRAINING_SPLITS), captions.tokens, captions.bounds.tolist()
+    for j, place in enumerate(captions.images().tolist()):
         caption = tokens[bounds[j]:bounds[j + 1]].tobytes()
         if caption and is_training[place]:
             training.add(caption)
@@ -230,18 +182,16 @@ def _shared_captions(captions: Captions) -> Iterator[_Fault]:
                   if 2 * sum(caption in training for caption, _ in own[place]) >= len(own[place])]
         if len(shared) > _SHARED * len(images):
             example = next(j for caption, j in own[shared[0]] if caption in training)
-            yield (f'{split} captions in training', len(shared),
-                   f'{len(shared):,} of {len(images):,} images of {split} share half of their captions or more, word '
-                   f'for word, with training, such as {captions.filenames[shared[0]]}: '
-                   f'{" ".join(captions.sentence(example))!r}')
+            yield (f'{split} captions in training', len(shared), f'{len(shared):,} of {len(images):,} images of '
+                   f'{split} share half of their captions or more, word for word, with training, such as '
+                   f'{captions.filenames[shared[0]]}: {" ".join(captions.sentence(example))!r}')
 
 
 def _faults_of_rows(captions: Captions, rows: _Rows) -> Iterator[_Fault]:
-    for fault, where, what in (('zero features', rows.zero, 'are all zero'),
-                               ('constant features', rows.constant & ~rows.zero, 'are all the same number')):
-        if where.any():
-            yield fault, where.sum(), (f'{where.sum():,} images have features that {what}, such as '
-                                       f'{captions.filenames[np.flatnonzero(where)[0]]}')
+    yield from _by_example(
+        captions, ('zero features', np.flatnonzero(rows.zero), 'images have features that are all zero, such as'),
+        ('constant features', np.flatnonzero(rows.constant & ~rows.zero),
+         'images have features that are all the same number, such as'))
     if rows.unused > 0:
         yield ('unused feature rows', rows.unused, f'{rows.unused:,} rows of features are those of no image; is it the '
                'right file, with a row for each image?')
@@ -253,15 +203,14 @@ def _faults_of_rows(captions: Captions, rows: _Rows) -> Iterator[_Fault]:
     same = [places for places in groups.values() if len(places) > 1]
     across = [places for places in same if len(set(side[places].tolist())) > 1]
     within = [places for places in same if len(set(side[places].tolist())) == 1]
+    names = captions.filenames
     if across:
         count, one = sum(map(len, across)), across[0][0]
         other = next(place for place in across[0] if side[place] != side[one])
-        yield ('same features across splits', count,
-               f'{count:,} images have the same features as an image of another split, such as '
-               f'{captions.filenames[one]} ({SPLITS[captions.splits[one]]}) and {captions.filenames[other]} '
-               f'({SPLITS[captions.splits[other]]}): the same image seems to be in both')
+        first, second = (f'{names[place]} ({SPLITS[captions.splits[place]]})' for place in (one, other))
+        yield ('same features across splits', count, f'{count:,} images have the same features as an image of another '
+               f'split, such as {first} and {second}: the same image seems to be in both')
     if within:
         count, (one, other, *_) = sum(len(places) - 1 for places in within), within[0]
-        yield ('same features within a split', count,
-               f'{count:,} images have the same features as another image of their split, such as '
-               f'{captions.filenames[one]} and {captions.filenames[other]}')
+        yield ('same features within a split', count, f'{count:,} images have the same features as another image of '
+               f'their split, such as {names[one]} and {names[other]}')

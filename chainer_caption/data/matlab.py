@@ -1,6 +1,4 @@
 """MATLAB and HDF5 files, read by a child process (`matlab_child.py`), which damaged bytes may crash."""
-from __future__ import annotations
-
 import contextlib
 import json
 import math
@@ -17,15 +15,11 @@ import numpy as np
 
 from chainer_caption.errors import InputError
 from chainer_caption.storage.archives import plausible
+from chainer_caption.storage.files import Path
 
 _CHILD = pathlib.Path(__file__).with_name('matlab_child.py')
-
-# The longest frame that is accepted; a row of a matrix may be longer than the child's blocks.
-_FRAME = 2 ** 30
-
+_FRAME = 2 ** 30                # bytes of a frame; a row of a matrix may be longer than the child's blocks
 _PIPE = 2 ** 20                 # bytes that the child may write ahead; the most that Linux gives to any user
-
-Path = str | os.PathLike
 _Blocks = Callable[[], Iterator[np.ndarray]]
 
 
@@ -33,14 +27,10 @@ _Blocks = Callable[[], Iterator[np.ndarray]]
 def open_matlab(path: Path, key: str) -> Iterator[tuple[tuple, np.dtype | str, _Blocks, Callable[[], None]]]:
     """Opens the matrix `key` in a MATLAB file of any version.
 
-    Yields:
-        The shape (rows, columns), where MATLAB's D x N is N x D; the dtype, or a str that tells what it is if it is no
-        matrix of numbers; a function that returns an iterator over blocks of rows, from the first each time; and one
-        that lets the child begin to read, so that the wait is shorter later.
-
-    Raises:
-        InputError: The file is damaged, or does not hold the matrix.
-    """
+    Yields the shape (rows, columns), where MATLAB's D x N is N x D; the dtype, or a str that tells what it is if it is
+    no matrix of numbers; a function that returns an iterator over blocks of rows, from the first each time; and one
+    that lets the child begin to read, so that the wait is shorter later. Raises InputError if the file is damaged, or
+    does not hold the matrix."""
     def begin() -> None:
         with contextlib.suppress(BrokenPipeError):      # the next read from the child finds out why it has ended
             if not child.stdin.closed:
@@ -62,15 +52,8 @@ def open_matlab(path: Path, key: str) -> Iterator[tuple[tuple, np.dtype | str, _
 
 
 def read_hdf5(path: Path, keys: Sequence[str]) -> dict[str, np.ndarray]:
-    """Reads arrays of one or two dimensions of an HDF5 file.
-
-    Args:
-        path: The file.
-        keys: Their names with those of their groups, `'group/array'`.
-
-    Raises:
-        InputError: The file is damaged, or does not hold them.
-    """
+    """Reads arrays of one or two dimensions of an HDF5 file by their names with those of their groups, `'group/array'`.
+    Raises InputError if the file is damaged, or does not hold them."""
     arrays = {}
     with _reading(path, *keys) as child:
         for key in keys:
@@ -87,8 +70,7 @@ def read_hdf5(path: Path, keys: Sequence[str]) -> dict[str, np.ndarray]:
 
 @contextlib.contextmanager
 def _reading(path: Path, *keys: str) -> Iterator[Any]:
-    """A child that reads these arrays; it is killed afterwards."""
-    # HDF5 would load any filter that a file names from the plugin folder.
+    # The child is killed afterwards. HDF5 would load any filter that a file names from the plugin folder.
     environment = {**os.environ, 'OPENBLAS_NUM_THREADS': '1', 'OMP_NUM_THREADS': '1', 'HDF5_PLUGIN_PRELOAD': '::'}
     child = start([os.path.abspath(path), *keys], environment)
     try:

@@ -1,15 +1,11 @@
 """Program that reads arrays of a MATLAB or HDF5 file; `matlab.py` starts it: matlab_child.py PATH KEY …
 
 SciPy's and HDF5's readers are C code that trusts a file's headers: damaged bytes can crash them, or make them take any
-amount of time and memory. That happens in this process alone, which has limits. It imports nothing of the package,
-whose start takes longer than its work.
+amount of time and memory. That happens in this process alone, which has limits and imports nothing of the package.
 
-It writes frames: a length as eight bytes, then as many bytes; a negative length is that of an error's text. The first
-frame is JSON, `{"shape", "dtype"}`, or `{"shape", "kind"}` of what is no array of numbers; the others, after a byte on
-standard input, are rows of the array as they are in memory. It does so for each KEY.
-"""
-from __future__ import annotations
-
+It writes frames: a length as eight bytes, then as many bytes; a negative length is that of an error's text. For each
+KEY the first is JSON, `{"shape", "dtype"}`, or `{"shape", "kind"}` of what is no array of numbers; the others, after a
+byte on standard input, are rows of the array as they are in memory."""
 import contextlib
 import json
 import math
@@ -20,10 +16,8 @@ from typing import Any
 
 # Limits beyond the matrix itself, in bytes and in seconds of processor time; and bytes of a matrix read in a second.
 _MEMORY, _SECONDS, _BYTES_A_SECOND = 2 ** 30, 60, 2 ** 23
-
 # The largest matrix in a file of a given size where memory cannot be limited; as in storage/archives.py.
 _SMALL, _RATIO = 2 ** 26, 100
-
 _BLOCK = 2 ** 24                # bytes that are read at a time
 
 
@@ -47,22 +41,20 @@ def main(path: str, *keys: str, stdin: Any, stdout: Any) -> None:
                     send(block)
     except MemoryError:
         send(b'it takes more memory than its size can justify', -1)
-    except Exception as e:
-        # Damage makes the readers raise ValueError, TypeError, zlib.error, OSError ...
+    except Exception as e:                              # damage: ValueError, TypeError, zlib.error, OSError ...
         reason = str(e) if isinstance(e, _Refusal) else \
             f'not a sound MATLAB file nor HDF5, or one cut short ({type(e).__name__}: {e})'
         send(reason[:1000].encode('utf-8', 'replace'), -1)
 
 
 class _Refusal(Exception):
-    pass
+    """What the file holds is not read; the message says why."""
 
 
 def _mat(path: str, key: str) -> tuple[dict, Any]:
     import numpy as np
     import scipy.io
-    # A name may occur twice; SciPy reads the first.
-    found: Any = scipy.io.whosmat(path)
+    found: Any = scipy.io.whosmat(path)                 # a name may occur twice; SciPy reads the first
     shape, kind = next(((shape, kind) for name, shape, kind in found if name == key), (list[int](), ''))
     if not kind:
         raise _Refusal(f'holds no variable "{key}" (found: {", ".join(name for name, *_ in found[:10]) or "none"})')
@@ -72,13 +64,11 @@ def _mat(path: str, key: str) -> tuple[dict, Any]:
 
     def read():
         claimed = dtype.itemsize * shape[0] * shape[1]
-        # As bytes, as an array, and as one of another type.
-        _bound(path, 3 * claimed, claimed)
+        _bound(path, 3 * claimed, claimed)              # as bytes, as an array, and as one of another type
         feats = scipy.io.loadmat(path, variable_names=[key])[key]
         if not isinstance(feats, np.ndarray) or feats.dtype.kind != 'f' or feats.shape != tuple(shape):
             raise _Refusal(f'"{key}" is no full matrix of real numbers')
-        # Column-major D x N is row-major N x D: nothing moves.
-        feats = feats.T
+        feats = feats.T                                 # column-major D x N is row-major N x D: nothing moves
         for start, stop in _blocks(feats.shape, feats.itemsize):
             yield np.ascontiguousarray(feats[start:stop], dtype)
     return {'shape': shape[::-1], 'dtype': dtype.str}, read
@@ -95,8 +85,7 @@ def _hdf5(path: str, key: str) -> tuple[dict, Any]:
         feats = feats[part] if linked else None
     if not isinstance(feats, h5py.Dataset) or feats.external or feats.is_virtual:
         raise _Refusal(f'holds no array "{key}" (found: {", ".join(list(f)[:10]) or "none"})')
-    # An array that HDF5 calls empty has no shape at all.
-    shape = feats.shape or ()
+    shape = feats.shape or ()                           # an array that HDF5 calls empty has no shape at all
     if feats.dtype.kind not in 'fiu' or len(shape) not in (1, 2):
         return {'shape': shape, 'kind': str(feats.dtype)}, None
 
@@ -122,11 +111,8 @@ def _bound(path: str, memory: int, claimed: int) -> None:
 
 
 def limit(memory: int, data: int) -> bool:
-    """Limits what this process may take from now on, beyond `memory` bytes and for reading `data` bytes.
-
-    Returns:
-        Whether memory is limited. Linux alone has what that needs.
-    """
+    """Limits what this process may take from now on, beyond `memory` bytes and for reading `data` bytes. Returns
+    whether memory is limited; Linux alone has what that needs."""
     try:
         import resource
         used = sum(resource.getrusage(resource.RUSAGE_SELF)[:2])

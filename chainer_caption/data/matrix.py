@@ -2,8 +2,7 @@
 
 Vectors are read from MATLAB 5 to 7 (`feats`, D x N), from MATLAB 7.3, which is HDF5 (`feats`, D x N in MATLAB's terms),
 and from `.npy` and `.npz` (`feats`), both N x D. Grids are read from `.npy` and `.npz` (`grids`), N x L x D. The first
-bytes of a file tell its format, not its name.
-"""
+bytes of a file tell its format, not its name."""
 import collections
 import contextlib
 import math
@@ -17,50 +16,40 @@ import numpy as np
 from chainer_caption.data.matlab import open_matlab
 from chainer_caption.errors import InputError
 from chainer_caption.features.encoders import ENCODERS, base_encoder
-from chainer_caption.storage.archives import ARCHIVE_ERRORS, npy_header, npz_shapes, plausible, read_npz
+from chainer_caption.storage.archives import ARCHIVE_ERRORS, npy_header, npz_shapes, plausible, read_npz, reject_if
 from chainer_caption.storage.cache import entry_folder, prepare_entry
 from chainer_caption.storage.files import atomic_write, open_regular, read_json, unreadable, unwritable, write_json
 from chainer_caption.storage.legacy import current_keys
 
 Path = str | os.PathLike
-
+Shape = tuple[int, ...]
 # By the number of axes: the array's name in an archive, and the name of its copy in the cache entry.
 _KEYS = {2: 'feats', 3: 'grids'}
 _COPIES = {2: 'features.npy', 3: 'grids.npy'}
 _MEANS = 'means.npy'
-
-# Bytes checked and copied at a time, more or less: large enough to be quick, small enough to be no part of the memory
-# that matters.
-_BLOCK = 2 ** 25
+_MADE_BY = 'encoder', 'preprocessing'
+_BLOCK = 2 ** 25                # bytes checked and copied at a time, more or less
 
 
 class _Source(NamedTuple):
     """An array that is still to be read: `blocks()` gives an iterator over its rows."""
-    shape: tuple[int, ...]
+    shape: Shape
     dtype: np.dtype
     blocks: Callable[[], Iterator[np.ndarray]]
 
 
 @contextlib.contextmanager
-def opening_matrix(path: Path, axes: tuple[int, ...] = (2,)) -> Iterator[Callable[[int | None], np.ndarray]]:
-    """Opens a feature file and checks that every value is a finite number.
+def opening_matrix(path: Path, axes: Shape = (2,)) -> Iterator[Callable[[int | None], np.ndarray]]:
+    """Opens a feature file, of 2 axes (vectors) or 3 (grids), and checks that every value is a finite number.
 
     A row-major `.npy` of float32 or float16 is memory-mapped in place. Any other file, or one on a mount that refuses
     mmap, is copied once into the cache and mapped there; where the cache cannot be written or mapped, the array is held
     in memory.
 
-    Args:
-        path: The file.
-        axes: The accepted numbers of axes: 2 (vectors), 3 (grids).
-
-    Yields:
-        A function that takes the least number of images that the file must hold, or None, and returns the array:
-        (N, D) or (N, L, D), float16 where the file has that, float32 otherwise; read-only. Another process reads a
-        MATLAB file meanwhile, so open other files before calling it.
-
-    Raises:
-        InputError: The file is missing or damaged, holds no such array, too few images, or a NaN or an infinity.
-    """
+    Yields a function that takes the least number of images that the file must hold, or None, and returns the array:
+    (N, D) or (N, L, D), float16 where the file has that, float32 otherwise; read-only. Another process reads a MATLAB
+    file meanwhile, so open other files before calling it. Raises InputError if the file is missing or damaged, holds no
+    such array, too few images, or a NaN or an infinity."""
     try:
         entry = entry_folder(path)
         with open_regular(path) as f:
@@ -72,8 +61,7 @@ def opening_matrix(path: Path, axes: tuple[int, ...] = (2,)) -> Iterator[Callabl
         yield lambda images: _open_npy(path, entry, size, images, axes)
         return
     copies = (_mapped(entry / _COPIES[n]) for n in axes)
-    matrix = next((copy for copy in copies if copy is not None), None)
-    if matrix is not None:
+    if (matrix := next((copy for copy in copies if copy is not None), None)) is not None:
         yield lambda images: matrix.reshape(_fits(matrix.shape, path, images, axes))
     elif head.startswith(b'PK\x03\x04'):
         yield lambda images: _copied(_source_npz(path, size, images, axes), path, entry)
@@ -86,29 +74,24 @@ def opening_matrix(path: Path, axes: tuple[int, ...] = (2,)) -> Iterator[Callabl
             yield lambda images: _copied(_Source(_fits(shape, path, images, (2,)), dtype, blocks), path, entry)
 
 
-def open_matrix(path: Path, images: int | None = None, axes: tuple[int, ...] = (2,)) -> np.ndarray:
+def open_matrix(path: Path, images: int | None = None, axes: Shape = (2,)) -> np.ndarray:
     """Opens a feature file and returns its array; see `opening_matrix`."""
     with opening_matrix(path, axes) as opened:
         return opened(images)
 
 
 def grid_means(path: Path, grids: np.ndarray) -> np.ndarray:
-    """The mean of each grid over its locations, (N, D) float32, computed once and kept in the cache.
-
-    Args:
-        path: The file of the grids.
-        grids: (N, L, D).
-    """
+    """The mean of each of some grids (N, L, D), read from `path`, over its locations, (N, D) float32: computed once and
+    kept in the cache."""
     entry, shape = entry_folder(path), (grids.shape[0], grids.shape[2])
-    mapped = _mapped(entry / _MEANS, shape)
-    if mapped is not None:
+    if (mapped := _mapped(entry / _MEANS, shape)) is not None:
         return mapped
     source = _Source(shape, np.dtype(np.float32), lambda: (
         np.asarray(block, np.float32).mean(axis=1) for block in _sliced(grids).blocks()))
     return _copied(source, path, entry, _MEANS)
 
 
-def _fits(shape: tuple[int, ...], path: Path, images: int | None, axes: tuple[int, ...]) -> tuple[int, ...]:
+def _fits(shape: Shape, path: Path, images: int | None, axes: Shape) -> Shape:
     if len(shape) not in axes or min(shape) < 1:
         wanted = ' or '.join({2: 'a matrix, N x D', 3: 'grids, N x L x D'}[n] for n in axes)
         raise InputError(f'{path}: features are {wanted}; this is an array of shape {shape}')
@@ -133,7 +116,7 @@ def _fits(shape: tuple[int, ...], path: Path, images: int | None, axes: tuple[in
     return shape
 
 
-def _mapped(path: pathlib.Path, shape: tuple[int, ...] | None = None) -> np.ndarray | None:
+def _mapped(path: pathlib.Path, shape: Shape | None = None) -> np.ndarray | None:
     """A copy in the cache, if it is sound, and of that shape where the shape is known."""
     try:
         matrix = _map(path)
@@ -146,8 +129,7 @@ def _mapped(path: pathlib.Path, shape: tuple[int, ...] | None = None) -> np.ndar
 def _map(path: Path) -> np.ndarray:
     with open_regular(path) as f:
         shape, dtype, fortran_order = npy_header(f)
-        if dtype.hasobject:
-            raise ValueError('pickled')
+        reject_if(dtype.hasobject, 'pickled')
         return np.memmap(path, dtype, 'r', f.tell(), shape, 'F' if fortran_order else 'C')
 
 
@@ -155,15 +137,14 @@ def _is_plain(matrix: np.ndarray) -> bool:
     return matrix.dtype in (np.float16, np.float32) and matrix.flags.c_contiguous
 
 
-def _open_npy(path: Path, entry: pathlib.Path, size: int, images: int | None, axes: tuple[int, ...]) -> np.ndarray:
+def _open_npy(path: Path, entry: pathlib.Path, size: int, images: int | None, axes: Shape) -> np.ndarray:
+    matrix = None
     try:
         with open_regular(path) as f:
             shape, dtype, fortran_order = npy_header(f)
             _check(shape, dtype, path, size, images, axes)
-            if f.tell() + dtype.itemsize * math.prod(shape) > size:
-                raise ValueError('it is cut short')
+            reject_if(f.tell() + dtype.itemsize * math.prod(shape) > size, 'it is cut short')
             source = _unmapped(path, f.tell(), shape, dtype, fortran_order)
-        matrix = None
         with contextlib.suppress(OSError):              # a mount that refuses mmap, such as FUSE with direct_io
             matrix = _map(path)
     except InputError:
@@ -182,7 +163,7 @@ def _open_npy(path: Path, entry: pathlib.Path, size: int, images: int | None, ax
     return matrix
 
 
-def _unmapped(path: Path, start: int, shape: tuple[int, ...], dtype: np.dtype, fortran_order: bool) -> _Source:
+def _unmapped(path: Path, start: int, shape: Shape, dtype: np.dtype, fortran_order: bool) -> _Source:
     """An array that begins at byte `start` of a file which cannot be mapped."""
     def blocks() -> Iterator[np.ndarray]:
         rows = shape[0] if fortran_order else _rows_of(shape, dtype)
@@ -198,12 +179,10 @@ def _unmapped(path: Path, start: int, shape: tuple[int, ...], dtype: np.dtype, f
     return _Source(shape, dtype, blocks)
 
 
-def _source_npz(path: Path, size: int, images: int | None, axes: tuple[int, ...]) -> _Source:
+def _source_npz(path: Path, size: int, images: int | None, axes: Shape) -> _Source:
     for key in (_KEYS[n] for n in axes):
-        shapes = npz_shapes(path, key)
-        if key in shapes:
-            shape, dtype = shapes[key]
-            _check(shape, dtype, path, size, images, axes)
+        if found := npz_shapes(path, key).get(key):
+            _check(*found, path, size, images, axes)
             return _sliced(read_npz(path, key)[key])
     raise InputError(f'{path}: holds no array "{" or ".join(_KEYS[n] for n in axes)}"')
 
@@ -214,13 +193,11 @@ def _sliced(matrix: np.ndarray) -> _Source:
                    lambda: (matrix[start:start + rows] for start in range(0, len(matrix), rows)))
 
 
-def _rows_of(shape: tuple[int, ...], dtype: np.dtype) -> int:
-    """Rows in a block."""
+def _rows_of(shape: Shape, dtype: np.dtype) -> int:     # in a block
     return max(1, _BLOCK // (math.prod(shape[1:]) * dtype.itemsize))
 
 
-def _check(shape: tuple[int, ...], dtype: np.dtype, path: Path, size: int, images: int | None,
-           axes: tuple[int, ...]) -> None:
+def _check(shape: Shape, dtype: np.dtype, path: Path, size: int, images: int | None, axes: Shape) -> None:
     """Checks a file's header before minutes and memory are spent on the values."""
     if dtype.kind not in 'fiu':
         raise InputError(f'{path}: features are real numbers, these are {dtype}')
@@ -235,7 +212,7 @@ def _copied(source: _Source, path: Path, entry: pathlib.Path, name: str | None =
     memory."""
     dtype, copy = np.dtype(np.float16 if source.dtype == np.float16 else np.float32), name or _COPIES[len(source.shape)]
     if prepare_entry(entry, path):
-        try:
+        with contextlib.suppress(OSError):
             # Written whole or not at all, after its values have been checked.
             with atomic_write(entry / copy, durable=False) as f:
                 np.lib.format.write_array_header_1_0(
@@ -243,11 +220,8 @@ def _copied(source: _Source, path: Path, entry: pathlib.Path, name: str | None =
                 for block in _blocks(source, dtype, path):
                     block.tofile(f)
             return _map(entry / copy)
-        except OSError:
-            pass
     try:
-        matrix = np.empty(source.shape, dtype)
-        at = 0
+        matrix, at = np.empty(source.shape, dtype), 0
         for block in _blocks(source, dtype, path):
             matrix[at:at + len(block)] = block
             at += len(block)
@@ -278,39 +252,26 @@ def provenance_path(features_path: Path) -> pathlib.Path:
 
 def read_record(features_path: Path) -> dict[str, Any]:
     """The provenance record of a feature file: `encoder` and `preprocessing`, or `shape`, or all three; empty where
-    there is none.
-
-    Raises:
-        InputError: The record holds neither, or only one of `encoder` and `preprocessing`.
-    """
+    there is none. Raises InputError if it holds neither, or only one of `encoder` and `preprocessing`."""
     path = provenance_path(features_path)
     if not path.exists():
         return {}
     record = current_keys(read_json(path))
-    keys = {'encoder', 'preprocessing', 'shape'} & record.keys() if isinstance(record, dict) else set()
-    if not keys or (keys != {'shape'} and not all(isinstance(record.get(key), str)
-                                                  for key in ('encoder', 'preprocessing'))):
+    keys = {*_MADE_BY, 'shape'} & record.keys() if isinstance(record, dict) else set()
+    if not keys or (keys != {'shape'} and not all(isinstance(record.get(key), str) for key in _MADE_BY)):
         raise InputError(f'{path}: should name the "encoder" and the "preprocessing" that made the features')
     return record
 
 
 def read_provenance(features_path: Path) -> dict[str, str] | None:
-    """The recorded `encoder` and `preprocessing` of a feature file, or None where they are not recorded.
-
-    Raises:
-        InputError: As `read_record`.
-    """
+    """The recorded `encoder` and `preprocessing` of a feature file, or None; raises InputError as `read_record`."""
     record = read_record(features_path)
-    return {key: record[key] for key in ('encoder', 'preprocessing')} if 'encoder' in record else None
+    return {key: record[key] for key in _MADE_BY} if 'encoder' in record else None
 
 
-def record_provenance(features_path: Path, encoder: str, preprocessing: str,
-                      shape: tuple[int, ...] | None = None) -> None:
+def record_provenance(features_path: Path, encoder: str, preprocessing: str, shape: Shape | None = None) -> None:
     """Records what made a feature file, and its shape where it is given, beside it. Other keys of the record are kept.
-
-    Raises:
-        InputError: The record cannot be written.
-    """
+    Raises InputError if the record cannot be written."""
     path = provenance_path(features_path)
     before = current_keys(read_json(path)) if path.exists() else {}
     record = {**(before if isinstance(before, dict) else {}), 'encoder': encoder, 'preprocessing': preprocessing}

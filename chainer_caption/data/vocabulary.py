@@ -1,6 +1,4 @@
 """Words and their ids."""
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -15,28 +13,19 @@ SPECIAL = ('<S>', '</S>', '<UNK>')
 class Vocabulary:
     """The words of a model, in the order of their ids: `<S>`, `</S>`, `<UNK>`, then the others in code-point order.
 
-    Args:
-        words: All words, the three special ones first.
-        counts: How often each occurs in the training captions. `<S>` and `</S>` count captions, `<UNK>` counts the
-            words left out.
-    """
+    `counts` is how often each occurs in the training captions; `<S>` and `</S>` count captions, `<UNK>` counts the
+    words left out."""
 
     def __init__(self, words: Sequence[str], counts: Sequence[int]) -> None:
         if tuple(words[:3]) != SPECIAL or len(counts) != len(words) or len(set(words)) != len(words):
             raise InputError(f'a vocabulary begins with {", ".join(SPECIAL)}, repeats no word and counts each')
-        self.words = list(words)
-        self.counts = [int(count) for count in counts]
+        self.words, self.counts = list(words), [int(count) for count in counts]
         self._ids = {word: i for i, word in enumerate(self.words)}
 
     @classmethod
-    def from_counts(cls, counts: Mapping[str, int], captions: int, min_count: int = 5) -> Vocabulary:
-        """The words that occur `min_count` times or more.
-
-        Args:
-            counts: How often each word occurs in the training captions.
-            captions: The number of those captions.
-            min_count: The least count of a word that is kept.
-        """
+    def from_counts(cls, counts: Mapping[str, int], captions: int, min_count: int = 5) -> 'Vocabulary':
+        """The words that occur `min_count` times or more, by how often each occurs in the training captions
+        (`counts`) and the number of those captions."""
         # "<S>" and "</S>" in a caption's text are no marks, and "<UNK>" is no word.
         kept = sorted(word for word, count in counts.items() if count >= min_count and word not in SPECIAL)
         left_out = sum(counts.values()) - sum(counts[word] for word in kept)
@@ -53,19 +42,15 @@ class Vocabulary:
 
     def encode(self, tokens: Iterable[str]) -> np.ndarray:
         """The ids of tokens, int32; UNK for words that are not in the vocabulary, and for special ones."""
-        ids = (self._ids.get(token, UNK) for token in tokens)
-        return np.array([max(i, UNK) for i in ids], np.int32)
+        return np.array([max(self._ids.get(token, UNK), UNK) for token in tokens], np.int32)
 
     def decode(self, ids: Iterable[int]) -> list[str]:
         """The words of ids."""
         return [self.words[i] for i in ids]
 
     def log_frequencies(self) -> np.ndarray:
-        """The log-probability of each word as the next one, independent of the words before: float32, (V,).
-
-        Each word counts once more than it occurs, so that all are finite. `<S>`, which is never next, counts as a word
-        that does not occur.
-        """
+        """The log-probability of each word as the next one, independent of the words before: float32, (V,). Each word
+        counts once more than it occurs, so that all are finite; so does `<S>`, which is never next."""
         counts = np.array([0, *self.counts[1:]], np.float64) + 1
         return np.log(counts / counts.sum()).astype(np.float32)
 
@@ -73,15 +58,10 @@ class Vocabulary:
         return {'words': self.words, 'counts': self.counts}
 
     @classmethod
-    def from_json(cls, value: Any, path: Any) -> Vocabulary:
-        """The inverse of `to_json`.
-
-        Raises:
-            InputError: The value is no vocabulary; the line names the file at `path`.
-        """
+    def from_json(cls, value: Any, path: Any) -> 'Vocabulary':
+        """The inverse of `to_json`; raises InputError with the file at `path` if the value is no vocabulary."""
         words, counts = (value.get(key) if isinstance(value, dict) else None for key in ('words', 'counts'))
-        if not (isinstance(words, list) and all(isinstance(word, str) for word in words)
-                and isinstance(counts, list)
+        if not (isinstance(words, list) and all(isinstance(word, str) for word in words) and isinstance(counts, list)
                 and all(isinstance(count, int) and 0 <= count < 2 ** 53 for count in counts)):
             raise InputError(f'{path}: not a vocabulary (lists "words" and "counts")')
         try:
@@ -91,10 +71,5 @@ class Vocabulary:
 
 
 def unknown_share(counts: Mapping[str, int], min_count: int) -> float:
-    """The share of the words in the training captions that a vocabulary of this `min_count` makes `<UNK>`.
-
-    Args:
-        counts: How often each word occurs in the training captions.
-        min_count: As for `Vocabulary.from_counts`.
-    """
+    """The `Vocabulary.unknown_share` of the vocabulary that `Vocabulary.from_counts` makes with this `min_count`."""
     return Vocabulary.from_counts(counts, 0, min_count).unknown_share

@@ -2,8 +2,7 @@
 
 A cache entry is a folder named after the file's path and identity (size, modification time, and a digest of its head,
 middle and tail). Entries of an earlier state of the file are deleted, and so are entries that were not used for long.
-An entry that is missing or damaged is computed again.
-"""
+An entry that is missing or damaged is computed again."""
 import contextlib
 import hashlib
 import os
@@ -13,16 +12,11 @@ import time
 
 from chainer_caption.storage.files import Path, sample_digest
 
-#: Version of the entries' layout; those of another version are not read.
-VERSION = 1
-
+VERSION = 1                     #: of the entries' layout; those of another version are not read
 # Days after which an unused entry is deleted; sooner where its file is missing, which may be on an unmounted disk.
 _DAYS, _DAYS_WITHOUT_FILE = 90, 7
-
 _ENTRIES = f'{"[0-9a-f]" * 16}-{"[0-9a-f]" * 16}'        # nothing else in the folder is touched
-
-# File in an entry with the path of its source. The folder's modification time is that of the last use.
-_SOURCE = 'source'
+_SOURCE = 'source'              # file with the path of the source; the folder's modification time is of the last use
 
 
 def cache_folder() -> pathlib.Path:
@@ -34,10 +28,7 @@ def cache_folder() -> pathlib.Path:
 
 def entry_folder(path: Path) -> pathlib.Path:
     """The folder of the cache entry for a file in its current state. It may not exist yet; if it does, it is now used.
-
-    Raises:
-        OSError: The file cannot be read.
-    """
+    Raises OSError if the file cannot be read."""
     path = os.path.realpath(path)
     place = hashlib.sha256(os.fsencode(path)).hexdigest()[:16]
     identity = f'{VERSION} {os.stat(path).st_mtime_ns} {sample_digest(path)}'
@@ -49,10 +40,7 @@ def entry_folder(path: Path) -> pathlib.Path:
 
 def prepare_entry(entry: pathlib.Path, path: Path) -> bool:
     """Makes the folder of a cache entry, from `entry_folder`, and deletes the entries of earlier states of the file.
-
-    Returns:
-        Whether the folder is writable.
-    """
+    Returns whether the folder is writable."""
     try:
         entry.mkdir(parents=True, exist_ok=True)
         for other in entry.parent.glob(entry.name.split('-')[0] + '-*'):

@@ -1,8 +1,7 @@
 """Resumable downloads by curl.
 
 An incomplete download stands beside its final place with the suffix `.part`, and `.part.json` records what the server
-reported, so that parts of two different files are never joined.
-"""
+reported, so that parts of two different files are never joined."""
 import contextlib
 import email
 import os
@@ -19,28 +18,15 @@ from chainer_caption.storage.locks import lock
 # for a minute is given up.
 _CURL = ('curl', '--disable', '--silent', '--show-error', '--fail', '--globoff', '--location', '--max-redirs', '10',
          '--connect-timeout', '30', '--speed-limit', '1', '--speed-time', '60')
-
-# curl's exit status where the server does not send parts of files (`man curl`, CURLE_RANGE_ERROR).
-_NO_RANGES = 33
-
-# Attempts in a row without progress; seconds to wait after the first, doubled after each.
-_TRIES, _WAIT = 5, 1
-
+_NO_RANGES = 33                 # curl's exit status where the server does not send parts of files (CURLE_RANGE_ERROR)
+_TRIES, _WAIT = 5, 1            # attempts in a row without progress; seconds after the first, doubled after each
 _CHUNK = 2 ** 18
 
 
 def ask(url: str) -> dict[str, Any]:
-    """Asks a server about a file.
-
-    Args:
-        url: An HTTP or HTTPS address; HTTPS is never redirected to HTTP.
-
-    Returns:
-        `url`; `size` in bytes; `etag` and `last-modified`, which identify the version (str or None).
-
-    Raises:
-        InputError: The server cannot be reached, has no such file, or does not report its size.
-    """
+    """Asks a server about a file: `url`, HTTP or HTTPS, where HTTPS is never redirected to HTTP. Returns `url`; `size`
+    in bytes; `etag` and `last-modified`, which identify the version (str or None). Raises InputError if the server
+    cannot be reached, has no such file, or does not report its size."""
     with _curl(url, '--head') as curl:
         answer, complaint = curl.communicate()
     if curl.returncode:
@@ -57,37 +43,30 @@ def ask(url: str) -> dict[str, Any]:
 def begun(remote: dict[str, Any], path: str) -> int:
     """The bytes of a file that an earlier `download` fetched and this one would keep."""
     try:
-        return os.path.getsize(_part(path)) if read_json(f'{_part(path)}.json') == remote else 0
+        return os.path.getsize(f'{path}.part') if read_json(f'{path}.part.json') == remote else 0
     except (InputError, OSError):
         return 0
 
 
 def download(remote: dict[str, Any], path: str, track: Callable[[int], object] = lambda count: None,
              say: Callable[[str], object] = lambda line: None) -> None:
-    """Downloads a file, or the rest of it.
+    """Downloads a file that `ask` described, or the rest of it, to a path in an existing folder, where it appears when
+    it is complete. `track` is called with the number of bytes that arrived, negative if they are fetched again; `say`
+    with notices, one line each.
 
-    Args:
-        remote: The result of `ask`.
-        path: The destination, in an existing folder; the file appears there when it is complete.
-        track: Is called with the number of bytes that arrived; negative if they are fetched again.
-        say: Is called with notices, one line each.
-
-    Raises:
-        InputError: The download fails, differs from what was announced, or another run is fetching the file. What
-            arrived is kept, and the next call continues.
-        OSError: The file cannot be written.
-    """
-    part, url = _part(path), remote['url']
+    Raises InputError if the download fails, differs from what was announced, or another run is fetching the file; what
+    arrived is kept, and the next call continues. Raises OSError if the file cannot be written."""
+    part, url, size = f'{path}.part', remote['url'], remote['size']
     with with_filename(part), open(part, 'ab') as f:
         try:
             lock(f, part)
         except BlockingIOError as e:
             raise InputError(f'{part}: another run is writing it; wait until that has ended') from e
-        if not 0 < begun(remote, path) <= remote['size']:
+        if not 0 < begun(remote, path) <= size:
             f.truncate(0)
             write_json(f'{part}.json', remote)
         tries, farthest = 0, 0
-        while (before := os.fstat(f.fileno()).st_size) < remote['size']:
+        while (before := os.fstat(f.fileno()).st_size) < size:
             status, complaint = _transfer(remote, f, before, track)
             if status == _NO_RANGES:
                 say(f'{url}: the server does not send the rest of a file; the download starts again')
@@ -96,8 +75,8 @@ def download(remote: dict[str, Any], path: str, track: Callable[[int], object] =
             now = os.fstat(f.fileno()).st_size
             tries, farthest = 0 if now > farthest else tries + 1, max(farthest, before, now)
             if tries == _TRIES:
-                raise InputError(f'{url}: broken off after {now:,} of {remote["size"]:,} bytes ({complaint}); '
-                                 'the same command continues from there')
+                raise InputError(f'{url}: broken off after {now:,} of {size:,} bytes ({complaint}); the same command '
+                                 'continues from there')
             time.sleep(_WAIT * 2 ** (tries - 1) if tries else 0)
         os.fsync(f.fileno())
         os.replace(part, path)                          # while it is locked
@@ -105,11 +84,7 @@ def download(remote: dict[str, Any], path: str, track: Callable[[int], object] =
         os.unlink(f'{part}.json')
 
 
-def _part(path: str) -> str:
-    return f'{path}.part'
-
-
-def _curl(url: str, *options: str) -> 'subprocess.Popen[bytes]':
+def _curl(url: str, *options: str) -> subprocess.Popen[bytes]:
     protocols = '=https' if url.startswith('https:') else '=http,https'
     try:
         return subprocess.Popen([*_CURL, '--proto', protocols, '--proto-redir', protocols, *options, url],

@@ -18,16 +18,13 @@ from chainer_caption.errors import InputError
 from chainer_caption.storage.locks import lock
 
 Path = str | os.PathLike[str]
-
 _SAMPLE = 64 * 1024
-
-# Suffix of temporary files. A longer name than this many bytes is replaced by its digest in a temporary file's name,
-# which is 18 bytes longer: file systems allow 255 bytes, encrypted ones 143.
-_TEMPORARY = '.partial'
+_TEMPORARY = '.partial'         # suffix of temporary files
+# A name longer than this many bytes is replaced by its digest in a temporary file's name, which is 18 bytes longer:
+# file systems allow 255 bytes, encrypted ones 143.
 _LONG_NAME = 100
-
-# The deepest nesting of JSON: no file of this package comes near it, and recursive readers can rely on it.
-_DEPTH = 32
+_DEPTH = 32                     # nesting of JSON; no file of this package comes near it, as readers rely on
+_TOO_DEEP = 'the JSON is nested too deeply to be what this file should hold'
 
 
 @contextlib.contextmanager
@@ -35,19 +32,11 @@ def atomic_write(path: Path, mode: str = 'wb', durable: bool = True, tidy: bool 
     """Opens a temporary file that replaces `path` when the block succeeds and is deleted when it does not.
 
     A crash leaves the old file or the new one, never a part of it. A symbolic link stays, and its target is replaced.
-    The new file has the permissions of the old one. A pipe or a device is written to instead.
+    The new file has the permissions of the old one. A pipe or a device is written to instead. The folder must exist.
 
-    Args:
-        path: The file to write. Its folder must exist.
-        mode: `'wb'` or `'w'`; text is UTF-8 with plain newlines.
-        durable: Whether to wait until the content is on the disk (fsync).
-        tidy: Whether to delete the temporary files of killed processes for this path. In a folder of many files call
-            `remove_temporaries` once instead.
-        **kwargs: Passed on to `open`.
-
-    Yields:
-        The open file.
-    """
+    `mode` is `'wb'`, or `'w'` for UTF-8 with plain newlines; with `durable` the content is on the disk afterwards
+    (fsync); `tidy` deletes the temporary files of killed processes for this path (in a folder of many files call
+    `remove_temporaries` once instead); `kwargs` are those of `open`."""
     path = os.fspath(path)
     if 'b' not in mode:
         kwargs = {'encoding': 'utf-8', 'newline': '\n', **kwargs}
@@ -56,11 +45,13 @@ def atomic_write(path: Path, mode: str = 'wb', durable: bool = True, tidy: bool 
             yield f
         return
     with with_filename(path):
-        target = os.path.realpath(path)
+        target, permissions = os.path.realpath(path), None
         folder, name = os.path.split(target)
         if tidy:
             remove_temporaries(folder, name)
-        handle, temporary = _locked_temporary(folder, name, _permissions(target))
+        with contextlib.suppress(OSError):
+            permissions = stat.S_IMODE(os.stat(target).st_mode)
+        handle, temporary = _locked_temporary(folder, name, permissions)
         try:
             with open(handle, mode, **kwargs) as f:
                 yield f
@@ -98,13 +89,6 @@ def with_filename(path: Path) -> Iterator[None]:
         raise
 
 
-def _permissions(path: str) -> int | None:
-    """The permission bits of a file; None where there is no file."""
-    with contextlib.suppress(OSError):
-        return stat.S_IMODE(os.stat(path).st_mode)
-    return None
-
-
 def _stem(name: str) -> str:
     data = os.fsencode(name)
     return name if len(data) <= _LONG_NAME else hashlib.sha256(data).hexdigest()[:32]
@@ -128,10 +112,8 @@ def _locked_temporary(folder: str, name: str, permissions: int | None) -> tuple[
 
 
 def remove_temporaries(folder: Path, name: str | None = None) -> None:
-    """Deletes the temporary files that killed processes left in a folder: for one file name, or for all.
-
-    A file system without locks cannot tell which are being written, so they stay there.
-    """
+    """Deletes the temporary files that killed processes left in a folder: for one file name, or for all. A file system
+    without locks cannot tell which are being written, so they stay there."""
     pattern = re.compile(rf'\.{".+" if name is None else re.escape(_stem(name))}\.\w{{8}}{re.escape(_TEMPORARY)}')
     with contextlib.suppress(OSError):
         for other in filter(pattern.fullmatch, os.listdir(folder)):
@@ -150,11 +132,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def reserve(f: BinaryIO, size: int) -> None:
-    """Allocates disk space for an open file of `size` bytes, so that a disk that is too small fails now.
-
-    Raises:
-        OSError: The space is not free.
-    """
+    """Allocates disk space for an open file of `size` bytes, so that a disk that is too small fails now (OSError)."""
     try:
         os.posix_fallocate(f.fileno(), 0, size)         # type: ignore[attr-defined,unused-ignore]
     except (AttributeError, OSError) as e:              # not on macOS, nor on every file system
@@ -179,11 +157,7 @@ def write_json(path: Path, value: object, indent: int | None = 1) -> None:
 
 
 def open_regular(path: Path) -> BinaryIO:
-    """Opens a file to read its bytes.
-
-    Raises:
-        OSError: It cannot be opened, or is a pipe or a device.
-    """
+    """Opens a file to read its bytes. Raises OSError if it cannot be opened, or is a pipe or a device."""
     flags = getattr(os, 'O_NONBLOCK', 0)                # a pipe is not waited for
     f = open(path, 'rb', opener=lambda path, given: os.open(path, given | flags))  # noqa: SIM115 (returned)
     if not stat.S_ISREG(os.fstat(f.fileno()).st_mode):
@@ -193,15 +167,8 @@ def open_regular(path: Path) -> BinaryIO:
 
 
 def parse_json(data: bytes, deep: bool = False) -> Any:
-    """Parses JSON in UTF-8.
-
-    Args:
-        data: The text.
-        deep: Whether any nesting is allowed. The check takes a third of the time of parsing.
-
-    Raises:
-        ValueError: Not JSON, or nested too deeply; a `json.JSONDecodeError` or `UnicodeDecodeError` has details.
-    """
+    """Parses JSON in UTF-8. With `deep` any nesting is allowed; the check takes a third of the time of parsing. Raises
+    ValueError if it is no JSON, or nested too deeply; json.JSONDecodeError and UnicodeDecodeError have details."""
     try:
         value = json.loads(data.decode('utf-8-sig'))
     except RecursionError as e:
@@ -216,47 +183,32 @@ def parse_json(data: bytes, deep: bool = False) -> Any:
     raise ValueError(_TOO_DEEP)
 
 
-_TOO_DEEP = 'the JSON is nested too deeply to be what this file should hold'
-
-
 def read_json(path: Path, limit: int = 2 ** 25, deep: bool = False) -> Any:
-    """Reads a JSON file in UTF-8.
-
-    Args:
-        path: The file.
-        limit: The largest size in bytes; in memory it may become thirty times as large.
-        deep: As for `parse_json`.
-
-    Raises:
-        InputError: The file is missing, unreadable, too large, cut short, or not JSON.
-    """
+    """Reads a JSON file in UTF-8 of at most `limit` bytes, which may become thirty times as large in memory. Raises
+    InputError if it is missing, unreadable, too large, cut short, no JSON, or nested deeply and not `deep`."""
     try:
         with open_regular(path) as f:
             size = os.fstat(f.fileno()).st_size
             if size > limit:
                 raise InputError(f'{path}: {size:,} bytes are too many for such a file (at most {limit:,})')
-            data = f.read()
+            return decode_json(f.read(), path, deep)
     except OSError as e:
         raise unreadable(path, e) from e
-    return decode_json(data, path, deep)
 
 
 def decode_json(data: bytes, path: Path, deep: bool = False) -> Any:
     """Parses the content of the JSON file `path`; raises InputError as `read_json` does."""
+    cut_short = InputError(f'{path}: the JSON is cut short (an incomplete download?); fetch the file again')
     try:
         return parse_json(data, deep)
     except UnicodeDecodeError as e:
-        raise _cut_short(path) if e.reason == 'unexpected end of data' else \
+        raise cut_short if e.reason == 'unexpected end of data' else \
             InputError(f'{path}: not UTF-8 at byte {e.start}; save it as UTF-8') from e
     except json.JSONDecodeError as e:
-        raise _cut_short(path) if e.pos >= len(e.doc.rstrip()) or e.msg.startswith('Unterminated string') else \
+        raise cut_short if e.pos >= len(e.doc.rstrip()) or e.msg.startswith('Unterminated string') else \
             InputError(f'{path}: no JSON at line {e.lineno}, column {e.colno}: {e.msg}') from e
     except (ValueError, MemoryError) as e:              # ValueError: a number of thousands of digits, too deep
         raise InputError(f'{path}: {e or "too large for the memory"}') from e
-
-
-def _cut_short(path: Path) -> InputError:
-    return InputError(f'{path}: the JSON is cut short (an incomplete download?); fetch the file again')
 
 
 def sample_digest(path: Path) -> str:
@@ -273,9 +225,8 @@ def sample_digest(path: Path) -> str:
 
 def unreadable(path: Path, error: OSError) -> InputError:
     """The InputError for a file that cannot be opened or read."""
-    if isinstance(error, FileNotFoundError):
-        return InputError(f'{path}: no such file')
-    return InputError(f'{path}: cannot be read ({error.strerror or error})')
+    return InputError(f'{path}: no such file' if isinstance(error, FileNotFoundError) else
+                      f'{path}: cannot be read ({error.strerror or error})')
 
 
 def unwritable(path: Path, error: OSError) -> InputError:
@@ -284,11 +235,8 @@ def unwritable(path: Path, error: OSError) -> InputError:
 
 
 def write_npz(path: Path, arrays: Mapping[str, np.ndarray], durable: bool = True) -> None:
-    """Writes `{name: array}` as an uncompressed `.npz`, atomically. Equal arrays give equal bytes.
-
-    Raises:
-        TypeError: An object array, which would be pickled.
-    """
+    """Writes `{name: array}` as an uncompressed `.npz`, atomically. Equal arrays give equal bytes. Raises TypeError for
+    an object array, which would be pickled."""
     for name, array in arrays.items():
         if array.dtype.hasobject:
             raise TypeError(f'{name} is an object array, which only a pickle could hold')

@@ -1,10 +1,7 @@
 """A journal of long work, which continues where a stopped run, even a killed one, left off.
 
 The file begins with `MAGIC`, a line; then follow lines of JSON: the settings, then a row for each piece of work that is
-done. A last line that is incomplete is ignored. A file that does not begin so is never written to.
-"""
-from __future__ import annotations
-
+done. A last line that is incomplete is ignored. A file that does not begin so is never written to."""
 import contextlib
 import itertools
 import json
@@ -13,31 +10,23 @@ from collections.abc import Iterator
 from typing import Any
 
 from chainer_caption.errors import InputError
-from chainer_caption.storage.files import parse_json, unwritable, with_filename
+from chainer_caption.storage.files import Path, parse_json, unwritable, with_filename
 from chainer_caption.storage.locks import lock
 
 MAGIC = b'# chainer_caption journal: rerun the command that wrote it to continue, or delete it\n'
-
-# Of a line, in bytes: an image's captions take some thousand.
-_LONGEST = 2 ** 26
+_LONGEST = 2 ** 26              # bytes of a line; an image's captions take some thousand
+Row = dict[str, Any]
 
 
 class Journal:
-    """Opens the journal of a run, or begins it. A context manager; the file stays when the block is left.
+    """Opens the journal of a run, or begins it. A context manager; the file stays when the block is left. `settings` is
+    what the results depend on: name, as the user knows it, to JSON value.
 
-    Args:
-        path: The file.
-        settings: What the results depend on: name, as the user knows it, to JSON value. A journal with other settings
-            is refused.
+    Raises InputError if the journal has other settings, the file is no journal, another process writes it, or it cannot
+    be written."""
 
-    Raises:
-        InputError: The journal has other settings, the file is no journal, another process writes it, or it cannot be
-            written.
-    """
-
-    def __init__(self, path: str | os.PathLike[str], settings: dict[str, Any]) -> None:
-        self.path = os.fspath(path)
-        self._start = len(MAGIC)
+    def __init__(self, path: Path, settings: Row) -> None:
+        self.path, self._start = os.fspath(path), len(MAGIC)
         try:
             self._file = open(self.path, 'a+b')         # noqa: SIM115 (closed by __exit__); appends wherever it was read
         except OSError as e:
@@ -46,7 +35,8 @@ class Journal:
             lock(self._file, self.path)
             self._file.seek(0)
             head = self._file.read(4096)
-            if not head.startswith(MAGIC) and not self._is_empty(head):
+            # A crash of the system may leave zeros in place of what was not on the disk yet.
+            if not head.startswith(MAGIC) and not (len(head) < 4096 and MAGIC.startswith(head.rstrip(b'\0'))):
                 self._start = 0                         # written before journals had a first line, or not a journal
             begun = list(itertools.islice(self._lines(), 2))
             if len(begun) == 2:
@@ -58,33 +48,25 @@ class Journal:
                 self._file.truncate(0)
                 self._file.write(MAGIC)
                 self.append(settings)
-        except BlockingIOError as e:
-            self._file.close()
-            raise InputError(f'{self.path}: another run is writing it; wait until that has ended') from e
-        except BaseException:
+        except BaseException as e:
             with contextlib.suppress(OSError):
                 self._file.close()
+            if isinstance(e, BlockingIOError):
+                raise InputError(f'{self.path}: another run is writing it; wait until that has ended') from e
             raise
 
-    @staticmethod
-    def _is_empty(head: bytes) -> bool:
-        # A crash of the system may leave zeros in place of what was not on the disk yet.
-        return len(head) < 4096 and MAGIC.startswith(head.rstrip(b'\0'))
-
-    def rows(self) -> Iterator[dict[str, Any]]:
+    def rows(self) -> Iterator[Row]:
         """Iterates over the rows; not while rows are appended."""
         return itertools.islice(self._lines(), 1, None)
 
-    def _lines(self) -> Iterator[dict[str, Any]]:
+    def _lines(self) -> Iterator[Row]:
         self._file.seek(self._start)
-        while line := self._file.readline(_LONGEST):
-            try:
+        with contextlib.suppress(ValueError, MemoryError):
+            while line := self._file.readline(_LONGEST):
                 row = parse_json(line)
-            except (ValueError, MemoryError):
-                return
-            if not line.endswith(b'\n') or not isinstance(row, dict):
-                return
-            yield row
+                if not line.endswith(b'\n') or not isinstance(row, dict):
+                    return
+                yield row
 
     def cut(self, count: int) -> None:
         """Keeps the first `count` rows and removes all behind them, also an incomplete last line."""
@@ -93,7 +75,7 @@ class Journal:
             self._file.readline()
         self._file.truncate(self._file.tell())
 
-    def append(self, row: dict[str, Any]) -> None:
+    def append(self, row: Row) -> None:
         """Adds a row of JSON values, which is safe from then on when the process is killed."""
         with with_filename(self.path):
             self._file.write(json.dumps(row).encode('ascii') + b'\n')
@@ -103,7 +85,7 @@ class Journal:
         """Deletes the file, when the result of the work is where it belongs."""
         os.unlink(self.path)
 
-    def __enter__(self) -> Journal:
+    def __enter__(self) -> 'Journal':
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -112,20 +94,10 @@ class Journal:
             self._file.close()
 
 
-def check_same(path: str | os.PathLike[str], before: dict[str, Any], now: dict[str, Any], begun: str = 'begun with',
+def check_same(path: Path, before: Row, now: Row, begun: str = 'begun with',
                advice: str = 'go on with that, or delete it to start again') -> None:
-    """Compares the settings that something was begun with to those of now.
-
-    Args:
-        path: What was begun: a file or a folder.
-        before: The settings that it was begun with.
-        now: The settings that must be the same, by the names that the user knows.
-        begun: What follows the path in the message, up to the setting that differs.
-        advice: What to do.
-
-    Raises:
-        InputError: Some differ; the message names the first.
-    """
+    """Compares the settings that a file or folder was begun with to those that must be the same now, by the names that
+    the user knows. Raises InputError if some differ: path, `begun`, the first setting that differs, `advice`."""
     for name, value in now.items():
         if before.get(name) != value:
             # Digests are left out of the message.
@@ -134,13 +106,10 @@ def check_same(path: str | os.PathLike[str], before: dict[str, Any], now: dict[s
             raise InputError(f'{path}: {begun} {what}; {advice}')
 
 
-def stamp(path: str | os.PathLike[str]) -> list[int]:
-    """A file's size in bytes and its time of change in nanoseconds, which tell whether it is still the same file.
-
-    Empty where there is no file.
-    """
-    try:
+def stamp(path: Path) -> list[int]:
+    """A file's size in bytes and its time of change in nanoseconds, which tell whether it is still the same file; empty
+    where there is no file."""
+    with contextlib.suppress(OSError):
         status = os.stat(path)
-    except OSError:
-        return []
-    return [status.st_size, status.st_mtime_ns]
+        return [status.st_size, status.st_mtime_ns]
+    return []

@@ -4,18 +4,10 @@ from typing import Any
 
 # Keys of JSON objects: config.json, dataset.json, the record beside a feature matrix, the record of an extraction.
 _KEYS = {'network': 'encoder', 'profile': 'preprocessing', 'unit': 'tokenizer', 'places': 'max_positions',
-         'release': 'dataset', 'pictures': 'images', 'list of pictures': 'list of images',
-         'image_weights': 'encoder_weights', 'word_weight': 'xe_weight',
-         'network_learning_rate': 'encoder_learning_rate'}
-
-# Objects within config.json whose keys are mapped, too.
-_NESTED = 'features', 'training'
-
-#: The fine-tuned encoder's files in a model directory.
-ENCODER_FILES = 'network.npz', 'network-next.npz'
-
-# Arrays: the digest of a fine-tuned encoder in weights.npz, and its parameters in a snapshot.
-_DIGEST, _SNAPSHOT = 'network', '/network/'
+         'release': 'dataset', 'pictures': 'images', 'list of pictures': 'list of images', 'word_weight': 'xe_weight',
+         'image_weights': 'encoder_weights', 'network_learning_rate': 'encoder_learning_rate'}
+_NESTED = 'features', 'training'                        # objects within config.json whose keys are mapped, too
+ENCODER_FILES = 'network.npz', 'network-next.npz'       #: the fine-tuned encoder's files in a model directory
 
 
 def current_keys(record: Any) -> Any:
@@ -29,6 +21,6 @@ def current_keys(record: Any) -> Any:
 
 
 def current_array_names(arrays: Mapping[str, Any]) -> dict[str, Any]:
-    """The arrays of a `weights.npz` or a snapshot under today's names."""
-    return {'encoder' if name == _DIGEST else name.replace(_SNAPSHOT, '/encoder/', 1): array
+    """The arrays of a `weights.npz` or a snapshot, of a fine-tuned encoder, under today's names."""
+    return {'encoder' if name == 'network' else name.replace('/network/', '/encoder/', 1): array
             for name, array in arrays.items()}

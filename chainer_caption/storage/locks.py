@@ -9,19 +9,12 @@ _log = logging.getLogger('chainer_caption')
 
 
 def lock(file: int | IO[Any], path: str | os.PathLike[str] | None = None, wait: bool = False) -> bool:
-    """Takes an exclusive lock that lasts until the file is closed.
+    """Takes an exclusive lock on an open file, or its descriptor, that lasts until the file is closed.
 
-    Args:
-        file: The open file, or its descriptor.
-        path: The name for a notice where the system or the file system has no locks; without one there is no notice.
-        wait: Whether to wait for a process that holds the lock.
-
-    Returns:
-        Whether there is a lock now. Without one the caller goes on: two runs at once are rarer than such file systems.
-
-    Raises:
-        BlockingIOError: Another process holds the lock, and `wait` is false.
-    """
+    Returns whether there is a lock now. Without one the caller goes on: two runs at once are rarer than systems and
+    file systems without locks, of which a notice tells if there is a `path` for it. Where another process holds the
+    lock, it is waited for (`wait`), or BlockingIOError is raised."""
+    path = None if path is None else os.fspath(path)
     try:
         import portalocker
     except ImportError as e:                            # it needs fcntl or msvcrt
@@ -36,12 +29,8 @@ def lock(file: int | IO[Any], path: str | os.PathLike[str] | None = None, wait: 
     return True
 
 
-def _unlocked(path: str | os.PathLike[str] | None, reason: str) -> bool:
-    if path is not None:
-        _notify(os.fspath(path), reason)
-    return False
-
-
 @functools.cache
-def _notify(path: str, reason: str) -> None:
-    _log.warning('%s: cannot be locked here (%s); start no second run that writes it', path, reason)
+def _unlocked(path: str | None, reason: str) -> bool:
+    if path is not None:
+        _log.warning('%s: cannot be locked here (%s); start no second run that writes it', path, reason)
+    return False

@@ -8,25 +8,19 @@ from typing import Any
 import numpy as np
 
 from chainer_caption.errors import InputError
+from chainer_caption.storage.archives import reject_if
 from chainer_caption.storage.files import Path, open_regular
 from chainer_caption.storage.pickles import Built, read_pickle, reading
 
-# The largest file in bytes; it is read whole. Protocol 0 takes three bytes for one of an array.
-_MOST = 2 ** 31
-
+_MOST = 2 ** 31     # bytes of a file, which is read whole; protocol 0 takes three bytes for one of an array
 _TYPE = re.compile(r'[fiub][1248]')
 
 
 def read_pickle_file(path: Path) -> Any:
-    """Reads a pickle file of plain values, NumPy arrays and scalars, and `argparse.Namespace`.
+    """Reads a pickle file of plain values, NumPy arrays (`PickledArray`) and scalars, and `argparse.Namespace`
+    (`PickledNamespace`). Strings of Python 2 are text or bytes (see `storage.pickles`).
 
-    Returns:
-        The value. Its arrays are `PickledArray`, its namespaces `PickledNamespace`, and strings of Python 2 are text or
-        bytes (see `storage.pickles`).
-
-    Raises:
-        InputError: The file is unreadable, damaged or too large, or would call any other function.
-    """
+    Raises InputError if the file is unreadable, damaged or too large, or would call any other function."""
     with reading(path, 'Python', 'pickle'), open_regular(path) as f:
         size = os.fstat(f.fileno()).st_size
         if size > _MOST:
@@ -35,38 +29,25 @@ def read_pickle_file(path: Path) -> Any:
 
 
 class PickledNamespace(Built):
-    """An `argparse.Namespace` in a pickle.
-
-    Attributes:
-        values: Its attributes by name.
-    """
-
+    """An `argparse.Namespace` in a pickle; `values` are its attributes by name."""
     def __init__(self) -> None:
         self.values: dict[str, Any] = {}
 
     def build(self, state: Any) -> None:
-        if not isinstance(state, dict):
-            raise ValueError('a namespace without its names')
+        reject_if(not isinstance(state, dict), 'a namespace without its names')
         self.values = state
 
 
 class PickledArray(Built):
-    """A NumPy array in a pickle.
-
-    Attributes:
-        shape: Its shape.
-        dtype: The dtype of its numbers.
-    """
-
+    """A NumPy array in a pickle, with the `shape` and `dtype` of its numbers."""
     shape: tuple[int, ...]
     dtype: np.dtype
 
     def build(self, state: Any) -> None:
         _, shape, dtype, fortran_order, data = state
         data = _as_bytes(data)
-        if not isinstance(dtype, _Type) or not isinstance(shape, tuple) or len(shape) > 32 or \
-                not all(type(n) is int and 0 <= n < 2 ** 62 for n in shape):
-            raise ValueError(f'an array of shape {shape!r:.100}')
+        reject_if(not isinstance(dtype, _Type) or not isinstance(shape, tuple) or len(shape) > 32 or
+                  not all(type(n) is int and 0 <= n < 2 ** 62 for n in shape), f'an array of shape {shape!r:.100}')
         self.shape, self.dtype, self._data, self._fortran = shape, dtype.dtype, data, bool(fortran_order)
         if math.prod(shape) * self.dtype.itemsize != len(data):
             raise ValueError(f'an array of shape {shape} with {len(data):,} bytes of {self.dtype}')
@@ -78,42 +59,33 @@ class PickledArray(Built):
 
 class _Type(Built):
     def __init__(self, text):
-        if not isinstance(text, str) or not _TYPE.fullmatch(text):
-            raise ValueError(f'an array of the type {text!r:.100}')
+        reject_if(not isinstance(text, str) or not _TYPE.fullmatch(text), f'an array of the type {text!r:.100}')
         self.dtype = np.dtype(text)
 
     def build(self, state):
-        if state[1] not in ('<', '>', '|'):
-            raise ValueError(f'an array of the order of bytes {state[1]!r:.100}')
+        reject_if(state[1] not in ('<', '>', '|'), f'an array of the order of bytes {state[1]!r:.100}')
         self.dtype = np.dtype(state[1] + self.dtype.str[1:])
 
 
 def _as_bytes(data):
-    # A string of Python 2 may be valid text.
-    data = data.encode() if isinstance(data, str) else data
-    if not isinstance(data, bytes):
-        raise ValueError('an array without its bytes')
+    data = data.encode() if isinstance(data, str) else data     # a string of Python 2 may be valid text
+    reject_if(not isinstance(data, bytes), 'an array without its bytes')
     return data
 
 
 def _scalar(described, data):
-    if not isinstance(described, _Type):
-        raise ValueError('a number of unknown type')
+    reject_if(not isinstance(described, _Type), 'a number of unknown type')
     number, = np.frombuffer(_as_bytes(data), described.dtype)
     return number.item()
 
 
-def _encode(text, encoding):
-    # How protocols 0 to 2 of Python 3 spell bytes.
-    if not isinstance(text, str) or encoding != 'latin1':
-        raise ValueError('bytes in an unknown encoding')
+def _encode(text, encoding):            # how protocols 0 to 2 of Python 3 spell bytes
+    reject_if(not isinstance(text, str) or encoding != 'latin1', 'bytes in an unknown encoding')
     return text.encode('latin-1')
 
 
-def _reconstructor(made, *_):
-    # How protocols 0 and 1 make an object.
-    if not isinstance(made, types.FunctionType):
-        raise ValueError('an object of no class')
+def _reconstructor(made, *_):           # how protocols 0 and 1 make an object
+    reject_if(not isinstance(made, types.FunctionType), 'an object of no class')
     return made()
 
 

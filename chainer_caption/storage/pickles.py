@@ -2,25 +2,23 @@
 
 A pickle is a program for a stack machine, and Python's unpickler calls any function that the program names. This
 machine has only the instructions that plain values need and the names that its caller allows, each with a stand-in;
-`pickletools` decodes the instructions. A string of Python 2 becomes text where it is UTF-8, and bytes where it is not.
-"""
+`pickletools` decodes the instructions. A string of Python 2 becomes text where it is UTF-8, bytes where it is not."""
 import codecs
 import contextlib
 import io
 import pickletools
+import re
 import types
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, BinaryIO
 
 from chainer_caption.errors import InputError
-from chainer_caption.storage.archives import ARCHIVE_ERRORS
-from chainer_caption.storage.files import Path, unreadable
+from chainer_caption.storage.archives import reject_if, sound
+from chainer_caption.storage.files import Path
 
 # A state dict takes some forty instructions for each array, and a few dozen bytes for its name.
-_INSTRUCTIONS = 500_000
-_BYTES = 2 ** 24
-
-# Their argument is the value. LONG4 is excluded: its numbers can have millions of digits.
+_INSTRUCTIONS, _BYTES = 500_000, 2 ** 24
+# Instructions whose argument is the value. LONG4 is excluded: its numbers can have millions of digits.
 _VALUES = {'BININT', 'BININT1', 'BININT2', 'LONG1', 'INT', 'LONG', 'BINFLOAT', 'FLOAT', 'BINUNICODE',
            'SHORT_BINUNICODE', 'UNICODE', 'BINBYTES', 'SHORT_BINBYTES'}
 _OF_PYTHON_2 = 'STRING', 'BINSTRING', 'SHORT_BINSTRING'
@@ -28,7 +26,6 @@ _CONSTANTS: dict[str, Callable[[], Any]] = {
     'NONE': lambda: None, 'NEWTRUE': lambda: True, 'NEWFALSE': lambda: False, 'EMPTY_TUPLE': tuple,
     'EMPTY_LIST': list, 'EMPTY_DICT': dict}
 _FRAMING = 'PROTO', 'FRAME'
-
 _CODES = {opcode.code.encode('latin-1'): opcode for opcode in pickletools.opcodes}
 
 
@@ -38,29 +35,18 @@ class ForbiddenCall(ValueError):
 
 @contextlib.contextmanager
 def reading(path: Path, program: str, kind: str) -> Iterator[None]:
-    """Turns any error in reading a file with pickles into an InputError that names the file.
-
-    Args:
-        path: The file.
-        program: The program that would execute it, for the message.
-        kind: The kind of file that is expected.
-    """
-    try:
-        yield
-    except InputError:
-        raise
-    except OSError as e:
-        raise unreadable(path, e) from e
-    except ForbiddenCall as e:
-        raise InputError(f'{path}: loading it with {program} would call {e}, and that could do anything; '
-                         'refused') from e
-    except ARCHIVE_ERRORS as e:
-        raise InputError(f'{path}: not a sound {kind} ({e})') from e
+    """Turns any error in reading a file of some kind with pickles, which `program` would execute, into an InputError
+    that names the file."""
+    with sound(path, kind):
+        try:
+            yield
+        except ForbiddenCall as e:
+            raise InputError(f'{path}: loading it with {program} would call {e}, and that could do anything; '
+                             'refused') from e
 
 
 class Built:
     """An object that a pickle makes first and fills afterwards, by `build(state)`."""
-
     def build(self, state: Any) -> None:
         raise NotImplementedError
 
@@ -70,18 +56,14 @@ def read_pickle(f: BinaryIO, known: Mapping[str, Any], persistent: Callable[[Any
     """Reads the pickle at the current position of a file, and leaves the file where the pickle ends.
 
     Args:
-        f: The file.
         known: The allowed names (`'module.name'`) with their stand-ins. The pickle may call those that are functions,
             with any arguments; other values are data. A `Built` that one returns is built.
         persistent: Takes a reference to an object stored elsewhere and returns that object.
         most: The largest number of bytes to read.
 
-    Raises:
-        ForbiddenCall: The pickle has another name.
-        ValueError: The pickle is damaged or too long, or has instructions that plain values do not need.
-    """
-    start = f.tell()
-    stream = io.BytesIO(f.read(most))
+    Raises ForbiddenCall for another name, and ValueError if the pickle is damaged or too long, or has instructions that
+    plain values do not need."""
+    start, stream = f.tell(), io.BytesIO(f.read(most))
     try:
         value = _run(stream, known, persistent)
     except (IndexError, KeyError, TypeError, Warning) as e:     # it takes what is missing or of another type
@@ -98,7 +80,9 @@ def _run(stream, known, persistent):
         if name in _VALUES:
             machine.push(argument)
         elif name in _OF_PYTHON_2:
-            machine.push(_text(argument))
+            machine.push(argument)
+            with contextlib.suppress(UnicodeDecodeError):
+                machine.stack[-1] = argument.decode()
         elif name in _CONSTANTS:
             machine.push(_CONSTANTS[name]())
         elif name in _STEPS:
@@ -117,23 +101,12 @@ def _instructions(stream):
             raise ValueError('no pickle, or one cut short')
         name = opcode.name
         if name == 'STRING':                            # pickletools wants ASCII
-            argument = _quoted(stream.readline().rstrip(b'\r\n'))
+            quoted: Any = re.fullmatch(rb'''(["'])(.*)\1''', stream.readline().rstrip(b'\r\n'), re.DOTALL)
+            reject_if(not quoted, 'a string without its quotes')
+            argument: Any = codecs.escape_decode(quoted[2])[0]
         else:
             argument = opcode.arg.reader(stream) if opcode.arg else None
         yield name, argument.encode('latin-1') if name in _OF_PYTHON_2[1:] else argument
-
-
-def _quoted(literal):
-    if len(literal) < 2 or literal[:1] not in (b"'", b'"') or literal[-1:] != literal[:1]:
-        raise ValueError('a string without its quotes')
-    return codecs.escape_decode(literal[1:-1])[0]
-
-
-def _text(data):
-    try:
-        return data.decode()
-    except UnicodeDecodeError:
-        return data
 
 
 class _Machine:
@@ -188,14 +161,12 @@ class _Machine:
             self.stack[-1].build(state)
 
     def find(self, _):
-        if self.persistent is None:
-            raise ValueError('a pickle that refers to other objects')
+        reject_if(self.persistent is None, 'a pickle that refers to other objects')
         self.push(self.persistent(self.stack.pop()))
 
 
 def _append(container, items):
-    if type(container) is not list:
-        raise ValueError('a pickle that appends to what is no list')
+    reject_if(type(container) is not list, 'a pickle that appends to what is no list')
     container.extend(items)
 
 
@@ -207,20 +178,15 @@ def _set(container, items):
     return container
 
 
-_STEPS = {
-    'MARK': _Machine.mark,
-    'TUPLE': lambda machine, _: machine.push(tuple(machine.marked())),
-    'TUPLE1': lambda machine, _: machine.push(tuple(machine.last(1))),
-    'TUPLE2': lambda machine, _: machine.push(tuple(machine.last(2))),
-    'TUPLE3': lambda machine, _: machine.push(tuple(machine.last(3))),
+_STEPS: dict[str, Callable[..., Any]] = {
+    'MARK': _Machine.mark, 'TUPLE': lambda machine, _: machine.push(tuple(machine.marked())),
+    **{f'TUPLE{n}': lambda machine, _, n=n: machine.push(tuple(machine.last(n))) for n in (1, 2, 3)},
     'LIST': lambda machine, _: machine.push(machine.marked()),
     'DICT': lambda machine, _: machine.push(_set({}, machine.marked())),
     'APPEND': lambda machine, _: _append(machine.stack[-2], machine.last(1)),
     'SETITEM': lambda machine, _: _set(machine.stack[-3], machine.last(2)),
     'APPENDS': lambda machine, _: machine.extend(_append), 'SETITEMS': lambda machine, _: machine.extend(_set),
-    'PUT': _Machine.put, 'BINPUT': _Machine.put, 'LONG_BINPUT': _Machine.put, 'MEMOIZE': _Machine.put,
-    'GET': _Machine.get, 'BINGET': _Machine.get, 'LONG_BINGET': _Machine.get,
-    'GLOBAL': _Machine.name, 'STACK_GLOBAL': _Machine.name,
-    'REDUCE': _Machine.call, 'NEWOBJ': _Machine.call, 'BINPERSID': _Machine.find,
-    'BUILD': _Machine.build,
-}
+    **dict.fromkeys(('PUT', 'BINPUT', 'LONG_BINPUT', 'MEMOIZE'), _Machine.put),
+    **dict.fromkeys(('GET', 'BINGET', 'LONG_BINGET'), _Machine.get),
+    'GLOBAL': _Machine.name, 'STACK_GLOBAL': _Machine.name, 'REDUCE': _Machine.call, 'NEWOBJ': _Machine.call,
+    'BINPERSID': _Machine.find, 'BUILD': _Machine.build}

@@ -1,7 +1,6 @@
 """The state of Chainer objects as arrays by name, and back: Chainer's serializers without pickles.
 
-Chainer's `load_npz` would execute a pickle, and its serializer writes `None` as one.
-"""
+Chainer's `load_npz` would execute a pickle, and its serializer writes `None` as one."""
 import hashlib
 import warnings
 from collections.abc import Mapping
@@ -10,12 +9,10 @@ from typing import Any
 import numpy as np
 from chainer.serializers import DictionarySerializer, NpzDeserializer
 
-# Stands for None in a file: an array of a shape that no parameter or counter has.
-_NONE = np.zeros((0, 0, 0), np.int8)
+_NONE = np.zeros((0, 0, 0), np.int8)    # stands for None in a file, of a shape that no parameter or counter has
 
 
 class _Serializer(DictionarySerializer):
-
     def __getitem__(self, key):
         return _Serializer(self.target, self.path + key.strip('/') + '/')
 
@@ -25,15 +22,14 @@ class _Serializer(DictionarySerializer):
 
 
 class _Deserializer(NpzDeserializer):
-
     def __getitem__(self, key):
         return _Deserializer(self.npz, self.path + key.strip('/') + '/', self.strict, self.ignore_names)
 
     def __call__(self, key, value):
         array = self.npz.get(self.path + key.lstrip('/'))
-        if array is None and value is None:             # not made yet: Adam's state before the first update
-            return None
-        if array is not None and array.shape == _NONE.shape and array.dtype == _NONE.dtype:
+        # None is not made yet, as Adam's state before the first update, or stored as such.
+        if (array is None and value is None) or \
+                (array is not None and array.shape == _NONE.shape and array.dtype == _NONE.dtype):
             return None
         return super().__call__(key, value)
 
@@ -46,11 +42,8 @@ def to_arrays(target: Any) -> dict[str, np.ndarray]:
 
 
 def from_arrays(arrays: Mapping[str, np.ndarray], target: Any) -> None:
-    """Loads the result of `to_arrays` into an object of the same kind.
-
-    Raises:
-        KeyError, ValueError, TypeError, AttributeError, IndexError or Warning: The object is of another kind.
-    """
+    """Loads the result of `to_arrays` into an object. If it is of another kind, KeyError, ValueError, TypeError,
+    AttributeError, IndexError or Warning is raised."""
     with warnings.catch_warnings():
         warnings.simplefilter('error')                  # Chainer only warns of missing arrays
         _Deserializer(arrays).load(target)

@@ -2,8 +2,7 @@
 
 `torch.save` writes a pickle that describes the tensors, and their numbers: since PyTorch 1.6 as the members of a zip
 archive, before that one after the other in one file (`torch/serialization.py`). Each tensor is a view of a storage, a
-one-dimensional array: an offset, a shape and strides, all in elements.
-"""
+one-dimensional array: an offset, a shape and strides, all in elements."""
 import dataclasses
 import math
 import os
@@ -11,15 +10,15 @@ import zipfile
 
 import numpy as np
 
-from chainer_caption.storage.archives import valid_members
+from chainer_caption.storage.archives import reject_if, valid_members
 from chainer_caption.storage.files import Path, open_regular
 from chainer_caption.storage.pickles import read_pickle, reading
 
 # The old format begins with a pickled number, its version, and properties of the machine that wrote it.
 _MAGIC, _VERSION = 0x1950a86a20f9469cfc6c, 1001
-
 _DIMENSIONS = 32
-
+# Keys of checkpoints that hold a state dict, which is taken then.
+_NESTED = 'state_dict', 'model_state_dict', 'model', 'net', 'encoder'
 _DTYPES = {'Float': '<f4', 'Double': '<f8', 'Half': '<f2', 'Long': '<i8', 'Int': '<i4', 'Short': '<i2', 'Char': '|i1',
            'Byte': '|u1', 'Bool': '|b1'}
 _FOREIGN = 'BFloat16'                                   # NumPy has no such dtype
@@ -48,21 +47,12 @@ class _View:
 
 @dataclasses.dataclass(frozen=True)
 class StoredTensor:
-    """A tensor that has not been read from its file yet.
-
-    Attributes:
-        path: The file.
-        place: The offset of its first number in the file, in bytes.
-        dtype: The dtype of its numbers.
-        shape: Its shape.
-        strides: Its strides in elements.
-    """
-
+    """A tensor that has not been read from its file yet."""
     path: Path
-    place: int
+    place: int                                          #: the offset of its first number in the file, in bytes
     dtype: np.dtype
     shape: tuple[int, ...]
-    strides: tuple[int, ...]
+    strides: tuple[int, ...]                            #: in elements
 
     def read(self) -> np.ndarray:
         """Reads the tensor as a contiguous array; raises OSError or EOFError where the file has changed."""
@@ -75,26 +65,16 @@ class StoredTensor:
 
 
 def read_state_dict(path: Path) -> dict[str, StoredTensor]:
-    """The tensors of a state dict written by `torch.save`, by name; none is read yet.
+    """The tensors of a state dict written by `torch.save`, in either format, by name; none is read yet.
 
-    Args:
-        path: The file, in either format. Values that are no tensors are left out; of a checkpoint with the key
-            `state_dict` its value is taken.
-
-    Raises:
-        InputError: The file is unreadable, damaged or no PyTorch file, claims more than it can hold, or is a pickle
-            that would call other functions than a state dict needs.
-    """
-    with reading(path, 'PyTorch', "file of PyTorch's"):
-        with open_regular(path) as f:
-            size = os.fstat(f.fileno()).st_size
-            value, places = (_zipped if f.read(2) == b'PK' else _in_a_row)(f, size)
+    Values that are no tensors are left out; of a checkpoint with the key `state_dict` or its like, its value is taken.
+    Raises InputError if the file is unreadable, damaged or no PyTorch file, claims more than it can hold, or is a
+    pickle that would call other functions than a state dict needs."""
+    with reading(path, 'PyTorch', "file of PyTorch's"), open_regular(path) as f:
+        size = os.fstat(f.fileno()).st_size
+        value, places = (_zipped if f.read(2) == b'PK' else _in_a_row)(f, size)
         return {name: _stored(path, view, places) for name, view in _state_dict(value).items()
                 if isinstance(name, str) and isinstance(view, _View)}
-
-
-# Keys of checkpoints that hold a state dict, which is taken then.
-_NESTED = 'state_dict', 'model_state_dict', 'model', 'net', 'encoder'
 
 
 def _state_dict(value):
@@ -107,14 +87,12 @@ def _state_dict(value):
 
 def _stored(path, view, places):
     storage, dtype = view.storage, view.storage.dtype
-    if storage.key not in places:
-        raise ValueError(f'the numbers of storage {storage.key} are missing')
+    reject_if(storage.key not in places, f'the numbers of storage {storage.key} are missing')
     at = storage.start + view.offset
     return StoredTensor(path, places[storage.key] + at * dtype.itemsize, dtype, view.shape, view.strides)
 
 
 # Both readers return the value of the pickle, and the offset in the file of each storage.
-
 def _zipped(f, size):
     with zipfile.ZipFile(f) as archive:
         members = valid_members(archive, size)
@@ -130,10 +108,9 @@ def _zipped(f, size):
                 raise ValueError(f'storage {key} has not the bytes of its {storage.size:,} numbers')
             # A member's own header gives the lengths of its name and padding, which precede its bytes.
             f.seek(member.header_offset + 26)
-            lengths = f.read(4)
-            place = member.header_offset + 30 + int.from_bytes(lengths[:2], 'little') + \
-                int.from_bytes(lengths[2:], 'little')
-            places[key] = _inside(place, member.file_size, size)
+            name, padding = (int.from_bytes(f.read(2), 'little') for _ in range(2))
+            places[key] = member.header_offset + 30 + name + padding
+            reject_if(places[key] + member.file_size > size, 'it is cut short')
         return value, places
 
 
@@ -146,52 +123,39 @@ def _in_a_row(f, size):
         raise ValueError('written on a machine with another order of bytes')
     value, storages = _read(f)
     places = {}
-    for key in _list(read_pickle(f, {})):
+    keys = read_pickle(f, {})
+    reject_if(not isinstance(keys, list), 'no list of its storages')
+    for key in keys:
         storage = storages[key] if isinstance(key, str) else None
         if storage is None or int.from_bytes(f.read(8), 'little') != storage.size:
             raise ValueError(f'storage {key} has not the numbers that it says')
-        places[key] = _inside(f.tell(), storage.size * storage.dtype.itemsize, size)
-        f.seek(storage.size * storage.dtype.itemsize, os.SEEK_CUR)
+        places[key], length = f.tell(), storage.size * storage.dtype.itemsize
+        reject_if(places[key] + length > size, 'it is cut short')
+        f.seek(length, os.SEEK_CUR)
     return value, places
 
-
-def _list(value):
-    if not isinstance(value, list):
-        raise ValueError('no list of its storages')
-    return value
-
-
-def _inside(place, length, size):
-    if place + length > size:
-        raise EOFError('it is cut short')
-    return place
-
-
-# Stand-ins for the functions that a state dict names.
 
 def _read(f):
     storages: dict[str, _Storage] = {}
 
     def persistent(described):
         kind, dtype, key, _, size, *view = described
-        if dtype == _FOREIGN:
-            raise ValueError(f'its numbers are {_FOREIGN}; save them as float32')
+        reject_if(dtype == _FOREIGN, f'its numbers are {_FOREIGN}; save them as float32')
         if kind != 'storage' or not isinstance(dtype, np.dtype) or not isinstance(key, str):
             raise ValueError('a storage of unknown kind')
         storage = _Storage(key, dtype, *_counts([size]))
-        if storages.setdefault(key, storage) != storage:
-            raise ValueError(f'storage {key} is described in two ways')
+        reject_if(storages.setdefault(key, storage) != storage, f'storage {key} is described in two ways')
         if view and view[0] is not None:
             _, start, length = view[0]
             start, length = _counts([start, length])
-            if start + length > size:
-                raise ValueError(f'a part of storage {key} lies outside of it')
+            reject_if(start + length > size, f'a part of storage {key} lies outside of it')
             storage = _Storage(key, dtype, length, start)
         return storage
 
     return read_pickle(f, _KNOWN, persistent), storages
 
 
+# Stand-ins for the functions that a state dict names.
 def _ordered(pairs=()):
     if not isinstance(pairs, (list, tuple)) or not all(isinstance(key, str) for key, _ in pairs):
         raise ValueError('a dictionary of unknown kind')
@@ -200,8 +164,7 @@ def _ordered(pairs=()):
 
 def _tensor(storage, offset, shape, strides, *_):
     (offset,), shape, strides = _counts([offset]), _counts(shape), _counts(strides)
-    if not isinstance(storage, _Storage) or len(shape) != len(strides):
-        raise ValueError('a tensor of unknown kind')
+    reject_if(not isinstance(storage, _Storage) or len(shape) != len(strides), 'a tensor of unknown kind')
     # A tensor that repeats its numbers could have any size.
     if offset + _span(shape, strides) > storage.size or math.prod(shape) > storage.size:
         raise ValueError(f'a tensor of shape {shape} lies outside of its storage')
@@ -209,9 +172,8 @@ def _tensor(storage, offset, shape, strides, *_):
 
 
 def _counts(numbers):
-    if not isinstance(numbers, (tuple, list)) or len(numbers) > _DIMENSIONS or \
-            not all(type(number) is int and 0 <= number < 2 ** 62 for number in numbers):
-        raise ValueError('a size that is none')
+    reject_if(not isinstance(numbers, (tuple, list)) or len(numbers) > _DIMENSIONS or
+              not all(type(number) is int and 0 <= number < 2 ** 62 for number in numbers), 'a size that is none')
     return tuple(numbers)
 
 
@@ -220,10 +182,9 @@ def _span(shape, strides):
     return 0 if 0 in shape else 1 + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
 
 
-_KNOWN = {'collections.OrderedDict': _ordered, 'torch._utils._rebuild_tensor_v2': _tensor,
-          'torch._utils._rebuild_tensor': _tensor,
-          'torch._utils._rebuild_parameter': lambda tensor, *_: tensor,
-          'torch.nn.parameter.Parameter': lambda tensor, *_: tensor,
-          **{f'torch.{name}Storage': np.dtype(dtype) for name, dtype in _DTYPES.items()},
-          'argparse.Namespace': lambda: {},              # options beside the weights
-          f'torch.{_FOREIGN}Storage': _FOREIGN}
+_KNOWN = {
+    'collections.OrderedDict': _ordered, 'argparse.Namespace': lambda: {},      # options beside the weights
+    **dict.fromkeys(('torch._utils._rebuild_tensor_v2', 'torch._utils._rebuild_tensor'), _tensor),
+    **dict.fromkeys(('torch._utils._rebuild_parameter', 'torch.nn.parameter.Parameter'), lambda tensor, *_: tensor),
+    **{f'torch.{name}Storage': np.dtype(dtype) for name, dtype in _DTYPES.items()},
+    f'torch.{_FOREIGN}Storage': _FOREIGN}

@@ -11,27 +11,17 @@ from chainer_caption.storage.archives import ARCHIVE_ERRORS, plausible
 from chainer_caption.storage.files import atomic_write, escapes_root, open_regular, remove_temporaries, unreadable
 
 _CHUNK = 2 ** 20
-
-# macOS adds it to archives.
-_UNWANTED = '__MACOSX/'
+_UNWANTED = '__MACOSX/'         # macOS adds it to archives
 
 
 def unpack(path: str, folder: str, strip: bool = False,
            track: Callable[[list[zipfile.ZipInfo]], Iterable[zipfile.ZipInfo]] = lambda members: members) -> None:
     """Unpacks a zip archive. Files are written atomically; those that exist with their size are skipped.
 
-    All names and sizes are checked before the first file is written, and checksums while it is.
-
-    Args:
-        path: The archive.
-        folder: The destination; it is made.
-        strip: Whether the one folder that contains everything in the archive is left out.
-        track: Takes the list of members and returns an iterator of them, to show progress.
-
-    Raises:
-        InputError: The archive is damaged, a name in it leads out of the folder or is a link, or the disk is too small.
-        OSError: A file cannot be written.
-    """
+    All names and sizes are checked before the first file is written, and checksums while it is. `strip` leaves out the
+    one folder that contains everything in the archive; `track` takes the list of members and returns an iterator of
+    them, to show progress. Raises InputError if the archive is damaged, a name in it leads out of the folder or is a
+    link, or the disk is too small, and OSError if a file cannot be written."""
     try:
         f = open_regular(path)
     except OSError as e:
@@ -47,8 +37,7 @@ def unpack(path: str, folder: str, strip: bool = False,
                 os.makedirs(parent, exist_ok=True)
                 remove_temporaries(parent)
             for member in track(list(missing)):
-                with archive.open(member) as source, \
-                        atomic_write(missing[member], durable=False, tidy=False) as target:
+                with archive.open(member) as source, atomic_write(missing[member], durable=False, tidy=False) as target:
                     shutil.copyfileobj(source, target, _CHUNK)
     except InputError:
         raise
