@@ -1,6 +1,4 @@
-"""Captioner: images or features in, captions out. The API that most users need."""
-from __future__ import annotations
-
+"""Captioner: images or features in, captions out."""
 import dataclasses
 import logging
 import os
@@ -38,27 +36,21 @@ PRETRAINED = pathlib.Path(__file__).parent / 'pretrained'
 # Why an image has no captions: infinite scores and NaN compare with nothing.
 _OVERFLOW = 'no caption is found, because the scores overflow; the model has diverged, or the features are too large'
 _NOTHING_LEFT = ' (or no_repeat_ngram excluded every word)'
-
-# Rows of stored features that are searched together, at most.
-ROWS = 512
-
-#: A folder with its path as text, or as a `pathlib.Path`.
-Folder = str | os.PathLike[str]
+ROWS = 512                                              # rows of stored features that are searched together, at most
+Path = str | os.PathLike[str]
 
 
 class Captioner:
     """A trained model ready to caption, or an ensemble, which averages the models' probabilities of each word.
 
     Args:
-        bundles: The model with its vocabulary, or several.
+        bundles, names: The model with its vocabulary, or several; their names in messages.
         device: A Chainer device or its name.
         extractor: Turns images into features; stored features need none.
-        names: The models' names in messages.
 
     Attributes:
-        bundles (list of Bundle): The models.
+        bundles, names: The models, a list of `Bundle`, and their names.
         bundle (Bundle): The first of them. All share its vocabulary and features; its search is the default.
-        names (list of str): The models' names.
         decoder: The decoder that searches call, of the model or of the ensemble.
         max_positions (int or None): Tokens in a caption at most, `</S>` included, where the architecture has a limit.
 
@@ -90,24 +82,20 @@ class Captioner:
             self._check_size(extractor.dim, f'the encoder {extractor.encoder}')
 
     @classmethod
-    def load(cls, folders: Folder | Iterable[Folder] | None = None, device: Any = '@numpy',
-             encoder_weights: Folder | None = None, encoder: str | None = None, preprocessing: str | None = None,
+    def load(cls, folders: Path | Iterable[Path] | None = None, device: Any = '@numpy',
+             encoder_weights: Path | None = None, encoder: str | None = None, preprocessing: str | None = None,
              images: bool = True, honour_exif: bool = True, max_pixels: int = MAX_PIXELS,
-             say: Callable[[str], object] | None = None) -> Captioner:
+             say: Callable[[str], object] | None = None) -> 'Captioner':
         """Loads a model directory, and the image encoder that computes its features.
 
         Args:
             folders: The model directory; several are an ensemble. None is the pretrained model, trained on Flickr8k.
             device: As `chainer.get_device` takes it: `'@numpy'`, `'@cupy:0'`.
-            encoder_weights: The encoder's weights; by default those in the model directory, or else those where
-                Chainer keeps its models.
-            encoder: Only for a model that does not record its encoder.
-            preprocessing: Only for a model that does not record its preprocessing.
+            encoder_weights: By default those in the model directory, or else those where Chainer keeps its models.
+            encoder, preprocessing: Only for a model that does not record them.
             images: False loads no encoder, which is enough for stored features.
-            honour_exif: Turn images by their EXIF orientation.
-            max_pixels: Images of more pixels are refused.
-            say: Called with each notice, one line, about what had to be assumed; by default a warning of the logger
-                `chainer_caption`.
+            honour_exif, max_pixels: Turn images by their EXIF orientation; images of more pixels are refused.
+            say: Called with each notice, one line; by default a warning of the logger `chainer_caption`.
 
         Raises:
             InputError: A file is missing or damaged, or the encoder is not the one that the model was trained with.
@@ -122,11 +110,9 @@ class Captioner:
             return cls(bundles, device, names=names)
         _check_images(bundles[0], names[0])
         known, folder = bundles[0].provenance, folders[0]
-        provenance = known
-        if provenance is None:
-            # An encoder that was named without a preprocessing has one of its own.
-            provenance = {'encoder': encoder, 'preprocessing': preprocessing} if encoder else {**ASSUMED, **(
-                {'preprocessing': preprocessing} if preprocessing else {})}
+        # An encoder that was named without a preprocessing has one of its own.
+        provenance = known or ({'encoder': encoder, 'preprocessing': preprocessing} if encoder else
+                               {**ASSUMED, 'preprocessing': preprocessing or ASSUMED['preprocessing']})
         for given, key in ((encoder, 'encoder'), (preprocessing, 'preprocessing')):
             if known and given not in (None, provenance[key]):
                 raise InputError.of(key, given, f'the model {folder} was trained on features of the {key} '
@@ -152,8 +138,8 @@ class Captioner:
 
         Args:
             search: A `BeamSearch`, `DiverseBeamSearch` or `Sampling`, which is used as it is, except for the options.
-            **options: Those of `BeamSearch`, or with `beam_groups` or `diversity_penalty` of `DiverseBeamSearch`.
-                Options that are not given have the model directory's values (`Bundle.search`), or else the defaults.
+            **options: Those of `BeamSearch`, or with `beam_groups` or `diversity_penalty` of `DiverseBeamSearch`; by
+                default the model directory's values (`Bundle.search`).
 
         Raises:
             InputError: An option is impossible.
@@ -177,21 +163,18 @@ class Captioner:
             images: One image or an iterable of them, in any mixture: paths; folders, which are walked
                 (`find_images`); PIL images; arrays (H, W, 3) or (N, H, W, 3), RGB, uint8; the bytes of an image file;
                 open binary files.
-            search: A `BeamSearch`, `DiverseBeamSearch` or `Sampling`.
-            **options: Options of the search, in place of it or to change it (see `search`):
-                `caption('holiday/', width=5)`.
+            search, **options: As for the method `search`: `caption('holiday/', width=5)`.
 
         Yields:
-            A result for each image as soon as it is done, in the order given, an image given twice twice; within a
-            folder in sorted order. An image that cannot be read has a result with an `error`.
+            A result for each image as soon as it is done, in the order given, within a folder in sorted order. An image
+            that cannot be read has a result with an `error`.
 
         Raises:
-            TypeError: Something among the images is nothing of these.
-            InputError: An option is impossible, or an array has another shape or type.
+            TypeError, InputError: Something is no image; an option is impossible; an array has another shape or type.
         """
         return self._caption_sources(sources(images), search, **options)
 
-    def caption_files(self, paths: Iterable[Folder], search: Any = None, **options: Any) -> Iterator[Result]:
+    def caption_files(self, paths: Iterable[Path], search: Any = None, **options: Any) -> Iterator[Result]:
         """Captions the images of a list of paths, without looking for folders in it; otherwise as `caption`."""
         return self._caption_sources((Source(os.fspath(path)) for path in paths), search, **options)
 
@@ -207,15 +190,7 @@ class Captioner:
                 yield dataclasses.replace(result, path=source.path)
 
     def caption_prepared(self, batch: Sequence[tuple[str, Any]], search: Any) -> Iterator[Result]:
-        """Captions images that are computed together.
-
-        Args:
-            batch: Pairs of a path and its image, as from `prepared_batches`.
-            search: A `BeamSearch`, `DiverseBeamSearch` or `Sampling`.
-
-        Yields:
-            A result for each image, in their order.
-        """
+        """Captions images that are computed together, pairs of a path and its image as from `prepared_batches`."""
         good = [image for _, image in batch if isinstance(image, np.ndarray)]
         found = iter(self._captions(self.extractor(good), search) if good else ())
         for path, image in batch:
@@ -224,19 +199,14 @@ class Captioner:
             else:
                 yield Result(path, path, error=str(image))
 
-    def caption_features(self, features: np.ndarray, search: Any = None, **options: Any) -> Iterator[list[Caption]]:
-        """Captions images by their features.
+    def caption_features(self, features: np.ndarray | tuple[np.ndarray, ...], search: Any = None,
+                         **options: Any) -> Iterator[list[Caption]]:
+        """Captions images by their features; yields those of each image, best first, none where the scores overflow.
 
         Args:
             features: What the model reads, floats, also a memory map: vectors (N, D), grids (N, L, D), or both as a
-                tuple.
+                tuple. InputError for another shape.
             search, **options: As for `caption`.
-
-        Yields:
-            The captions of each image, best first; none where the model's scores overflow.
-
-        Raises:
-            InputError: D is not the model's.
         """
         arrays = [np.asanyarray(array) for array in (features if isinstance(features, tuple) else (features,))]
         axes = {'vectors': [2], 'grids': [3], 'both': [2, 3]}[self.reads]
@@ -254,30 +224,14 @@ class Captioner:
             yield from self._captions(take_rows(features, rows[start:start + size], self.device), search)
 
     def caption_dataset(self, dataset: Dataset, split: str, search: Any = None, **options: Any) -> Iterator[Result]:
-        """Captions the images of a dataset's split by their stored features.
+        """Captions a dataset's split (`train`, `restval`, `val` or `test`) by stored features, otherwise as `caption`.
 
-        Args:
-            dataset: The dataset.
-            split: `train`, `restval`, `val` or `test`.
-            search, **options: As for `caption`.
-
-        Yields:
-            A result for each image, in the dataset's order.
-
-        Raises:
-            InputError: The split is empty, or the features are not those that the model was trained on.
-        """
+        Raises InputError: the split is empty, or the features are not those that the model was trained on."""
         return self.caption_images(dataset, dataset.images(split), search, **options)
 
-    def caption_images(self, dataset: Dataset, images: np.ndarray, search: Any = None,
-                       **options: Any) -> Iterator[Result]:
-        """Captions some images of a dataset by their stored features; otherwise as `caption_dataset`.
-
-        Args:
-            dataset: The dataset.
-            images: Their indices in `dataset.captions.filenames`, (n,) int.
-            search, **options: As for `caption`.
-        """
+    def caption_images(self, dataset: Dataset, images: np.ndarray, search: Any = None, **options: Any) \
+            -> Iterator[Result]:
+        """As `caption_dataset`; `images` are their indices in `dataset.captions.filenames`, (n,) int."""
         search = self.search(search, **options)
         dataset = dataset.reading(self.reads)
         self._check_size(dataset.feature_size, str(dataset.features_path))
@@ -285,8 +239,7 @@ class Captioner:
         if not compatible(dataset.provenance, known):
             raise InputError(f'{dataset.features_path}: features of {provenance_text(dataset.provenance)}, but the '
                              f'model was trained on {provenance_text(known)}')
-        captions = dataset.captions
-        rows = captions.image_ids[images]
+        captions, rows = dataset.captions, dataset.captions.image_ids[images]
         found = self._caption_rows(dataset.inputs(self.reads), rows, search)
         return (_result(None, captions.filenames[image], int(row), best, search)
                 for image, row, best in zip(images, rows, found, strict=True))
@@ -295,8 +248,8 @@ class Captioner:
         with chainer.using_device(self.device), one_blas_thread(), _overflowing(), \
                 enough_memory(self.device, getattr(search, 'lighter', 'lower --beam-width')):
             # Features in another memory order would be captioned differently in the last bits.
-            features = tuple(map(self.device.xp.ascontiguousarray, features)) if isinstance(features, tuple) else \
-                self.device.xp.ascontiguousarray(features)
+            straight = self.device.xp.ascontiguousarray
+            features = tuple(map(straight, features)) if isinstance(features, tuple) else straight(features)
             found = search(self.decoder, features)
         decode, tokenizer = self.bundle.vocabulary.decode, self.bundle.tokenizer
         return [[Caption(decode(h.words), h.log_prob, h.log_prob_per_token, h.finished, tokenizer) for h in best]
@@ -310,19 +263,17 @@ def _check_images(bundle: Bundle, name: str) -> None:
                          'stored grids of a dataset (--dataset)')
 
 
+@dataclasses.dataclass
 class _Reader:
     """An extractor whose `prepare` takes a `Source`."""
-
-    def __init__(self, extractor: Any) -> None:
-        self._extractor = extractor
+    extractor: Any
 
     def prepare(self, source: Source) -> np.ndarray:
-        honour_exif = getattr(self._extractor, 'identity', {}).get('EXIF', True)
-        return self._extractor.prepare(read_source(source, honour_exif))
+        honour_exif = getattr(self.extractor, 'identity', {}).get('EXIF', True)
+        return self.extractor.prepare(read_source(source, honour_exif))
 
 
-def _overflowing() -> np.errstate:
-    """A context in which NumPy does not warn of overflow, which the image's result reports."""
+def _overflowing() -> np.errstate:                      # the image's result reports it
     return np.errstate(over='ignore', invalid='ignore')
 
 

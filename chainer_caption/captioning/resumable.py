@@ -1,10 +1,8 @@
 """Captions into a file, by a run that continues where an earlier one was stopped.
 
 While it runs, a journal beside the file, `OUT.part`, holds a row for each image that is done. The file itself appears,
-or replaces an older one, when all are done.
-"""
-from __future__ import annotations
-
+or replaces an older one, when all are done."""
+import contextlib
 import dataclasses
 import hashlib
 import itertools
@@ -29,17 +27,8 @@ from chainer_caption.storage.serializers import arrays_digest, to_arrays
 
 
 class Images:
-    """Images to be captioned.
-
-    Args:
-        captioner: With an encoder.
-        paths: The images.
-
-    Attributes:
-        captioner: As given.
-        items: What stands for each image; here its path.
-        batch: How many are computed together.
-    """
+    """Images to be captioned, by a captioner with an encoder. `items` are their paths; `batch` of them are computed
+    together."""
     batch = BATCH
 
     def __init__(self, captioner: Captioner, paths: list[str]) -> None:
@@ -64,26 +53,17 @@ class Images:
 
 
 class StoredFeatures:
-    """Images of a dataset to be captioned by their stored features; otherwise as `Images`.
+    """The first `limit` images of a dataset's split, to be captioned by their stored features; otherwise as `Images`.
 
-    Args:
-        captioner: The model.
-        dataset: The dataset.
-        split: The split of the images; `items` are their indices in `dataset.captions.filenames`.
-        limit: The first so many of them; None for all.
-
-    Raises:
-        InputError: The split is empty.
-    """
+    `items` are their indices in `dataset.captions.filenames`. An empty split raises InputError."""
     batch = ROWS
 
     def __init__(self, captioner: Captioner, dataset: Dataset, split: str, limit: int | None = None) -> None:
         self.captioner, self._dataset = captioner, dataset
         self.items: list[int] = dataset.images(split).tolist()[:limit]
         digest = dataset.reading(captioner.reads).digest
-        self.settings = {'split': split, 'feature matrix': ' '.join(
-            digest[key] for key in ('features', 'grids') if key in digest),
-                         'device': arithmetic(captioner.device)}
+        digests = ' '.join(digest[key] for key in ('features', 'grids') if key in digest)
+        self.settings = {'split': split, 'feature matrix': digests, 'device': arithmetic(captioner.device)}
 
     def caption(self, items: list[int], search: Any) -> Iterator[Result]:
         return self.captioner.caption_images(self._dataset, np.array(items, int), search)
@@ -93,12 +73,11 @@ class StoredFeatures:
         return Result(None, captions.filenames[item], int(captions.image_ids[item]))
 
     def stamp(self, item: int) -> list[Any]:
-        # Its row in the matrix, and its name.
         result = self.result(item)
-        return [result.filename, result.image_id]
+        return [result.filename, result.image_id]       # its name, and its row in the matrix
 
 
-class CaptionFile:
+class CaptionFile(contextlib.AbstractContextManager['CaptionFile']):
     """Captions of images on their way into a file. A context manager; leaving its block early loses nothing.
 
         with CaptionFile(Images(captioner, paths), 'captions.jsonl') as captions:
@@ -110,14 +89,11 @@ class CaptionFile:
     and row in the same feature matrix. They are kept in whole batches, so that every image is computed in the same
     batch, and the file is the same to the last byte however often the run was stopped.
 
-    Args:
-        work: What to caption: `Images` or `StoredFeatures`.
-        output: The file.
-        search: As for `Captioner.caption`.
-        processes: Those that share the images; this is process 0. In the others `caption_together` yields nothing.
+    Attribute `done`: the number of images that earlier runs have done.
 
-    Attributes:
-        done: The number of images that earlier runs have done.
+    Args:
+        work, output, search: `Images` or `StoredFeatures`; the file; as for `Captioner.caption`.
+        processes: Those that share the images; this is process 0. In the others `caption_together` yields nothing.
 
     Raises:
         InputError: The captioner refuses, a stopped run had another model or search, or the file cannot be written.
@@ -145,29 +121,18 @@ class CaptionFile:
         return row.get('of') == of and _is_result(row.get('result'), self._work.result(item))
 
     def results(self) -> Iterator[Result]:
-        """Captions the images that are not done.
-
-        Yields:
-            A result for each image, in their order: first those of earlier runs, then the others as they are done.
-        """
+        """Captions the images that are not done; yields the results of all, in order, first those of earlier runs."""
         yield from self._kept()
         found = caption_together(self._work, self._search, self._processes, self.done)
         for of, result in zip(self._stamps[self.done:], found, strict=True):
             self._journal.append({'of': of, 'result': dataclasses.asdict(result)})
             yield result
 
-    def finish(self, format: str, track: Callable[[Iterable[Result]], Iterable[Result]] = iter,
-               **settings: Any) -> None:
-        """Writes the file, when `results` has been exhausted, and deletes the journal.
+    def finish(self, format: str, track: Callable[[Any], Iterable[Result]] = iter, **settings: Any) -> None:
+        """Writes the file, when `results` has been exhausted, and deletes the journal. InputError if it cannot.
 
-        Args:
-            format: As for `chainer_caption.report.open_writer`.
-            track: Takes the iterator of results and returns it, to show progress.
-            **settings: Those of the format's writer.
-
-        Raises:
-            InputError: The file cannot be written.
-        """
+        `format` and `settings` are those of `chainer_caption.report.open_writer`; `track` takes the iterator of results
+        and returns it, to show progress."""
         try:
             with atomic_write(self._output, 'w', newline='') as f, open_writer(format, f, **settings) as writer:
                 for result in track(self._kept()):
@@ -181,32 +146,19 @@ class CaptionFile:
             result = row['result']
             yield Result(**{**result, 'captions': [Caption(**caption) for caption in result['captions']]})
 
-    def __enter__(self) -> CaptionFile:
-        return self
-
     def __exit__(self, *exception: object) -> None:
         self._journal.__exit__(*exception)
 
 
 def caption_together(work: Any, search: Any, processes: Processes, done: int = 0) -> Iterator[Result]:
-    """Captions images, in their order, by several processes.
-
-    Args:
-        work: The images: `Images` or `StoredFeatures`.
-        search: A `BeamSearch`, `DiverseBeamSearch` or `Sampling`.
-        processes: Those that share the images; each calls this function.
-        done: The number of images that are done, which process 0 decides.
-
-    Yields:
-        In process 0, a result for each image; in the others nothing.
-    """
+    """Captions `Images` or `StoredFeatures` by several processes, each of which calls this; yields the results, in
+    order, in process 0 alone, which also decides how many are `done`."""
     return processes.map(lambda mine: work.caption(mine, search), work.items, work.batch, done)
 
 
 def _is_result(found: Any, expected: Result) -> bool:
     """Whether a JSON value is a result for the image of `expected`, which has no captions."""
-    names = {field.name for field in dataclasses.fields(Result)}
-    return (isinstance(found, dict) and found.keys() == names
+    return (isinstance(found, dict) and found.keys() == {field.name for field in dataclasses.fields(Result)}
             and all(found[name] == getattr(expected, name) for name in ('path', 'filename', 'image_id'))
             and isinstance(found['error'], str | None) and isinstance(found['captions'], list)
             and (found['error'] is None) == bool(found['captions']) and all(map(_is_caption, found['captions'])))

@@ -1,10 +1,7 @@
 """The best caption of each image in a small file of its own beside it, its sidecar.
 
 Each is written whole or not at all, and existing ones are kept. So a run that was stopped continues with the images
-that have none, and needs no journal.
-"""
-from __future__ import annotations
-
+that have none, and needs no journal."""
 import os
 from collections.abc import Iterable
 
@@ -22,25 +19,19 @@ class Sidecars:
     one's follows it, `photo.png.txt`. XMP always follows it, `photo.jpg.xmp`, as darktable and digiKam expect.
 
     Args:
-        sources: Images and folders, as `find_images` takes them.
-        suffix: The suffix of the sidecars, with or without its dot.
-        output_dir: The folder to write them to, each at its image's place within its source; None for beside the
-            images.
+        sources, suffix: Images and folders, as `find_images` takes them; of the sidecars, with or without its dot.
+        output_dir: The folder to write them to, in the images' subfolders; None for beside the images.
         overwrite: Whether existing ones are replaced.
 
     Attributes:
-        missing: The images that have no sidecar, or one to be replaced, with its path; in the order of the sources and
-            sorted within them.
+        missing: The images that need a sidecar, with its path; in the order of the sources and sorted within them.
         kept: How many images have a sidecar that stays.
         renamed: The sidecars that follow the suffix of their image because another image has the shorter name.
 
-    Raises:
-        InputError: Two images would share a sidecar, or one would replace an image; a link leads out of the folder;
-            or what would be replaced is no plain file.
-    """
+    Raises InputError: two images would share a sidecar, or one would replace an image; a link leads out of the folder;
+    or what would be replaced is no plain file."""
 
-    def __init__(self, sources: Iterable[str], suffix: str, output_dir: str | None = None,
-                 overwrite: bool = False) -> None:
+    def __init__(self, sources: Iterable[str], suffix: str, output_dir: str | None = None, overwrite: bool = False):
         self._suffix, self._output_dir, self._overwrite = suffix.removeprefix('.').lower(), output_dir, overwrite
         if not self._suffix or os.sep in suffix or os.path.splitext(f'x.{self._suffix}')[1] in SUFFIXES:
             raise InputError.of('sidecar', suffix, 'not a suffix for captions; take txt, xmp, or another')
@@ -85,11 +76,8 @@ class Sidecars:
     def prepare(self, images: Iterable[str]) -> None:
         """Makes the folders of these images' sidecars, and removes temporary files that a killed run has left there.
 
-        Raises:
-            InputError: None of the folders can be written to.
-        """
-        folders = {os.path.dirname(self.missing[image]) or os.curdir for image in images}
-        errors = []
+        Raises InputError: none of the folders can be written to."""
+        folders, errors = {os.path.dirname(self.missing[image]) or os.curdir for image in images}, []
         for folder in folders:
             try:
                 os.makedirs(folder, exist_ok=True)
@@ -102,11 +90,7 @@ class Sidecars:
             raise InputError(errors[0])
 
     def write(self, result: Result) -> None:
-        """Writes the sidecar of an image that has captions, unless another program has written one meanwhile.
-
-        Raises:
-            OSError: It cannot be written.
-        """
+        """Writes the sidecar of an image that has captions, unless another program has written one meanwhile."""
         assert result.path is not None
         path = self.missing[result.path]
         if self._overwrite or not os.path.lexists(path):

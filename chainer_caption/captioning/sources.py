@@ -1,6 +1,4 @@
 """What `Captioner.caption` takes as an image: paths, folders, PIL images, arrays, bytes and open files."""
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import io
@@ -16,8 +14,6 @@ from chainer_caption.errors import InputError
 from chainer_caption.features.folders import find_images
 from chainer_caption.features.images import DecodedImage, ImageError
 
-_KINDS = 'paths, folders, PIL images, arrays (H, W, 3) or (N, H, W, 3) of uint8, bytes and binary files'
-
 _ORIENTATION = 0x0112
 
 # Pillow decodes an image when its pixels are first used, which two threads must not do at once.
@@ -26,16 +22,10 @@ _decoding = threading.Lock()
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Source:
-    """An image to be captioned.
-
-    Attributes:
-        path: Where it lies; None for an image in memory.
-        name: The name of an image in memory.
-        image: The image in memory: a PIL image, an array (H, W, 3), or the content of a file.
-    """
-    path: str | None
-    name: str = ''
-    image: Any = None
+    """An image to be captioned."""
+    path: str | None                        #: where it lies; None for an image in memory
+    name: str = ''                          #: the name of an image in memory
+    image: Any = None                       #: the image in memory: a PIL image, an array (H, W, 3), or a file's content
 
     @property
     def filename(self) -> str:
@@ -45,12 +35,8 @@ class Source:
 def sources(images: Any) -> Iterable[Source]:
     """The images that `Captioner.caption` was called with, in their order; folders are walked.
 
-    An iterator is consumed as it is needed; of anything else the types are checked at once.
-
-    Raises:
-        TypeError: Something is no image.
-        InputError: An array has another shape or type.
-    """
+    An iterator is consumed as it is needed; of anything else the types are checked at once. TypeError if something is
+    no image, InputError if an array has another shape or type."""
     if _is_single(images):
         images = [images]
     elif isinstance(images, dict | io.IOBase) or not isinstance(images, Iterable):
@@ -73,7 +59,7 @@ def _expand(images: Iterable[Any]) -> Iterator[Source]:
             found = [Source(path) for path in find_images(image)]
         elif isinstance(image, np.ndarray):
             if image.dtype != np.uint8 or image.ndim not in (3, 4) or image.shape[-1] != 3 or not image.size:
-                raise InputError(f'an array of images is (H, W, 3) or (N, H, W, 3), RGB, of uint8; this is '
+                raise InputError('an array of images is (H, W, 3) or (N, H, W, 3), RGB, of uint8; this is '
                                  f'{image.shape} of {image.dtype}')
             found = [Source(None, '', one) for one in (image if image.ndim == 4 else image[None])]
         else:
@@ -87,15 +73,14 @@ def _expand(images: Iterable[Any]) -> Iterator[Source]:
 def _no_image(value: Any) -> TypeError:
     if isinstance(value, io.TextIOBase):
         return TypeError("an image was opened as text; open it in the mode 'rb'")
-    return TypeError(f'images are {_KINDS}, one or an iterable of them, not {type(value).__name__}')
+    return TypeError('images are paths, folders, PIL images, arrays (H, W, 3) or (N, H, W, 3) of uint8, bytes and '
+                     f'binary files, one or an iterable of them, not {type(value).__name__}')
 
 
 def read_source(source: Source, honour_exif: bool = True) -> str | io.BytesIO:
     """The image as `open_image` takes it: its path, or the content of a file.
 
-    Raises:
-        ImageError: An image in memory cannot be read.
-    """
+    Raises ImageError: an image in memory cannot be read."""
     if source.path is not None:
         return source.path
     image = source.image

@@ -1,10 +1,7 @@
 """The command line: arguments, progress and exit codes, without work of its own.
 
 Each command is a module with `EXAMPLES`, `add_arguments(parser)` and `run(args)`, which returns the exit status: 0 all
-done, 1 some images failed, 2 the call or its input was wrong. `COMMANDS` describes each in one line.
-"""
-from __future__ import annotations
-
+done, 1 some images failed, 2 the call or its input was wrong. `COMMANDS` describes each in one line."""
 import argparse
 import importlib
 import os
@@ -12,7 +9,7 @@ import re
 import signal
 import sys
 import traceback
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from types import ModuleType
 from typing import Any, NoReturn
 
@@ -34,9 +31,7 @@ COMMANDS = {
 
 # Commands whose work several processes, started by mpiexec, can share.
 DISTRIBUTED = ('train', 'generate', 'benchmark')
-
-# Commands that load or make no model.
-_WITHOUT_MODEL = ('describe', 'extract-features', 'check-features', 'download')
+_WITHOUT_MODEL = ('describe', 'extract-features', 'check-features', 'download')  # commands that load or make no model
 
 
 class _Parser(argparse.ArgumentParser):
@@ -53,13 +48,10 @@ class _Parser(argparse.ArgumentParser):
         parallel.defer()
         self.exit(2, f'{self.prog}: {message}{self._suggestion()} (-h shows all options)\n')
 
-    def leaves(self) -> Iterator[_Parser]:
+    def leaves(self) -> list['_Parser']:
         """The parsers of this command's subcommands, or this one where there are none."""
-        for action in self._actions:
-            if isinstance(action, argparse._SubParsersAction):
-                yield from action.choices.values()
-                return
-        yield self
+        return [parser for action in self._actions if isinstance(action, argparse._SubParsersAction)
+                for parser in action.choices.values()] or [self]
 
     def _suggestion(self) -> str:
         known = {option for parser in (self, *self.leaves()) for option in parser._option_string_actions}
@@ -82,11 +74,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     first = argv[0] if argv else '-h'
     if first in ('-h', '--help'):
+        commands = '\n'.join(f'  {name:<17} {description}' for name, description in COMMANDS.items())
         print(f'usage: chainer-caption COMMAND …\n\n{chainer_caption.__doc__}\ncommands (COMMAND -h shows the options '
-              'of each):')
-        for name, description in COMMANDS.items():
-            print(f'  {name:<17} {description}')
-        print('\noptions:\n  --version         show the version\n'
+              f'of each):\n{commands}\n\noptions:\n  --version         show the version\n'
               '  --print-completion bash|zsh   print a script that completes commands and options in that shell')
         return 0
     if first == '--version':
@@ -97,22 +87,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     name = first.replace('_', '-')
     if name not in COMMANDS:
         close = _nearest(name, COMMANDS)
-        print(f'chainer-caption: no command {first!r}; ' + (f'did you mean {close}?' if close else
-              f'the commands are {", ".join(COMMANDS)}'), file=sys.stderr)
-        return 2
+        hint = f'did you mean {close}?' if close else f'the commands are {", ".join(COMMANDS)}'
+        return _refuse(f'no command {first!r}; {hint}')
     return run(name, argv[1:], f'chainer-caption {name}')
+
+
+def _refuse(why: str) -> int:
+    print(f'chainer-caption: {why}', file=sys.stderr)
+    return 2
 
 
 def _print_completion(shells: Sequence[str]) -> int:
     try:
         import shtab
     except ModuleNotFoundError:
-        print('chainer-caption: shtab is not installed, which --print-completion needs: pip install shtab',
-              file=sys.stderr)
-        return 2
+        return _refuse('shtab is not installed, which --print-completion needs: pip install shtab')
     if len(shells) != 1 or shells[0] not in ('bash', 'zsh'):
-        print('chainer-caption: --print-completion takes bash or zsh', file=sys.stderr)
-        return 2
+        return _refuse('--print-completion takes bash or zsh')
     root = _Parser(prog='chainer-caption')
     commands = root.add_subparsers()
     for name, description in COMMANDS.items():
@@ -133,13 +124,6 @@ def _escape_unencodable() -> None:
             stream.reconfigure(errors='backslashreplace')
 
 
-def _ensure_home() -> None:
-    """Gives an account without a home, as containers have, one in which no file can be: without any, NLTK fails and
-    other libraries make a folder named `~`."""
-    if os.path.expanduser('~') == '~':
-        os.environ['HOME'] = os.devnull
-
-
 def parser_of(name: str, program: str) -> argparse.ArgumentParser:
     """The parser of a command's arguments; `program` is the name in its messages."""
     name = name.replace('_', '-')
@@ -155,12 +139,12 @@ def _fill(parser: _Parser, name: str) -> None:
     _command(name).add_arguments(parser)
     for leaf in parser.leaves():
         general = leaf.add_argument_group('general options')
-        general.add_argument('--quiet', action='store_true', default=False,
+        general.add_argument('--quiet', action='store_true',
                              help='show neither progress nor notices; errors are still shown')
         if name not in _WITHOUT_MODEL:
             general.add_argument('--import', dest='modules', action='append', default=[], metavar='MODULE',
                                  help='import this Python module first, from the current folder or an installed '
-                                      'package, so that it can register architectures and objectives; repeatable')
+                                 'package, so that it can register architectures and objectives; repeatable')
 
 
 def _import(modules: Sequence[str]) -> None:
@@ -180,7 +164,10 @@ def run(name: str, argv: Sequence[str] | None = None, program: str | None = None
     from chainer_caption.cli.progress import notices
     from chainer_caption.errors import InputError, printable
     _escape_unencodable()
-    _ensure_home()
+    # An account without a home, as containers have, gets one in which no file can be: without any, NLTK fails and other
+    # libraries make a folder named `~`.
+    if os.path.expanduser('~') == '~':
+        os.environ['HOME'] = os.devnull
     name = name.replace('_', '-')
     program = program or os.path.basename(sys.argv[0])
     args = parser_of(name, program).parse_args(argv)

@@ -1,20 +1,8 @@
 """benchmark: how fast this machine trains, decodes and extracts features."""
-from __future__ import annotations
-
 import argparse
 import json
 
-from chainer_caption.cli.common import (
-    LIMITS,
-    add_beam,
-    add_device,
-    add_limits,
-    add_precision,
-    beam_options,
-    device,
-    options,
-    say,
-)
+from chainer_caption.cli import common
 from chainer_caption.data import Dataset
 from chainer_caption.errors import InputError
 from chainer_caption.parallel import Processes
@@ -31,35 +19,33 @@ _DATASET = 'folder with dataset.json and a feature matrix'
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     kinds = parser.add_subparsers(dest='kind', required=True, metavar='train|decode|extract')
     train = kinds.add_parser('train', help='captions and tokens a second')
-    train.add_argument('dataset', metavar='DATASET', help=_DATASET)
-    train.add_argument('--updates', type=int, default=100, metavar='N', help='updates to time (default: %(default)s)')
-    train.add_argument('--batch-size', type=int, default=128, metavar='N',
-                       help='captions an update (default: %(default)s)')
-    train.add_argument('--architecture', metavar='NAME', help='as for train (default: show_and_tell)')
-    train.add_argument('--hidden', type=int, metavar='N',
-                       help="width of the LSTM and the embeddings (default: the architecture's)")
-    train.add_argument('--max-positions', type=int, metavar='T',
-                       help='positions of encoder_decoder: words and </S> in a caption at most (default: 50)')
-    train.add_argument('--min-count', type=int, default=5, metavar='N',
-                       help='words seen at least N times are in the vocabulary (default: %(default)s)')
+    add = train.add_argument
+    add('dataset', metavar='DATASET', help=_DATASET)
+    add('--updates', type=int, default=100, metavar='N', help='updates to time (default: %(default)s)')
+    add('--batch-size', type=int, default=128, metavar='N', help='captions an update (default: %(default)s)')
+    add('--architecture', metavar='NAME', help='as for train (default: show_and_tell)')
+    add('--hidden', type=int, metavar='N', help="width of the LSTM and the embeddings (default: the architecture's)")
+    add('--max-positions', type=int, metavar='T',
+        help='positions of encoder_decoder: words and </S> in a caption at most (default: 50)')
+    add('--min-count', type=int, default=5, metavar='N',
+        help='words seen at least N times are in the vocabulary (default: %(default)s)')
     decode = kinds.add_parser('decode', help='images a second')
     decode.add_argument('dataset', metavar='DATASET', help=_DATASET)
     decode.add_argument('-m', '--model', required=True, metavar='MODEL', help='model directory that train wrote')
     decode.add_argument('--split', default='test', metavar='SPLIT',
                         help='split whose images are captioned (default: %(default)s)')
     decode.add_argument('--limit', type=int, metavar='N', help='caption the first N of them (default: all)')
-    add_beam(decode)
-    add_limits(decode)
-    for kind in (train, decode):
-        add_precision(kind)
+    common.add_beam(decode)
+    common.add_limits(decode)
+    common.add_precision(train)
+    common.add_precision(decode)
     extract = kinds.add_parser('extract', help='images a second through the image encoder')
     extract.add_argument('--encoder', default='vgg19', metavar='ENCODER',
                          help='the image encoder, with random weights (default: %(default)s)')
-    extract.add_argument('--batch-size', type=int, default=8, metavar='N',
-                         help='images a batch (default: %(default)s)')
+    extract.add_argument('--batch-size', type=int, default=8, metavar='N', help='images a batch (default: %(default)s)')
     extract.add_argument('--repeats', type=int, default=5, metavar='N', help='batches to time (default: %(default)s)')
     for kind in (train, decode, extract):
-        add_device(kind)
+        common.add_device(kind)
         kind.add_argument('--json', action='store_true', help='print one JSON object')
 
 
@@ -68,8 +54,8 @@ def run(args: argparse.Namespace) -> int:
     from chainer_caption.functions.matmul import using_precision
     from chainer_caption.training.settings import Settings
     processes = Processes.started()
-    where = device(args.gpu, processes)
-    tell = say if processes.first else lambda line: None
+    where = common.device(args.gpu, processes)
+    tell = common.say if processes.first else lambda line: None
     if processes.size > 1 and args.kind != 'train':
         raise InputError(f'{args.kind} is measured in one process; start it without mpiexec')
     if args.kind == 'train':
@@ -80,8 +66,9 @@ def run(args: argparse.Namespace) -> int:
             figures = benchmarks.benchmark_training(dataset, settings, where, args.updates, processes)
     elif args.kind == 'decode':
         with using_precision(args.precision, where, tell):
-            figures = benchmarks.benchmark_decoding(Dataset(args.dataset), args.model, where, args.split,
-                                                    args.limit, {**beam_options(args), **options(args, *LIMITS)})
+            search = {**common.beam_options(args), **common.options(args, *common.LIMITS)}
+            figures = benchmarks.benchmark_decoding(Dataset(args.dataset), args.model, where, args.split, args.limit,
+                                                    search)
     else:
         figures = benchmarks.benchmark_extraction(args.encoder, where, args.batch_size, args.repeats)
     if processes.first:

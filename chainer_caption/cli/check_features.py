@@ -6,7 +6,6 @@ from chainer_caption.data import Dataset
 from chainer_caption.errors import InputError, printable
 from chainer_caption.features.encoders import ENCODERS
 
-DESCRIPTION = "Find out which encoder and preprocessing made a dataset's features, from a few of its images."
 EXAMPLES = '''\
   check_features.py features/flickr8k Flicker8k_Dataset/ -i VGG_ILSVRC_16_layers.caffemodel
   check_features.py features/coco val2014/ -i VGG_ILSVRC_16_layers.caffemodel -i VGG_ILSVRC_19_layers.caffemodel
@@ -19,19 +18,18 @@ identified, and 1 if none is.'''
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('dataset', metavar='DATASET', help='folder with dataset.json and a feature file')
-    parser.add_argument('folder', metavar='FOLDER', help='folder of its images, in any order and subfolders')
-    parser.add_argument('-i', '--encoder-weights', action='append', default=[], metavar='WEIGHTS',
-                        help="an encoder's weights; once for each encoder to try (default: all that are where Chainer "
-                             'keeps its models)')
-    parser.add_argument('--encoder', action='append', default=[], choices=sorted(ENCODERS),
-                        help='the encoder of each -i (default: found out); without -i, the encoders to try')
-    parser.add_argument('--limit', type=int, default=16, metavar='N', help='compare at most N images (%(default)s)')
-    parser.add_argument('--seed', type=int, default=0, metavar='N', help='random seed of their choice (%(default)s)')
-    parser.add_argument('--no-exif', dest='exif', action='store_false', help='ignore the EXIF orientation of images')
-    parser.add_argument('--write', action='store_true',
-                        help="record the identified encoder and preprocessing in '<feature file>.json' beside the "
-                             'feature file; nothing else is written into a dataset')
+    add = parser.add_argument
+    add('dataset', metavar='DATASET', help='folder with dataset.json and a feature file')
+    add('folder', metavar='FOLDER', help='folder of its images, in any order and subfolders')
+    add('-i', '--encoder-weights', action='append', default=[], metavar='WEIGHTS', help="an encoder's weights; once "
+        'for each encoder to try (default: all that are where Chainer keeps its models)')
+    add('--encoder', action='append', default=[], choices=sorted(ENCODERS),
+        help='the encoder of each -i (default: found out); without -i, the encoders to try')
+    add('--limit', type=int, default=16, metavar='N', help='compare at most N images (%(default)s)')
+    add('--seed', type=int, default=0, metavar='N', help='random seed of their choice (%(default)s)')
+    add('--no-exif', dest='exif', action='store_false', help='ignore the EXIF orientation of images')
+    add('--write', action='store_true', help="record the identified encoder and preprocessing in '<feature "
+        "file>.json' beside the feature file; nothing else is written into a dataset")
     add_device(parser)
 
 

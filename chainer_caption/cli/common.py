@@ -1,6 +1,4 @@
 """Options and helpers that several commands share. Each `add_…` takes a parser or one of its argument groups."""
-from __future__ import annotations
-
 import argparse
 import os
 from typing import TYPE_CHECKING, Any
@@ -18,21 +16,12 @@ say, failure = progress.say, progress.failure
 
 
 def add_device(parser: Any) -> None:
-    parser.add_argument('-g', '--gpu', default='-1', metavar='GPU',
-                        help='GPU to use, by its number; -1, the default, is the CPU (a Chainer device such as @cupy:0 '
-                             'works as well)')
+    parser.add_argument('-g', '--gpu', default='-1', metavar='GPU', help='GPU to use, by its number; -1, the default, '
+                        'is the CPU (a Chainer device such as @cupy:0 works as well)')
 
 
 def device(gpu: str, processes: Processes | None = None) -> Any:
-    """The Chainer device that `-g` names.
-
-    Args:
-        gpu: The value of `-g`.
-        processes: The processes at work, each of which gets a device of its own; None for this one alone.
-
-    Raises:
-        InputError: There is no such device.
-    """
+    """The Chainer device that `-g` names; each of several processes gets its own. InputError if there is none."""
     import chainer
     from chainer.backends import cuda
     name = gpu if gpu.startswith('@') else '@numpy' if gpu == '-1' else f'@cupy:{gpu}'
@@ -49,28 +38,28 @@ def device(gpu: str, processes: Processes | None = None) -> Any:
 
 def add_precision(parser: Any) -> None:
     parser.add_argument('--precision', default='float32', metavar='P',
-                        help='float32 or bf16: bf16 rounds the factors of matrix products to bfloat16, which is faster '
-                             'on CPUs with AVX512_BF16 (default: %(default)s)')
+                        help='float32 or bf16: bf16 rounds the factors of matrix products to bfloat16, which is '
+                        'faster on CPUs with AVX512_BF16 (default: %(default)s)')
 
 
 def add_models(parser: Any) -> None:
     """`-m` of commands that caption images: a list of folders, or None for the pretrained model."""
     parser.add_argument('-m', '--model', action='append', metavar='MODEL',
                         help='model directory that train wrote; several, each with its own -m, are an ensemble '
-                             '(default: the pretrained model, trained on Flickr8k)')
+                        '(default: the pretrained model, trained on Flickr8k)')
 
 
 def add_encoder_weights(parser: Any) -> None:
     parser.add_argument('-i', '--encoder-weights', metavar='WEIGHTS',
                         help="the image encoder's weights: .caffemodel, .npz, .pth or .safetensors (default: those in "
-                             'the model directory, or where Chainer keeps its models)')
+                        'the model directory, or where Chainer keeps its models)')
 
 
 def add_provenance(parser: Any, of: str) -> None:
-    parser.add_argument('--encoder', choices=sorted(ENCODERS), metavar='ENCODER',
-                        help=f'the image encoder that {of}: %(choices)s')
-    parser.add_argument('--preprocessing', choices=sorted(PREPROCESSINGS), metavar='P',
-                        help='how the images were preprocessed for it: %(choices)s')
+    add = parser.add_argument
+    add('--encoder', choices=sorted(ENCODERS), metavar='ENCODER', help=f'the image encoder that {of}: %(choices)s')
+    add('--preprocessing', choices=sorted(PREPROCESSINGS), metavar='P',
+        help='how the images were preprocessed for it: %(choices)s')
 
 
 # The options of all searches, of sampling, and of beam search.
@@ -81,54 +70,51 @@ OF_BEAMS = 'beam_width', 'beam_widths', 'length_normalization', 'beam_groups', '
 
 def add_beam(parser: Any) -> None:
     """The options of one beam search, except `LIMITS`."""
-    parser.add_argument('--beam-width', type=int, metavar='N',
-                        help="hypotheses to keep; 1 is greedy search (default: the model directory's, else 20)")
-    parser.add_argument('--top', type=int, metavar='N',
-                        help='captions an image (default: 5, or the beam width if less)')
-    parser.add_argument('--length-normalization', type=float, metavar='A',
-                        help="compare captions by log-probability / tokens ** A (default: the model directory's, else "
-                             '0: not normalized)')
+    add = parser.add_argument
+    add('--beam-width', type=int, metavar='N',
+        help="hypotheses to keep; 1 is greedy search (default: the model directory's, else 20)")
+    add('--top', type=int, metavar='N', help='captions an image (default: 5, or the beam width if less)')
+    add('--length-normalization', type=float, metavar='A', help='compare captions by log-probability / tokens ** A '
+        "(default: the model directory's, else 0: not normalized)")
 
 
 def add_limits(parser: Any) -> None:
-    """The limits of captions."""
-    parser.add_argument('--max-length', type=int, metavar='N', help='words in a caption at most (default: 60)')
-    parser.add_argument('--min-length', type=int, metavar='N', help='words in a caption at least (default: 0)')
-    parser.add_argument('--no-repeat-ngram', type=int, metavar='N',
-                        help='repeat no sequence of N words within a caption (default: 0, repeats are allowed)')
-    parser.add_argument('--allow-unk', action='store_true', default=None, help='allow <UNK> in captions')
+    add = parser.add_argument
+    add('--max-length', type=int, metavar='N', help='words in a caption at most (default: 60)')
+    add('--min-length', type=int, metavar='N', help='words in a caption at least (default: 0)')
+    add('--no-repeat-ngram', type=int, metavar='N',
+        help='repeat no sequence of N words within a caption (default: 0, repeats are allowed)')
+    add('--allow-unk', action='store_true', default=None, help='allow <UNK> in captions')
 
 
 def add_ways(parser: Any) -> None:
-    """Diverse beam search and sampling."""
-    parser.add_argument('--beam-groups', type=int, metavar='G',
-                        help="diverse beam search: split the beam into G groups that avoid each other's words")
-    parser.add_argument('--diversity-penalty', type=float, metavar='D',
-                        help='nats subtracted from a word for each hypothesis of an earlier group that has it at the '
-                             'same position (default: 0.5)')
-    parser.add_argument('--sample', action='store_true', default=None,
-                        help='sample captions from the model instead of searching for the most likely ones')
-    parser.add_argument('--temperature', type=float, metavar='T',
-                        help='divide the scores by T before sampling: below 1 likely words are sampled more often '
-                             '(default: 1)')
-    parser.add_argument('--top-k', type=int, metavar='K', help='sample among the K most likely words')
-    parser.add_argument('--top-p', type=float, metavar='P',
-                        help='sample among the most likely words whose probabilities add up to P (nucleus sampling)')
-    parser.add_argument('--seed', type=int, metavar='S',
-                        help='random seed of sampling; together with the image it determines the captions (default: 0)')
+    add = parser.add_argument
+    add('--beam-groups', type=int, metavar='G',
+        help="diverse beam search: split the beam into G groups that avoid each other's words")
+    add('--diversity-penalty', type=float, metavar='D', help='nats subtracted from a word for each hypothesis of an '
+        'earlier group that has it at the same position (default: 0.5)')
+    add('--sample', action='store_true', default=None,
+        help='sample captions from the model instead of searching for the most likely ones')
+    add('--temperature', type=float, metavar='T',
+        help='divide the scores by T before sampling: below 1 likely words are sampled more often (default: 1)')
+    add('--top-k', type=int, metavar='K', help='sample among the K most likely words')
+    add('--top-p', type=float, metavar='P',
+        help='sample among the most likely words whose probabilities add up to P (nucleus sampling)')
+    add('--seed', type=int, metavar='S',
+        help='random seed of sampling; together with the image it determines the captions (default: 0)')
 
 
 def check_ways(args: argparse.Namespace) -> None:
     """Refuses options of beam search and sampling that contradict each other."""
+    why = 'is for beam search, not for --sample' if args.sample else 'belongs to --sample'
     for name in OF_BEAMS if args.sample else OF_SAMPLES:
         if getattr(args, name, None) is not None:
-            raise InputError(f'--{name.replace("_", "-")} ' + ('is for beam search, not for --sample' if args.sample
-                                                               else 'belongs to --sample'))
+            raise InputError(f'--{name.replace("_", "-")} {why}')
     if args.diversity_penalty is not None and args.beam_groups is None:
         raise InputError('--diversity-penalty belongs to --beam-groups')
 
 
-def search_of(args: argparse.Namespace, captioner: Captioner, **beam: Any) -> Any:
+def search_of(args: argparse.Namespace, captioner: 'Captioner', **beam: Any) -> Any:
     """The search that the options name; `beam` holds the options of `BeamSearch` that are not in `LIMITS`."""
     if args.sample:
         from chainer_caption.decoding import Sampling
@@ -146,13 +132,18 @@ def beam_options(args: argparse.Namespace) -> dict[str, Any]:
     return given(width=args.beam_width, length_normalization=args.length_normalization)
 
 
-def model_facts(captioner: Captioner, search: Any) -> dict[str, str]:
+def given(**options: Any) -> dict[str, Any]:
+    """The options that are not None."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def model_facts(captioner: 'Captioner', search: Any) -> dict[str, str]:
     """The model and the search that make captions, in the words that pages show."""
-    provenance = captioner.bundle.provenance or {'encoder': 'unknown', 'preprocessing': 'unknown'}
+    known = captioner.bundle.provenance or {'encoder': 'unknown', 'preprocessing': 'unknown'}
     if captioner.extractor is not None:
-        provenance = {'encoder': captioner.extractor.encoder, 'preprocessing': captioner.extractor.preprocessing}
-    return {'Model': ' + '.join(map(name_of, captioner.names)), 'Encoder': provenance['encoder'],
-            'Preprocessing': provenance['preprocessing'], 'Search': str(search)}
+        known = {key: getattr(captioner.extractor, key) for key in known}
+    return {'Model': ' + '.join(map(name_of, captioner.names)), 'Encoder': known['encoder'],
+            'Preprocessing': known['preprocessing'], 'Search': str(search)}
 
 
 def name_of(path: str) -> str:
@@ -166,8 +157,3 @@ def whole_numbers(text: str) -> list[int]:
         return [int(number) for number in text.split(',')]
     except ValueError as e:
         raise argparse.ArgumentTypeError(f'{text!r} is no list of whole numbers, such as 1,3,5') from e
-
-
-def given(**options: Any) -> dict[str, Any]:
-    """The options that are not None."""
-    return {name: value for name, value in options.items() if value is not None}

@@ -6,7 +6,6 @@ from chainer_caption.cli.common import whole_numbers
 from chainer_caption.data import Dataset
 from chainer_caption.errors import InputError
 
-DESCRIPTION = 'Describe a dataset (images, captions, words, features) and find the usual faults of data.'
 EXAMPLES = '''\
   describe.py features/flickr8k
   describe.py features/mine --min-count 2,5
@@ -14,11 +13,11 @@ EXAMPLES = '''\
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('dataset', metavar='DATASET', help='folder with dataset.json and a feature file')
-    parser.add_argument('--min-count', type=whole_numbers, metavar='N,N',
-                        help='vocabularies to describe: of the words that occur at least N times in training '
-                             '(1,2,3,5,10)')
-    parser.add_argument('--json', action='store_true', help='print one JSON object')
+    add = parser.add_argument
+    add('dataset', metavar='DATASET', help='folder with dataset.json and a feature file')
+    add('--min-count', type=whole_numbers, metavar='N,N',
+        help='vocabularies to describe: of the words that occur at least N times in training (1,2,3,5,10)')
+    add('--json', action='store_true', help='print one JSON object')
 
 
 def run(args: argparse.Namespace) -> int:

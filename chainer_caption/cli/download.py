@@ -1,6 +1,4 @@
 """download: datasets, and the weights of encoders, from those who publish them."""
-from __future__ import annotations
-
 import argparse
 import os
 from typing import Any
@@ -17,15 +15,16 @@ EXAMPLES = '''\
 The same command continues a download that was stopped. downloads.json lists what was unpacked, which is not fetched
 again.'''
 
-# The file in a dataset's folder that lists what was unpacked there, with what the server reported of it.
+# Lists what was unpacked in a dataset's folder, with what the server reported of it.
 _RECORD = 'downloads.json'
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('name', choices=[*RELEASES, *WEIGHTS], help='what to download')
-    parser.add_argument('-o', '--output', metavar='FOLDER',
-                        help='folder to write to (default: features/NAME; for weights, where Chainer keeps its models)')
-    parser.add_argument('--with-images', action='store_true', help="download a dataset's images as well")
+    add = parser.add_argument
+    add('name', choices=[*RELEASES, *WEIGHTS], help='what to download')
+    add('-o', '--output', metavar='FOLDER',
+        help='folder to write to (default: features/NAME; for weights, where Chainer keeps its models)')
+    add('--with-images', action='store_true', help="download a dataset's images as well")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -36,14 +35,12 @@ def run(args: argparse.Namespace) -> int:
                              'http://shannon.cs.illinois.edu/DenotationGraph' if args.name in RELEASES else
                              f'--with-images is for datasets; {args.name} has no images')
         sources += IMAGES[args.name]
-    if folder is None and args.name in RELEASES:
-        folder = os.path.join('features', args.name)
-    elif folder is None:
+    if folder is None:
         from chainer_caption.features.weights import weights_folder
-        folder = weights_folder()
-        if folder is None:
-            raise InputError('there is no home folder to put weights into; name a folder with -o, and later the file '
-                             'in it with -i')
+        folder = os.path.join('features', args.name) if args.name in RELEASES else weights_folder()
+    if folder is None:
+        raise InputError('there is no home folder to put weights into; name a folder with -o, and later the file in it '
+                         'with -i')
     os.makedirs(folder, exist_ok=True)
     fetch = _fetch_archive if args.name in RELEASES else _fetch_file
     for source in sources:

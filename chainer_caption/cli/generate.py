@@ -1,33 +1,17 @@
 """generate: captions of images, or of a dataset's stored features."""
-from __future__ import annotations
-
 import argparse
 import codecs
 import collections
 import contextlib
 import errno
 import os
+import pathlib
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from chainer_caption.cli.common import (
-    add_beam,
-    add_device,
-    add_encoder_weights,
-    add_limits,
-    add_models,
-    add_precision,
-    add_provenance,
-    add_ways,
-    beam_options,
-    check_ways,
-    device,
-    model_facts,
-    name_of,
-    say,
-    search_of,
-)
+from chainer_caption.cli import common
+from chainer_caption.cli.common import say
 from chainer_caption.cli.progress import Progress, show_failure, track
 from chainer_caption.data import SPLITS, Dataset
 from chainer_caption.errors import InputError
@@ -50,60 +34,50 @@ EXAMPLES = '''\
   chainer-caption generate holiday/ --sidecar txt                holiday/dog.txt beside holiday/dog.jpg
   chainer-caption generate holiday/ --format metadata -o holiday/metadata.jsonl'''
 
-FORMATS = {'.txt': 'text', '.jsonl': 'jsonl', '.json': 'json', '.csv': 'csv', '.tsv': 'tsv', '.html': 'html',
-           '.htm': 'html'}
-
-# A full disk takes no further sidecar either.
-_FULL = errno.ENOSPC, errno.EDQUOT
+FORMATS = {'.txt': 'text', **{f'.{name}': name for name in ('jsonl', 'json', 'csv', 'tsv', 'html')}, '.htm': 'html'}
+_FULL = errno.ENOSPC, errno.EDQUOT                      # a full disk takes no further sidecar either
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     from chainer_caption.features.images import MAX_PIXELS
-    inputs = parser.add_argument_group('images')
-    inputs.add_argument('images', nargs='*', metavar='IMAGE|FOLDER',
-                        help='captioned in the order given; folders are walked in sorted order')
-    inputs.add_argument('-l', '--list', metavar='LIST',
-                        help='file with an image or folder on each line, in UTF-8 or UTF-16, or with NULs between '
-                             'them; - is standard input')
-    inputs.add_argument('--dataset', metavar='DATASET', help="caption a dataset's images by their stored features")
-    inputs.add_argument('--split', metavar='SPLIT', choices=SPLITS,
-                        help='split of the dataset: %(choices)s (default: test)')
-    inputs.add_argument('--limit', type=int, metavar='N', help='caption the first N images only')
-    inputs.add_argument('--no-exif', dest='exif', action='store_false',
-                        help='do not turn images by their EXIF orientation')
-    inputs.add_argument('--max-pixels', type=int, default=MAX_PIXELS, metavar='N',
-                        help='refuse images of more pixels (default: %(default)s)')
-    inputs.add_argument('-s', '--sentences', metavar='FILE',
-                        help='ignored: a model has its vocabulary (for commands written for chainer-image-caption)')
+    add = parser.add_argument_group('images').add_argument
+    add('images', nargs='*', metavar='IMAGE|FOLDER',
+        help='captioned in the order given; folders are walked in sorted order')
+    add('-l', '--list', metavar='LIST', help='file with an image or folder on each line, in UTF-8 or UTF-16, or with '
+        'NULs between them; - is standard input')
+    add('--dataset', metavar='DATASET', help="caption a dataset's images by their stored features")
+    add('--split', metavar='SPLIT', choices=SPLITS, help='split of the dataset: %(choices)s (default: test)')
+    add('--limit', type=int, metavar='N', help='caption the first N images only')
+    add('--no-exif', dest='exif', action='store_false', help='do not turn images by their EXIF orientation')
+    add('--max-pixels', type=int, default=MAX_PIXELS, metavar='N',
+        help='refuse images of more pixels (default: %(default)s)')
+    add('-s', '--sentences', metavar='FILE',
+        help='ignored: a model has its vocabulary (for commands written for chainer-image-caption)')
     model = parser.add_argument_group('model')
-    add_models(model)
-    add_encoder_weights(model)
-    add_provenance(model, "made the model's features, if the model does not record it")
-    add_device(model)
-    add_precision(model)
+    common.add_models(model)
+    common.add_encoder_weights(model)
+    common.add_provenance(model, "made the model's features, if the model does not record it")
+    common.add_device(model)
+    common.add_precision(model)
     search = parser.add_argument_group('search')
-    add_beam(search)
-    add_limits(search)
-    add_ways(search)
-    output = parser.add_argument_group('output')
-    output.add_argument('-o', '--output', metavar='OUT',
-                        help='file to write; - is standard output, the default. Until all is done, OUT.part holds what '
-                             'is done, and the same command continues from there')
-    output.add_argument('--format', choices=('text', 'jsonl', 'json', 'csv', 'tsv', 'html', 'metadata'),
-                        help="the output's format (default: by the suffix of OUT, else text); metadata is the "
-                             "metadata.jsonl of Hugging Face's ImageFolder, which belongs into the images' folder")
-    output.add_argument('--scores', action='store_true', help='in text, show the probability of each caption')
-    output.add_argument('--sidecar', metavar='SUFFIX',
-                        help="in place of OUT: write each image's best caption beside it, as photo.txt for txt or any "
-                             'other suffix, as photo.jpg.xmp for xmp. Existing ones are kept, so the same command '
-                             'continues a run')
-    output.add_argument('--output-dir', metavar='FOLDER',
-                        help="write the sidecars to this folder, in the images' subfolders")
-    output.add_argument('--overwrite', action='store_true', help='replace existing sidecars')
+    for add_options in (common.add_beam, common.add_limits, common.add_ways):
+        add_options(search)
+    add = parser.add_argument_group('output').add_argument
+    add('-o', '--output', metavar='OUT', help='file to write; - is standard output, the default. Until all is done, '
+        'OUT.part holds what is done, and the same command continues from there')
+    add('--format', choices=('text', 'jsonl', 'json', 'csv', 'tsv', 'html', 'metadata'),
+        help="the output's format (default: by the suffix of OUT, else text); metadata is the metadata.jsonl of "
+        "Hugging Face's ImageFolder, which belongs into the images' folder")
+    add('--scores', action='store_true', help='in text, show the probability of each caption')
+    add('--sidecar', metavar='SUFFIX',
+        help="in place of OUT: write each image's best caption beside it, as photo.txt for txt or any other suffix, "
+        'as photo.jpg.xmp for xmp. Existing ones are kept, so the same command continues a run')
+    add('--output-dir', metavar='FOLDER', help="write the sidecars to this folder, in the images' subfolders")
+    add('--overwrite', action='store_true', help='replace existing sidecars')
 
 
 def run(args: argparse.Namespace) -> int:
-    check_ways(args)
+    common.check_ways(args)
     _check_output(args)
     processes = Processes.started()
     tell = say if processes.first else lambda line: None
@@ -118,12 +92,12 @@ def run(args: argparse.Namespace) -> int:
     from chainer_caption.functions.matmul import using_precision
     if args.sentences is not None:
         tell('-s is not needed: the model has its vocabulary')
-    where = device(args.gpu, processes)
+    where = common.device(args.gpu, processes)
     with using_precision(args.precision, where, tell):
         return _caption(args, paths, sidecars, where, processes, tell)
 
 
-def _caption(args: argparse.Namespace, paths: list[str], sidecars: Sidecars | None, where: Any, processes: Processes,
+def _caption(args: argparse.Namespace, paths: list[str], sidecars: 'Sidecars | None', where: Any, processes: Processes,
              tell: Callable[[str], object]) -> int:
     from chainer_caption.captioning.captioner import Captioner
     from chainer_caption.captioning.resumable import Images, StoredFeatures, caption_together
@@ -135,15 +109,13 @@ def _caption(args: argparse.Namespace, paths: list[str], sidecars: Sidecars | No
     else:
         work = Images(Captioner.load(args.model, where, args.encoder_weights, args.encoder, args.preprocessing,
                                      honour_exif=args.exif, max_pixels=args.max_pixels, say=tell), paths)
-    search = search_of(args, work.captioner, **beam_options(args))
-    if processes.first and sidecars is not None:
-        return _write_sidecars(sidecars, work, caption_together(work, search, processes))
+    search = common.search_of(args, work.captioner, **common.beam_options(args))
     # Only a file can be continued, not a pipe or a device.
-    if processes.first and args.output is not None and not is_stream(args.output):
+    if processes.first and sidecars is None and args.output is not None and not is_stream(args.output):
         return _write_resumably(args, work, search, processes)
     results = caption_together(work, search, processes)
     if processes.first:
-        return _write(args, work, search, results)
+        return _write(args, work, search, results) if sidecars is None else _write_sidecars(sidecars, work, results)
     collections.deque(results, maxlen=0)                # the other processes compute, and have nothing to write
     return 0
 
@@ -154,12 +126,10 @@ def _check_output(args: argparse.Namespace) -> None:
         raise InputError.of('limit', args.limit, 'must be at least 1')
     if args.output == '-':
         args.output = None
-    for name in ('output', 'format', 'dataset', 'scores') if args.sidecar is not None else ():
+    for name in ('output_dir', 'overwrite') if args.sidecar is None else ('output', 'format', 'dataset', 'scores'):
         if getattr(args, name):
-            raise InputError(f'--sidecar writes a caption beside each image, without --{name}')
-    for name in ('output_dir', 'overwrite') if args.sidecar is None else ():
-        if getattr(args, name):
-            raise InputError(f'--{name.replace("_", "-")} belongs to --sidecar')
+            raise InputError(f'--{name.replace("_", "-")} belongs to --sidecar' if args.sidecar is None else
+                             f'--sidecar writes a caption beside each image, without --{name}')
     suffix = os.path.splitext(args.output or '')[1].lower()
     if args.output is not None and not is_stream(args.output):
         folder, name = os.path.split(args.output)
@@ -195,9 +165,7 @@ def _paths(args: argparse.Namespace) -> tuple[Any, Any]:
     if args.sidecar is not None:
         from chainer_caption.captioning.sidecars import Sidecars
         sidecars = Sidecars(sources, args.sidecar, args.output_dir, args.overwrite)
-        paths = list(sidecars.missing)
-    else:
-        paths = [path for source in sources for path in find_images(source)]
+    paths = list(sidecars.missing) if sidecars else [path for source in sources for path in find_images(source)]
     if not paths and not (sidecars and sidecars.kept):
         raise InputError(f'{args.list or ", ".join(args.images)}: no images in there')
     return paths[:args.limit], sidecars
@@ -206,11 +174,7 @@ def _paths(args: argparse.Namespace) -> tuple[Any, Any]:
 def _read_list(path: str) -> list[str]:
     """The lines of a list: file names are bytes, which `os.fsdecode` keeps even where they are no text."""
     try:
-        if path == '-':
-            data = sys.stdin.buffer.read()
-        else:
-            with open(path, 'rb') as f:
-                data = f.read()
+        data = sys.stdin.buffer.read() if path == '-' else pathlib.Path(path).read_bytes()
     except OSError as e:
         raise unreadable(path, e) from e
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
@@ -224,46 +188,38 @@ def _read_list(path: str) -> list[str]:
 
 def _write(args: argparse.Namespace, work: Any, search: Any, results: Iterable[Any]) -> int:
     from chainer_caption.report import open_writer
-    settings, failed = _settings(args, work, search), 0
+    settings = _settings(args, work, search)
     # No bar where the captions themselves go to the terminal. The order finds a file that cannot be written first.
     with with_filename(args.output or 'standard output'), \
             Progress('generate', len(work.items), hidden=sys.stdout.isatty()) as bar, \
             open_writer(args.format, args.output or sys.stdout, **settings) as writer:
-        for result in results:
-            writer.write(result)
-            failed += _show(result)
-            bar.update()
-    return 1 if failed else 0
+        return _status(results, bar, writer.write)
 
 
-def _write_sidecars(sidecars: Sidecars, work: Any, results: Iterable[Any]) -> int:
-    failed, total = 0, sidecars.kept + len(work.items)
-    sidecars.prepare(work.items)
-    with _counting(total, sidecars.kept) as bar:
-        for result in results:
-            failed += _show(result)
+def _write_sidecars(sidecars: 'Sidecars', work: Any, results: Iterable[Any]) -> int:
+    def write(result: Any) -> str | None:
+        try:
             if result.error is None:
-                try:
-                    sidecars.write(result)
-                except OSError as e:
-                    if e.errno in _FULL:
-                        raise
-                    failed += 1
-                    show_failure(result.filename, f'its sidecar cannot be written ({e.strerror or e})')
-            bar.update()
-    return 1 if failed else 0
+                sidecars.write(result)
+        except OSError as e:
+            if e.errno in _FULL:
+                raise
+            return f'its sidecar cannot be written ({e.strerror or e})'
+        return None
+
+    sidecars.prepare(work.items)
+    with _counting(sidecars.kept + len(work.items), sidecars.kept) as bar:
+        return _status(results, bar, write)
 
 
 def _write_resumably(args: argparse.Namespace, work: Any, search: Any, processes: Processes) -> int:
     from chainer_caption.captioning.resumable import CaptionFile
-    settings, failed = _settings(args, work, search), 0
+    settings = _settings(args, work, search)
     with CaptionFile(work, args.output, search, processes) as captions:
         with _counting(len(work.items), captions.done) as bar:
-            for i, result in enumerate(captions.results()):
-                failed += _show(result)
-                bar.update(i >= captions.done)
+            status = _status(captions.results(), bar, done=captions.done)
         captions.finish(args.format, lambda results: track(results, 'writing', len(work.items)), **settings)
-    return 1 if failed else 0
+    return status
 
 
 @contextlib.contextmanager
@@ -276,10 +232,16 @@ def _counting(total: int, done: int) -> Iterator[Progress]:
             raise KeyboardInterrupt(f'{bar.done:,} of {total:,} images done; the same command continues') from None
 
 
-def _show(result: Any) -> bool:
-    if result.error is not None:
-        show_failure(result.filename, result.error)
-    return result.error is not None
+def _status(results: Iterable[Any], bar: Progress, write: Callable[[Any], Any] | None = None, done: int = 0) -> int:
+    """Writes results, with a function that returns why it could not, and shows failures: 1 if there are any, else 0."""
+    status = 0
+    for i, result in enumerate(results):
+        why = (write and write(result)) or result.error
+        if why is not None:
+            show_failure(result.filename, why)
+            status = 1
+        bar.update(i >= done)
+    return status
 
 
 def _settings(args: argparse.Namespace, work: Any, search: Any) -> dict[str, Any]:
@@ -287,8 +249,8 @@ def _settings(args: argparse.Namespace, work: Any, search: Any) -> dict[str, Any
     if args.format == 'html':
         import datetime
         inputs = [*args.images, *filter(None, [args.list, args.dataset])]
-        return {'title': f'Captions of {name_of(inputs[0])}' if len(inputs) == 1 else 'Captions',
-                'date': datetime.date.today().isoformat(), 'settings': model_facts(work.captioner, search),
+        return {'title': f'Captions of {common.name_of(inputs[0])}' if len(inputs) == 1 else 'Captions',
+                'date': datetime.date.today().isoformat(), 'settings': common.model_facts(work.captioner, search),
                 'honour_exif': args.exif, 'max_pixels': args.max_pixels}
     if args.format == 'metadata':
         from chainer_caption.report.rows import metadata_name

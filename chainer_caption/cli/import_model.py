@@ -1,6 +1,4 @@
 """import-model: another program's trained model into a model directory."""
-from __future__ import annotations
-
 import argparse
 import pathlib
 
@@ -17,9 +15,10 @@ Pickled files are read without running any code in them.'''
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('checkpoint', nargs='+', metavar='CHECKPOINT', help="the trained model's files, in any order")
-    parser.add_argument('-o', '--output', required=True, metavar='MODEL', help='model directory to write')
-    parser.add_argument('--overwrite', action='store_true', help='replace MODEL if it exists')
+    add = parser.add_argument
+    add('checkpoint', nargs='+', metavar='CHECKPOINT', help="the trained model's files, in any order")
+    add('-o', '--output', required=True, metavar='MODEL', help='model directory to write')
+    add('--overwrite', action='store_true', help='replace MODEL if it exists')
     add_provenance(parser, 'made the features it was trained on, if the checkpoint does not record it')
 
 
@@ -32,10 +31,9 @@ def run(args: argparse.Namespace) -> int:
     output = pathlib.Path(args.output)
     if (output / CONFIG).exists() and not args.overwrite:
         raise InputError(f'{output}: already holds a model; --overwrite replaces it')
-    bundle = read_checkpoint(args.checkpoint,
-                             {'encoder': args.encoder, 'preprocessing': args.preprocessing} if args.encoder else None)
-    # Only after the checkpoint was read without errors.
-    if output.is_dir():
+    given = {'encoder': args.encoder, 'preprocessing': args.preprocessing} if args.encoder else None
+    bundle = read_checkpoint(args.checkpoint, given)
+    if output.is_dir():                                 # only after the checkpoint was read without errors
         clear(output, WATCHED)
     bundle.save(output)
     provenance = '{encoder}/{preprocessing}'.format(**bundle.provenance) if bundle.provenance else 'unknown'

@@ -1,6 +1,4 @@
 """neighbours: the nearest words in a model's embedding."""
-from __future__ import annotations
-
 import argparse
 import dataclasses
 import json
@@ -12,10 +10,11 @@ EXAMPLES = '''\
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('model', metavar='MODEL', help='model directory that train wrote')
-    parser.add_argument('words', nargs='+', metavar='WORD', help='words of its vocabulary')
-    parser.add_argument('--top', type=int, default=10, metavar='N', help='neighbours of a word (default: %(default)s)')
-    parser.add_argument('--json', action='store_true', help='print one JSON object')
+    add = parser.add_argument
+    add('model', metavar='MODEL', help='model directory that train wrote')
+    add('words', nargs='+', metavar='WORD', help='words of its vocabulary')
+    add('--top', type=int, default=10, metavar='N', help='neighbours of a word (default: %(default)s)')
+    add('--json', action='store_true', help='print one JSON object')
 
 
 def run(args: argparse.Namespace) -> int:

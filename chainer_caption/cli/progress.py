@@ -1,6 +1,4 @@
 """Progress and notices of commands on standard error: a bar on a terminal, elsewhere a line now and then."""
-from __future__ import annotations
-
 import contextlib
 import logging
 import sys
@@ -45,25 +43,20 @@ def say(line: str) -> None:
         print(printable(line), file=sys.stderr, flush=True)
 
 
-class Progress:
+class Progress(contextlib.AbstractContextManager['Progress']):
     """How much of some work is done. A context manager.
 
     Args:
         name: What is at work, for the lines.
-        total: How much there is to do, if that is known.
-        done: How much was done before.
-        unit: What is counted.
-        scale: How many of what `update` counts are one `unit`: 1e6 for bytes in `MB`.
+        total, done: How much there is to do, if that is known, and how much is done, also an attribute.
+        unit, scale: What is counted, and how many of what `update` counts are one: 1e6 for bytes in `MB`.
         hidden: Show no bar on a terminal.
-
-    Attributes:
-        done: How much is done.
     """
 
     def __init__(self, name: str, total: int | None = None, done: int = 0, unit: str = 'images', scale: float = 1,
                  hidden: bool = False) -> None:
         self._name, self._total, self._unit, self._scale = name, total, unit, scale
-        self._begun, self.done, self._told = done, done, done
+        self._begun = self.done = self._told = done
         self._since = self._last = time.monotonic()
         self._bar: Any = None
         self._lines = not sys.stderr.isatty() and not _quiet
@@ -94,9 +87,6 @@ class Progress:
             if self._bar is not None:
                 self._bar.total, self._bar.initial, self._bar.n = total, done, done
         self.update(done - self.done)
-
-    def __enter__(self) -> Progress:
-        return self
 
     def __exit__(self, *exception: object) -> None:
         if self._bar is not None:

@@ -1,17 +1,14 @@
 """serve: caption images over HTTP, and on a web page."""
-from __future__ import annotations
-
 import argparse
 import os
 import socket
 
-from chainer_caption.cli.common import add_device, add_models, add_provenance, device, model_facts, say
+from chainer_caption.cli import common
 from chainer_caption.cli.stopping import Stopping
 from chainer_caption.errors import InputError
 from chainer_caption.service.limits import Limits
 from chainer_caption.storage.files import unreadable
 
-DESCRIPTION = 'Caption images over HTTP, for programs and on a web page.'
 EXAMPLES = '''\
   serve.py --port 8080                      then open http://127.0.0.1:8080
   serve.py -m model -i VGG_ILSVRC_19_layers.caffemodel --port 9000 -g 0
@@ -24,24 +21,24 @@ TOKEN = 'CHAINER_CAPTION_TOKEN'
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_models(parser)
-    parser.add_argument('-i', '--encoder-weights', metavar='WEIGHTS',
-                        help="the image encoder's weights (.caffemodel, .npz, .pth, .safetensors)")
-    add_device(parser)
-    add_provenance(parser, "made the model's features, if the model does not record it")
-    parser.add_argument('--max-pixels', type=int, default=Limits.image_pixels, metavar='N',
-                        help='refuse images of more pixels, and requests of more than ten times as many (%(default)s)')
-    parser.add_argument('--port', type=int, default=8000, metavar='N', help='0 takes a free one (%(default)s)')
-    parser.add_argument('--host', default='127.0.0.1', metavar='ADDRESS',
-                        help='address to listen on (%(default)s: this machine alone; others need a token)')
-    parser.add_argument('--allowed-host', action='append', default=[], metavar='NAME',
-                        help="name of this machine in the service's URL, besides its address (repeatable)")
-    parser.add_argument('--allowed-origin', action='append', default=[], metavar='ORIGIN',
-                        help='origin of the page behind a proxy, such as https://captions.example (repeatable)')
-    parser.add_argument('--ssl-certfile', metavar='FILE', help='certificate, PEM: serve HTTPS')
-    parser.add_argument('--ssl-keyfile', metavar='FILE', help='its key, if it is not in the same file')
-    parser.add_argument('--token-file', metavar='FILE',
-                        help=f'file with the token that requests must have (default: the variable {TOKEN})')
+    common.add_models(parser)
+    common.add_encoder_weights(parser)
+    common.add_device(parser)
+    common.add_provenance(parser, "made the model's features, if the model does not record it")
+    add = parser.add_argument
+    add('--max-pixels', type=int, default=Limits.image_pixels, metavar='N',
+        help='refuse images of more pixels, and requests of more than ten times as many (%(default)s)')
+    add('--port', type=int, default=8000, metavar='N', help='0 takes a free one (%(default)s)')
+    add('--host', default='127.0.0.1', metavar='ADDRESS',
+        help='address to listen on (%(default)s: this machine alone; others need a token)')
+    add('--allowed-host', action='append', default=[], metavar='NAME',
+        help="name of this machine in the service's URL, besides its address (repeatable)")
+    add('--allowed-origin', action='append', default=[], metavar='ORIGIN',
+        help='origin of the page behind a proxy, such as https://captions.example (repeatable)')
+    add('--ssl-certfile', metavar='FILE', help='certificate, PEM: serve HTTPS')
+    add('--ssl-keyfile', metavar='FILE', help='its key, if it is not in the same file')
+    add('--token-file', metavar='FILE',
+        help=f'file with the token that requests must have (default: the variable {TOKEN})')
 
 
 def run(args: argparse.Namespace) -> int:
@@ -61,13 +58,13 @@ def run(args: argparse.Namespace) -> int:
             raise InputError.of('host', args.host, 'other machines can reach this address, so requests need a token; '
                                 f'name its file with --token-file, or set {TOKEN}')
         from chainer_caption.captioning.captioner import Captioner
-        captioner = Captioner.load(args.model, device(args.gpu), args.encoder_weights, args.encoder, args.preprocessing,
-                                   max_pixels=args.max_pixels, say=say)
-        facts = model_facts(captioner, captioner.search())
+        captioner = Captioner.load(args.model, common.device(args.gpu), args.encoder_weights, args.encoder,
+                                   args.preprocessing, max_pixels=args.max_pixels, say=common.say)
+        facts = common.model_facts(captioner, captioner.search())
         hosts = args.allowed_host if is_loopback(listening) else [*args.allowed_host, socket.gethostname()]
         with open_server(captioner, Limits(image_pixels=args.max_pixels), facts, hosts, args.allowed_origin, token,
                          args.ssl_certfile, args.ssl_keyfile) as server, Stopping() as stop:
-            say(f'serving at {_address(listening, args.ssl_certfile is not None)} (Ctrl-C ends it)')
+            common.say(f'serving at {_address(listening, args.ssl_certfile is not None)} (Ctrl-C ends it)')
             server.run([listening])
             stop()
             return stop.status
@@ -80,10 +77,8 @@ def _address(listening: socket.socket, encrypted: bool) -> str:
 
 def _token(path: str | None) -> str | None:
     """The token; None where there is none."""
-    if path is None:
-        token, source = os.environ.get(TOKEN), TOKEN
-    else:
-        source = path
+    token = os.environ.get(TOKEN)
+    if path is not None:
         try:
             with open(path, encoding='ascii') as f:
                 token = f.read(2 ** 16).strip()
@@ -92,6 +87,6 @@ def _token(path: str | None) -> str | None:
         except OSError as e:
             raise unreadable(path, e) from e
     if token is not None and not (len(token) >= 16 and token.isascii() and token.isprintable() and ' ' not in token):
-        raise InputError(f'{source}: a token has 16 or more ASCII characters and no spaces; '
+        raise InputError(f'{path or TOKEN}: a token has 16 or more ASCII characters and no spaces; '
                          "python3 -c 'import secrets; print(secrets.token_urlsafe())' makes one")
     return token

@@ -1,6 +1,4 @@
 """Ctrl-C and SIGTERM as a request to stop: the first is granted after the current update, the second kills."""
-from __future__ import annotations
-
 import signal
 import threading
 from types import FrameType
@@ -11,19 +9,14 @@ class Stopping:
     """A context manager that catches these signals within its block; calling it tells whether one has arrived.
 
     Signals that were ignored before, as under nohup, stay ignored. Python allows signal handlers in the main thread
-    only; in another one it catches none.
-
-    Attributes:
-        status: The exit status that reports the signal, 128 plus its number, after a call has returned True; 0 until
-            then.
-    """
+    only; in another one it catches none."""
 
     def __init__(self) -> None:
-        self.status = 0
+        self.status = 0                                 #: 128 plus the signal's number once a call has returned True
         self._received: int | None = None
         self._before: dict[int, Any] = {}
 
-    def __enter__(self) -> Stopping:
+    def __enter__(self) -> 'Stopping':
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 if signal.getsignal(number) is not signal.SIG_IGN:

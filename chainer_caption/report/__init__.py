@@ -9,42 +9,29 @@ that is stopped leaves the rows that it has written (a gallery replaces its file
 
 A *result* is any object with these attributes (`chainer_caption.captioning.results.Result` is one):
 
-===================  =====================  ============================================================
-``path``             str or None            where the image can be opened; None where there is none
-``filename``         str                    the name that is shown and written
-``image_id``         int or None            the ``imgid`` in a dataset
-``error``            str or None            one line saying why there are no captions
-``captions``         list                   best first; empty or None beside an error
-===================  =====================  ============================================================
+- ``path`` (str or None): where the image can be opened;
+- ``filename`` (str): the name that is shown and written;
+- ``image_id`` (int or None): the ``imgid`` in a dataset;
+- ``error`` (str or None): one line saying why there are no captions;
+- ``captions`` (list): best first; empty or None beside an error.
 
-and a caption has ``text`` (str), ``tokens`` (list of str), ``log_prob`` and ``log_prob_per_token`` (float, nats) and
-``finished`` (bool: it ended with ``</S>`` and not at the length limit).
-"""
-from __future__ import annotations
-
+A caption has ``text`` (str), ``tokens`` (list of str), ``log_prob`` and ``log_prob_per_token`` (float, nats) and
+``finished`` (bool: it ended with ``</S>`` and not at the length limit)."""
 import os
 from typing import Any, TextIO
 
+from chainer_caption.report import rows
 from chainer_caption.report.gallery import GalleryWriter
-from chainer_caption.report.rows import (
-    CsvWriter,
-    JsonLinesWriter,
-    JsonWriter,
-    MetadataWriter,
-    TextWriter,
-    TsvWriter,
-    Writer,
-)
 
-__all__ = ['WRITERS', 'CsvWriter', 'GalleryWriter', 'JsonLinesWriter', 'JsonWriter', 'MetadataWriter', 'TextWriter',
-           'TsvWriter', 'open_writer']
+__all__ = ['WRITERS', 'open_writer']
 
-WRITERS: dict[str, Any] = {'text': TextWriter, 'jsonl': JsonLinesWriter, 'json': JsonWriter, 'csv': CsvWriter,
-                           'tsv': TsvWriter, 'html': GalleryWriter, 'metadata': MetadataWriter}
+WRITERS: dict[str, Any] = {'text': rows.TextWriter, 'jsonl': rows.JsonLinesWriter, 'json': rows.JsonWriter,
+                           'csv': rows.CsvWriter, 'tsv': rows.TsvWriter, 'html': GalleryWriter,
+                           'metadata': rows.MetadataWriter}
 
 
-def open_writer(format: str, target: str | os.PathLike[str] | TextIO, **settings: Any) -> Writer:
-    """A writer of results in one of the formats of `WRITERS`: an object with `write(result)` and `close()`.
+def open_writer(format: str, target: str | os.PathLike[str] | TextIO, **settings: Any) -> rows.Writer:
+    """A writer of results: an object with `write(result)` and `close()`.
 
     It is a context manager. An exception closes it as well, but leaves no incomplete gallery behind.
 

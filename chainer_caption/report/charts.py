@@ -1,6 +1,4 @@
 """Line charts as inline SVG, coloured by the page's style, without a script; tooltips show the values."""
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,20 +7,15 @@ from typing import Any
 from chainer_caption.report.html import escape
 
 # Sizes of the chart and of its margins, in units of the viewBox; text is 12 high.
-_WIDTH, _HEIGHT = 360, 246
-_LEFT, _RIGHT, _TOP, _BOTTOM = 40, 316, 38, 208
-_LINE = 14
-
+_WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM, _LINE = 360, 246, 40, 316, 38, 208, 14
 
 #: The points of a curve: (epoch, value).
 Points = Sequence[tuple[int, float]]
 
 
 def nice_ticks(low: float, high: float, most: int = 5) -> list[float]:
-    """Two or more rising round numbers, 1, 2 or 5 times a power of ten apart, from at most `low` to at least `high`.
-
-    `most` is about the greatest number of steps between them.
-    """
+    """Two or more rising round numbers, 1, 2 or 5 times a power of ten apart, from at most `low` to at least `high`;
+    `most` is about the greatest number of steps between them."""
     if high - low < 1e-9 * max(abs(low), abs(high)) or high == low == 0:
         low, high = min(low, 0), max(high, 0) or 1
     power = 10.0 ** math.floor(math.log10((high - low) / most))
@@ -31,10 +24,8 @@ def nice_ticks(low: float, high: float, most: int = 5) -> list[float]:
 
 
 def log_points(log: Sequence[Mapping[str, Any]], key: str) -> Points:
-    """The points of a figure's curve, where it is finite; `log` as for `write_run_page`.
-
-    The `main/loss` of self-critical epochs is left out, because it is not in nats per token.
-    """
+    """The points of a figure's curve, where it is finite; `log` as for `write_run_page`. The `main/loss` of
+    self-critical epochs is left out, because it is not in nats per token."""
     return [(entry['epoch'], entry[key]) for entry in log
             if entry.get(key) is not None and not (key == 'main/loss' and 'main/reward' in entry)]
 
@@ -45,16 +36,14 @@ def line_chart(curves: Mapping[str, Points], measure: str, best: int | None = No
     Args:
         curves: Name, one word, to points in order; values that are not finite are left out. The elements of a curve
             have its name as their class, for a style to colour them.
-        measure: What the values are, with their unit.
-        best: The epoch to be marked, if any.
+        measure, best: What the values are, with their unit; the epoch to be marked, if any.
     """
     curves = {name: [point for point in points if math.isfinite(point[1])] for name, points in curves.items()}
     curves = {name: points for name, points in curves.items() if points}
     if not curves:
         return ''
-    points = list(itertools.chain.from_iterable(curves.values()))
-    rows = nice_ticks(min(value for _, value in points), max(value for _, value in points))
-    epochs = [epoch for epoch, _ in points]
+    epochs, values = zip(*itertools.chain.from_iterable(curves.values()), strict=True)
+    rows = nice_ticks(min(values), max(values))
     scale = _Scale(min(epochs), max(epochs), rows[0], rows[-1])
     parts = [_axes(scale, rows, measure), _best(scale, best), *_lines(scale, curves), _values(scale, curves, best)]
     return (f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(measure)} over epochs">'
@@ -116,8 +105,7 @@ def _values(scale: _Scale, curves: Mapping[str, Points], best: int | None) -> st
     for name, points in curves.items():
         for epoch, value in points:
             found.setdefault(epoch, []).append((name, value))
-    width = round(scale.step, 2)
-    parts = []
+    parts, width = [], round(scale.step, 2)
     for epoch, values in sorted(found.items()):
         x = scale.x(epoch)
         dots = ''.join(f'<circle class="{name}" cx="{x}" cy="{scale.y(value)}" r="3"/>' for name, value in values)

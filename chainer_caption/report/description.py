@@ -1,6 +1,4 @@
 """The description of a dataset as text."""
-from __future__ import annotations
-
 from typing import Any
 
 from chainer_caption.report.rows import one_line
@@ -36,9 +34,8 @@ def _splits(splits: dict[str, Any], tokens: str) -> str:
 
 def _vocabularies(vocabularies: list[dict[str, Any]], tokens: str) -> str:
     splits = [split for split in ('val', 'test') if any(split in entry for entry in vocabularies)]
-    rows = [[str(entry['min_count']), f'{entry["size"]:,}',
-             *(f'{entry[split][key]:.2%}' for split in splits for key in ('coverage', 'unk'))]
-            for entry in vocabularies]
+    rows = [[str(entry['min_count']), f'{entry["size"]:,}', *(
+        f'{entry[split][key]:.2%}' for split in splits for key in ('coverage', 'unk'))] for entry in vocabularies]
     # Coverage is of distinct tokens; UNK is the share of all tokens.
     return table(rows, ['min count', 'vocabulary',
                         *(name for split in splits for name in (f'{split} {tokens} covered', f'{split} UNK'))])

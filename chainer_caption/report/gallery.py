@@ -5,10 +5,7 @@ The file is written from top to bottom. Its head (`gallery.html`) holds the styl
 in the JSON lines but without tokens, and its thumbnail in base64. The script makes cards of the rows near the window.
 
 File names and captions are untrusted. In the page they are JSON in which no markup can begin, and the script inserts
-them as text. The page's Content-Security-Policy allows no other script and no request.
-"""
-from __future__ import annotations
-
+them as text. The page's Content-Security-Policy allows no other script and no request."""
 import base64
 import collections
 import concurrent.futures
@@ -33,17 +30,14 @@ _THREADS, _WAITING = 2, 32
 class GalleryWriter(Writer):
     """An HTML gallery: a card for each image, searchable and sortable, with its captions and their scores.
 
-    The file appears, or replaces an older one, when the writer is closed.
+    The file appears, or replaces an older one, when the writer is closed. An open file is written directly.
 
     Args:
-        target: See `Writer`. An open file is written directly.
-        title: The page's title.
+        target, title, date: See `Writer`; the page's title; the date to be shown, if any.
         settings: What made the captions, in the words to be shown: `{'Model': 'demo', 'Search': 'beam 20'}`.
-        date: The date to be shown, if any.
         lang: Language of the captions as a BCP 47 tag (`'vi'`), for screen readers. None: not known.
         thumbnail_size: Longer side of a thumbnail in pixels, at most. A thumbnail of 320 takes about 10 kB.
-        honour_exif: Turn thumbnails by their EXIF orientation.
-        max_pixels: Images of more pixels get no thumbnail.
+        honour_exif, max_pixels: Turn thumbnails by their EXIF orientation; images of more pixels get no thumbnail.
     """
 
     def __init__(self, target: Any, title: str = 'Captions', settings: Mapping[str, object] | None = None,
@@ -64,11 +58,9 @@ class GalleryWriter(Writer):
         row = row_of(result)
         for caption in row.get('captions', ()):
             del caption['tokens']
-        future = None
-        if result.error is None and result.path is not None:
-            future = self._pool.submit(thumbnail, result.path, **self._thumbnail)
-        self._waiting.append((row, future))
-        while len(self._waiting) > _WAITING or (self._waiting and _is_ready(self._waiting[0])):
+        made = result.error is None and result.path is not None
+        self._waiting.append((row, self._pool.submit(thumbnail, result.path, **self._thumbnail) if made else None))
+        while len(self._waiting) > _WAITING or (self._waiting and _is_ready(*self._waiting[0])):
             self._put_first()
 
     def close(self) -> None:
@@ -79,8 +71,7 @@ class GalleryWriter(Writer):
 
     def _put_first(self) -> None:
         row, future = self._waiting.popleft()
-        shown = future and future.result()
-        encoded = ''
+        shown, encoded = future and future.result(), ''
         if shown:
             row['image'], data = shown
             encoded = base64.b64encode(data).decode('ascii')
@@ -90,17 +81,10 @@ class GalleryWriter(Writer):
 
 def thumbnail(path: str, size: int, honour_exif: bool = True,
               max_pixels: int = MAX_PIXELS) -> tuple[dict[str, Any], bytes] | None:
-    """A small copy of an image.
+    """A small copy of an image, whose longer side has at most `size` pixels; the other arguments as for `open_image`.
 
-    Args:
-        path: The image.
-        size: Its longer side is scaled down to this many pixels; a smaller image keeps its size.
-        honour_exif, max_pixels: As for `open_image`.
-
-    Returns:
-        `{'width', 'height', 'tint'}`, of which tint is the mean colour as `'#rrggbb'`, and a WebP file. None if the
-        image cannot be read.
-    """
+    Returns `{'width', 'height', 'tint'}`, of which tint is the mean colour as `'#rrggbb'`, and a WebP file; None if the
+    image cannot be read."""
     try:
         with open_image(path, honour_exif, max_pixels, size) as decoded:
             image = decoded.to_image()
@@ -114,8 +98,8 @@ def thumbnail(path: str, size: int, honour_exif: bool = True,
     return {'width': image.width, 'height': image.height, 'tint': f'#{red:02x}{green:02x}{blue:02x}'}, data.getvalue()
 
 
-def _is_ready(waiting: Any) -> bool:
-    return waiting[1] is None or waiting[1].done()
+def _is_ready(row: Any, future: Any) -> bool:
+    return future is None or future.done()
 
 
 def _head(title: str, settings: Mapping[str, object], date: object, lang: str | None) -> str:

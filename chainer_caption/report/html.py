@@ -1,6 +1,4 @@
 """Shared parts of the HTML pages: their resources, and the escaping of untrusted text."""
-from __future__ import annotations
-
 import base64
 import hashlib
 import html
@@ -29,6 +27,6 @@ def fact_items(facts: Mapping[str, object]) -> str:
 
 
 def well_formed(text: str) -> str:
-    """`text` with replacement characters in place of lone surrogates."""
-    # File names that are not UTF-8 have them. Some browsers crash on a lone surrogate.
+    """`text` with replacement characters in place of lone surrogates, which names that are not UTF-8 have."""
+    # Some browsers crash on a lone surrogate.
     return text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace')

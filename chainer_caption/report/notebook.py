@@ -1,6 +1,4 @@
 """A result in a notebook: HTML with the image, its captions and their log-probabilities."""
-from __future__ import annotations
-
 import base64
 import math
 from typing import Any
@@ -17,26 +15,16 @@ _CAPTION = ('<li>{text} <small style="opacity:.7">{log_prob:.2f} nats</small><di
 
 
 def result_html(result: Any, size: int = 320) -> str:
-    """A result as one HTML element, which runs no script and fetches nothing.
-
-    The bars compare captions to the best one, as in the gallery.
-
-    Args:
-        result: As `chainer_caption.report` takes it.
-        size: Longer side of the image in pixels, at most.
-    """
+    """A result as one HTML element, which runs no script and fetches nothing; its image has at most `size` pixels on
+    the longer side. The bars compare captions to the best one, as in the gallery."""
+    filename = escape(result.filename)
     if result.error is not None:
-        return _FIGURE.format(image='', filename=escape(result.filename),
-                              text=f'<p>No captions: {escape(result.error)}</p>')
-    best = result.captions[0]
-    items = ''.join(
-        _CAPTION.format(text=escape(caption.text), log_prob=caption.log_prob,
-                        share=100 * math.exp(min(0.0, caption.log_prob - best.log_prob)))
-        for caption in result.captions)
+        return _FIGURE.format(image='', filename=filename, text=f'<p>No captions: {escape(result.error)}</p>')
+    best, image = result.captions[0], ''
+    items = ''.join(_CAPTION.format(text=escape(caption.text), log_prob=caption.log_prob,
+                                    share=100 * math.exp(min(0.0, caption.log_prob - best.log_prob)))
+                    for caption in result.captions)
     shown = thumbnail(result.path, size) if result.path is not None else None
-    image = ''
     if shown is not None:
-        about, data = shown
-        image = _IMAGE.format(alt=escape(best.text), width=about['width'], height=about['height'],
-                                  data=base64.b64encode(data).decode('ascii'))
-    return _FIGURE.format(image=image, filename=escape(result.filename), text=f'<ol>{items}</ol>')
+        image = _IMAGE.format(alt=escape(best.text), data=base64.b64encode(shown[1]).decode('ascii'), **shown[0])
+    return _FIGURE.format(image=image, filename=filename, text=f'<ol>{items}</ol>')

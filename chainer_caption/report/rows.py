@@ -1,6 +1,4 @@
 """Results as plain text, JSON, CSV and TSV, written row by row."""
-from __future__ import annotations
-
 import contextlib
 import csv
 import json
@@ -30,16 +28,14 @@ def one_line(text: str) -> str:
 
 
 def row_of(result: Any) -> dict[str, Any]:
-    """The row of a result as a dict: `{'filename', 'image_id'?, 'captions'}` or `{'filename', 'error'}`.
-
-    A score that is not finite becomes None, because JSON has no infinity.
-    """
+    """The row of a result as a dict: `{'filename', 'image_id'?, 'captions'}` or `{'filename', 'error'}`. A score that
+    is not finite becomes None, because JSON has no infinity."""
     if result.error is not None:
         return {'filename': result.filename, 'error': result.error}
     image_id = {} if result.image_id is None else {'image_id': int(result.image_id)}
+    scores = 'log_prob', 'log_prob_per_token'
     captions = [{'caption': caption.text, 'tokens': list(caption.tokens),
-                 'log_prob': files.json_number(float(caption.log_prob)),
-                 'log_prob_per_token': files.json_number(float(caption.log_prob_per_token)),
+                 **{name: files.json_number(float(getattr(caption, name))) for name in scores},
                  'finished': bool(caption.finished)} for caption in result.captions]
     return {'filename': result.filename, **image_id, 'captions': captions}
 
@@ -50,12 +46,8 @@ def json_line(value: Any) -> str:
     return _NOT_IN_JSON_LINES.sub(lambda match: f'\\u{ord(match[0]):04x}', text) + '\n'
 
 
-class Writer:
-    """Base of the writers: a text stream, opened here or by the caller, that a block closes.
-
-    Args:
-        target: See `chainer_caption.report.open_writer`.
-    """
+class Writer(contextlib.AbstractContextManager['Writer']):
+    """Base of the writers of text streams, which are context managers; for `target` see `open_writer`."""
 
     def __init__(self, target: Any) -> None:
         self._resources = contextlib.ExitStack()
@@ -72,15 +64,11 @@ class Writer:
         self._stream.flush()
 
     def write(self, result: Any) -> None:
-        """Writes one result."""
         raise NotImplementedError
 
     def close(self) -> None:
         """Ends the output, and closes the file if the writer opened it."""
         self._resources.close()
-
-    def __enter__(self) -> Writer:
-        return self
 
     def __exit__(self, *exception: Any) -> None:
         if exception[0] is None:
@@ -92,26 +80,17 @@ class Writer:
 class TextWriter(Writer):
     """A line `# filename`, then one caption a line, best first; in place of captions a line `! reason` on error.
 
-    Backslashes and line breaks within a name are escaped (`one_line`).
-
-    Args:
-        target: See `Writer`.
-        scores: Whether each caption is followed by its probability, ` (p=0.040413)`, as in im2txt.
-    """
+    Backslashes and line breaks within a name are escaped (`one_line`). With `scores` each caption is followed by its
+    probability, ` (p=0.040413)`, as in im2txt."""
 
     def __init__(self, target: Any, scores: bool = False) -> None:
         super().__init__(target)
         self._scores = scores
 
     def write(self, result: Any) -> None:
-        if result.error is not None:
-            lines = ['! ' + one_line(result.error)]
-        else:
-            lines = [one_line(caption.text) + self._score(caption) for caption in result.captions]
+        lines = [one_line(c.text) + (f' (p={math.exp(c.log_prob):.6f})' if self._scores else '')
+                 for c in result.captions] if result.error is None else ['! ' + one_line(result.error)]
         self._put(''.join(line + '\n' for line in ['# ' + one_line(result.filename), *lines]))
-
-    def _score(self, caption: Any) -> str:
-        return f' (p={math.exp(caption.log_prob):.6f})' if self._scores else ''
 
 
 class JsonLinesWriter(Writer):
@@ -140,34 +119,20 @@ class JsonWriter(Writer):
 
 class MetadataWriter(Writer):
     """One JSON object a line, `{"file_name", "text"}` with the best caption: the `metadata.jsonl` of Hugging Face's
-    ImageFolder. Images without captions are left out.
-
-    Args:
-        target: See `Writer`.
-        folder: The file's folder; images are named relative to it.
-    """
+    ImageFolder. Images without captions are left out. Images are named relative to `folder`, the file's folder."""
 
     def __init__(self, target: Any, folder: str = '.') -> None:
         super().__init__(target)
         self._folder = folder
 
     def write(self, result: Any) -> None:
-        """Writes one result.
-
-        Raises:
-            InputError: As `metadata_name`.
-        """
         if result.error is None:
             self._put(json_line({'file_name': metadata_name(result.path or result.filename, self._folder),
                                  'text': well_formed(result.captions[0].text)}))
 
 
 def metadata_name(path: str, folder: str) -> str:
-    """The name of an image in a `metadata.jsonl` in a folder.
-
-    Raises:
-        InputError: The image is not below that folder, or its name is not UTF-8.
-    """
+    """The name of an image in a folder's `metadata.jsonl`; InputError if it is not below the folder, or not UTF-8."""
     name = os.path.relpath(path, folder)
     if name.split(os.sep)[0] == os.pardir:
         raise InputError(f'{path}: not below {folder}, and a metadata.jsonl names images below its own folder; write '
@@ -184,11 +149,7 @@ class CsvWriter(Writer):
     begin one gets `./` in front, which names the same file to every program, and a row is quoted in all cells where
     another separator would make a formula of a part of its name. In captions and reasons an apostrophe is put before
     what would be a formula. Characters that UTF-8 cannot hold, and control characters, are escaped as by `one_line`.
-
-    Args:
-        target: See `Writer`.
-        header: Whether to write the row of column names first; False to continue a file.
-    """
+    Without `header` the row of column names is left out, to continue a file."""
 
     COLUMNS = ('filename', 'rank', 'caption', 'log_prob', 'log_prob_per_token', 'finished', 'error')
     delimiter = ','
@@ -208,10 +169,8 @@ class CsvWriter(Writer):
         filename = _NOT_IN_CELLS.sub(_backslash_escape, result.filename)
         if _FORMULA.match(filename):
             filename = os.path.join(os.curdir, filename)
-        rows: list[list[Any]]
-        if result.error is not None:
-            rows = [[filename, *[''] * 5, _cell(result.error)]]
-        else:
+        rows: list[list[Any]] = [[filename, *[''] * 5, _cell(result.error or '')]]
+        if result.error is None:
             rows = [[filename, rank, _cell(caption.text), float(caption.log_prob), float(caption.log_prob_per_token),
                      'true' if caption.finished else 'false', ''] for rank, caption in enumerate(result.captions, 1)]
         # A quoted first column is one cell by any separator; of the others that is not sure.

@@ -1,13 +1,9 @@
 """A training run as an HTML page: learning curves, scores, and captions of the same images after each epoch.
 
-The page is one file without scripts. Its style is the gallery's (`gallery.css`), the evaluation's
-(`evaluation_page.css`) and its own (`run_page.css`).
-"""
-from __future__ import annotations
-
+The page is one file without scripts, in the style of the gallery and of the evaluation's page."""
 import datetime
 import string
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TextIO
 
 from chainer_caption.report.charts import line_chart, log_points
@@ -22,9 +18,8 @@ _CHARTS = [('Loss', 'nats per token', {'train': 'main/loss', 'val': 'validation/
            ('BLEU-4', 'fraction, of captions of val', {'val': 'validation/main/bleu4'})]
 
 # The columns of the table: key, heading, format.
-_COLUMNS = [('main/loss', 'train loss', '{:.3f}'),
-            ('main/reward', 'reward', '{:.3f}'), ('main/length', 'words sampled', '{:.1f}'),
-            ('main/perplexity', 'train perplexity', '{:.2f}'),
+_COLUMNS = [('main/loss', 'train loss', '{:.3f}'), ('main/reward', 'reward', '{:.3f}'),
+            ('main/length', 'words sampled', '{:.1f}'), ('main/perplexity', 'train perplexity', '{:.2f}'),
             ('main/accuracy', 'train accuracy', '{:.1%}'), ('validation/main/loss', 'val loss', '{:.3f}'),
             ('validation/main/perplexity', 'val perplexity', '{:.2f}'),
             ('validation/main/accuracy', 'val accuracy', '{:.1%}'), ('validation/main/cider', 'CIDEr', '{:.3f}'),
@@ -37,12 +32,9 @@ def write_run_page(f: TextIO, title: str, facts: Mapping[str, object], log: Sequ
     """Writes the page of a training run.
 
     Args:
-        f: The file to write to.
-        title: The page's title.
-        facts: Facts at its head, in the words to be shown.
+        f, title, facts: The file to write to, the page's title, and facts at its head, in the words to be shown.
         log: An entry for each epoch, as in `log.json`; a figure that was not finite is None.
-        best_by: The key of the figure that decides which epoch is kept.
-        best: The entry of the epoch that is kept; None where the figure was never measured.
+        best_by, best: The key of the figure that decides which epoch is kept, and that epoch's entry, if there is one.
         references: A person's caption of each sample image: `imgid` to text.
         details: More facts, by heading: `{'Settings': {'epochs': 30, ...}, ...}`.
     """
@@ -72,9 +64,8 @@ def _scores(log: Sequence[Entry], best: Entry | None) -> str:
     lines = ['<tr><th scope="col">epoch</th>' + ''.join(f'<th scope="col">{name}</th>' for _, name, _ in columns)
              + '<th scope="col">time</th></tr>']
     for entry in reversed(log):
-        cells = [_cell(entry, key, form) for key, _, form in columns]
-        cells.append(str(datetime.timedelta(seconds=round(entry['elapsed_time']))))
-        lines.append(_epoch(entry, best, [f'<td>{cell}</td>' for cell in cells]))
+        time = datetime.timedelta(seconds=round(entry['elapsed_time']))
+        lines.append(_epoch(entry, best, [*(_cell(entry, key, form) for key, _, form in columns), str(time)]))
     return f'<div class="wide long"><table>{"".join(lines)}</table></div>'
 
 
@@ -84,9 +75,9 @@ def _cell(entry: Entry, key: str, form: str) -> str:
     return 'not finite' if entry[key] is None else form.format(entry[key])
 
 
-def _epoch(entry: Entry, best: Entry | None, cells: Sequence[str]) -> str:
-    kept = ' class="kept"' if entry is best else ''
-    return f'<tr{kept}><th scope="row">{entry["epoch"]}</th>{"".join(cells)}</tr>'
+def _epoch(entry: Entry, best: Entry | None, cells: Iterable[str]) -> str:
+    kept, row = ' class="kept"' if entry is best else '', ''.join(f'<td>{cell}</td>' for cell in cells)
+    return f'<tr{kept}><th scope="row">{entry["epoch"]}</th>{row}</tr>'
 
 
 def _samples(log: Sequence[Entry], best: Entry | None, references: Mapping[int, str]) -> str:
@@ -97,9 +88,8 @@ def _samples(log: Sequence[Entry], best: Entry | None, references: Mapping[int, 
     texts = ''.join(f'<td dir="auto">{escape(references[sample["image_id"]])}</td>'
                    for sample in sampled[0]['samples'])
     lines = [f'<tr><th scope="col">epoch</th>{names}</tr>',
-             f'<tr class="reference"><th scope="row">a person</th>{texts}</tr>']
-    for entry in reversed(sampled):
-        lines.append(_epoch(entry, best, [f'<td>{_caption(sample)}</td>' for sample in entry['samples']]))
+             f'<tr class="reference"><th scope="row">a person</th>{texts}</tr>',
+             *(_epoch(entry, best, map(_caption, entry['samples'])) for entry in reversed(sampled))]
     return ('<h2>Samples</h2>\n<p class="key">The most likely caption of the same images of val after each epoch, '
             'with its log-probability in nats.</p>\n'
             f'<div class="wide long samples"><table>{"".join(lines)}</table></div>\n')

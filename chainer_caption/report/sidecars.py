@@ -1,6 +1,4 @@
 """The content of a sidecar: a caption as text or as XMP."""
-from __future__ import annotations
-
 import re
 
 from chainer_caption.report.html import escape
@@ -30,12 +28,8 @@ _NOT_IN_XML = re.compile('[\0-\x08\x0b-\x1f\ufffe\uffff]')
 
 
 def sidecar(suffix: str, text: str) -> str:
-    """The content of a sidecar, which UTF-8 can encode.
-
-    Args:
-        suffix: `'xmp'` gives XMP, any other one line of text.
-        text: The caption. Characters that the format cannot hold are replaced or escaped.
-    """
+    """The content of a caption's sidecar, which UTF-8 can encode: XMP for the suffix `'xmp'`, else one line of text.
+    Characters that the format cannot hold are replaced or escaped."""
     if suffix == XMP:
         return _PACKET.format(_NOT_IN_XML.sub('\N{REPLACEMENT CHARACTER}', escape(text)))
     return one_line(text) + '\n'

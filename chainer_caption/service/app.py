@@ -1,6 +1,4 @@
 """ASGI application: routes, and the answer of each."""
-from __future__ import annotations
-
 import asyncio
 from typing import Any
 
@@ -22,14 +20,8 @@ from chainer_caption.service.uploads import Uploads
 
 
 def make_app(captioner: Any, queue: CaptionQueue, limits: Limits, facts: dict[str, str]) -> Starlette:
-    """Makes the ASGI application.
-
-    Args:
-        captioner: The `Captioner`, whose default search answers requests without options.
-        queue: Captions the images.
-        limits: Limits on requests.
-        facts: What the page shows of the model: `{'Model': 'demo'}`.
-    """
+    """The ASGI application. The `Captioner`'s default search answers requests without options; the page shows `facts`
+    about the model: `{'Model': 'demo'}`."""
     uploads = Uploads(limits, queue.busy)
     (page, headers), description = make_page(facts, limits), describe(limits)
 
@@ -51,14 +43,10 @@ def make_app(captioner: Any, queue: CaptionQueue, limits: Limits, facts: dict[st
     async def health(request: Request) -> Response:
         return JSONResponse({'status': 'ok', 'waiting': len(queue)})
 
-    async def openapi(request: Request) -> Response:
-        return JSONResponse(description)
-
-    async def index(request: Request) -> Response:
-        return HTMLResponse(page, headers=headers)
-
+    # A response is an ASGI application, too: it is the same for every request.
     return Starlette(exception_handlers=_REFUSALS, routes=[
-        Route('/', index), Route('/healthz', health), Route('/openapi.json', openapi),
+        Route('/', HTMLResponse(page, headers=headers), methods=['GET']), Route('/healthz', health),
+        Route('/openapi.json', JSONResponse(description), methods=['GET']),
         Route('/v1/captions', captions, methods=['POST'])])
 
 
@@ -87,18 +75,14 @@ async def _results(request: Request, queue: CaptionQueue, futures: list, seconds
         results.cancel()
 
 
-async def _all(futures: list) -> list[Result]:
+async def _all(futures: list) -> list[Result]:          # a task: cancelled, it is silent, and a bare gather is not
     return await asyncio.gather(*map(asyncio.wrap_future, futures))
 
 
 async def _refuse(request: Request, e: Any) -> Response:
-    if isinstance(e, InputError):
-        return JSONResponse({'error': str(e)}, 400)
-    return JSONResponse({'error': e.detail}, e.status_code, e.headers)
+    if isinstance(e, HTTPException):
+        return JSONResponse({'error': e.detail}, e.status_code, e.headers)
+    return JSONResponse({'error': str(e)}, 400)         # to a closed connection, if the client has gone
 
 
-async def _gone(request: Request, e: Exception) -> Response:
-    return Response()                                   # is sent to a closed connection
-
-
-_REFUSALS: dict = {HTTPException: _refuse, InputError: _refuse, ClientDisconnect: _gone}
+_REFUSALS: dict = dict.fromkeys((HTTPException, InputError, ClientDisconnect), _refuse)

@@ -1,6 +1,4 @@
 """HTTP connections with limits: slow or idle clients do not keep others out."""
-from __future__ import annotations
-
 import asyncio
 import collections
 import time
@@ -22,11 +20,7 @@ class Connection(H11Protocol):
 
     Where there are too many connections, one of the address with the most is closed. If most of its connections have
     sent nothing, it is the oldest of these, and otherwise the one whose last bytes are oldest. Connections whose
-    request is being answered stay.
-
-    Attributes:
-        limits: Limits on connections.
-    """
+    request is being answered stay."""
     limits = Limits()
 
     _active = 0.0                                       # when the last bytes came, or when they were first waited for
@@ -40,11 +34,10 @@ class Connection(H11Protocol):
         if len(there) > self.limits.connections:
             sending = [connection for connection in there if connection.is_sending]
             address = collections.Counter(connection.address for connection in sending).most_common(1)[0][0]
-            groups: list[list[Any]] = [[], []]
-            for connection in sending:
-                if connection.address == address:
-                    groups[connection._received > 0].append(connection)
-            group = groups[len(groups[0]) < len(groups[1])]
+            own = [connection for connection in sending if connection.address == address]
+            started = [connection for connection in own if connection._received > 0]
+            silent = [connection for connection in own if connection._received == 0]
+            group = silent if len(silent) >= len(started) else started
             min(group, key=lambda connection: connection._active).transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -1,6 +1,4 @@
 """Access control: hosts, origins and the token."""
-from __future__ import annotations
-
 import hmac
 import ipaddress
 import urllib.parse
@@ -27,17 +25,13 @@ class Guard:
     same host or an allowed origin. `Content-Length` beside `Transfer-Encoding` is refused (request smuggling).
 
     Args:
-        app: The ASGI application.
-        hosts: Names of this machine, besides its addresses and `localhost`.
-        origins: Origins of the page behind a proxy: `https://captions.example`. Their hosts are allowed, too.
+        app, hosts: The ASGI application; names of this machine, besides its addresses and `localhost`.
+        origins: Origins of the page behind a proxy: `https://captions.example`. Their hosts are allowed, too;
+            InputError if one is malformed.
         token: What `Authorization: Bearer TOKEN` must hold under `/v1/`; None for no token.
-
-    Raises:
-        InputError: An origin is malformed.
     """
 
-    def __init__(self, app: Any, hosts: Iterable[str] = (), origins: Iterable[str] = (),
-                 token: str | None = None) -> None:
+    def __init__(self, app: Any, hosts: Iterable[str] = (), origins: Iterable[str] = (), token: str | None = None):
         self._app, self._token = app, token
         parsed = dict(map(_origin, origins))
         self._origins, self._hosts = {*parsed}, {host.lower().rstrip('.') for host in [*hosts, *parsed.values()]}
@@ -97,7 +91,7 @@ def _name_of(host: str) -> str | None:
 
 
 def _addresses(server: str) -> set[str]:
-    """Names of the address that a connection came in at."""
+    """The names of the address that a connection came in at."""
     address = ipaddress.ip_address(server.partition('%')[0])
     address = getattr(address, 'ipv4_mapped', None) or address
     return {str(address), *(['localhost'] if address.is_loopback else [])}

@@ -1,6 +1,4 @@
 """OpenAPI 3.1 description of the service."""
-from __future__ import annotations
-
 from typing import Any
 
 import chainer_caption
@@ -9,52 +7,47 @@ from chainer_caption.service.options import OPTIONS, Option
 
 _TYPES = {bool: 'boolean', int: 'integer', float: 'number'}
 
-_ROWS = {'type': 'array', 'items': {'$ref': '#/components/schemas/Row'}}
+_TEXT, _NUMBER, _ROWS = {'type': 'string'}, {'type': ['number', 'null']}, {
+    'type': 'array', 'items': {'$ref': '#/components/schemas/Row'}}
 
 _SCHEMAS = {
     'Caption': {
         'type': 'object',
         'properties': {
-            'caption': {'type': 'string'},
-            'tokens': {'type': 'array', 'items': {'type': 'string'}},
-            'log_prob': {'type': ['number', 'null'],
-                         'description': 'Sum of the log-probabilities of the words and the end, nats.'},
-            'log_prob_per_token': {'type': ['number', 'null'], 'description': 'log_prob / (words + end), nats.'},
+            'caption': _TEXT, 'tokens': {'type': 'array', 'items': _TEXT},
+            'log_prob': {**_NUMBER, 'description': 'Sum of the log-probabilities of the words and the end, nats.'},
+            'log_prob_per_token': {**_NUMBER, 'description': 'log_prob / (words + end), nats.'},
             'finished': {'type': 'boolean', 'description': 'False: cut at the maximum length.'}},
         'required': ['caption', 'tokens', 'log_prob', 'log_prob_per_token', 'finished']},
     'Row': {
         'type': 'object',
         'description': 'One image: its captions, best first, or why it has none.',
         'properties': {
-            'filename': {'type': 'string'},
-            'captions': {'type': 'array', 'items': {'$ref': '#/components/schemas/Caption'}},
-            'error': {'type': 'string'}},
-        'required': ['filename'],
-        'oneOf': [{'required': ['captions']}, {'required': ['error']}]},
-    'Error': {'type': 'object', 'properties': {'error': {'type': 'string'}, 'rows': _ROWS}, 'required': ['error']},
+            'filename': _TEXT, 'error': _TEXT,
+            'captions': {'type': 'array', 'items': {'$ref': '#/components/schemas/Caption'}}},
+        'required': ['filename'], 'oneOf': [{'required': ['captions']}, {'required': ['error']}]},
+    'Error': {'type': 'object', 'properties': {'error': _TEXT, 'rows': _ROWS}, 'required': ['error']},
 }
 
 
 def describe(limits: Limits) -> dict[str, Any]:
     """The description, as JSON values."""
-    images = {'type': 'array', 'items': {'type': 'string', 'format': 'binary'}, 'maxItems': limits.images}
+    binary = {'type': 'string', 'format': 'binary'}
+    images = {'type': 'array', 'items': binary, 'maxItems': limits.images}
     size = f'At most {limits.body_bytes:,} bytes, {limits.request_pixels:,} pixels together, and ' \
            f'{limits.request_steps:,} search steps (images x beam width x max_length).'
+    busy = {'Retry-After': {'description': 'When to try again, in seconds.', 'schema': {'type': 'integer'}}}
     return {
         'openapi': '3.1.0',
         'info': {'title': 'chainer_caption', 'version': chainer_caption.__version__,
                  'description': 'Captions images. Images are not kept, and not sent elsewhere.'},
         'paths': {
             '/v1/captions': {'post': {
-                'operationId': 'caption',
-                'summary': 'Caption images.',
+                'operationId': 'caption', 'summary': 'Caption images.', 'security': [{}, {'token': []}],
                 'parameters': [_parameter(name, option) for name, option in OPTIONS.items()],
-                'requestBody': {
-                    'required': True,
-                    'description': size,
-                    'content': {
-                        'multipart/form-data': {'schema': {'type': 'object', 'properties': {'images': images}}},
-                        'image/*': {'schema': {'type': 'string', 'format': 'binary'}}}},
+                'requestBody': {'required': True, 'description': size, 'content': {
+                    'multipart/form-data': {'schema': {'type': 'object', 'properties': {'images': images}}},
+                    'image/*': {'schema': binary}}},
                 'responses': {
                     '200': _answer('A row for each image, in the order of the request.', _ROWS),
                     '400': _error('An option or the form is wrong, or there is no image.'),
@@ -64,22 +57,12 @@ def describe(limits: Limits) -> dict[str, Any]:
                     '413': _error(f'The request is too large. {size}'),
                     '415': _error('JSON, or a compressed body.'),
                     '422': _error('None of the images could be captioned; `rows` holds the reasons.'),
-                    '503': {**_error('Too many images are waiting.'), 'headers': {'Retry-After': {
-                        'description': 'When to try again, in seconds.', 'schema': {'type': 'integer'}}}}},
-                'security': [{}, {'token': []}]}},
-            '/healthz': {'get': {
-                'operationId': 'health',
-                'summary': 'Whether the service runs, and how many images wait for captions.',
-                'responses': {'200': _answer('It runs.', {
-                    'type': 'object', 'required': ['status', 'waiting'],
-                    'properties': {'status': {'const': 'ok'}, 'waiting': {'type': 'integer'}}})}}},
-            '/openapi.json': {'get': {
-                'operationId': 'describe', 'summary': 'This description.',
-                'responses': {'200': _answer('OpenAPI 3.1.', {'type': 'object'})}}},
-            '/': {'get': {
-                'operationId': 'page', 'summary': 'A page to drop images on.',
-                'responses': {'200': {'description': 'The page.',
-                                      'content': {'text/html': {'schema': {'type': 'string'}}}}}}}},
+                    '503': {**_error('Too many images are waiting.'), 'headers': busy}}}},
+            '/healthz': _get('health', 'Whether the service runs, and how many images wait for captions.', _answer(
+                'It runs.', {'type': 'object', 'required': ['status', 'waiting'],
+                             'properties': {'status': {'const': 'ok'}, 'waiting': {'type': 'integer'}}})),
+            '/openapi.json': _get('describe', 'This description.', _answer('OpenAPI 3.1.', {'type': 'object'})),
+            '/': _get('page', 'A page to drop images on.', _answer('The page.', _TEXT, 'text/html'))},
         'components': {'schemas': _SCHEMAS, 'securitySchemes': {'token': {'type': 'http', 'scheme': 'bearer'}}},
     }
 
@@ -91,8 +74,12 @@ def _parameter(name: str, option: Option) -> dict[str, Any]:
             'schema': {'type': _TYPES[option.kind], **limits}}
 
 
-def _answer(description: str, schema: dict[str, Any]) -> dict[str, Any]:
-    return {'description': description, 'content': {'application/json': {'schema': schema}}}
+def _get(name: str, summary: str, answer: dict[str, Any]) -> dict[str, Any]:
+    return {'get': {'operationId': name, 'summary': summary, 'responses': {'200': answer}}}
+
+
+def _answer(description: str, schema: dict[str, Any], kind: str = 'application/json') -> dict[str, Any]:
+    return {'description': description, 'content': {kind: {'schema': schema}}}
 
 
 def _error(description: str) -> dict[str, Any]:

@@ -1,6 +1,4 @@
 """Options of a request: the search options of the command line, in the query of the URL."""
-from __future__ import annotations
-
 import dataclasses
 import re
 from collections.abc import Iterable
@@ -12,19 +10,12 @@ from chainer_caption.errors import InputError
 
 @dataclasses.dataclass(frozen=True)
 class Option:
-    """An option of a search.
-
-    Attributes:
-        kind: bool, int or float.
-        about: Its description.
-        least, most: Range that a request may ask for; narrower than the search's own.
-        of: `beams` or `samples`, if it is for one of the two only.
-    """
-    kind: type
-    about: str
-    least: float | None = None
+    """An option of a search."""
+    kind: type                              #: bool, int or float
+    about: str                              #: its description
+    least: float | None = None              #: range that a request may ask for; narrower than the search's own
     most: float | None = None
-    of: str | None = None
+    of: str | None = None                   #: `beams` or `samples`, if it is for one of the two only
 
 
 OPTIONS = {
@@ -47,18 +38,11 @@ OPTIONS = {
 
 
 def search_of(captioner: Any, query: Iterable[tuple[str, str]]) -> Any:
-    """The search that a query asks for.
+    """The search that a query, pairs of an option and its value, asks for: BeamSearch, DiverseBeamSearch or Sampling.
 
-    Args:
-        captioner: The `Captioner`, whose defaults hold for what the query leaves out.
-        query: Pairs of an option and its value.
+    The captioner's defaults hold for what the query leaves out.
 
-    Returns:
-        BeamSearch, DiverseBeamSearch or Sampling.
-
-    Raises:
-        InputError: An option is unknown or given twice, its value is invalid, or two exclude each other.
-    """
+    Raises InputError: an option is unknown or given twice, its value is invalid, or two exclude each other."""
     given: dict[str, Any] = {}
     for name, text in query:
         if name not in OPTIONS:
@@ -79,7 +63,7 @@ def search_of(captioner: Any, query: Iterable[tuple[str, str]]) -> Any:
     except InputError as e:
         # Messages may name options of the command line, or fields of the search.
         message = re.sub('--([a-z-]+)', lambda match: match[1].replace('-', '_'), str(e))
-        raise InputError('beam_' + message if message.startswith('width ') else message) from e
+        raise InputError(re.sub('^width ', 'beam_width ', message)) from e
 
 
 def _value(name: str, text: str) -> Any:

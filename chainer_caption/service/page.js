@@ -254,15 +254,18 @@
 
   // As generate.py writes it, with formulas made text.
   function csv(some) {
-    const lines = [['filename', 'rank', 'caption', 'log_prob', 'log_prob_per_token', 'finished', 'error']];
+    const lines = ['filename,rank,caption,log_prob,log_prob_per_token,finished,error'];
     for (const {filename, captions, error} of some) {
-      if (error !== undefined) lines.push([cell(filename), '', '', '', '', '', cell(error)]);
-      else captions.forEach((c, i) => lines.push(
-        [cell(filename), i + 1, cell(c.caption), c.log_prob, c.log_prob_per_token, c.finished, '']));
+      const name = filename.search(FORMULA) === 0 ? `./${filename}` : filename;
+      const special = name.search(FORMULA) < 0 ? /[",\r\n]/ : /^/;
+      const quoted = value => special.test(value) ? `"${String(value).replaceAll('"', '""')}"` : String(value);
+      const add = (...cells) => lines.push([name, ...cells].map(value => quoted(value ?? '')).join(','));
+      if (error !== undefined) add('', '', '', '', '', cell(error));
+      else captions.forEach((c, i) => add(i + 1, cell(c.caption), c.log_prob, c.log_prob_per_token, c.finished, ''));
     }
-    const quoted = value => /[",\r\n]/.test(value) ? `"${String(value).replaceAll('"', '""')}"` : String(value ?? '');
-    return lines.map(line => line.map(quoted).join(',') + '\r\n').join('');
+    return lines.map(line => `${line}\r\n`).join('');
   }
 
-  const cell = text => /^[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]/.test(text) ? `'${text}` : text;
+  const FORMULA = /(^|[;|\t\r\n] *)([=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20])/g;
+  const cell = text => text.replace(FORMULA, "$1'$2");
 }

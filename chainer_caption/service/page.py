@@ -1,6 +1,4 @@
 """The web page: shows captions of images that are dropped, pasted, chosen or taken with a camera."""
-from __future__ import annotations
-
 import string
 
 from chainer_caption.report.html import csp_hash, escape, fact_items, resource
@@ -8,12 +6,7 @@ from chainer_caption.service.limits import Limits
 
 
 def make_page(facts: dict[str, str], limits: Limits) -> tuple[str, dict[str, str]]:
-    """The page as HTML, and its headers; the Content-Security-Policy lets it fetch captions alone.
-
-    Args:
-        facts: What to show of the model: `{'Model': 'demo'}`.
-        limits: Limits on requests.
-    """
+    """The page as HTML, which shows `facts` about the model, and its headers: it may fetch captions alone."""
     style = resource('gallery.css') + resource('page.css', __package__)
     script = resource('cards.js') + resource('page.js', __package__)
     page = string.Template(resource('page.html', __package__)).substitute(

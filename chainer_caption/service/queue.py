@@ -1,6 +1,4 @@
 """Queue of images: requests take turns, and images of the same search are captioned together."""
-from __future__ import annotations
-
 import collections
 import concurrent.futures
 import dataclasses
@@ -20,19 +18,15 @@ from chainer_caption.decoding import Sampling
 from chainer_caption.features.images import ImageError
 from chainer_caption.features.prefetch import BATCH
 
-# Longest Retry-After, in seconds.
-_LONGEST = 60
+Future = concurrent.futures.Future[Result]
+_LONGEST = 60                                           # longest Retry-After, in seconds
 
 # Captions that `Sampling` samples for each one it returns, at most: it replaces those that repeat another.
 _TRIES = 10
 
 
 class Busy(HTTPException):
-    """There is no room for more images now.
-
-    Attributes:
-        seconds: When to try again.
-    """
+    """There is no room for more images now; try again after `seconds`."""
 
     def __init__(self, seconds: int) -> None:
         super().__init__(503, f'too many images are waiting; try again in {seconds} s', {'retry-after': str(seconds)})
@@ -70,26 +64,24 @@ class _Client:
     images: int = 0                                     # that wait
 
 
+@dataclasses.dataclass(eq=False)
 class _Image:
     """An image that waits. Its data are dropped when it is captioned or cancelled."""
-
-    def __init__(self, request: _Request, name: str, data: bytes) -> None:
-        self.request, self.name = request, name
-        self.data: Any = data                           # the file, then the prepared image
-        self.future: concurrent.futures.Future[Result] = concurrent.futures.Future()
+    request: '_Request'
+    name: str
+    data: Any                                           # the file, then the prepared image
+    future: Future = dataclasses.field(default_factory=concurrent.futures.Future)
 
 
 class _Request:
     """Images of a request: first those to be read, then those to be captioned."""
 
-    def __init__(self, number: int, search: Any, client: _Client, deadline: float, read_turn: int,
-                 large: bool) -> None:
+    def __init__(self, number: int, search: Any, client: _Client, deadline: float, read_turn: int, large: bool):
         self.number, self.search, self.client, self.deadline = number, search, client, deadline
-        self.steps = steps_of(search)
-        self.turn, self.read_turn = client.clock, read_turn
+        self.steps, self.turn, self.read_turn, self.large = steps_of(search), client.clock, read_turn, large
         self.unread: collections.deque[_Image] = collections.deque()
         self.ready: collections.deque[_Image] = collections.deque()
-        self.reading, self.large = 0, large
+        self.reading = 0
 
 
 class CaptionQueue:
@@ -99,15 +91,11 @@ class CaptionQueue:
     that has used the fewest search steps. A batch has up to `BATCH` images of the same search, of any request, and up
     to `batch_steps` search steps. So a new request waits for a batch or two, however large the others are.
 
-    A context manager; leaving its block ends the threads when all images are captioned.
+    Up to `size` images may wait. A request may take half of the free places, and a client three quarters of what other
+    clients leave. Single images may take more, up to the last eighth of all places. So neither a few large requests
+    nor one client with many shut out the others.
 
-    Args:
-        captioner: A `Captioner` with an encoder.
-        size: Images that may wait. A request may take half of the free places, and a client three quarters of what
-            other clients leave. Single images may take more, up to the last eighth of all places. So neither a few
-            large requests nor one client with many shut out the others.
-        batch_steps: Search steps of a batch of two or more images, at most.
-    """
+    A context manager; leaving its block ends the threads when all images are captioned."""
 
     def __init__(self, captioner: Any, size: int, batch_steps: int = 10_000) -> None:
         self._captioner, self._size, self._batch_steps = captioner, size, batch_steps
@@ -118,10 +106,9 @@ class CaptionQueue:
         self._numbers = itertools.count()
         self._clock, self._read_clock = 0.0, 0
         self._pace = 0.0                                # seconds an image, in the latest batches
-        self._threads = [threading.Thread(target=target, name='captions') for target in
-                         (self._caption, self._read, self._read)]
+        self._threads = [threading.Thread(target=target) for target in (self._caption, self._read, self._read)]
 
-    def __enter__(self) -> CaptionQueue:
+    def __enter__(self) -> 'CaptionQueue':
         for thread in self._threads:
             thread.start()
         return self
@@ -134,30 +121,21 @@ class CaptionQueue:
             thread.join()
 
     def __len__(self) -> int:
-        """Images that wait for captions."""
         return self._count
 
     def busy(self) -> Busy:
         """The `Busy` to raise at this moment."""
         return Busy(min(_LONGEST, 1 + math.floor(len(self) * self._pace)))
 
-    def submit(self, images: list[tuple[str, bytes]], search: Any, client: str = '',
-               seconds: float = math.inf, large: bool = False) -> list[concurrent.futures.Future[Result]]:
-        """Adds the images of a request.
+    def submit(self, images: list[tuple[str, bytes]], search: Any, client: str = '', seconds: float = math.inf,
+               large: bool = False) -> list[Future]:
+        """Adds the images of a request and returns a future `Result` of each; a cancelled one is not captioned.
 
         Args:
-            images: Pairs of a name and the bytes of a file.
-            search: BeamSearch, DiverseBeamSearch or Sampling.
-            client: Address that the request comes from.
+            images: Pairs of a name and the bytes of a file. `Busy` if there is no room for so many.
+            search, client: BeamSearch, DiverseBeamSearch or Sampling; the address that the request comes from.
             seconds: After how long its searches stop with `Busy`.
-            large: Whether images take long to decode. One thread at a time reads such requests, and the other one is
-                left to the rest.
-
-        Returns:
-            A future `Result` for each image. An image whose future is cancelled is not captioned.
-
-        Raises:
-            Busy: There is no room for so many images.
+            large: Whether images take long to decode. Only one of the two threads reads such requests at a time.
         """
         with self._changed:
             of = self._clients.setdefault(client, _Client(self._clock))
@@ -169,8 +147,7 @@ class CaptionQueue:
                 raise self.busy()
             self._count += len(images)
             of.images += len(images)
-            request = _Request(next(self._numbers), search, of, time.monotonic() + seconds, self._read_clock,
-                               large)
+            request = _Request(next(self._numbers), search, of, time.monotonic() + seconds, self._read_clock, large)
             request.unread.extend(_Image(request, name, data) for name, data in images)
             futures = [image.future for image in request.unread]
             for image in request.unread:
@@ -206,8 +183,7 @@ class CaptionQueue:
                 requests = [request for request in self._requests if request.unread and not full and not (
                     request.large and large) and request.reading + len(request.ready) < BATCH]
                 if requests:
-                    request = min(requests, key=lambda request: (request.read_turn, len(request.unread),
-                                                                 request.number))
+                    request = min(requests, key=lambda each: (each.read_turn, len(each.unread), each.number))
                     self._read_clock = request.read_turn
                     request.read_turn += 1
                     request.reading += 1
@@ -250,8 +226,7 @@ class CaptionQueue:
                 left = self._batch_steps
                 while requests := [request for request in self._requests if request.ready and len(batch) < BATCH and (
                         not batch or (request.steps <= left and request.search == batch[0].request.search))]:
-                    request = min(requests, key=lambda request: (request.client.turn, request.turn, request.steps,
-                                                                 request.number))
+                    request = min(requests, key=lambda each: (each.client.turn, each.turn, each.steps, each.number))
                     client = request.client
                     image = request.ready.popleft()
                     if image.future.set_running_or_notify_cancel():

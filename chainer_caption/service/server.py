@@ -1,6 +1,4 @@
 """The server, from binding an address until a signal ends it."""
-from __future__ import annotations
-
 import contextlib
 import io
 import ipaddress
@@ -22,23 +20,18 @@ from chainer_caption.service.guard import Guard
 from chainer_caption.service.limits import Limits
 from chainer_caption.service.queue import CaptionQueue
 
+Path = str | os.PathLike[str]
+
 
 def listen(host: str, port: int) -> socket.socket:
-    """A listening socket.
+    """A listening socket at an address or a name; port 0 takes a free one.
 
-    Args:
-        host: An address or a name.
-        port: 0 takes a free one.
-
-    Raises:
-        InputError: The address cannot be bound.
-    """
+    Raises InputError: the address cannot be bound."""
     if not 0 <= port < 2 ** 16:                         # or the system would take another one
         raise InputError.of('port', port, 'must be from 0 to 65535')
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM,
-                                                                flags=socket.AI_PASSIVE)[0]
-        listening = socket.socket(family, kind, protocol)
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        listening, address = socket.socket(*found[:3]), found[4]
     except OSError as e:
         raise InputError.of('host', host, e.strerror or 'unknown') from e
     try:
@@ -56,7 +49,7 @@ def is_loopback(listening: socket.socket) -> bool:
     return ipaddress.ip_address(listening.getsockname()[0].partition('%')[0]).is_loopback
 
 
-def check_certificate(certfile: str | os.PathLike, keyfile: str | os.PathLike | None) -> None:
+def check_certificate(certfile: Path, keyfile: Path | None) -> None:
     """Raises InputError if a certificate and its key (None: in the same file) cannot be used."""
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certfile, keyfile)
@@ -75,20 +68,12 @@ def _warm_up(queue: CaptionQueue, captioner: Any) -> None:
 
 @contextlib.contextmanager
 def open_server(captioner: Any, limits: Limits, facts: dict[str, str], hosts: Iterable[str] = (),
-                origins: Iterable[str] = (), token: str | None = None, certfile: str | os.PathLike | None = None,
-                keyfile: str | os.PathLike | None = None) -> Iterator[uvicorn.Server]:
-    """A server that captions images.
+                origins: Iterable[str] = (), token: str | None = None, certfile: Path | None = None,
+                keyfile: Path | None = None) -> Iterator[uvicorn.Server]:
+    """A server that captions images; `run([listening])` serves until a signal, and answers all complete requests.
 
-    Args:
-        captioner: A `Captioner` with an encoder.
-        limits: Limits on requests and connections.
-        facts: What the page shows of the model: `{'Model': 'demo'}`.
-        hosts, origins, token: As for `Guard`.
-        certfile, keyfile: Certificate and key for HTTPS, PEM.
-
-    Yields:
-        The server. `run([listening])` serves until a signal, and returns when all complete requests are answered.
-    """
+    The `Captioner` has an encoder; `facts` is what the page shows of the model: `{'Model': 'demo'}`; hosts, origins and
+    token are those of `Guard`; certificate and key are PEM, for HTTPS."""
     with CaptionQueue(captioner, limits.waiting, limits.image_steps // 2) as queue:
         _warm_up(queue, captioner)
         # The parser of forms logs each damaged one; the client is told, and the log is not filled by others.

@@ -1,6 +1,4 @@
 """Reads images from request bodies, in memory and within limits."""
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import io
@@ -18,24 +16,15 @@ from chainer_caption.features.images import _pillow_quiet
 from chainer_caption.service.limits import Limits
 
 Images = list[tuple[str, bytes]]
-
-# Pixels of an image that takes long to decode.
-_LARGE = 16_000_000
-
-# Name of an image that has none.
-_UNNAMED = 'image'
+_LARGE = 16_000_000                                     # pixels of an image that takes long to decode
+_UNNAMED = 'image'                                      # name of an image that has none
 
 # Formats whose header is read for the number of pixels.
 _FORMATS = 'JPEG', 'PNG', 'GIF', 'WEBP', 'BMP', 'TIFF', 'PPM', 'JPEG2000', 'AVIF', 'HEIF'
 
 
 class Uploads:
-    """Reads images from requests.
-
-    Args:
-        limits: Limits on requests.
-        busy: Returns the exception to raise where there is no room at the moment.
-    """
+    """Reads images from requests, within limits; `busy` returns the exception to raise where there is no room."""
 
     def __init__(self, limits: Limits, busy: Callable[[], Exception]) -> None:
         self._limits, self._busy = limits, busy
@@ -43,18 +32,10 @@ class Uploads:
 
     @contextlib.asynccontextmanager
     async def read(self, request: Request) -> AsyncIterator[tuple[Images, bool]]:
-        """Reads the images of a request: the files of a form, or the body itself.
+        """Reads the images of a request, whose bytes count until the block ends: the files of a form, or the body.
 
-        Args:
-            request: The request. Its bytes count until the block ends.
-
-        Yields:
-            Pairs of a name and the bytes of a file, one at least; and whether an image takes long to decode.
-
-        Raises:
-            HTTPException: The request is no image and no form, too large, too slow or incomplete.
-            starlette.requests.ClientDisconnect: The client has gone.
-        """
+        Yields pairs of a name and the bytes of a file, one at least, and whether an image takes long to decode. Raises
+        HTTPException for what is no image and no form, too large, too slow or incomplete; ClientDisconnect."""
         sizes: list[int] = []
         try:
             yield await asyncio.wait_for(self._images(request, sizes), self._limits.body_seconds)
@@ -71,10 +52,8 @@ class Uploads:
             raise HTTPException(415, 'JSON is not read: send the bytes of an image as the body, or several images as '
                                      'the files of a form (multipart/form-data)')
         chunks = self._chunks(request, sizes)
-        if kind.startswith('multipart/'):
-            images = await self._files(request, chunks)
-        else:
-            images = [(_UNNAMED, b''.join([chunk async for chunk in chunks]))]
+        images = await self._files(request, chunks) if kind.startswith('multipart/') else [
+            (_UNNAMED, b''.join([chunk async for chunk in chunks]))]
         if not any(data for _, data in images):
             raise HTTPException(400, 'no image: send one as the body, or several as the files of a form')
         pixels = await asyncio.to_thread(_pixels, images)
