@@ -8,8 +8,7 @@ from conftest import read_image
 from PIL import Image
 
 from chainer_caption.features.images import ImageError, open_image
-from chainer_caption.features.preprocessing import PREPROCESSINGS
-from chainer_caption.features.resize import imresize
+from chainer_caption.features.preprocessing import PREPROCESSINGS, imresize
 
 EXAMPLES = pathlib.Path(__file__).parents[2] / 'shared' / 'data' / 'karpathy_examples'
 

@@ -1,13 +1,7 @@
-"""Reads the weights of a `.caffemodel`, a protobuf message, with no memory for anything else.
-
-Protobuf libraries parse a message as a whole. For the 558 MB of VGG-19's arrays up to fc7, protobuf 7.36 took 1,065 MiB
-(packed floats) to 1,316 MiB (declared as bytes) and 4 to 6 s on a busy core; this takes 401 MiB, of which 392 are the
-largest array itself, and 2.8 s, reading every array included.
-
-A message is a sequence of fields, each a number, a wire type and a value
-(https://protobuf.dev/programming-guides/encoding/). This walks down to the offset of each layer's numbers; they are
-read from there when they are needed. The field numbers are those of Caffe's `caffe.proto`.
-"""
+"""Reads the weights of a `.caffemodel`, a protobuf message, with no memory for anything else: 401 MiB and 2.8 s for the
+558 MB of VGG-19 up to fc7, where protobuf 7.36 took 1,065 to 1,316 MiB and 4 to 6 s. A message is a sequence of fields,
+each a number (as in Caffe's `caffe.proto`), a wire type and a value; see protobuf.dev/programming-guides/encoding. This
+walks down to the offset of each layer's numbers; they are read from there when they are needed."""
 from __future__ import annotations
 
 import itertools
@@ -19,23 +13,19 @@ from typing import IO, Any
 import numpy as np
 
 from chainer_caption.errors import InputError
-from chainer_caption.storage.files import open_regular, unreadable
+from chainer_caption.storage.files import Path, open_regular, unreadable
 from chainer_caption.storage.torch_files import StoredTensor
 
-_VARINT, _BITS64, _BYTES, _BITS32 = 0, 1, 2, 5
+_VARINT, _BYTES, _FIXED = 0, 2, {1: 8, 5: 4}            # wire types; those of fixed size, and it
 
 # NetParameter: field of the layer list to the fields of name and blobs in its layers, for the V1LayerParameter of 2014
 # and for LayerParameter.
 _LAYER_LISTS = {2: (4, 6), 100: (1, 7)}
-
-# BlobProto
-_BLOB_DATA = {5: '<f4', 8: '<f8'}
-_BLOB_SHAPE = 7                                         # BlobShape, whose field 1 is the packed dimensions
-_BLOB_OLD_SHAPE = (1, 2, 3, 4)                          # num, channels, height, width
+# BlobProto: data; BlobShape, whose field 1 is the packed dimensions; num, channels, height and width of old models.
+_BLOB_DATA, _BLOB_SHAPE, _BLOB_OLD_SHAPE = {5: '<f4', 8: '<f8'}, 7, (1, 2, 3, 4)
 
 # Limits: fields in the whole file, dimensions of an array, bytes of a layer's name. No encoder has more.
-_FIELDS, _DIMENSIONS, _NAME = 1_000_000, 32, 1000
-_WINDOW = 4096
+_FIELDS, _DIMENSIONS, _NAME, _WINDOW = 1_000_000, 32, 1000, 4096
 
 
 class _Bytes:
@@ -43,8 +33,7 @@ class _Bytes:
 
     def __init__(self, f: IO[bytes]) -> None:
         self._f, self._start, self._window = f, 0, b''
-        self.size = os.fstat(f.fileno()).st_size
-        self.fields = 0                                 # that have been read
+        self.size, self.fields = os.fstat(f.fileno()).st_size, 0            # fields that have been read
 
     def __getitem__(self, at: int) -> int:
         if not self._start <= at < self._start + len(self._window):
@@ -63,13 +52,9 @@ def stored_array(path: Any, offset: int, dtype: str, shape: tuple[int, ...]) -> 
     return StoredTensor(path, offset, np.dtype(dtype), shape, strides)
 
 
-def read_caffemodel(path: str | os.PathLike) -> dict[str, list[StoredTensor]]:
+def read_caffemodel(path: Path) -> dict[str, list[StoredTensor]]:
     """Finds the arrays of every layer, by its name, still in the file; as a rule weights and bias. Old models give
-    every array four dimensions.
-
-    Raises:
-        InputError: The file cannot be read, is cut short or is no binary caffemodel.
-    """
+    every array four dimensions. InputError is raised for a file that cannot be read, is cut short or no caffemodel."""
     layers = {}
     try:
         with open_regular(path) as f:
@@ -77,8 +62,7 @@ def read_caffemodel(path: str | os.PathLike) -> dict[str, list[StoredTensor]]:
             for number, value in _fields(data, slice(0, data.size)):
                 if number in _LAYER_LISTS and isinstance(value, slice):
                     name, blobs = _layer(path, data, value, *_LAYER_LISTS[number])
-                    if blobs:
-                        layers[name] = blobs
+                    layers.update({name: blobs} if blobs else {})
     except OSError as e:
         raise unreadable(path, e) from e
     except (ValueError, IndexError, TypeError, AttributeError) as e:        # a number where there should be a message …
@@ -111,9 +95,8 @@ def _blob(path: Any, data: _Bytes, where: slice) -> StoredTensor:
         elif number in _BLOB_OLD_SHAPE:
             old_shape[number] = value
     dtype, value = numbers or ('<f4', slice(0, 0))
-    if shape is None:
-        shape = tuple(old_shape.get(number, 1) for number in _BLOB_OLD_SHAPE)
-    if int(np.prod(shape, dtype=object)) * np.dtype(dtype).itemsize != value.stop - value.start:
+    shape = tuple(old_shape.get(number, 1) for number in _BLOB_OLD_SHAPE) if shape is None else shape
+    if math.prod(shape) * np.dtype(dtype).itemsize != value.stop - value.start:
         raise ValueError(f'{value.stop - value.start} bytes for an array of shape {shape}')
     return stored_array(path, value.start, dtype, shape)
 
@@ -144,8 +127,8 @@ def _fields(data: _Bytes, where: slice) -> Iterator[tuple[int, Any]]:
             length, at = _varint(data, at)
             value = slice(at, at + length)
             at += length
-        elif wire_type in (_BITS32, _BITS64):
-            at += 4 if wire_type == _BITS32 else 8
+        elif wire_type in _FIXED:
+            at += _FIXED[wire_type]
         else:
             raise ValueError(f'a field of unknown type at byte {at}')
         if at > end:
@@ -154,12 +137,9 @@ def _fields(data: _Bytes, where: slice) -> Iterator[tuple[int, Any]]:
 
 
 def _varint(data: _Bytes, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while shift < 70:                                   # ten bytes hold 64 bits
-        byte = data[at]
-        at += 1
-        value |= (byte & 127) << shift
-        if byte < 128:
-            return value, at
-        shift += 7
-    raise ValueError(f'a number without end at byte {at}')
+    value = 0
+    for i in range(10):                                 # ten bytes hold 64 bits
+        value |= (data[at + i] & 127) << 7 * i
+        if data[at + i] < 128:
+            return value, at + i + 1
+    raise ValueError(f'a number without end at byte {at + 10}')

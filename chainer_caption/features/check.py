@@ -1,10 +1,12 @@
 """Identification of the encoder and preprocessing that made a feature matrix, from a few of its images."""
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import chainer
 import numpy as np
@@ -16,51 +18,42 @@ from chainer_caption.features.folders import find_in_folder
 from chainer_caption.features.images import ImageError
 from chainer_caption.features.preprocessing import PREPROCESSINGS
 from chainer_caption.features.weights import find_weights
+from chainer_caption.storage.files import Path
 
 #: Mean cosine similarity that the right pair reaches. JPEG decoders that round differently, and features in half
 #: precision, cost a few thousandths at most.
 THRESHOLD = 0.98
-
-#: How many times farther from 1 the similarity of every other pair has to be: features of similar preprocessings are
-#: similar themselves.
+#: How many times farther from 1 the similarity of every other pair has to be: similar preprocessings give similar
+#: features.
 MARGIN = 2
 
 _BATCH = 8
+_Pair = tuple[str, str]                 # encoder and preprocessing
 
 
 @dataclasses.dataclass(frozen=True)
 class FeatureCheck:
-    """The result of `check_features`.
+    """The result of `check_features`."""
 
-    Attributes:
-        similarities: (encoder, preprocessing) to the mean cosine similarity between the matrix and features made so.
-        verdict: The (encoder, preprocessing) that made the matrix; None if none of them did, or if these images cannot
-            tell.
-        images: The number of images compared; unreadable ones are left out.
-    """
-
-    similarities: dict[tuple[str, str], float]
-    verdict: tuple[str, str] | None
-    images: int
+    #: (encoder, preprocessing) to the mean cosine similarity between the matrix and features made so.
+    similarities: dict[_Pair, float]
+    verdict: _Pair | None           #: what made the matrix; None if none of them did, or if these images cannot tell
+    images: int                     #: number of images compared; unreadable ones are left out
 
 
-def check_features(features: np.ndarray, paths: Sequence[str | os.PathLike], extractors: Iterable[Extractor],
+def check_features(features: np.ndarray, paths: Sequence[Path], extractors: Iterable[Extractor],
                    preprocessings: Iterable[str] | None = None) -> FeatureCheck:
-    """Finds the encoder and the preprocessing that made a feature matrix, by computing some of its rows again.
-
-    The verdict is the pair whose mean cosine similarity is the highest, if it is at least `THRESHOLD` and all others
-    are at least `MARGIN` times as far from 1.
+    """Finds the encoder and the preprocessing that made a feature matrix, by computing some of its rows again: the pair
+    with the highest mean cosine similarity, if that is at least `THRESHOLD` and all others are at least `MARGIN` times
+    as far from 1.
 
     Args:
-        features: Rows of the matrix, (N, D) float.
-        paths: The N images, in the same order. A few dozen are enough.
-        extractors: One for each encoder, with its weights; iterated once, so that a generator keeps one encoder in
-            memory at a time.
+        features, paths: Rows of the matrix, (N, D) float, and their images in the same order. A few dozen are enough.
+        extractors: One for each encoder, with its weights; iterated once: a generator keeps one in memory at a time.
         preprocessings: Preprocessings to try, by default all that the encoder may have been used with.
 
     Raises:
-        InputError: No image can be read, or their number is not that of the rows.
-    """
+        InputError: No image can be read, or their number is not that of the rows."""
     features = np.asarray(features, np.float64)
     if len(features) != len(paths):
         raise InputError(f'{len(features)} rows of features for {len(paths)} images')
@@ -69,7 +62,9 @@ def check_features(features: np.ndarray, paths: Sequence[str | os.PathLike], ext
         for preprocessing in preprocessings or _usual_preprocessings(ENCODERS[extractor.encoder]):
             made, rows = _extract(extractor.with_preprocessing(preprocessing), paths)
             similarities[extractor.encoder, preprocessing] = _mean_cosine(made, features[rows])
-    return FeatureCheck(similarities, _verdict(similarities), len(rows))
+    (pair, best), *others = sorted(similarities.items(), key=lambda item: -item[1])
+    clear = best >= THRESHOLD and all(1 - other >= MARGIN * (1 - best) for _, other in others)
+    return FeatureCheck(similarities, pair if clear else None, len(rows))
 
 
 def _usual_preprocessings(encoder: Encoder) -> list[str]:
@@ -77,21 +72,10 @@ def _usual_preprocessings(encoder: Encoder) -> list[str]:
             and (not preprocessing.encoders or encoder.name in preprocessing.encoders)]
 
 
-def sample_images(filenames: Sequence[str], folder: str | os.PathLike, limit: int = 16,
+def sample_images(filenames: Sequence[str], folder: Path, limit: int = 16,
                   seed: int = 0) -> tuple[np.ndarray, list[str]]:
-    """Samples images of a dataset to check, among those in a folder.
-
-    Args:
-        filenames: The dataset's images.
-        folder: The folder of images, in any order and subfolders (`find_in_folder`).
-        limit, seed: The number of images at most, and the random seed of the sample.
-
-    Returns:
-        Their indices in `filenames`, (n,) int, ascending; and their paths.
-
-    Raises:
-        InputError: The folder has none of them.
-    """
+    """Samples up to `limit` images of a dataset to check, among those in a folder (`find_in_folder`; InputError if it
+    has none). Returns their indices in `filenames`, the dataset's images, (n,) int, ascending; and their paths."""
     found = find_in_folder(filenames, folder)
     there = [i for i, filename in enumerate(filenames) if filename in found]
     if not there:
@@ -100,28 +84,23 @@ def sample_images(filenames: Sequence[str], folder: str | os.PathLike, limit: in
     return places, [found[filenames[i]] for i in places]
 
 
-def find_extractors(weights: Sequence[str | os.PathLike] = (), encoders: Sequence[str] = (),
+def find_extractors(weights: Sequence[Path] = (), encoders: Sequence[str] = (),
                     device: str | chainer.backend.Device = '@numpy', honour_exif: bool = True,
                     say: Callable[[str], None] = lambda line: None) -> Iterator[Extractor]:
-    """Loads the encoders to check, one after another.
+    """Yields the encoders to check, loaded one after another: only one is in memory if the caller keeps none.
 
     Args:
         weights: Weights files; by default they are looked for where Chainer keeps its models.
         encoders: The encoder of each file; by default each file's encoder is found out. Without files, the encoders to
             load; by default all whose weights are found.
-        device, honour_exif: As for `Extractor.load`.
-        say: Takes a notice, one line, about an encoder that is left out.
-
-    Yields:
-        Each encoder with its weights; only one is in memory at a time if the caller keeps none.
+        device, honour_exif, say: As for `Extractor.load`; takes a notice, one line, about an encoder that is left out.
 
     Raises:
-        InputError: A file is missing, damaged, or of no known encoder; or no encoder is found.
-    """
+        InputError: A file is missing, damaged, or of no known encoder; or no encoder is found."""
     if weights and encoders and len(weights) != len(encoders):
         raise InputError(f'{len(weights)} files of weights for {len(encoders)} encoders')
     for path, encoder in itertools.zip_longest(weights, encoders) if weights else ():
-        yield _extractor(path, [encoder] if encoder else list(ENCODERS), device, honour_exif)
+        yield _load(path, [encoder] if encoder else list(ENCODERS), device=device, honour_exif=honour_exif)
     for encoder in (encoders or ENCODERS) if not weights else ():
         try:
             find_weights(ENCODERS[encoder])
@@ -133,28 +112,25 @@ def find_extractors(weights: Sequence[str | os.PathLike] = (), encoders: Sequenc
             yield Extractor.load(encoder, device=device, honour_exif=honour_exif)
 
 
-def _extractor(path: str | os.PathLike, encoders: Sequence[str], device: str | chainer.backend.Device,
-               honour_exif: bool) -> Extractor:
+def _load(path: Path, encoders: Sequence[str], **options: Any) -> Extractor:
     # A larger encoder's file may hold every array of a smaller one, so the larger one is tried first. The two ResNets
     # differ only in the names of their files.
     reasons, name = [], os.path.basename(path)
     for encoder in sorted(encoders, key=lambda encoder: name not in ENCODERS[encoder].weights):
         try:
-            return Extractor.load(encoder, weights=path, device=device, honour_exif=honour_exif)
+            return Extractor.load(encoder, weights=path, **options)
         except InputError as e:
             reasons.append(e)
     raise reasons[0]
 
 
-def _extract(extractor: Extractor, paths: Sequence[str | os.PathLike]) -> tuple[np.ndarray, list[int]]:
-    """The features of the images that can be read, (n, D) float64, and their indices."""
+def _extract(extractor: Extractor, paths: Sequence[Path]) -> tuple[np.ndarray, list[int]]:
+    # The features of the images that can be read, (n, D) float64, and their indices.
     made, batch, rows = [], [], []
     for row, path in enumerate(paths):
-        try:
+        with contextlib.suppress(ImageError):
             batch.append(extractor.prepare(path))
             rows.append(row)
-        except ImageError:
-            pass
         if batch and (len(batch) == _BATCH or row == len(paths) - 1):
             made.append(chainer.get_device('@numpy').send(extractor(batch)))
             batch = []
@@ -168,10 +144,3 @@ def _mean_cosine(a: np.ndarray, b: np.ndarray) -> float:
         return 0.0
     norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     return float(np.mean((a * b).sum(axis=1) / np.maximum(norms, np.finfo(np.float64).tiny)))
-
-
-def _verdict(similarities: dict[tuple[str, str], float]) -> tuple[str, str] | None:
-    (pair, best), *others = sorted(similarities.items(), key=lambda item: -item[1])
-    if best < THRESHOLD or any(1 - other < MARGIN * (1 - best) for _, other in others):
-        return None
-    return pair

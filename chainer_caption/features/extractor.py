@@ -5,7 +5,6 @@ import contextlib
 import copy
 import ctypes
 import functools
-import os
 from collections.abc import Callable, Sequence
 from typing import IO, Any
 
@@ -20,33 +19,24 @@ from chainer_caption.features.micro_batches import MicroBatches
 from chainer_caption.features.preprocessing import PREPROCESSINGS, Preprocessing
 from chainer_caption.features.weights import find_weights, load_weights
 from chainer_caption.functions.memory import enough_memory
-from chainer_caption.storage.files import sample_digest
+from chainer_caption.storage.files import Path, sample_digest
 
 
 class Extractor:
-    """Computes the features of images.
+    """Computes the features of images, of dimension `dim`, by an `encoder` on a `device` and a `preprocessing`.
 
     `prepare` reads one image and may run in several threads; a call runs the encoder on a batch::
 
         extractor = Extractor.load('vgg19', weights='VGG_ILSVRC_19_layers.caffemodel')
-        features = extractor([extractor.prepare(path) for path in paths])
-
-    Attributes:
-        encoder: Name of the encoder.
-        preprocessing: Name of the preprocessing.
-        dim: Dimension D of the features.
-        device: Where the encoder runs.
-    """
+        features = extractor([extractor.prepare(path) for path in paths])"""
 
     def __init__(self, encoder: str, preprocessing: str, link: Any, honour_exif: bool = True,
                  max_pixels: int = MAX_PIXELS) -> None:
-        self.encoder = encoder
+        self.encoder, self.dim = encoder, get_encoder(encoder).dim
         self.preprocessing = _checked(preprocessing, encoder)
-        self.dim = get_encoder(encoder).dim
         self.device = link.device
         self._compute = self._fastest(link)
-        self._honour_exif = honour_exif
-        self._max_pixels = max_pixels
+        self._honour_exif, self._max_pixels = honour_exif, max_pixels
         self._weights: str | None = None
 
     def _fastest(self, link: Any) -> Callable[[Any], Any]:
@@ -58,29 +48,30 @@ class Extractor:
         return lambda x: link(self.device.send(x)).array
 
     @classmethod
-    def load(cls, encoder: str = 'vgg19', preprocessing: str | None = None, weights: str | os.PathLike | None = None,
+    def load(cls, encoder: str = 'vgg19', preprocessing: str | None = None, weights: Path | None = None,
              device: Any = '@numpy', honour_exif: bool = True, max_pixels: int = MAX_PIXELS) -> Extractor:
         """Loads an encoder from weights on the disk.
 
         Args:
             encoder: One of `ENCODERS`, or the name of an encoder fine-tuned from it.
-            preprocessing: One of `PREPROCESSINGS`. By default that of the weights (`torchvision` for VGG's from
-                there), or else the encoder's (`karpathy` for VGG).
-            weights: A file that `load_weights` reads; by default `find_weights` looks for it.
-            device: As `chainer.get_device` takes it.
-            honour_exif: Turn images by their EXIF orientation.
-            max_pixels: Refuse images of more pixels.
+            preprocessing: One of `PREPROCESSINGS`, by default that of the weights (`torchvision` for VGG's from there),
+                or else the encoder's (`karpathy` for VGG).
+            weights, device: A file for `load_weights`, by default that of `find_weights`; for `chainer.get_device`.
+            honour_exif, max_pixels: Turn images by their EXIF orientation; refuse images of more pixels.
 
         Raises:
             InputError: Unknown encoder or preprocessing, a preprocessing of another size or colour order than the
-                encoder's, or weights that are missing, damaged or another encoder's.
-        """
+                encoder's, or weights that are missing, damaged or another encoder's."""
         _return_large_blocks()
         link, digest, wanted = load_encoder(encoder, weights)
         with enough_memory(chainer.get_device(device)):
             link.to_device(device)
         extractor = cls(encoder, preprocessing or wanted, link, honour_exif, max_pixels)
-        _check_channels(extractor, wanted)
+        expected, given = PREPROCESSINGS[wanted].channels, PREPROCESSINGS[extractor.preprocessing].channels
+        if encoder == 'resnet101' and expected != given:            # the only one with published weights of both orders
+            raise InputError(f'preprocessing {extractor.preprocessing} gives {given}, and these weights of resnet101 '
+                             f'want {expected}, as by the preprocessing {wanted}; -i names others: resnet101.pth is of '
+                             'RGB, ResNet-101-model.npz of BGR')
         extractor._weights = digest
         return extractor
 
@@ -92,32 +83,22 @@ class Extractor:
                 'EXIF': self._honour_exif, 'max-pixels': self._max_pixels, 'device': self.device.xp.__name__}
 
     def with_preprocessing(self, preprocessing: str) -> Extractor:
-        """An extractor of another preprocessing that shares the encoder.
-
-        Raises:
-            InputError: There is no such preprocessing, or its size is not the encoder's.
-        """
+        """An extractor of another preprocessing that shares the encoder; InputError if that is unknown or of another
+        size."""
         sibling = copy.copy(self)
         sibling.preprocessing = _checked(preprocessing, self.encoder)
         return sibling
 
-    def prepare(self, path: str | os.PathLike | IO[bytes]) -> np.ndarray:
-        """Reads and prepares one image: (3, S, S), float32; (3, H, W) by a preprocessing without a size.
-
-        Raises:
-            ImageError: As `open_image`, or the image is too small.
-        """
+    def prepare(self, path: Path | IO[bytes]) -> np.ndarray:
+        """Reads and prepares one image: (3, S, S), float32; (3, H, W) by a preprocessing without a size. ImageError is
+        raised as by `open_image`, or if the image is too small."""
         return prepare(path, PREPROCESSINGS[self.preprocessing], self._honour_exif, self._max_pixels)
 
     def __call__(self, images: np.ndarray | Sequence[np.ndarray]) -> Any:
         """Computes the features, (N, D) float32 on the extractor's device, of N >= 1 prepared images.
 
         Images of a preprocessing without a size are computed one by one, and so are images on a GPU whose memory is
-        too small for all of them.
-
-        Raises:
-            InputError: The GPU's memory is too small for a single image.
-        """
+        too small for all of them; InputError is raised where it is too small for a single image."""
         # The precision of captioning does not change features.
         with chainer.using_device(self.device), chainer.using_config('train', False), chainer.no_backprop_mode(), \
                 chainer.using_config('precision', 'float32'):
@@ -126,54 +107,34 @@ class Extractor:
             return self.device.xp.concatenate([self._compute(image[None]) for image in images])
 
 
-def load_encoder(encoder: str, weights: str | os.PathLike | None = None) -> tuple[Any, str, str]:
-    """Loads an encoder on the CPU; arguments and errors as of `Extractor.load`.
-
-    Returns:
-        The link, the `sample_digest` of its file, and the name of the preprocessing of such weights.
-    """
+def load_encoder(encoder: str, weights: Path | None = None) -> tuple[Any, str, str]:
+    """Loads an encoder on the CPU; arguments and errors as of `Extractor.load`. Returns the link, the `sample_digest`
+    of its file, and the name of the preprocessing of such weights."""
     known = get_encoder(encoder)
     path = find_weights(known, weights)
-    digest = sample_digest(path)
+    digest, link = sample_digest(path), known.link()
     if not matches_digest(encoder, digest):
         raise InputError(f'{path}: not the weights of the encoder {encoder}; name the encoder.npz of the model that it '
                          'was fine-tuned with (-i)')
-    link = known.link()
     return link, digest, load_weights(link, path) or known.preprocessing
 
 
-def prepare(path: str | os.PathLike | IO[bytes], preprocessing: Preprocessing, honour_exif: bool = True,
+def prepare(path: Path | IO[bytes], preprocessing: Preprocessing, honour_exif: bool = True,
             max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Reads an image and prepares it; arguments and errors as of `open_image` and `Preprocessing.prepare`."""
     with open_image(path, honour_exif, max_pixels, preprocessing.min_side) as image:
         return preprocessing.prepare(image)
 
 
-_M_MMAP_THRESHOLD, _LARGE = -3, 4 * 2 ** 20             # the former from glibc's malloc.h
-
-
 @functools.lru_cache(maxsize=1)
 def _return_large_blocks() -> None:
-    """Makes glibc return the memory of large arrays to the system when they are freed; other C libraries do so anyway.
-
-    glibc maps large blocks one by one, but raises its threshold when the first is freed, and keeps blocks of up to
-    32 MiB from then on. Decoded images of all sizes, from several threads, then leave holes of 100 MiB and more.
-    """
+    # glibc maps large blocks one by one and returns them, but raises its threshold when the first is freed, and keeps
+    # blocks of up to 32 MiB from then on: decoded images of all sizes, from several threads, leave holes of 100 MiB.
     with contextlib.suppress(AttributeError, OSError, TypeError):           # another C library; Windows
-        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE)
+        ctypes.CDLL(None).mallopt(-3, 4 * 2 ** 20)      # M_MMAP_THRESHOLD of glibc's malloc.h
 
 
-def _check_channels(extractor: Extractor, wanted: str) -> None:
-    # Only resnet101 has published weights of both orders.
-    expected, given = PREPROCESSINGS[wanted].channels, PREPROCESSINGS[extractor.preprocessing].channels
-    if extractor.encoder == 'resnet101' and expected != given:
-        raise InputError(f'preprocessing {extractor.preprocessing} gives {given}, and these weights of resnet101 want '
-                         f'{expected}, as by the preprocessing {wanted}; -i names others: resnet101.pth is of RGB, '
-                         'ResNet-101-model.npz of BGR')
-
-
-def _checked(name: str, encoder: str) -> str:
-    """The preprocessing's name, if it fits the encoder."""
+def _checked(name: str, encoder: str) -> str:           # the preprocessing's name, if it fits the encoder
     if name not in PREPROCESSINGS:
         raise InputError(f'unknown preprocessing {name!r}: it is one of {", ".join(PREPROCESSINGS)}')
     preprocessing, known = PREPROCESSINGS[name], get_encoder(encoder)

@@ -19,6 +19,7 @@ from PIL import Image, UnidentifiedImageError
 
 from chainer_caption.errors import printable
 from chainer_caption.parallel import SharedContext
+from chainer_caption.storage.files import Path
 
 # The formats that are tried, whatever the file's name. Pillow knows more, but some of them start other programs.
 _FORMATS = ('JPEG', 'PNG', 'GIF', 'WEBP', 'BMP', 'TIFF', 'PPM', 'JPEG2000', 'AVIF')
@@ -31,44 +32,30 @@ _AVIF_BRANDS = {b'avif', b'avis'}
 #: largest images of phones have 50 to 108 million pixels, and a file of a few kilobytes can claim billions.
 MAX_PIXELS = 120_000_000
 
-# JPEG's own limit. Resampling a longer side could take any amount of memory.
-_MAX_SIDE = 65_535
-
-# The pixels of all images that are decoded at the same time, whatever the number of threads; a larger one is alone.
-_PIXELS_AT_ONCE = 48_000_000
-
-# Larger files are refused, because some decoders read a file as a whole.
-_MAX_BYTES = 2 ** 30
+_MAX_SIDE = 65_535              # JPEG's own limit; resampling a longer side could take any amount of memory
+_PIXELS_AT_ONCE = 48_000_000    # of all images that are decoded at the same time in all threads; a larger one is alone
+_MAX_BYTES = 2 ** 30            # of a file: some decoders read it as a whole
+_CAMERA_PIXELS = 8_000_000      # JPEG images of more pixels may be scaled while they are decoded
+_CHUNK = 2 ** 18                # bytes of a file that are searched at a time
+_BAND_PIXELS = 2 ** 18          # pixels that are converted at a time
 
 # Limits of a progressive JPEG: pixels times scans, and scans. Usual are ten scans. Thousands of scans of a few bytes
 # each, over the whole image, would take hours.
 _MAX_SCANNED, _MAX_SCANS = 5_000_000_000, 10_000
-
 # Segments of a JPEG or chunks of a PNG that are walked, at some microseconds each; a gigabyte needs 16,000 segments.
 _MAX_SEGMENTS = 200_000
-
 # Tiles times channels of a JPEG 2000 image; its decoder allocates some kilobytes for each. Usual are 256 x 256 pixels.
 _MAX_TILES = 100_000
 
-# JPEG images of more pixels may be scaled while they are decoded.
-_CAMERA_PIXELS = 8_000_000
-
-_CHUNK = 2 ** 18                # bytes of a file that are searched at a time
-_BAND_PIXELS = 2 ** 18          # pixels that are converted at a time
-
-# EXIF orientation to (flip rows, flip columns, then transpose).
-_TURNS = {1: (False, False, False), 2: (False, True, False), 3: (True, True, False), 4: (True, False, False),
-          5: (False, False, True), 6: (True, False, True), 7: (True, True, True), 8: (False, True, True)}
+# EXIF orientations, from 1, to (flip rows, flip columns, then transpose).
+_TURNS = dict(enumerate([(0, 0, 0), (0, 1, 0), (1, 1, 0), (1, 0, 0), (0, 0, 1), (1, 0, 1), (1, 1, 1), (0, 1, 1)], 1))
 _INVERSE = {6: 8, 8: 6}         # the others are their own inverse
 _ORIENTATION = 0x0112
 
 
 class ImageError(ValueError):
-    """An image that cannot be used; the run can go on with the next one. `str(error)` is the reason, in one line.
-
-    Attributes:
-        path: The image, where it has a name.
-    """
+    """An image that cannot be used; the run can go on with the next one. `str(error)` is the reason, in one line, and
+    `path` the image, where it has a name."""
 
     def __init__(self, path: str | None, reason: str) -> None:
         super().__init__(printable(reason))
@@ -81,27 +68,18 @@ class DecodedImage:
     It is read like an array: `image[top:bottom, left:right]` is RGB, (H, W, 3), uint8, and `numpy.asarray(image)` the
     whole. Turning and converting a large image as a whole would take two or three times its memory. Grey, palette, CMYK
     and 16-bit images become 8-bit RGB; transparent pixels are composed on white.
-
-    Args:
-        image: The decoded image.
-        orientation: EXIF orientation by which it is turned; unknown numbers leave it as it is.
-
-    Attributes:
-        shape: (H, W, 3).
-    """
+    `orientation` is the EXIF orientation by which the decoded image is turned; unknown numbers leave it as it is."""
 
     def __init__(self, image: Image.Image, orientation: int = 1) -> None:
         if image.mode == 'F':
             raise ValueError('floating-point pixels, which have no known range; save it with 8 or 16 bits a channel')
-        self._image = image
-        self._turn = _TURNS.get(orientation, _TURNS[1])
-        self.shape = (image.width, image.height, 3) if self._turn[2] else (image.height, image.width, 3)
+        self._image, self._turn = image, _TURNS.get(orientation, _TURNS[1])
+        self.shape = (*(image.size if self._turn[2] else image.size[::-1]), 3)      #: (H, W, 3)
 
     def __getitem__(self, part: tuple[slice, ...]) -> np.ndarray:
         flip_rows, flip_columns, transpose = self._turn
         rows, columns = (range(length)[wanted] for wanted, length in zip(part, self.shape, strict=False))
-        if transpose:
-            rows, columns = columns, rows
+        rows, columns = (columns, rows) if transpose else (rows, columns)
         width, height = self._image.size
         top, bottom = (height - rows.stop, height - rows.start) if flip_rows else (rows.start, rows.stop)
         left, right = (width - columns.stop, width - columns.start) if flip_columns else (columns.start, columns.stop)
@@ -128,33 +106,26 @@ class DecodedImage:
 def bands(length: int, breadth: int) -> Iterator[slice]:
     """Slices of the side `length` of an image, such that each band is small beside a large image."""
     step = max(1, _BAND_PIXELS // breadth)
-    for start in range(0, length, step):
-        yield slice(start, min(start + step, length))
+    return (slice(start, min(start + step, length)) for start in range(0, length, step))
 
 
 @contextlib.contextmanager
-def open_image(path: str | os.PathLike | IO[bytes], honour_exif: bool = True, max_pixels: int = MAX_PIXELS,
+def open_image(path: Path | IO[bytes], honour_exif: bool = True, max_pixels: int = MAX_PIXELS,
                min_side: int | None = None) -> Iterator[DecodedImage]:
-    """Decodes an image. Its memory is released when the block ends; large images wait for each other.
+    """Yields a decoded image, whose memory is released when the block ends; large images wait for each other.
 
     Args:
         path: A JPEG, PNG, GIF, WebP, BMP, TIFF, PPM, JPEG 2000, AVIF or, with pillow-heif, HEIC file, whatever its
-            name; the first frame of an animation. A binary file, which may be an `io.BytesIO`, is read from its
-            beginning and left open.
+            name; the first frame of an animation. A binary file is read from its beginning and left open.
         honour_exif: Turn the image by its EXIF orientation. Features published in the years of VGG were made without.
             HEIC files have their orientation in the image itself, and are always turned.
         max_pixels: An image of more pixels is refused by its header.
-        min_side: A JPEG image of more than 8 megapixels may be decoded at 1/2, 1/4 or 1/8 of its size, as long as both
-            sides keep this many pixels. The decoder then averages pixels, in a fraction of the time and memory. None:
-            full size.
-
-    Yields:
-        The image; not to be used outside the block.
+        min_side: A JPEG image of more than 8 megapixels may be decoded at 1/2, 1/4 or 1/8 of its size, in a fraction of
+            the time and memory, as long as both sides keep this many pixels. None: full size.
 
     Raises:
         ImageError: The file is missing or unreadable, not an image, damaged or too large. No other exception and no
-            warning is raised, whatever the file contains.
-    """
+            warning is raised, whatever the file contains."""
     f = path if hasattr(path, 'read') else None
     name: Any = getattr(f, 'name', None) if f is not None else os.fspath(path)          # type: ignore[arg-type]
     with contextlib.ExitStack() as held:
@@ -167,12 +138,12 @@ def open_image(path: str | os.PathLike | IO[bytes], honour_exif: bool = True, ma
             raise
         except UnidentifiedImageError as e:
             raise ImageError(name, 'not an image in a supported format, or cut off within its header') from e
-        except OSError as e:
-            raise ImageError(name, f'cannot be read ({e.strerror})' if e.strerror else _one_line(e)) from e
         except MemoryError as e:
             raise ImageError(name, 'not enough memory to decode it') from e
         except Exception as e:                          # Pillow's decoders raise nearly anything on damaged files
-            raise ImageError(name, _one_line(e)) from e
+            system = isinstance(e, OSError) and e.strerror
+            one_line = ' '.join(str(e).split()) or type(e).__name__
+            raise ImageError(name, f'cannot be read ({system})' if system else one_line) from e
         yield image
 
 
@@ -180,10 +151,8 @@ def _open_regular(path: str) -> IO[bytes]:
     status = os.stat(path)
     if not stat.S_ISREG(status.st_mode):                # opening a pipe would wait for its writer
         raise ValueError('a folder that cannot be listed' if stat.S_ISDIR(status.st_mode) else 'not a regular file')
-    if not status.st_size:
-        raise ValueError('the file is empty')
-    if status.st_size > _MAX_BYTES:
-        raise ValueError(f'a file of {status.st_size:,} bytes is no image')
+    if not 0 < status.st_size <= _MAX_BYTES:
+        raise ValueError(f'a file of {status.st_size:,} bytes is no image' if status.st_size else 'the file is empty')
     return open(path, 'rb')
 
 
@@ -191,8 +160,7 @@ def _decode(f: IO[bytes], held: contextlib.ExitStack, *options: Any) -> DecodedI
     try:
         return held.enter_context(_decoded(f, *options))
     except Exception:
-        sound = _essential_chunks(f)
-        if sound is None:
+        if (sound := _essential_chunks(f)) is None:
             raise
     return held.enter_context(_decoded(sound, *options))
 
@@ -206,7 +174,7 @@ def _decoded(f: IO[bytes], honour_exif: bool, max_pixels: int, min_side: int | N
         if max(width, height) > _MAX_SIDE:
             raise ValueError(f'{width} x {height} pixels: a side of more than {_MAX_SIDE:,}')
         _check_parts(image, f)
-        if min_side is not None and image.format in ('JPEG', 'MPO'):
+        if min_side is not None and image.format in ('JPEG', 'MPO') and width * height > _CAMERA_PIXELS:
             width, height = _scale(image, min_side)
         turned = _orientation(image) if image.format == 'TIFF' else 1       # Pillow turns TIFF images by itself
         # Pillow holds an animation's frame three times more while it decodes WebP, and pillow-heif once more.
@@ -233,9 +201,7 @@ def _open_with_pillow(f: IO[bytes]) -> Image.Image:
     return Image.open(_KeptOpen(f), formats=[name for name in _FORMATS if name in Image.OPEN])
 
 
-class _KeptOpen:
-    """A file that Pillow cannot close."""
-
+class _KeptOpen:                # by Pillow, which closes files
     def __init__(self, f: Any) -> None:
         self._f = f
 
@@ -248,9 +214,9 @@ class _KeptOpen:
 
 def _scale(image: Any, min_side: int) -> tuple[int, int]:
     width, height = image.size
-    for scale in (8, 4, 2) if width * height > _CAMERA_PIXELS else ():
+    for scale in 8, 4, 2:
         # Where a side is no multiple, the last pixels are averages of fewer, and the whole image is shifted.
-        if min(width, height) >= min_side * scale and not width % scale and not height % scale:
+        if min(width, height) >= min_side * scale and not (width % scale or height % scale):
             image.draft(None, (width // scale, height // scale))
             break
     return image.size
@@ -258,16 +224,13 @@ def _scale(image: Any, min_side: int) -> tuple[int, int]:
 
 # Limits on what decoders do for a few bytes. Files are read in chunks: a mapped one would end the process by SIGBUS
 # where its disk is damaged or where it is cut meanwhile, and some file systems cannot map files.
-
 def _check_parts(image: Image.Image, f: IO[bytes]) -> None:
-    if image.format in ('JPEG', 'MPO'):
-        most, kind, count = min(_MAX_SCANS, _MAX_SCANNED // (image.width * image.height)), 'scans', _count_scans
-    elif image.format == 'JPEG2000':
-        most, kind, count = _MAX_TILES, 'tiles', _count_tiles
-    else:
-        return
-    if count(f, most) > most:
-        raise ValueError(f'more than {most:,} {kind} in an image of {image.width} x {image.height} pixels')
+    scans = min(_MAX_SCANS, _MAX_SCANNED // (image.width * image.height)), 'scans', _count_scans
+    limits = {'JPEG': scans, 'MPO': scans, 'JPEG2000': (_MAX_TILES, 'tiles', _count_tiles)}
+    if image.format in limits:
+        most, kind, count = limits[image.format]
+        if count(f, most) > most:
+            raise ValueError(f'more than {most:,} {kind} in an image of {image.width} x {image.height} pixels')
 
 
 _MARKER = re.compile(b'\xff[\xc0-\xcf\xd8-\xfe]')       # but for restarts, which are within a scan
@@ -298,17 +261,14 @@ _SIZE = re.compile(b'\xff\x51(?=(.{38}))', re.DOTALL)
 
 
 def _count_tiles(f: IO[bytes], most: int) -> int:
-    """The tiles times channels of a JPEG 2000 image, or any number above `most`, wherever its sizes stand."""
+    # The tiles times channels of a JPEG 2000 image, or any number above `most`, wherever its sizes stand.
     def sizes() -> Iterator[int]:
-        position = 0
-        while True:
+        for position in itertools.count(0, _CHUNK):
             f.seek(position)
             data = f.read(_CHUNK + 40)
             yield from (_tiles(match[1]) for match in _SIZE.finditer(data) if match.start() < _CHUNK)
-            position += _CHUNK
             if len(data) < _CHUNK:
                 return
-
     return sum(itertools.islice(sizes(), most + 1))
 
 
@@ -320,15 +280,12 @@ def _tiles(fields: bytes) -> int:
     return columns * rows * max(1, channels)
 
 
-_PNG = b'\x89PNG\r\n\x1a\n'
-_MAX_COPIED = 2 ** 28           # bytes of a PNG
+_PNG, _MAX_COPIED = b'\x89PNG\r\n\x1a\n', 2 ** 28       # and bytes of a PNG
 
 
 def _essential_chunks(f: IO[bytes]) -> io.BytesIO | None:
-    """A copy of a PNG with the chunks that its pixels need, and a sound eXIf; None where that would not help.
-
-    Pillow refuses an image for a wrong checksum in a comment, or for a long compressed one.
-    """
+    """A copy of a PNG with the chunks that its pixels need, and a sound eXIf; None where that would not help. Pillow
+    refuses an image for a wrong checksum in a comment, or for a long compressed one."""
     f.seek(0)
     if f.read(8) != _PNG:
         return None
@@ -346,10 +303,9 @@ def _essential_chunks(f: IO[bytes]) -> io.BytesIO | None:
         body = f.read(length + 4) if size <= _MAX_COPIED else b''
         if len(body) < length + 4:
             return None
-        if kind == b'eXIf' and zlib.crc32(kind + body[:-4]) != int.from_bytes(body[-4:], 'big'):
-            dropped = True
-        else:
-            kept += [head, body]
+        damaged = kind == b'eXIf' and zlib.crc32(kind + body[:-4]) != int.from_bytes(body[-4:], 'big')
+        dropped |= damaged
+        kept += [] if damaged else [head, body]
         if kind == b'IEND':
             return io.BytesIO(b''.join(kept)) if dropped else None
     return None
@@ -361,22 +317,17 @@ def _orientation(image: Image.Image) -> int:
     return 1
 
 
-def _one_line(error: Exception) -> str:
-    return ' '.join(str(error).split()) or type(error).__name__
-
-
 def _as_rgb(image: Image.Image) -> np.ndarray:
     if image.mode.startswith('I'):                      # 16-bit grey; Pillow's own conversion would clip it at 255
-        grey = np.clip(np.asarray(image, np.int64), 0, 65535)
-        return np.repeat(((grey * 255 + 32767) // 65535).astype(np.uint8)[:, :, None], 3, axis=2)
+        grey = (np.clip(np.asarray(image, np.int64), 0, 65535) * 255 + 32767) // 65535
+        return np.repeat(grey.astype(np.uint8)[:, :, None], 3, axis=2)
     if image.has_transparency_data:
         image = image.convert('RGBA')
         image = Image.alpha_composite(Image.new('RGBA', image.size, 'white'), image)
     return np.asarray(image if image.mode == 'RGB' else image.convert('RGB'))
 
 
-_room = threading.Condition()
-_in_memory = 0
+_room, _in_memory = threading.Condition(), 0            # the pixels of the images in memory
 
 
 @contextlib.contextmanager

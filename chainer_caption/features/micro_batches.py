@@ -1,8 +1,6 @@
-"""Runs an encoder on a GPU in micro-batches that fit into its memory.
-
-Without cuDNN, which CuPy no longer has, Chainer unfolds the inputs of each convolution into a matrix (im2col) and
-transposes its output: a quarter of a gigabyte for each image in VGG's second layer.
-"""
+"""Runs an encoder on a GPU in micro-batches that fit into its memory. Without cuDNN, which CuPy no longer has, Chainer
+unfolds the inputs of each convolution into a matrix (im2col) and transposes its output: a quarter of a gigabyte for
+each image in VGG's second layer."""
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -21,42 +19,33 @@ class MicroBatches:
 
     Args:
         compute: Takes images on the GPU, (n, 3, S, S) float32, and returns their features, (n, D).
-        device: The GPU, which must be the current device in calls.
-    """
+        device: The GPU, which must be the current device in calls."""
 
     def __init__(self, compute: Callable[[Any], Any], device: Any) -> None:
-        self._compute = compute
-        self._device = device
+        self._compute, self._device = compute, device
         self._size: int | None = None                   # images; measured with the first one
 
     def __call__(self, batch: np.ndarray) -> Any:
-        """Computes the features, (N, D) float32 on the GPU, of images on the host, (N, 3, S, S) float32.
-
-        Raises:
-            InputError: The memory is too small for a single image.
-        """
+        """Computes the features, (N, D) float32 on the GPU, of images on the host, (N, 3, S, S) float32; InputError
+        where the memory is too small for a single image."""
         if self._size is None:
-            needed = peak_bytes(self._device, lambda: self._compute_one(batch[:1]))
+            needed = peak_bytes(self._device, lambda: self._try(batch[:1]))
             self._size = max(1, int(_SHARE * free_bytes(self._device)) // max(1, needed))
         made: list = []
-        start = 0
-        while start < len(batch):
-            images = batch[start:start + self._size]
+        while len(batch):
+            images = batch[:self._size]
             features = self._try(images)
             if features is None:
                 self._size = len(images) // 2
             else:
                 made.append(features)
-                start += len(images)
+                batch = batch[len(images):]
         return self._device.xp.concatenate(made)
-
-    def _compute_one(self, image: np.ndarray) -> Any:
-        with enough_memory(self._device):
-            return self._compute(self._device.send(image))
 
     def _try(self, images: np.ndarray) -> Any:
         if len(images) == 1:
-            return self._compute_one(images)
+            with enough_memory(self._device):
+                return self._compute(self._device.send(images))
         try:
             return self._compute(self._device.send(images))
         except MemoryError:

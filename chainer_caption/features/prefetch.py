@@ -32,21 +32,14 @@ def prepared_batches(extractor: Any, paths: Iterable[Any],
 
     prepared = _prefetch(prepare, paths, BATCH)
     for size in itertools.repeat(BATCH) if sizes is None else sizes:
-        batch = list(itertools.islice(prepared, size))
-        if not batch:
+        if not (batch := list(itertools.islice(prepared, size))):
             return
         yield batch
 
 
-def compute_batch(compute: Callable[[list[np.ndarray]], Any], batch: PreparedBatch,
-                  shape: Sequence[int]) -> np.ndarray:
-    """Computes a batch: (len(batch), *shape), float32, on the host; zeros where an image could not be prepared.
-
-    Args:
-        compute: Takes a list of n prepared images and returns (n, *shape) on any device.
-        batch: From `prepared_batches`.
-        shape: Shape of one result.
-    """
+def compute_batch(compute: Callable[[list[np.ndarray]], Any], batch: PreparedBatch, shape: Sequence[int]) -> np.ndarray:
+    """Computes a batch of `prepared_batches`: (len(batch), *shape), float32, on the host; zeros where an image could
+    not be prepared. `compute` takes a list of n prepared images and returns (n, *shape) on any device."""
     rows = np.zeros((len(batch), *shape), np.float32)
     good = {i: image for i, (_, image) in enumerate(batch) if isinstance(image, np.ndarray)}
     if good:

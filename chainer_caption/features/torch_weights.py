@@ -10,19 +10,17 @@ import numpy as np
 
 from chainer_caption.errors import InputError
 from chainer_caption.features.caffemodel import stored_array
-from chainer_caption.storage.files import open_regular, parse_json, unreadable
+from chainer_caption.storage.files import Path, open_regular, parse_json, unreadable
 from chainer_caption.storage.pickles import ForbiddenCall
 from chainer_caption.storage.torch_files import StoredTensor, read_state_dict
 
-#: Suffixes of such files.
-SUFFIXES = '.pth', '.pt', '.tar', '.safetensors'
+SUFFIXES = '.pth', '.pt', '.tar', '.safetensors'        #: of such files
 
 # What wrappers put before every name: DataParallel, torch.compile, and models that hold the encoder.
 _PREFIXES = 'module.', '_orig_mod.', 'model.', 'net.', 'encoder.', 'backbone.'
-
+_CONVOLUTION = re.compile(r'features\.([0-9]{1,4})\.weight')             # of VGG
 # The fully connected layers of VGG in torchvision, and in timm, which has them as convolutions.
 _FULLY_CONNECTED = {'classifier.0': 'fc6', 'classifier.3': 'fc7', 'pre_logits.fc1': 'fc6', 'pre_logits.fc2': 'fc7'}
-
 # Batch normalisation in a state dict: scale, shift, mean and variance.
 _NORM = 'weight', 'bias', 'running_mean', 'running_var'
 
@@ -32,30 +30,18 @@ _MAX_HEADER = 2 ** 22
 
 
 class TorchWeights:
-    """The arrays of a `.pth` or `.safetensors` file, by Chainer's names.
+    """The arrays of a `.pth` or `.safetensors` file, by Chainer's names; InputError for one that cannot be read or is
+    damaged.
 
     A `FoldedEncoder` names its layers (`torch_layers`) and gets each convolution with its batch normalisation folded
     into it. `encoders.caffe.ResNet101` names its arrays (`torch_name`). For VGG, both libraries number the entries of
-    `features`, activations included; their order is that of the convolutions.
+    `features`, activations included, in the order of the convolutions. `wanted` has the shapes of the link's arrays."""
 
-    Args:
-        path: The file.
-        link: The chain whose names the arrays get.
-        wanted: Name to shape of all that the link has.
-
-    Attributes:
-        shapes: Name (`conv1_1/W` ...) to shape, for the arrays that are there.
-
-    Raises:
-        InputError: The file cannot be read or is damaged.
-    """
-
-    def __init__(self, path: str | os.PathLike, link: Any, wanted: dict[str, tuple[int, ...]]) -> None:
+    def __init__(self, path: Path, link: Any, wanted: dict[str, tuple[int, ...]]) -> None:
         self._tensors = _without_prefix(_read(path))
-        self._link = link
-        self._layers = getattr(link, 'torch_layers', {})
+        self._link, self._layers = link, getattr(link, 'torch_layers', {})
         self._keys = self._keys_of(wanted)
-        self.shapes = {}
+        self.shapes = {}                                #: name (`conv1_1/W` ...) to shape, of the arrays that are there
         for name, keys in self._keys.items():
             found = [self._tensors[key] for key in keys if key in self._tensors]
             for key, tensor in zip(keys, found, strict=False):
@@ -66,26 +52,30 @@ class TorchWeights:
                 self.shapes[name] = found[0].shape if found else wanted[name]
 
     def _keys_of(self, wanted: dict[str, tuple[int, ...]]) -> dict[str, list[str]]:
-        """Each of the link's arrays to the tensors that make it; without any it is zero."""
+        # Each of the link's arrays to the tensors that make it; without any it is zero.
         if self._layers:
             return {f'{layer}/{part}': keys for layer, (conv, norm) in self._layers.items() for part, keys in (
                 ('W', [f'{conv}.weight']), ('b', [f'{norm}.{part}' for part in _NORM]))}
         if hasattr(self._link, 'torch_name'):
             return {name: [key for key in [self._link.torch_name(name)] if key] for name in wanted}
-        return {f'{ours}/{part}': [f'{theirs}.{of_torch}'] for ours, theirs in _vgg_layers(
-            self._tensors, self._link).items() for part, of_torch in (('W', 'weight'), ('b', 'bias'))}
+        return {f'{ours}/{part}': [f'{theirs}.{of_torch}'] for ours, theirs in self._vgg_layers().items()
+                for part, of_torch in (('W', 'weight'), ('b', 'bias'))}
+
+    def _vgg_layers(self) -> dict[str, str]:
+        numbers = sorted(int(match[1]) for key in self._tensors if (match := _CONVOLUTION.fullmatch(key)))
+        convolutions = sorted(child.name for child in self._link.children() if child.name.startswith('conv'))
+        return {**{ours: f'features.{n}' for n, ours in zip(numbers, convolutions, strict=False)},
+                **{ours: theirs for theirs, ours in _FULLY_CONNECTED.items() if f'{theirs}.weight' in self._tensors}}
 
     def read(self, name: str) -> np.ndarray:
         """Reads one array."""
         layer, part = name.rsplit('/', 1)
+        if not self._keys[name]:
+            return np.zeros(self.shapes[name], np.int8)
         if layer not in self._layers:
-            if not self._keys[name]:
-                return np.zeros(self.shapes[name], np.int8)
             array = self._tensors[self._keys[name][0]].read()
-            if part != 'avg_var':
-                return array
             # Chainer's link adds a larger epsilon than the weights were trained with.
-            return array.astype(np.float64) - (self._link.bn1.eps - self._link.epsilon)
+            return array if part != 'avg_var' else array.astype(np.float64) - (self._link.bn1.eps - self._link.epsilon)
         conv, norm = self._layers[layer]
         gamma, beta, mean, variance = (self._tensors[f'{norm}.{part}'].read().astype(np.float64) for part in _NORM)
         with np.errstate(all='raise'):                  # only damaged variances fail
@@ -95,7 +85,7 @@ class TorchWeights:
         return self._tensors[f'{conv}.weight'].read() * scale[:, None, None, None]
 
 
-def _read(path: str | os.PathLike) -> dict[str, StoredTensor]:
+def _read(path: Path) -> dict[str, StoredTensor]:
     if os.fspath(path).lower().endswith('.safetensors'):
         return _read_safetensors(path)
     try:
@@ -114,17 +104,9 @@ def _without_prefix(tensors: dict[str, Any]) -> dict[str, Any]:
     return tensors
 
 
-def _vgg_layers(keys: Any, link: Any) -> dict[str, str]:
-    numbers = sorted(int(key.split('.')[1]) for key in keys if re.fullmatch(r'features\.[0-9]{1,4}\.weight', key))
-    convolutions = sorted(child.name for child in link.children() if child.name.startswith('conv'))
-    layers = {ours: f'features.{n}' for n, ours in zip(numbers, convolutions, strict=False)}
-    layers.update((ours, theirs) for theirs, ours in _FULLY_CONNECTED.items() if f'{theirs}.weight' in keys)
-    return layers
-
-
-def _read_safetensors(path: str | os.PathLike) -> dict[str, StoredTensor]:
-    """The tensors of a .safetensors file, still in it. The format: the length of a header (8 bytes), the header in
-    JSON, the numbers (https://github.com/huggingface/safetensors). Its own library maps the file: see images.py."""
+def _read_safetensors(path: Path) -> dict[str, StoredTensor]:
+    # The format is the length of a header (8 bytes), the header in JSON, and the numbers
+    # (https://github.com/huggingface/safetensors). Its own library maps the file: see images.py.
     try:
         with open_regular(path) as f:
             size = os.fstat(f.fileno()).st_size

@@ -1,15 +1,10 @@
 """Layers of VGG for inference on the CPU: 3 x 3 convolution, bias, ReLU and 2 x 2 max pooling; linear and ReLU.
 
 The convolution is Winograd's minimal filtering, F(4 x 4, 3 x 3) of A. Lavin and S. Gray, "Fast Algorithms for
-Convolutional Neural Networks", 2016. Tiles d of 6 x 6 inputs and filters g are transformed, multiplied point by point,
-summed over the channels, and transformed back to 4 x 4 outputs::
-
-    Y = A^T [ (G g G^T) * (B^T d B) ] A
-
-That is 36 multiplications in place of 144, and for each of the 36 points the sum over the channels is a matrix product
-over all tiles. Tiles are computed in groups whose transforms stay in the cache, each group by one thread. In float32
-the result differs from a direct convolution by some 1e-6 of the largest output.
-"""
+Convolutional Neural Networks", 2016: Y = A^T [(G g G^T) * (B^T d B)] A for filters g, tiles d of 6 x 6 inputs, and
+tiles Y of 4 x 4 outputs. The sum over the channels is a matrix product over all tiles, for each of 36 points. Groups of
+tiles, whose transforms stay in the cache, are computed by one thread each. In float32 the result differs from a direct
+convolution by some 1e-6 of the largest output."""
 from __future__ import annotations
 
 import numpy as np
@@ -17,12 +12,10 @@ import numpy as np
 from chainer_caption.functions.compiled import compiled, inlined, parallel_for
 from chainer_caption.functions.matmul import matmul
 
-_TILES = 64                                             # in a group
-_BLOCK = 32                                             # channels that are transformed together
-_NEXT = np.uintp(_BLOCK)                                # from one point of a tile to its right neighbour
-_BELOW = np.uintp(6 * _BLOCK)                           # and to the one below
+_TILES, _BLOCK = 64, 32                 # tiles of a group; channels that are transformed together
+_NEXT, _BELOW = np.uintp(_BLOCK), np.uintp(6 * _BLOCK)      # from a point of a tile to its neighbours
 _2, _4, _5, _8 = map(np.float32, (2, 4, 5, 8))
-
+_TWO, _THREE, _FOUR, _FIVE = map(np.uintp, (2, 3, 4, 5))
 _G = np.array([[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]]) / 24
 
 
@@ -41,13 +34,10 @@ def convolution_relu(x: np.ndarray, filters: np.ndarray, b: np.ndarray, pool: bo
 
     Args:
         x: Images, (N, H, W, C), float32, contiguous.
-        filters: `winograd_filters(W)`, (36, C, K).
-        b: Biases, (K,), float32.
+        filters, b: `winograd_filters(W)`, (36, C, K), and biases, (K,), float32.
         pool: Take the maximum of each 2 x 2 outputs; H and W must be even.
 
-    Returns:
-        (N, H, W, K), or (N, H / 2, W / 2, K) with `pool`; float32.
-    """
+    Returns (N, H, W, K), or (N, H / 2, W / 2, K) with `pool`; float32."""
     images, height, width, channels = x.shape
     if pool and (height % 2 or width % 2):
         raise ValueError(f'cannot pool {height} x {width} outputs by two')
@@ -71,8 +61,7 @@ def convolution_relu(x: np.ndarray, filters: np.ndarray, b: np.ndarray, pool: bo
 def linear_relu(x: np.ndarray, W: np.ndarray, b: np.ndarray) -> np.ndarray:
     """max(x W^T + b, 0), (N, K), of x (N, C), W (K, C) and b (K,), all float32. Wrap calls in `one_blas_thread`."""
     y = matmul(x, W.T)
-    y += b
-    return np.maximum(y, 0, out=y)
+    return np.maximum(np.add(y, b, out=y), 0, out=y)
 
 
 # The transforms take a tile's channels in blocks, through two scratch arrays in which a point of the tile is a row of
@@ -90,14 +79,12 @@ def _transform_inputs(x, before, first, count):
         top, left = place // across * 4 - 1, place % across * 4 - 1
         for channel in range(0, channels, _BLOCK):
             size = min(_BLOCK, channels - channel)
+            tile[:] = 0
             for point in range(36):
                 row, column = top + point // 6, left + point % 6
                 if 0 <= row < height and 0 <= column < width:
                     source = ((image * height + row) * width + column) * channels + channel
                     _copy(x_flat, source, tile, point * _BLOCK, size)
-                else:
-                    for c in range(size):
-                        tile[np.uintp(point * _BLOCK + c)] = 0
             for column in range(6):
                 _inputs_pass(tile, half, column * _BLOCK, _BELOW)
             for row in range(6):
@@ -127,9 +114,12 @@ def _transform_outputs(after, b, y, pool, first, count):
             for row in range(4):
                 _outputs_pass(half, tile, row * 6 * _BLOCK, _NEXT)
             if pool:
-                for row in range(2):
-                    for column in range(2):
-                        _pool(tile, (row * 12 + column * 2) * _BLOCK, half, (row * 6 + column) * _BLOCK)
+                for point in range(4):
+                    corner, target = point // 2 * 12 + point % 2 * 2, point // 2 * 6 + point % 2
+                    for c in range(_BLOCK):
+                        k = np.uintp(corner * _BLOCK + c)
+                        above, below = max(tile[k], tile[k + _NEXT]), max(tile[k + _BELOW], tile[k + _BELOW + _NEXT])
+                        half[np.uintp(target * _BLOCK + c)] = max(above, below)
                 tile, half = half, tile
             for row in range(min(side, height - top)):
                 for column in range(min(side, width - left)):
@@ -147,15 +137,15 @@ def _copy(source, source_at, target, target_at, size):
 
 
 @inlined
+def _six(start, step):
+    return start, start + step, start + _TWO * step, start + _THREE * step, start + _FOUR * step, start + _FIVE * step
+
+
+@inlined
 def _inputs_pass(source, target, start, step):
     # B^T times each of a block's columns of six points
     for c in range(_BLOCK):
-        k0 = np.uintp(start + c)
-        k1 = k0 + step
-        k2 = k1 + step
-        k3 = k2 + step
-        k4 = k3 + step
-        k5 = k4 + step
+        k0, k1, k2, k3, k4, k5 = _six(np.uintp(start + c), step)
         d0, d1, d2, d3, d4, d5 = source[k0], source[k1], source[k2], source[k3], source[k4], source[k5]
         target[k0] = _4 * d0 - _5 * d2 + d4
         target[k1] = d3 + d4 - _4 * (d1 + d2)
@@ -169,23 +159,9 @@ def _inputs_pass(source, target, start, step):
 def _outputs_pass(source, target, start, step):
     # A^T, likewise; of six points four remain
     for c in range(_BLOCK):
-        k0 = np.uintp(start + c)
-        k1 = k0 + step
-        k2 = k1 + step
-        k3 = k2 + step
-        k4 = k3 + step
-        k5 = k4 + step
+        k0, k1, k2, k3, k4, k5 = _six(np.uintp(start + c), step)
         m0, m1, m2, m3, m4, m5 = source[k0], source[k1], source[k2], source[k3], source[k4], source[k5]
         target[k0] = m0 + (m1 + m2) + (m3 + m4)
         target[k1] = (m1 - m2) + _2 * (m3 - m4)
         target[k2] = (m1 + m2) + _4 * (m3 + m4)
         target[k3] = (m1 - m2) + _8 * (m3 - m4) + m5
-
-
-@inlined
-def _pool(source, source_at, target, target_at):
-    for c in range(_BLOCK):
-        k = np.uintp(source_at + c)
-        above = max(source[k], source[k + _NEXT])
-        below = max(source[k + _BELOW], source[k + _BELOW + _NEXT])
-        target[np.uintp(target_at + c)] = max(above, below)

@@ -1,6 +1,5 @@
 """Convolutions for training. Chainer unfolds images into matrices (im2col); on the CPU, 1 x 1 convolutions are computed
-as matrix products without that, and depthwise ones as compiled loops: the two kinds in encoders for phones.
-"""
+as matrix products without that, and depthwise ones as compiled loops: the two kinds in encoders for phones."""
 from __future__ import annotations
 
 import functools
@@ -19,20 +18,14 @@ def convolution_2d(x: Any, W: Any, b: Any = None, stride: tuple[int, int] = (1, 
     """`chainer.functions.convolution_2d`, faster on the CPU for 1 x 1 and depthwise filters.
 
     Args:
-        x: Images, (N, C, H, W), floats.
-        W: Filters, (K, C / groups, kH, kW).
-        b: Biases, (K,), or None.
-        stride: Vertical and horizontal.
-        pad: Zeros around the images, likewise.
+        x, W, b: Images, (N, C, H, W), floats; filters, (K, C / groups, kH, kW); and biases, (K,), or None.
+        stride, pad: Each vertical and horizontal; padding is by zeros.
         groups: Groups of channels.
 
-    Returns:
-        chainer.Variable: (N, K, H', W').
-    """
+    Returns a chainer.Variable, (N, K, H', W')."""
     if chainer.backend.get_array_module(x) is np and b is not None and tuple(pad) == (0, 0):
         if W.shape[2:] == (1, 1) and groups == 1:
-            if tuple(stride) != (1, 1):
-                x = x[:, :, ::stride[0], ::stride[1]]
+            x = x if tuple(stride) == (1, 1) else x[:, :, ::stride[0], ::stride[1]]
             return _Pointwise().apply((x, W, b))[0]
         if W.shape[:2] == (groups, 1) and stride[0] == stride[1]:
             return _Depthwise(stride[0]).apply((x, W, b))[0]
@@ -40,7 +33,6 @@ def convolution_2d(x: Any, W: Any, b: Any = None, stride: tuple[int, int] = (1, 
 
 
 class _Pointwise(chainer.FunctionNode):
-
     def forward(self, inputs: tuple) -> tuple:
         self.retain_inputs((0, 1))
         x, W, b = inputs
@@ -61,9 +53,13 @@ class _Pointwise(chainer.FunctionNode):
                 parallel_for(_multiply, len(x), W[:, :, 0, 0].T, gy, gx)
                 gx = gx.reshape(x.shape)
             # One product over the positions of all images in place of a sum of products.
-            gW = matmul(_channel_rows(gy), _channel_rows(x.reshape(*x.shape[:2], -1)).T)
-        gradients = gx, gW.reshape(W.shape), gy.sum(axis=(0, 2))
-        return tuple(chainer.as_variable(gradients[i]) for i in indexes)
+            rows, columns = (a.transpose(1, 0, 2).reshape(a.shape[1], -1) for a in (gy, x.reshape(*x.shape[:2], -1)))
+            gW = matmul(rows, columns.T)
+        return _variables(indexes, gx, gW.reshape(W.shape), gy.sum(axis=(0, 2)))
+
+
+def _variables(indexes: tuple, *gradients: np.ndarray | None) -> tuple:
+    return tuple(chainer.as_variable(gradients[i]) for i in indexes)
 
 
 def _multiply(W: np.ndarray, pixels: np.ndarray, y: np.ndarray, start: int, stop: int) -> None:
@@ -71,12 +67,7 @@ def _multiply(W: np.ndarray, pixels: np.ndarray, y: np.ndarray, start: int, stop
         np.dot(W, pixels[i], out=y[i])
 
 
-def _channel_rows(pixels: np.ndarray) -> np.ndarray:
-    return pixels.transpose(1, 0, 2).reshape(pixels.shape[1], -1)
-
-
 class _Depthwise(chainer.FunctionNode):
-
     def __init__(self, stride: int) -> None:
         self._stride = stride
 
@@ -95,8 +86,7 @@ class _Depthwise(chainer.FunctionNode):
         parts = np.empty((*x.shape[:2], *W.shape[2:]), W.dtype)
         parallel_for(_loops(W.shape[3], self._stride)[1], len(_planes(x)), _planes(x), _planes(gy), _planes(parts))
         gx = self._input_gradient(gy, W, x) if 0 in indexes else None
-        gradients = gx, parts.sum(axis=0)[:, None], gy.sum(axis=(0, 2, 3))
-        return tuple(chainer.as_variable(gradients[i]) for i in indexes)
+        return _variables(indexes, gx, parts.sum(axis=0)[:, None], gy.sum(axis=(0, 2, 3)))
 
     def _input_gradient(self, gy: np.ndarray, W: np.ndarray, x: np.ndarray) -> np.ndarray:
         """The transposed convolution: one of `gy`, dilated by the stride, with the filters turned."""
@@ -110,8 +100,8 @@ class _Depthwise(chainer.FunctionNode):
 
 
 def _convolve(x: np.ndarray, filters: np.ndarray, b: np.ndarray, stride: int, y: np.ndarray) -> None:
-    parallel_for(_loops(filters.shape[2], stride)[0], len(_planes(y)), _planes(x), np.ascontiguousarray(filters), b,
-               _planes(y))
+    planes = _planes(y)
+    parallel_for(_loops(filters.shape[2], stride)[0], len(planes), _planes(x), np.ascontiguousarray(filters), b, planes)
 
 
 def _planes(x: np.ndarray) -> np.ndarray:
@@ -120,8 +110,8 @@ def _planes(x: np.ndarray) -> np.ndarray:
 
 @functools.cache
 def _loops(ksize: int, stride: int) -> tuple:
-    """The loops for one filter width and stride, constants by which the compiler unrolls and vectorises. Indices are
-    unsigned: see convolution.py."""
+    # The width and the stride are constants, so that the compiler unrolls and vectorises; for unsigned indices see
+    # convolution.py.
     step = np.uintp(stride)
 
     @compiled

@@ -1,8 +1,6 @@
 """Compiled loops of depthwise convolutions for inference on the CPU, over strips of rows that stay in the cache.
-
 A strip is (blocks of channels, rows, columns, BLOCK), so that the compiler knows the distances between neighbours.
-Outputs are rows of pixels again, (rows * width, C), as matrix products take them.
-"""
+Outputs are rows of pixels again, (rows * width, C), as matrix products take them."""
 from __future__ import annotations
 
 from typing import Any
@@ -11,21 +9,24 @@ import numpy as np
 
 from chainer_caption.functions.compiled import compiled
 
-#: Channels of a block: the float32 numbers of the widest register.
-BLOCK = 16
-
+BLOCK = 16              #: channels of a block: the float32 numbers of the widest register
 _ZERO, _SIX = np.float32(0), np.float32(6)
 
 
 def pack_filters(W: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Depthwise filters, (C, 1, k, k), and biases, (C,), in blocks of channels: (blocks, k * k, BLOCK) and
     (blocks, BLOCK), padded with zeros; all float32."""
-    channels, _, ksize, _ = W.shape
-    filters = np.zeros((-(-channels // BLOCK) * BLOCK, ksize * ksize), np.float32)
-    filters[:channels] = W.reshape(channels, -1)
-    biases = np.zeros((len(filters) // BLOCK, BLOCK), np.float32)
-    biases.reshape(-1)[:channels] = b
-    return np.ascontiguousarray(filters.reshape(-1, BLOCK, ksize * ksize).transpose(0, 2, 1)), biases
+    filters = _in_blocks(W.reshape(len(W), -1))
+    return np.ascontiguousarray(filters.transpose(0, 2, 1)), pack_biases(b)
+
+
+def pack_biases(b: np.ndarray) -> np.ndarray:
+    """Biases, (C,), likewise: (blocks, BLOCK)."""
+    return _in_blocks(b[:, None])[:, :, 0]
+
+
+def _in_blocks(x: np.ndarray) -> np.ndarray:
+    return np.pad(x, ((0, -len(x) % BLOCK), (0, 0))).astype(np.float32).reshape(-1, BLOCK, x.shape[1])
 
 
 # Indices are unsigned: see convolution.py. Loops over the block and the filter have constant bounds, so that the
@@ -36,13 +37,10 @@ def fill_strip(x, b, strip, first, left, width):
     """Adds biases to rows of pixels, applies ReLU6, and writes them to a strip, with zeros on both sides.
 
     Args:
-        x: (rows * width, C), float32, contiguous.
-        b: Biases, (blocks, BLOCK), float32.
+        x, b: Pixels, (rows * width, C), contiguous, and biases, (blocks, BLOCK); float32.
         strip: (blocks, R, columns, BLOCK), float32, contiguous.
         first: The strip's row of the first row of pixels.
-        left: Columns of zeros on the left; the rest are on the right.
-        width: Pixels of a row.
-    """
+        left, width: Columns of zeros on the left (the rest are on the right), and pixels of a row."""
     blocks, height, columns, _ = strip.shape
     channels, rows = x.shape[1], x.shape[0] // width
     x_flat, b_flat, strip_flat = x.reshape(-1), b.reshape(-1), strip.reshape(-1)
@@ -51,21 +49,17 @@ def fill_strip(x, b, strip, first, left, width):
         biases = np.uintp(block * BLOCK)
         for row in range(rows):
             start = ((block * height + first + row) * columns) * BLOCK
-            for k in range(left * BLOCK):
-                strip_flat[np.uintp(start + k)] = 0
-            for k in range((left + width) * BLOCK, columns * BLOCK):
-                strip_flat[np.uintp(start + k)] = 0
+            strip_flat[start:start + left * BLOCK] = 0
+            strip_flat[start + (left + width) * BLOCK:start + columns * BLOCK] = 0
             for column in range(width):
                 source = np.uintp((row * width + column) * channels + block * BLOCK)
                 target = np.uintp(start + (left + column) * BLOCK)
                 if size == BLOCK:
                     for c in range(np.uintp(BLOCK)):
-                        total = x_flat[source + c] + b_flat[biases + c]
-                        strip_flat[target + c] = min(max(total, _ZERO), _SIX)
+                        strip_flat[target + c] = min(max(x_flat[source + c] + b_flat[biases + c], _ZERO), _SIX)
                 else:
                     for c in range(np.uintp(size)):
-                        total = x_flat[source + c] + b_flat[biases + c]
-                        strip_flat[target + c] = min(max(total, _ZERO), _SIX)
+                        strip_flat[target + c] = min(max(x_flat[source + c] + b_flat[biases + c], _ZERO), _SIX)
 
 
 def depthwise(strip: np.ndarray, filters: np.ndarray, b: np.ndarray, stride: int, y: np.ndarray, width: int) -> None:
@@ -73,12 +67,8 @@ def depthwise(strip: np.ndarray, filters: np.ndarray, b: np.ndarray, stride: int
 
     Args:
         strip: (blocks, R, columns, BLOCK), float32, contiguous, from the first output's first input on.
-        filters: From `pack_filters`, of 3 x 3 or 5 x 5.
-        b: Biases, likewise.
-        stride: In both directions.
-        y: The result, (rows * width, C), float32, contiguous.
-        width: Outputs of a row.
-    """
+        filters, b, stride: From `pack_filters`, of 3 x 3 or 5 x 5; the stride in both directions.
+        y, width: The result, (rows * width, C), float32, contiguous; and the outputs of a row."""
     _DEPTHWISE[filters.shape[1]](strip, filters, b, stride, y, width)
 
 
@@ -128,12 +118,9 @@ def im2col(x, first, above, left, y, width):
     """Unfolds an image for a 3 x 3 convolution of stride 2: the inputs of each output as a row.
 
     Args:
-        x: The image, (C, H, W), float32, contiguous.
+        x: The image, (C, H, W), float32, contiguous; `above` and `left` are rows and columns of zero padding before it.
         first: The first row of outputs.
-        above, left: Rows and columns of zero padding before the image.
-        y: The result, (rows * width, C * 9), float32, contiguous.
-        width: Outputs of a row.
-    """
+        y, width: The result, (rows * width, C * 9), float32, contiguous; and the outputs of a row."""
     channels, height, columns = x.shape
     for place in range(y.shape[0]):
         row, column = (first + place // width) * 2 - above, place % width * 2 - left
@@ -141,6 +128,5 @@ def im2col(x, first, above, left, y, width):
         for channel in range(channels):
             for i in range(row, row + 3):
                 for j in range(column, column + 3):
-                    inside = 0 <= i < height and 0 <= j < columns
-                    y[place, k] = x[channel, i, j] if inside else _ZERO
+                    y[place, k] = x[channel, i, j] if 0 <= i < height and 0 <= j < columns else _ZERO
                     k += 1

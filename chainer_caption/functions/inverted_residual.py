@@ -1,10 +1,7 @@
-"""Inverted residuals for inference on the CPU: expansion, depthwise convolution and projection in one pass.
-
-The blocks of M. Sandler et al., "MobileNetV2: Inverted Residuals and Linear Bottlenecks", 2018: a 1 x 1 convolution
-to many channels, a depthwise one, and a 1 x 1 convolution to few channels, with ReLU6 after the first two. The many
-channels of one image could take 5 MB, so strips of a few rows pass all three while they are in the cache. Rows that
-two strips need are kept for the second.
-"""
+"""Inverted residuals for inference on the CPU (M. Sandler et al., "MobileNetV2: Inverted Residuals and Linear
+Bottlenecks", 2018): a 1 x 1 convolution to many channels, a depthwise one, and a 1 x 1 convolution to few channels,
+with ReLU6 after the first two. The many channels of an image could take 5 MB, so strips of a few rows pass all three
+while they are in the cache. Rows that two strips need are kept for the second."""
 from __future__ import annotations
 
 import dataclasses
@@ -13,7 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from chainer_caption.functions.depthwise import BLOCK, add_bias, depthwise, fill_strip, pack_filters
+from chainer_caption.functions.depthwise import BLOCK, add_bias, depthwise, fill_strip, pack_biases, pack_filters
 
 # Numbers of an expanded strip: 512 KiB, and as much before its activation, for a cache of 1 MiB. Half of it is no
 # faster there and doubles the calls.
@@ -24,43 +21,24 @@ _Layer = tuple[np.ndarray, np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class InvertedResidual:
-    """The weights of an inverted residual with K inputs, C expanded and M output channels; float32.
+    """The weights of an inverted residual with K inputs, C expanded and M output channels; float32."""
 
-    Attributes:
-        expand: (K, C), of the expansion.
-        expand_b: Its biases, in blocks.
-        filters: Of the depthwise convolution, in blocks.
-        depthwise_b: Its biases, in blocks.
-        ksize: Its kernel size, 3 or 5.
-        stride: Its stride, 1 or 2.
-        project: (C, M), of the projection.
-        project_b: Its biases, (M,).
-        skip: Whether the input is added to the output.
-    """
-
-    expand: np.ndarray
-    expand_b: np.ndarray
-    filters: np.ndarray
+    expand: np.ndarray              # (K, C)
+    expand_b: np.ndarray            # (blocks, BLOCK)
+    filters: np.ndarray             # depthwise, by `pack_filters`
     depthwise_b: np.ndarray
-    ksize: int
-    stride: int
-    project: np.ndarray
-    project_b: np.ndarray
-    skip: bool
+    ksize: int                      # of the depthwise convolution, 3 or 5
+    stride: int                     # likewise, 1 or 2
+    project: np.ndarray             # (C, M)
+    project_b: np.ndarray           # (M,)
+    skip: bool                      # whether the input is added to the output
 
     @classmethod
     def prepare(cls, expand: _Layer, depthwise: _Layer, project: _Layer, stride: int, skip: bool) -> InvertedResidual:
         """Packs the weights W and biases b of the three layers, as `L.Convolution2D` has them."""
-        filters, depthwise_b = pack_filters(*depthwise)
-        (expand_W, expand_b), (project_W, project_b) = expand, project
-        biases = np.zeros(depthwise_b.shape, np.float32)
-        biases.reshape(-1)[:len(expand_b)] = expand_b
-        return cls(_matrix(expand_W), biases, filters, depthwise_b, depthwise[0].shape[2], stride, _matrix(project_W),
-                   project_b.copy(), skip)
-
-
-def _matrix(W: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(W.reshape(len(W), -1).T)
+        expand_W, project_W = (np.ascontiguousarray(W.reshape(len(W), -1).T) for W in (expand[0], project[0]))
+        return cls(expand_W, pack_biases(expand[1]), *pack_filters(*depthwise), depthwise[0].shape[2], stride,
+                   project_W, project[1].copy(), skip)
 
 
 def same_padding(size: int, ksize: int, stride: int) -> tuple[int, int]:
@@ -88,23 +66,15 @@ def inverted_residual(pixels: Callable[[int, int], np.ndarray], height: int, wid
     """Computes one image's inverted residual. Wrap calls in `matmul.one_blas_thread`.
 
     Args:
-        pixels: Returns the rows [first, last) of the input as (rows * width, K), float32.
-        height: Rows of the image.
-        width: Columns of the image.
-        weights: The weights.
-        scratch: The thread's memory.
-        name: Name of the result's memory, which must not be that of `pixels`.
+        pixels: Returns the rows [first, last) of the input, of height x width, as (rows * width, K), float32.
+        scratch, name: The thread's memory, and the name of the result's in it, which must not be that of `pixels`.
 
-    Returns:
-        (H', W', M), float32; height and width divided by the stride, rounded up.
-    """
+    Returns (H', W', M), float32: height and width are divided by the stride and rounded up."""
     ksize, stride, channels = weights.ksize, weights.stride, weights.expand.shape[1]
     above, (left, right) = same_padding(height, ksize, stride)[0], same_padding(width, ksize, stride)
     columns, out_height, out_width = left + width + right, -(-height // stride), -(-width // stride)
-    blocks = len(weights.filters)
-    y = scratch.take(name, out_height, out_width, weights.project.shape[1])
-    most = max(1, (_STRIP // (columns * blocks * BLOCK) - ksize) // stride + 1)       # output rows of a strip
-    most = min(most, out_height)
+    blocks, y = len(weights.filters), scratch.take(name, out_height, out_width, weights.project.shape[1])
+    most = min(max(1, (_STRIP // (columns * blocks * BLOCK) - ksize) // stride + 1), out_height)  # rows of a strip out
     strip = scratch.take('strip', blocks, (most - 1) * stride + ksize, columns, BLOCK)
     wide = scratch.take('wide', strip.shape[1] * width, channels)
     convolved = scratch.take('convolved', most * out_width, channels)
@@ -112,8 +82,7 @@ def inverted_residual(pixels: Callable[[int, int], np.ndarray], height: int, wid
     for top in range(0, out_height, most):
         bottom = min(top + most, out_height)
         first, last = top * stride - above, (bottom - 1) * stride + ksize - above
-        kept = filled - first
-        strip[:, :kept] = strip[:, most * stride:most * stride + kept]
+        strip[:, :filled - first] = strip[:, most * stride:most * stride + filled - first]
         if filled < 0:
             strip[:, :-filled] = 0
             filled = 0

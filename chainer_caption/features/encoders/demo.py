@@ -8,10 +8,13 @@ import chainer
 import chainer.functions as F
 import chainer.links as L
 
-from chainer_caption.features.encoders.stages import Stage, StagedEncoder
+from chainer_caption.features.encoders.stages import Stage, StagedEncoder, run_stages
 
 STEPS = 4               # features are multiples of 1 / STEPS
 THRESHOLD = 5           # in these steps, subtracted before the ReLU; one unit in nine stays above it
+
+# Input and output channels, kernel size, stride and padding: from 96 x 96 to 24 x 24, 12 x 12 and 6 x 6 positions.
+_CONVOLUTIONS = (3, 48, 8, 4, 2), (48, 64, 4, 2, 1), (64, 80, 3, 1, 1), (80, 96, 4, 2, 1), (96, 32, 1, 1, 0)
 
 
 class DemoNet(StagedEncoder):
@@ -19,46 +22,34 @@ class DemoNet(StagedEncoder):
 
     Convolutions describe 6 x 6 positions of the image. A layer above them answers 12 questions about the whole ("how
     many?", "which colour is the first?"), each with a softmax over 9 choices. The last layer, random and not trained,
-    distributes the answers over 4096 units. So, as in VGG's features, no unit means anything by itself, and a linear
-    layer can read every answer.
-
-    The last layer's weights are whole numbers, and its output is rounded to quarters. So a feature matrix compresses
-    well and is the same with any BLAS, since a softmax over confident answers is nearly 0 and 1. Gradients pass the
-    rounding unchanged. ``features/demo/make.py`` trains the weights.
-    """
+    distributes the answers over 4096 units: as in VGG's features, no unit means anything by itself, and a linear layer
+    can read every answer. Its weights are whole numbers, and its output is rounded to quarters, so that a feature
+    matrix compresses well and is the same with any BLAS: a softmax over confident answers is nearly 0 and 1. Gradients
+    pass the rounding unchanged. ``features/demo/make.py`` trains the weights."""
 
     questions, choices = 12, 9
 
     def __init__(self) -> None:
         super().__init__()
         with self.init_scope():
-            self.conv1 = L.Convolution2D(3, 48, 8, stride=4, pad=2, nobias=True)            # 96 -> 24
-            self.norm1 = L.BatchNormalization(48)
-            self.conv2 = L.Convolution2D(48, 64, 4, stride=2, pad=1, nobias=True)           # 24 -> 12
-            self.norm2 = L.BatchNormalization(64)
-            self.conv3 = L.Convolution2D(64, 80, 3, pad=1, nobias=True)
-            self.norm3 = L.BatchNormalization(80)
-            self.conv4 = L.Convolution2D(80, 96, 4, stride=2, pad=1, nobias=True)           # 12 -> 6
-            self.norm4 = L.BatchNormalization(96)
-            self.conv5 = L.Convolution2D(96, 32, 1, nobias=True)
-            self.norm5 = L.BatchNormalization(32)
+            for layer, (channels, wider, ksize, stride, pad) in enumerate(_CONVOLUTIONS, 1):
+                convolution = L.Convolution2D(channels, wider, ksize, stride, pad, nobias=True)
+                setattr(self, f'conv{layer}', convolution)
+                setattr(self, f'norm{layer}', L.BatchNormalization(wider))
             self.fc6 = L.Linear(32 * 6 * 6, 384, nobias=True)
             self.norm6 = L.BatchNormalization(384)
             self.fc7 = L.Linear(384, self.questions * self.choices)
             self.fc8 = L.Linear(self.questions * self.choices, 4096, nobias=True)
 
     def stages(self) -> list[Stage]:
-        return [*(Stage(f'conv{layer}', (f'conv{layer}', f'norm{layer}'), functools.partial(self._convolve, layer))
-                  for layer in range(1, 6)),
-                Stage('fc6', ('fc6', 'norm6'), self._whole),
+        return [*(Stage(f'conv{n}', (f'conv{n}', f'norm{n}'), functools.partial(self._convolve, n))
+                  for n in range(1, len(_CONVOLUTIONS) + 1)), Stage('fc6', ('fc6', 'norm6'), self._whole),
                 Stage('fc7', ('fc7',), lambda h: F.softmax(self._answers(h), axis=1)),
                 Stage('fc8', ('fc8',), lambda answers: F.relu(_rounded(self.fc8(answers)) - THRESHOLD) / STEPS)]
 
     def feature_map(self, x: Any) -> Any:
         """The output of the convolutions, (N, 32, 6, 6)."""
-        for layer in range(1, 6):
-            x = self._convolve(layer, x)
-        return x
+        return run_stages(self.stages()[:len(_CONVOLUTIONS)], x)
 
     def _convolve(self, layer: int, x: Any) -> Any:
         return F.relu(self[f'norm{layer}'](self[f'conv{layer}'](x)))
@@ -79,7 +70,6 @@ def _rounded(x: Any) -> Any:
 
 
 class _Rounded(chainer.FunctionNode):
-
     def forward(self, inputs: tuple) -> tuple:
         x, = inputs
         return chainer.backend.get_array_module(x).floor(x + x.dtype.type(0.5)),

@@ -22,11 +22,9 @@ _STEM, _HEAD = 32, 1280
 
 class EfficientNetLite0(FoldedEncoder):
     """EfficientNet-Lite0 (R. Liu, "Higher accuracy on vision models with EfficientNet-Lite", 2020, after M. Tan and
-    Q. Le, "EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks", 2019); 3.4 million parameters.
-
-    A convolution, sixteen inverted residuals and a 1 x 1 convolution, with ReLU6, without squeeze-and-excitation, and
-    with TensorFlow's padding. The features are the mean over all positions of the last output, from 0 to 6.
-    """
+    Q. Le, "EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks", 2019); 3.4 million parameters. A
+    convolution, sixteen inverted residuals and a 1 x 1 convolution, with ReLU6, without squeeze-and-excitation, with
+    TensorFlow's padding. The features are the mean over all positions of the last output, from 0 to 6."""
 
     epsilon = 1e-3
 
@@ -36,22 +34,22 @@ class EfficientNetLite0(FoldedEncoder):
         self.convolution('stem', ('_conv_stem', '_bn0'), 3, _STEM, 3, stride=2)
         channels = _STEM
         for count, ksize, stride, expansion, out in _STAGES:
-            for first in (True, *[False] * (count - 1)):
-                ours, theirs = f'block{len(self._blocks)}_', f'_blocks.{len(self._blocks)}.'
+            for i in range(count):
+                ours, theirs = f'block{len(self._blocks)}_', f'_blocks.{len(self._blocks)}._'
                 wide = channels * expansion
-                self._blocks.append((stride if first else 1, not first))
+                self._blocks.append((1 if i else stride, i > 0))
                 if expansion > 1:
-                    self.convolution(ours + 'expand', (theirs + '_expand_conv', theirs + '_bn0'), channels, wide, 1)
-                self.convolution(ours + 'depthwise', (theirs + '_depthwise_conv', theirs + '_bn1'), wide, wide, ksize,
+                    self.convolution(ours + 'expand', (theirs + 'expand_conv', theirs + 'bn0'), channels, wide, 1)
+                self.convolution(ours + 'depthwise', (theirs + 'depthwise_conv', theirs + 'bn1'), wide, wide, ksize,
                                  stride=self._blocks[-1][0], groups=wide)
-                self.convolution(ours + 'project', (theirs + '_project_conv', theirs + '_bn2'), wide, out, 1)
+                self.convolution(ours + 'project', (theirs + 'project_conv', theirs + 'bn2'), wide, out, 1)
                 channels = out
         self.convolution('head', ('_conv_head', '_bn1'), channels, _HEAD, 1)
 
     def stages(self) -> list[Stage]:
-        blocks = [Stage(f'block{number}',
-                        tuple(f'block{number}_{part}' for part in ('expand', 'depthwise', 'project')[not number:]),
-                        functools.partial(self._block, number, skip)) for number, (_, skip) in enumerate(self._blocks)]
+        parts = 'expand', 'depthwise', 'project'        # the first block has no expansion
+        blocks = [Stage(f'block{n}', tuple(f'block{n}_{part}' for part in parts[not n:]),
+                        functools.partial(self._block, n, skip)) for n, (_, skip) in enumerate(self._blocks)]
         return [Stage('stem', ('stem',), lambda x: _relu6(_same(self.stem, x))), *blocks,
                 Stage('head', ('head',), lambda x: F.mean(_relu6(self.head(x)), axis=(2, 3)))]
 
@@ -66,9 +64,9 @@ class EfficientNetLite0(FoldedEncoder):
             return self[name].W.array, self[name].b.array
 
         # The first block has no expansion; the stem takes its place.
-        blocks = [InvertedResidual.prepare(layer(f'block{number}_expand' if number else 'stem'),
-                                           layer(f'block{number}_depthwise'), layer(f'block{number}_project'),
-                                           stride, skip) for number, (stride, skip) in enumerate(self._blocks)]
+        blocks = [InvertedResidual.prepare(layer(f'block{n}_expand' if n else 'stem'), layer(f'block{n}_depthwise'),
+                                           layer(f'block{n}_project'), stride, skip)
+                  for n, (stride, skip) in enumerate(self._blocks)]
         head, head_b = np.ascontiguousarray(layer('head')[0].reshape(_HEAD, -1).T), layer('head')[1].copy()
 
         def run(image: np.ndarray, scratch: Scratch) -> np.ndarray:
@@ -80,13 +78,11 @@ class EfficientNetLite0(FoldedEncoder):
                 im2col(image, first, above, left, seen, width)
                 return seen
 
-            x = inverted_residual(stem, height, width, blocks[0], scratch, 'even')
-            for number, block in enumerate(blocks[1:], 1):
-                height, width, _ = x.shape
-                x = inverted_residual(functools.partial(_rows, x), height, width, block, scratch,
-                                      'odd' if number % 2 else 'even')
-            x = x.reshape(-1, x.shape[2]) @ head + head_b
-            return np.clip(x, 0, 6).mean(axis=0)
+            rows: Callable[[int, int], np.ndarray] = stem
+            for number, block in enumerate(blocks):
+                x = inverted_residual(rows, height, width, block, scratch, 'odd' if number % 2 else 'even')
+                rows, (height, width, _) = functools.partial(_rows, x), x.shape
+            return np.clip(rows(0, height) @ head + head_b, 0, 6).mean(axis=0)
 
         def compute(x: np.ndarray) -> np.ndarray:
             features = np.empty((len(x), _HEAD), np.float32)
@@ -99,7 +95,6 @@ class EfficientNetLite0(FoldedEncoder):
             with one_blas_thread():
                 parallel_for(part, len(x))
             return features
-
         return compute
 
 

@@ -14,17 +14,11 @@ from chainer_caption.functions.convolution_2d import convolution_2d
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """A part of an encoder whose only input is the output of the stage below.
+    """A part of an encoder whose only input is the output of the stage below."""
 
-    Attributes:
-        name: Its name, unique in its encoder.
-        links: Names of the encoder's links that it uses.
-        compute: Takes a chainer.Variable or array and returns a chainer.Variable.
-    """
-
-    name: str
-    links: tuple[str, ...]
-    compute: Callable[[Any], Any]
+    name: str                               #: unique in its encoder
+    links: tuple[str, ...]                  #: names of the encoder's links that it uses
+    compute: Callable[[Any], Any]           #: takes a chainer.Variable or array and returns a chainer.Variable
 
 
 class StagedEncoder(chainer.Chain):
@@ -41,21 +35,14 @@ class StagedEncoder(chainer.Chain):
 
 
 class FoldedEncoder(StagedEncoder):
-    """A chain of convolutions with biases, into which batch normalisation is folded when weights are loaded.
+    """A chain of convolutions with biases, into which batch normalisation is folded when weights are loaded: y = gamma
+    (W x - mean) / sqrt(var + epsilon) + beta is a convolution itself. Parameters are zero until then."""
 
-    y = gamma (W x - mean) / sqrt(var + epsilon) + beta is a convolution itself. Parameters are zero until weights are
-    loaded.
-
-    Attributes:
-        epsilon: What its batch normalisation adds to variances.
-        torch_layers: Name of each link to the names of the convolution and its batch normalisation in PyTorch's state
-            dicts.
-    """
-
-    epsilon = 1e-5
+    epsilon = 1e-5                          #: what its batch normalisation adds to variances
 
     def __init__(self) -> None:
         super().__init__()
+        #: Name of each link to the names of the convolution and its batch normalisation in PyTorch's state dicts.
         self.torch_layers: dict[str, tuple[str, str]] = {}
 
     def convolution(self, name: str, torch_names: tuple[str, str], *args: Any, **kwargs: Any) -> None:
@@ -84,15 +71,8 @@ def run_stages(stages: Iterable[Stage], x: Any) -> Any:
 
 
 def split(encoder: Any, layer: str) -> tuple[list[Stage], list[Stage]]:
-    """Splits an encoder into the stages below a layer, perhaps none, and those from it on.
-
-    Args:
-        encoder: The encoder.
-        layer: Name of the upper part's first stage, or of a link in it; `'all'` for the first of all.
-
-    Raises:
-        InputError: The encoder has no such stage, or no stages.
-    """
+    """Splits an encoder into the stages below a layer, perhaps none, and those from it on. `layer` is the name of the
+    upper part's first stage, or of a link in it; `'all'` for the first of all. InputError if there is no such stage."""
     if not isinstance(encoder, StagedEncoder):
         raise InputError.of('finetune', layer, f'a {type(encoder).__name__} is computed as a whole and cannot be '
                             'fine-tuned; choose another encoder')

@@ -13,8 +13,7 @@ from chainer_caption.features.encoders.stages import Stage, StagedEncoder, witho
 from chainer_caption.functions.convolution import convolution_relu, linear_relu, winograd_filters
 from chainer_caption.functions.matmul import one_blas_thread
 
-# Micro-batch of each block. An image has 13 MB between two layers of the first block; the last one needs many images to
-# use all cores.
+# Micro-batch of each block: an image has 13 MB between layers of the first; the last needs many to use all cores.
 _MICRO_BATCHES = 2, 4, 4, 8, 16
 
 
@@ -22,31 +21,26 @@ class VGG(StagedEncoder):
     """A VGG encoder up to its second hidden layer of 4096 (K. Simonyan and A. Zisserman, "Very Deep Convolutional
     Encoders for Large-Scale Image Recognition", 2014, configurations D and E).
 
-    Blocks of 3 x 3 convolutions with ReLU, a 2 x 2 max pooling after each block, and two fully connected layers with
-    ReLU, without the dropout of training on ImageNet. Parameters are named as in Chainer's `VGG16Layers` and
-    `VGG19Layers` (`conv1_1` ... `fc7`), whose `.npz` files fit. They are zero until weights are loaded: sampling random
-    ones would take seconds and twice the memory. The features are fc7 after its ReLU, not negative.
+    Blocks of 3 x 3 convolutions with ReLU, a 2 x 2 max pooling after each, and two fully connected layers with ReLU,
+    without dropout. Parameters are named as in Chainer's `VGG16Layers` and `VGG19Layers` (`conv1_1` ... `fc7`), whose
+    `.npz` files fit. They are zero until weights are loaded. The features are fc7 after its ReLU, not negative.
 
     Args:
-        depths: Convolutions in each block.
-        width: Channels of the first block; each block doubles them, up to eight times.
-        units: Units of fc6 and fc7, the dimension D of the features.
-        size: Side S of the images, a multiple of two to the number of blocks.
+        depths, width: Convolutions in each block; channels of the first, doubled by each block up to eight times.
+        units, size: Units of fc6 and fc7, the dimension D; side S of the images, a multiple of 2 ** (number of blocks).
     """
 
     def __init__(self, depths: tuple[int, ...], width: int = 64, units: int = 4096, size: int = 224) -> None:
         super().__init__()
-        self._blocks: list[list[str]] = []
+        self._blocks = [[f'conv{block}_{i}' for i in range(1, depth + 1)] for block, depth in enumerate(depths, 1)]
         zero: dict[str, Any] = {'initialW': 0, 'initial_bias': 0}
         channels = 3
         with self.init_scope():
-            for block, depth in enumerate(depths, 1):
-                wider = width * min(2 ** (block - 1), 8)
-                names = [f'conv{block}_{i}' for i in range(1, depth + 1)]
+            for block, names in enumerate(self._blocks):
                 for name in names:
+                    wider = width * min(2 ** block, 8)
                     setattr(self, name, without_gradients(L.Convolution2D(channels, wider, 3, pad=1, **zero)))
                     channels = wider
-                self._blocks.append(names)
             self.fc6 = without_gradients(L.Linear(channels * (size >> len(depths)) ** 2, units, **zero))
             self.fc7 = without_gradients(L.Linear(units, units, **zero))
 
@@ -61,24 +55,21 @@ class VGG(StagedEncoder):
 
     def inference(self) -> Callable[[np.ndarray], np.ndarray]:
         """The encoder for inference on the CPU, several times faster than `forward`: a function of prepared images,
-        (N, 3, S, S) float32, that returns their features, (N, D) float32. It keeps the convolutions' present weights.
-        """
+        (N, 3, S, S) float32, that returns features, (N, D) float32. It keeps the convolutions' present weights."""
         blocks = [[(winograd_filters(self[name].W.array), self[name].b.array.copy(), name == names[-1])
                    for name in names] for names in self._blocks]
-
         hidden = self.fc6, self.fc7                     # and not self, whose convolutions would stay in memory
 
         def convolve(x: np.ndarray, number: int) -> np.ndarray:             # by the first `number` blocks
             if not number:
                 return np.ascontiguousarray(x.transpose(0, 2, 3, 1))
-            size = _MICRO_BATCHES[number - 1]
-            return np.concatenate([run_block(blocks[number - 1], convolve(x[i:i + size], number - 1))
-                                   for i in range(0, len(x), size)])
-
-        def run_block(block: list, x: np.ndarray) -> np.ndarray:
-            for filters, b, last in block:
-                x = convolution_relu(x, filters, b, pool=last)
-            return x
+            made, size = [], _MICRO_BATCHES[number - 1]
+            for i in range(0, len(x), size):
+                part = convolve(x[i:i + size], number - 1)
+                for filters, b, last in blocks[number - 1]:
+                    part = convolution_relu(part, filters, b, pool=last)
+                made.append(part)
+            return np.concatenate(made)
 
         def compute(x: np.ndarray) -> np.ndarray:
             with one_blas_thread():
