@@ -120,7 +120,7 @@ def test_stopped_and_taken_up(folder, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         extract_features(folder, tmp_path / 'dataset', Stopping())
     assert not (tmp_path / 'dataset' / 'dataset.json').exists()
-    done = (tmp_path / 'dataset' / 'feats.npy.part.jsonl').read_bytes().count(b'\n') - 2
+    done = (tmp_path / 'dataset' / 'feats.npy.part.jsonl').read_bytes().count(b'\n') - 3      # three without rows
     reported, extractor, steps = {}, FakeExtractor(), []
     extract_features(folder, tmp_path / 'dataset', extractor, report=reported.__setitem__,
                      progress=lambda *step: steps.append(step))
@@ -296,7 +296,7 @@ def test_stopped_anywhere_after_a_change(folder, tmp_path, monkeypatch):
             return function(*args, **kwargs)
         return call
 
-    for owner, name in ((building.os, 'replace'), (building.os, 'fdatasync'), (building.Journal, 'append'),
+    for owner, name in ((building.os, 'replace'), (building.os, 'fsync'), (building.Journal, 'append'),
                         (building.Journal, 'remove'), (building, 'write_json'), (pathlib.Path, 'unlink')):
         monkeypatch.setattr(owner, name, stopping(getattr(owner, name)))
     for at in itertools.count(1):

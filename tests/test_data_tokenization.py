@@ -118,7 +118,7 @@ def test_units_are_not_confused(characters, model_dir, call, refused, tmp_path):
 def test_a_description_calls_characters_by_their_name(characters, dataset_dir, call):
     for folder, tokenizer in ((characters, 'characters'), (dataset_dir, 'words')):
         described = call('describe', folder)[1]
-        assert f' {tokenizer} in the mean' in described and f'val {tokenizer} covered' in described
+        assert f' {tokenizer} on average' in described and f'val {tokenizer} covered' in described
         assert json.loads(call('describe', folder, '--json')[1])['tokenizer'] == tokenizer
 
 

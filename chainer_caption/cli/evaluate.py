@@ -7,21 +7,7 @@ import json
 import os
 from typing import TYPE_CHECKING, TextIO
 
-from chainer_caption.cli.common import (
-    LIMITS,
-    OF_BEAMS,
-    OF_SAMPLES,
-    add_device,
-    add_limits,
-    add_precision,
-    add_ways,
-    check_ways,
-    device,
-    given,
-    say,
-    search_of,
-    whole_numbers,
-)
+from chainer_caption.cli import common
 from chainer_caption.cli.progress import track
 from chainer_caption.data import SPLITS, Dataset
 from chainer_caption.errors import InputError
@@ -56,11 +42,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument('-m', '--model', action='append', metavar='MODEL',
                       help='model directory that train.py wrote; several, each with -m, are an ensemble')
     what.add_argument('--captions', nargs='+', metavar='FILE', help='captions made by any system, see below')
-    parser.add_argument('--split', default='test', choices=SPLITS, metavar='SPLIT', help='(%(default)s)')
+    parser.add_argument('--split', default='test', choices=SPLITS, metavar='SPLIT',
+                        help='split to evaluate: train, restval, val or test (default: %(default)s)')
     parser.add_argument('--limit', type=int, metavar='N', help='evaluate the first N images of the split only')
-    add_device(parser)
-    add_precision(parser)
-    parser.add_argument('--beam-widths', type=whole_numbers, metavar='N,N',
+    common.add_device(parser)
+    common.add_precision(parser)
+    parser.add_argument('--beam-widths', type=common.whole_numbers, metavar='N,N',
                         help='a search for each, 1 is greedy (default: what the model directory says, else 20)')
     parser.add_argument('--length-normalization', type=float, nargs='+', metavar='A',
                         help='compare captions by log-probability / tokens ** A; with each beam width (default: what '
@@ -68,8 +55,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--top', type=int, metavar='N',
                         help='captions an image (1); the likeliest is scored, and for more also distinct 1- and '
                              '2-grams of all and the CIDEr of the best')
-    add_limits(parser)
-    add_ways(parser)
+    common.add_limits(parser)
+    common.add_ways(parser)
     parser.add_argument('--json', action='store_true', help='print one JSON object')
     parser.add_argument('--per-image', metavar='OUT.jsonl', help='write the scores of each image as JSON lines')
     parser.add_argument('--coco-results', metavar='OUT.json', help='write the captions in the COCO results format')
@@ -86,12 +73,11 @@ def run(args: argparse.Namespace) -> int:
     dataset = Dataset(args.dataset)
     with contextlib.ExitStack() as stack:
         # An output that cannot be written is found out before the first image is captioned.
-        out = {name: _open(stack, getattr(args, name)) for name in ('per_image', 'coco_results', 'html')
-               if getattr(args, name) is not None}
-        missing = meteor_missing()
-        if missing:
-            say(missing)
-        evaluator = Evaluator(dataset, args.split, meteor=not missing, say=say, limit=args.limit)
+        out = {name: _open(stack, path) for name, path in common.options(
+            args, 'per_image', 'coco_results', 'html').items()}
+        if missing := meteor_missing():
+            common.say(missing)
+        evaluator = Evaluator(dataset, args.split, meteor=not missing, say=common.say, limit=args.limit)
         facts = {'dataset': os.path.basename(os.path.normpath(args.dataset)), 'split': args.split,
                  'images': f'{len(evaluator.images):,}'}
         if args.model is not None:
@@ -101,8 +87,7 @@ def run(args: argparse.Namespace) -> int:
             evaluations = [evaluator.evaluate_file(path) for path in args.captions]
         filenames = [dataset.captions.filenames[image] for image in evaluator.images]
         if 'per_image' in out:
-            write_image_scores(out['per_image'], evaluations, filenames,
-                                 dataset.captions.image_ids[evaluator.images])
+            write_image_scores(out['per_image'], evaluations, filenames, dataset.captions.image_ids[evaluator.images])
         if 'coco_results' in out:
             write_coco_results(out['coco_results'], dataset, evaluator.images, evaluations[0].predictions)
         if 'html' in out:
@@ -122,12 +107,10 @@ def _check(args: argparse.Namespace) -> None:
     if args.captions:
         if args.gpu != '-1':
             raise InputError('-g is for a model; scores are computed on the CPU')
-        if args.precision != 'float32':
-            raise InputError('--precision is for a model; --captions are as they are')
-        for name in ('sample', *LIMITS, *OF_SAMPLES, *OF_BEAMS):
-            if getattr(args, name, None) is not None:
+        for name in ('precision', 'sample', *common.LIMITS, *common.OF_SAMPLES, *common.OF_BEAMS):
+            if getattr(args, name, None) not in (None, 'float32'):
                 raise InputError(f'--{name.replace("_", "-")} is for a model; --captions are as they are')
-    check_ways(args)
+    common.check_ways(args)
     if args.images is not None:
         if args.html is None:
             raise InputError('--images belongs to --html')
@@ -149,15 +132,14 @@ def _evaluate_model(args: argparse.Namespace, evaluator: Evaluator) -> tuple[lis
     """The evaluations of the model, and facts about it."""
     from chainer_caption.captioning.captioner import Captioner
     from chainer_caption.functions.matmul import using_precision
-    where = device(args.gpu)
-    with using_precision(args.precision, where, say):
+    where = common.device(args.gpu)
+    with using_precision(args.precision, where, common.say):
         captioner = Captioner.load(args.model, where, images=False)
-        searches = [search_of(args, captioner, **given(width=width, length_normalization=normalization))
+        searches = [common.search_of(args, captioner, **common.given(width=width, length_normalization=normalization))
                     for width in args.beam_widths or [None] for normalization in args.length_normalization or [None]]
         evaluations = evaluator.evaluate_model(
             ' + '.join(os.path.basename(os.path.normpath(model)) for model in args.model), captioner, searches,
-            1 if args.top is None else args.top,
-            watch=lambda results: track(results, 'evaluate', len(evaluator.images)))
+            1 if args.top is None else args.top, lambda results: track(results, 'evaluate', len(evaluator.images)))
     provenance = captioner.bundle.provenance or {}
     return evaluations, {'model': evaluations[0].name, 'encoder': provenance.get('encoder', 'unknown'),
                          'preprocessing': provenance.get('preprocessing', 'unknown'),

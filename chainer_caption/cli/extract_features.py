@@ -36,27 +36,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help='a model directory: use its encoder, preprocessing and fine-tuned weights')
     parser.add_argument('-o', '--output', required=True, metavar='DATASET',
                         help='folder to write: feats.npy, feats.npy.json and dataset.json')
-    parser.add_argument('--encoder', choices=sorted(ENCODERS), help='(vgg19)')
+    parser.add_argument('--encoder', choices=sorted(ENCODERS),
+                        help="image encoder that computes the features (default: vgg19, or the one of -m's model)")
     parser.add_argument('--preprocessing', choices=sorted(PREPROCESSINGS),
-                        help="how images are prepared (what the weights want; the encoder's own)")
+                        help="how images are prepared (default: as the weights need it, else the encoder's own)")
     parser.add_argument('--captions', metavar='FILE|FOLDER',
                         help='captions of the images, see below; may be added or changed later')
     parser.add_argument('--tokenizer', choices=TOKENIZERS,
-                        help='tokens of captions: words; characters, for languages without spaces; or katakana, '
-                             'the characters of a Japanese reading (words)')
+                        help='tokens of captions: words, the default; characters, for languages without spaces; or '
+                             'katakana, the characters of a Japanese reading')
     parser.add_argument('--split-seed', type=int, default=0, metavar='N',
-                        help='random seed of the split if the captions give none (%(default)s)')
-    parser.add_argument('--val', type=float, default=0.1, metavar='FRACTION',
-                        help='fraction for validation (%(default)s)')
-    parser.add_argument('--test', type=float, default=0.1, metavar='FRACTION',
-                        help='fraction for testing (%(default)s)')
+                        help='random seed of the split if the captions give none (default: %(default)s)')
+    for name, purpose in ('val', 'validation'), ('test', 'testing'):
+        parser.add_argument(f'--{name}', type=float, default=0.1, metavar='FRACTION',
+                            help=f'fraction for {purpose} if the captions give no split (default: %(default)s)')
     parser.add_argument('--dtype', choices=('float32', 'float16'), default='float32',
-                        help='of the features; float16 takes half the space (%(default)s)')
+                        help='data type of the features; float16 takes half the space (default: %(default)s)')
     add_device(parser)
     parser.add_argument('--no-exif', dest='exif', action='store_false',
                         help='take images as they are stored, whatever their EXIF orientation says')
     parser.add_argument('--max-pixels', type=int, default=MAX_PIXELS, metavar='N',
-                        help='refuse images of more (%(default)s)')
+                        help='refuse images of more than N pixels (default: %(default)s)')
 
 
 def run(args: argparse.Namespace) -> int:

@@ -1,23 +1,23 @@
 """Builds a dataset from a folder of images: features, file names, and captions if there are any.
 
-While it is built, the folder holds `feats.npy.LIST.part`, named after the list of images, and a journal of the rows in
-it; `feats.npy` and `dataset.json` appear at the end. An image is known by its name, size and time of change: rows of
-images that are the same are kept, whatever else was added, changed or removed. Batches begin at fixed places, so that
-the matrix of unchanged images is the same to the last byte however often its making was stopped; rows that are added
-to a matrix later may differ from those of a fresh one as far as the encoder's last bits depend on the batch.
+While it is built, the folder holds `feats.npy.LIST.part`, named after the list of images, and a journal of its rows;
+`feats.npy` and `dataset.json` appear at the end. An image is known by its name, size and time of change: rows of images
+that are the same are kept, whatever else was added, changed or removed. Batches begin at fixed places, so that the
+matrix of unchanged images is the same to the last byte however often its making was stopped; rows that are added to a
+matrix later may differ from those of a fresh one as far as the encoder's last bits depend on the batch.
 """
 from __future__ import annotations
 
+import collections
 import contextlib
 import dataclasses
 import hashlib
 import io
 import json
-import math
 import os
 import pathlib
 from collections.abc import Callable
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
@@ -32,29 +32,26 @@ from chainer_caption.storage.journal import Journal, check_same, stamp
 from chainer_caption.storage.legacy import current_keys
 
 MATRIX, RECORD, DATASET = 'feats.npy', 'feats.npy.json', 'dataset.json'
+_JOURNAL = f'{MATRIX}.part.jsonl'
 
-# Hexadecimal digits of an image's stamp.
-_DIGITS = 16
-
-# Bytes of a record: it has a stamp for each image.
-_LARGEST = 2 ** 28
+# Hexadecimal digits of an image's stamp, and bytes of a record, which has a stamp for each image, at most.
+_DIGITS, _LARGEST = 16, 2 ** 28
 
 #: What is known of a row of a matrix: the stamp of its image, and why that cannot be read.
 _Row = tuple[str, str | None]
 
+Path = str | os.PathLike[str]
+Progress = Callable[[int, int], Any]
+Report = Callable[[str, str], Any]
+Say = Callable[[str], Any]
+
 
 @dataclasses.dataclass(frozen=True)
 class Splitting:
-    """How images are assigned to splits if their captions do not give any.
-
-    Attributes:
-        seed: Random seed of the shuffle.
-        val: Fraction of the images for `val`.
-        test: Fraction for `test`; the rest is `train`.
-    """
-    seed: int = 0
-    val: float = 0.1
-    test: float = 0.1
+    """How images are assigned to splits if their captions do not give any."""
+    seed: int = 0                                       #: random seed of the shuffle
+    val: float = 0.1                                    #: fraction of the images for `val`
+    test: float = 0.1                                   #: fraction for `test`; the rest is `train`
 
     def __post_init__(self) -> None:
         if self.seed < 0:
@@ -66,18 +63,15 @@ class Splitting:
     def split(self, count: int) -> list[str]:
         """The split of each of `count` images."""
         val, test = round(count * self.val), round(count * self.test)
-        splits = ['val'] * val + ['test'] * min(test, count - val)
-        splits += ['train'] * (count - len(splits))
+        splits = ['val'] * val + ['test'] * min(test, count - val) + ['train'] * (count - val - test)
         return [splits[i] for i in np.random.default_rng(self.seed).permutation(count)]
 
 
-def extract_features(folder: str | os.PathLike[str], output: str | os.PathLike[str], extractor: Any,
-                     captions: str | os.PathLike[str] | None = None, dtype: str = 'float32',
-                     splitting: Splitting | None = None,
-                     progress: Callable[[int, int], Any] = lambda done, total: None,
-                     report: Callable[[str, str], Any] = lambda filename, reason: None,
-                     say: Callable[[str], Any] = lambda line: None, tokenizer: str = 'words') -> dict[str, str]:
-    """Builds a dataset from a folder of images.
+def extract_features(folder: Path, output: Path, extractor: Any, captions: Path | None = None, dtype: str = 'float32',
+                     splitting: Splitting | None = None, progress: Progress = lambda done, total: None,
+                     report: Report = lambda filename, reason: None, say: Say = lambda line: None,
+                     tokenizer: str = 'words') -> dict[str, str]:
+    """Builds a dataset from a folder of images; returns file name to reason, for each image that cannot be read.
 
     The same call resumes a run that was stopped. In a finished dataset only images that are new or have changed are
     computed; until that is done, the old matrix stays. Captions are read at each call, so that they can be added or
@@ -88,18 +82,13 @@ def extract_features(folder: str | os.PathLike[str], output: str | os.PathLike[s
         output: The folder to write: `feats.npy`, (N, D), a row for each image in sorted order, zero for those that
             cannot be read; `feats.npy.json`, which records what made it; and `dataset.json`, with the images that can
             be read and, if captions are given, have some.
-        extractor: The `Extractor`.
+        extractor: The `Extractor`; its features are stored as `dtype`, `'float32'` or `'float16'`.
         captions: As for `read_caption_file`. Without it no image has a sentence, and all are of the split `test`.
-        dtype: `'float32'` or `'float16'`.
         splitting: For captions without splits; None for the defaults.
-        progress: Takes the number of images done, earlier runs included, and of all; called at the beginning and after
-            each batch.
+        progress: Takes the number of images done, earlier runs included, and of all; first before any is computed.
         report: Takes the name of each image that cannot be read, and the reason.
         say: Takes notices, a line each.
-        tokenizer: The tokenizer for captions, see `data.tokenization`; `dataset.json` records it.
-
-    Returns:
-        File name to reason, for each image that cannot be read.
+        tokenizer: One of `captions.TOKENIZERS`; `dataset.json` records it.
 
     Raises:
         InputError: The folder holds no images, the captions are of other images, or `output` holds something else than
@@ -108,8 +97,7 @@ def extract_features(folder: str | os.PathLike[str], output: str | os.PathLike[s
     folder, output = os.fspath(folder), pathlib.Path(output)
     if not os.path.isdir(folder):
         raise InputError(f'{folder}: no such folder')
-    paths = find_images(folder)
-    if not paths:
+    if not (paths := find_images(folder)):
         raise InputError(f'{folder}: no images in there')
     names = [os.path.relpath(path, folder) for path in paths]
     images = _described(names, captions, splitting or Splitting(), tokenizer, say)
@@ -119,10 +107,8 @@ def extract_features(folder: str | os.PathLike[str], output: str | os.PathLike[s
     try:
         output.mkdir(parents=True, exist_ok=True)
         finished = _finished(output, settings, names, paths, stamps)
-        if not _journal_path(output).exists() and [of for of, _ in finished] == stamps:
-            failed = _failures(names, dict(enumerate(finished)))
-            for name, reason in failed.items():
-                report(name, reason)
+        if not (output / _JOURNAL).exists() and [of for of, _ in finished] == stamps:
+            failed = _failures(names, dict(enumerate(finished)), report)
         else:
             failed = _extract(paths, names, output, extractor, settings, stamps, finished, progress, report, say)
         images = [image for image in images if image['filename'] not in failed]
@@ -137,8 +123,12 @@ def _digest(value: object) -> str:
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()
 
 
-def _failures(names: list[str], rows: dict[int, _Row]) -> dict[str, str]:
-    return {names[i]: reason for i, (_, reason) in sorted(rows.items()) if reason is not None}
+def _failures(names: list[str], rows: dict[int, _Row],
+              report: Report = lambda filename, reason: None) -> dict[str, str]:
+    failed = {names[i]: reason for i, (_, reason) in sorted(rows.items()) if reason is not None}
+    for name, reason in failed.items():
+        report(name, reason)
+    return failed
 
 
 def _finished(output: pathlib.Path, settings: dict[str, Any], names: list[str], paths: list[str],
@@ -151,34 +141,25 @@ def _finished(output: pathlib.Path, settings: dict[str, Any], names: list[str], 
             before, failed = record.get('stamps'), record['failed']
             if isinstance(before, str):
                 of_name = dict(zip(stamps, names, strict=True))
-                each = [before[i:i + _DIGITS] for i in range(0, len(before), _DIGITS)]
-                return [(of, failed.get(of_name.get(of, ''))) for of in each]
+                return [(of, failed.get(of_name.get(of, ''))) for i in range(0, len(before), _DIGITS)
+                        for of in [before[i:i + _DIGITS]]]
             # Version 1.0.0 had a stamp for each batch, or none, and a digest of the names.
             check_same(output, record, {'list of images': _digest(names)})
             now = [_digest(list(map(stamp, paths[i:i + BATCH])))[:16] for i in range(0, len(paths), BATCH)]
-            if not isinstance(before, list) or len(before) != len(now):
-                before = now
+            before = before if isinstance(before, list) and len(before) == len(now) else now
             return [(of if before[i // BATCH] == now[i // BATCH] else '', failed.get(name))
                     for i, (of, name) in enumerate(zip(stamps, names, strict=True))]
-    if not _journal_path(output).exists():
-        for name in (MATRIX, DATASET, 'vgg_feats.mat'):
-            if (output / name).exists():
-                raise InputError(f'{output}: has a {name} that this command did not write; choose another folder')
+    for name in () if (output / _JOURNAL).exists() else (MATRIX, DATASET, 'vgg_feats.mat'):
+        if (output / name).exists():
+            raise InputError(f'{output}: has a {name} that this command did not write; choose another folder')
     return []
 
 
-def _journal_path(output: pathlib.Path) -> pathlib.Path:
-    return output / f'{MATRIX}.part.jsonl'
-
-
 def _extract(paths: list[str], names: list[str], output: pathlib.Path, extractor: Any, settings: dict[str, Any],
-             stamps: list[str], finished: list[_Row], progress: Callable[[int, int], Any],
-             report: Callable[[str, str], Any], say: Callable[[str], Any]) -> dict[str, str]:
-    layout = _digest(names)[:_DIGITS]
-    part = output / f'{MATRIX}.{layout}.part'
-    shape, dtype = (len(paths), extractor.dim), np.dtype(settings['dtype'])
-    size = shape[1] * dtype.itemsize
-    with Journal(_journal_path(output), settings) as journal:
+             stamps: list[str], finished: list[_Row], progress: Progress, report: Report, say: Say) -> dict[str, str]:
+    layout, shape, dtype = _digest(names)[:_DIGITS], (len(paths), extractor.dim), np.dtype(settings['dtype'])
+    part, size = output / f'{MATRIX}.{layout}.part', shape[1] * dtype.itemsize
+    with Journal(output / _JOURNAL, settings) as journal:
         logged = list(journal.rows())
         journal.cut(len(logged))
         parts = sorted(output.glob(f'{MATRIX}*.part'))
@@ -204,15 +185,13 @@ def _extract(paths: list[str], names: list[str], output: pathlib.Path, extractor
             for other in (*(sources.keys() & set(parts)), *output.glob(f'{MATRIX}.*.new')):
                 other.unlink()
         done = {i: row for i, row in done.items() if i < len(stamps) and row[0] == stamps[i]}
-        for name, reason in _failures(names, done).items():
-            report(name, reason)
-        left = [[i for i in range(at, min(at + BATCH, len(paths))) if i not in done]
-                for at in range(0, len(paths), BATCH)]
-        left = [batch for batch in left if batch]
+        _failures(names, done, report)
+        left = [places for at in range(0, len(paths), BATCH)
+                if (places := [i for i in range(at, min(at + BATCH, len(paths))) if i not in done])]
         progress(len(done), len(paths))
         with with_filename(part), open(part, 'r+b') as f:
             start = f.seek(0, os.SEEK_END) - len(paths) * size
-            prepared = prepared_batches(extractor, [paths[i] for batch in left for i in batch], map(len, left))
+            prepared = prepared_batches(extractor, [paths[i] for places in left for i in places], map(len, left))
             for places, batch in zip(left, prepared, strict=True):
                 values = compute_batch(extractor, batch, (extractor.dim,)).astype(dtype)
                 # The rows have to be on the disk before the journal lists them.
@@ -225,8 +204,7 @@ def _extract(paths: list[str], names: list[str], output: pathlib.Path, extractor
                         for i, (_, image) in zip(places, batch, strict=True)}
                 journal.append({'of': layout, 'rows': rows})
                 done.update(rows)
-                for name, reason in _failures(names, rows).items():
-                    report(name, reason)
+                _failures(names, rows, report)
                 progress(len(done), len(paths))
         failed = _failures(names, done)
         write_json(output / RECORD, {**settings, 'failed': failed, 'stamps': ''.join(stamps)})
@@ -242,40 +220,32 @@ def _done(logged: list[dict[str, Any]], layout: str) -> dict[int, _Row]:
         if entry.get('of') == layout and isinstance(rows := entry.get('rows'), dict):
             if entry.get('begin'):
                 done.clear()
-            for i, row in rows.items():
-                if i.isdecimal() and isinstance(row, list) and len(row) == 2 and isinstance(row[0], str):
-                    done[int(i)] = (row[0], row[1] if isinstance(row[1], str) else None)
+            done |= {int(i): (row[0], row[1] if isinstance(row[1], str) else None) for i, row in rows.items()
+                     if i.isdecimal() and isinstance(row, list) and len(row) == 2 and isinstance(row[0], str)}
     return done
 
 
 def _header(rows: int, width: int, dtype: np.dtype) -> bytes:
     f = io.BytesIO()
-    np.lib.format.write_array_header_1_0(
-        f, {'shape': (rows, width), 'fortran_order': False, 'descr': np.lib.format.dtype_to_descr(dtype)})
+    np.lib.format.write_array_header_1_0(f, {'shape': (rows, width), 'fortran_order': False, 'descr': dtype.str})
     return f.getvalue()
-
-
-def _count(f: BinaryIO, width: int, dtype: np.dtype) -> int | None:
-    """The rows of a matrix of this width and type in a file; None if there is another."""
-    start = len(_header(0, width, dtype))
-    count, rest = divmod(os.fstat(f.fileno()).st_size - start, width * dtype.itemsize)
-    return count if count >= 0 and not rest and f.read(start) == _header(count, width, dtype) else None
 
 
 def _create(path: pathlib.Path, shape: tuple[int, int], dtype: np.dtype, stamps: list[str],
             sources: dict[pathlib.Path, dict[int, _Row]]) -> dict[int, _Row]:
     """Creates a matrix with the rows that other files have already; returns what is known of these."""
     where = {of: (source, row, reason) for source, rows in sources.items() for row, (of, reason) in rows.items()}
-    size, done, opened = shape[1] * dtype.itemsize, {}, {}
-    header = _header(*shape, dtype)
-    start = len(header)
+    size, header = shape[1] * dtype.itemsize, _header(*shape, dtype)
+    start, done, opened = len(header), {}, {}
     with contextlib.ExitStack() as stack, with_filename(path), open(path, 'wb') as f:
         f.write(header)
         # A disk that is too small is found out now and not hours later.
-        reserve(f, start + math.prod(shape) * dtype.itemsize)
+        reserve(f, start + shape[0] * size)
         for source in {source for source, _, _ in where.values()}:
             other = stack.enter_context(open(source, 'rb'))
-            if _count(other, shape[1], dtype) is not None:
+            # Its rows, if it is a matrix of this width and type.
+            count, rest = divmod(os.fstat(other.fileno()).st_size - start, size)
+            if count >= 0 and not rest and other.read(start) == _header(count, shape[1], dtype):
                 opened[source] = other
         for i, of in enumerate(stamps):
             if of in where and where[of][0] in opened:
@@ -290,8 +260,8 @@ def _create(path: pathlib.Path, shape: tuple[int, int], dtype: np.dtype, stamps:
     return done
 
 
-def _described(names: list[str], captions: str | os.PathLike[str] | None, splitting: Splitting, tokenizer: str,
-               say: Callable[[str], Any]) -> list[dict[str, Any]]:
+def _described(names: list[str], captions: Path | None, splitting: Splitting, tokenizer: str,
+               say: Say) -> list[dict[str, Any]]:
     """The entries of `dataset.json`, as if every image could be read."""
     if captions is None:
         return [{'filename': name, 'imgid': row, 'split': 'test', 'sentids': [], 'sentences': []}
@@ -299,19 +269,16 @@ def _described(names: list[str], captions: str | os.PathLike[str] | None, splitt
     described = read_caption_file(captions, names, say)
     found = match_images(described, names)
     if not found:
-        raise InputError(f'{captions}: describes no image of the folder; the first it names is '
-                         f'{next(iter(described))}')
+        raise InputError(f'{captions}: describes no image of the folder; the first it names is {next(iter(described))}')
     if missing := [name for name in described if name not in found]:
         say(f'{captions}: {len(missing):,} of the {len(described):,} images it names are not in the folder, or not '
             f'plainly one image of it, such as {missing[0]}')
-    of_name: dict[str, ImageCaptions] = {}
-    for name, of in described.items():
-        if name in found:
-            of_name.setdefault(found[name], ImageCaptions()).join(of, f'{captions}: {name}')
-    rows = [row for row, name in enumerate(names) if name in of_name and of_name[name].captions]
-    if len(rows) < len(names):
-        say(f'{captions}: {len(names) - len(rows):,} images of the folder have no captions and are left out of '
-            f'{DATASET}')
+    of_name: dict[str, ImageCaptions] = collections.defaultdict(ImageCaptions)
+    for name, image in found.items():
+        of_name[image].join(described[name], f'{captions}: {name}')
+    rows = [row for row, name in enumerate(names) if of_name[name].captions]
+    if left := len(names) - len(rows):
+        say(f'{captions}: {left:,} images of the folder have no captions and are left out of {DATASET}')
     images, count = [], 0
     for row, split in zip(rows, splitting.split(len(rows)), strict=True):
         name, of = names[row], of_name[names[row]]

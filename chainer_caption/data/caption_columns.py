@@ -1,7 +1,7 @@
 """Names of columns, fields and splits in caption files, and how to tell columns apart by their values.
 
-Every reader of captions uses these tables. Names are compared without case, spaces, underscores and hyphens; the
-columns of captions may be numbered or in the plural (`caption_0`, `Captions`).
+Names are compared without case, spaces, underscores and hyphens; the columns of captions may be numbered or in the
+plural (`caption_0`, `Captions`).
 """
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ CAPTIONS = ('caption sentence raw text description comment reference reference_s
 SPLIT_COLUMNS = 'split', 'set', 'subset', 'partition', 'setname', 'phase'
 
 _SPLITS = {alias: split for split, aliases in (
-    ('train', 'train training'), ('restval', 'restval'), ('val', 'val validation valid validate dev development'),
-    ('test', 'test testing')) for alias in aliases.split()}
+    ('train', 'train training'), ('restval', 'restval'), ('test', 'test testing'),
+    ('val', 'val validation valid validate dev development')) for alias in aliases.split()}
 
 _MISSING = frozenset(('', 'nan', 'null', 'none', 'n/a', '#n/a', '<na>', '\\n'))
 
@@ -42,25 +42,16 @@ _IMAGE = re.compile(rf'[^\n]*{SUFFIX}(?:[#?]\S*)?', re.IGNORECASE)
 
 @dataclasses.dataclass(frozen=True)
 class Columns:
-    """What the columns of a file mean.
-
-    Attributes:
-        names: Those that name the image; the first one with a value counts.
-        captions: Groups of columns with captions; the first group with a value counts.
-        split: The one with the split.
-    """
-    names: tuple[str, ...] = ()
-    captions: tuple[tuple[str, ...], ...] = ()
+    """What the columns of a file mean."""
+    names: tuple[str, ...] = ()                         #: those that name the image; the first with a value counts
+    captions: tuple[tuple[str, ...], ...] = ()          #: groups with captions; the first group with a value counts
     split: str | None = None
 
 
 def find_columns(sample: Sequence[Mapping[str, Any]], images: Container[str] = (), header: bool = True) -> Columns:
-    """Finds what the columns of a file mean, by their names and then by their values.
+    """Finds what the columns of some records mean, by their names and then by their values.
 
-    Args:
-        sample: Some records.
-        images: Names that are known to be images.
-        header: Whether the columns have names; without, keys are numbers.
+    `images` are names that are known to be images. Columns without a `header` have numbers for keys.
     """
     keys = {key: _plain(key) if header else '' for record in sample for key in record if isinstance(key, str)}
     # A list under "image" may be of many, and what is a list under "captions" is of one.
@@ -74,10 +65,10 @@ def find_columns(sample: Sequence[Mapping[str, Any]], images: Container[str] = (
                 NAMES.index(keys[key]) if keys[key] in NAMES else len(NAMES))
 
     names = sorted((key for key, plain in keys.items() if key in looks or plain in NAMES), key=doubt)
-    split = next((key for plain in SPLIT_COLUMNS for key in keys if keys[key] == plain and
-                  (plain == 'split' or _mostly(filled_in[key], split_of))), None)
-    if not header:
-        split = next((key for key in keys if filled_in[key] and all(map(split_of, filled_in[key]))), None)
+    named = [key for plain in SPLIT_COLUMNS for key in keys if keys[key] == plain and (
+        plain == 'split' or _mostly(filled_in[key], split_of))]
+    split = next((key for key in (named if header else keys)
+                  if header or (filled_in[key] and all(map(split_of, filled_in[key])))), None)
     groups: dict[str, list[str]] = {}
     for key, plain in keys.items():
         if (base := re.sub(r's?\d*$', '', plain)) in CAPTIONS and key not in looks:

@@ -4,6 +4,7 @@ Only the file itself is opened. `caption_columns` tells what the fields of a rec
 """
 from __future__ import annotations
 
+import contextlib
 import csv
 import itertools
 import json
@@ -38,19 +39,15 @@ class Problem(str):
     """The reason why there is no record."""
 
 
+#: The reason why an annotation has no record.
+ORPHAN = 'is of an image that the file does not list'
+
+
 def read_records(path: Path, images: Container[str], say: Say) -> tuple[bool, Columns, Iterator[Record]]:
-    """Decodes a caption file.
+    """Decodes a caption file: whether it is one JSON list, what its columns mean, and its records.
 
-    Args:
-        path: The file.
-        images: Names that are known to be images, with and without suffix.
-        say: Takes notices.
-
-    Returns:
-        Whether it is one JSON list, what its columns mean, and its records.
-
-    Raises:
-        InputError: It cannot be read, or has no columns of names and of captions; the line lists what it has.
+    `images` are names that are known to be images, with and without suffix. An `InputError` means that the file cannot
+    be read, or has no columns of names and of captions; the line lists what it has.
     """
     data = read_utf8(path, say)
     if not data.strip():
@@ -58,13 +55,10 @@ def read_records(path: Path, images: Container[str], say: Say) -> tuple[bool, Co
     is_list = False
     if data.lstrip()[:1] in (b'{', b'['):
         records, is_list = _json(path, data, images)
+    elif data.startswith(b'# '):
+        records = _text_output(path, data.decode())
     else:
-        text = data.decode()
-        if text.startswith('# '):
-            records = _text_output(path, text)
-        else:
-            columns, records = _table(path, re.split('\r\n|\r|\n', text), images)
-            return is_list, columns, records
+        return is_list, *_table(path, re.split('\r\n|\r|\n', data.decode()), images)
     sample = list(itertools.islice(records, _SAMPLE))
     objects = [record for _, record in sample if isinstance(record, dict)]
     columns = find_columns(objects, images)
@@ -84,8 +78,7 @@ def unknown(path: Path, found: Iterable[str], columns: Columns) -> InputError:
 def read_utf8(path: Path, say: Say, limit: int = _LARGEST) -> bytes:
     """The content of a text file in UTF-8 without its mark; UTF-16 and Windows' cp1252 are converted.
 
-    Raises:
-        InputError: The file cannot be read, is too large, or is in another encoding.
+    An `InputError` means that it cannot be read, is larger than `limit` bytes, or is in another encoding.
     """
     try:
         with open_regular(path) as f:
@@ -105,47 +98,38 @@ def read_utf8(path: Path, say: Say, limit: int = _LARGEST) -> bytes:
         data.decode()
         return data
     except UnicodeError as e:
-        error = e
-    try:
-        text = data.decode('cp1252')
-        # Western text has few letters with accents; another encoding's bytes would come out as little else.
-        if 8 * sum(char > '\x7f' for char in text) < len(text) or len(text) < 40:
-            say(f'{path}: not UTF-8; read as Windows-1252 (cp1252). Save it as UTF-8 if accents are wrong')
-            return text.encode()
-    except UnicodeError:
-        pass
-    raise InputError(f'{path}: not UTF-8; save it as UTF-8') from error
+        with contextlib.suppress(UnicodeError):
+            text = data.decode('cp1252')
+            # Western text has few letters with accents; another encoding's bytes would come out as little else.
+            if 8 * sum(char > '\x7f' for char in text) < len(text) or len(text) < 40:
+                say(f'{path}: not UTF-8; read as Windows-1252 (cp1252). Save it as UTF-8 if accents are wrong')
+                return text.encode()
+        raise InputError(f'{path}: not UTF-8; save it as UTF-8') from e
 
 
 def _json(path: Path, data: bytes, images: Container[str]) -> tuple[Iterator[Record], bool]:
     """The records of JSON or of JSON lines, and whether it is one list."""
     first, _, rest = data.strip().partition(b'\n')
-    if rest:
-        try:
+    with contextlib.suppress(ValueError, MemoryError):  # it is the first line of a value that has several
+        if rest:
             parse_json(first)
-        except (ValueError, MemoryError):
-            pass                                        # the first line of a value that has several
-        else:
             return _json_lines(path, data), False
     value = decode_json(data, path)
-    if isinstance(value, dict) and _is_record(value, images):
-        return iter([(f'{path}: line 1', value)]), False
+    if isinstance(value, dict):
+        columns = find_columns([value], images)
+        if columns.names and columns.captions and isinstance(value[columns.names[0]], str | int):
+            return iter([(f'{path}: line 1', value)]), False
     return _json_value(path, value, images), isinstance(value, list)
-
-
-def _is_record(value: dict[str, Any], images: Container[str]) -> bool:
-    columns = find_columns([value], images)
-    return bool(columns.names and columns.captions) and isinstance(value[columns.names[0]], str | int)
 
 
 def _json_lines(path: Path, data: bytes) -> Iterator[Record]:
     for number, line in enumerate(data.split(b'\n'), 1):
         if line.strip():
-            where = f'{path}: line {number}'
             try:
-                yield where, parse_json(line) if len(line) < _LINE else Problem('is too long')
+                value = parse_json(line) if len(line) < _LINE else Problem('is too long')
             except (ValueError, MemoryError) as e:
-                yield where, Problem(f'is no JSON ({e})')
+                value = Problem(f'is no JSON ({e})')
+            yield f'{path}: line {number}', value
 
 
 def _json_value(path: Path, value: Any, images: Container[str], where: str = '', **more: Any) -> Iterator[Record]:
@@ -190,23 +174,21 @@ def _json_object(path: Path, value: dict[str, Any], images: Container[str], **mo
 def _columnar(value: dict[str, Any], images: Container[str]) -> dict[str, list[Any]]:
     """The columns of an object that has a list, or an object by row, for each; nothing if it is another."""
     columns = find_columns([value], images)
-    if not (columns.names and columns.captions):
+    lists = {key: list(each.values()) if isinstance(each, dict) else each for key, each in value.items()
+             if isinstance(each, list | dict)}
+    needed = (*columns.names[:1], *itertools.chain.from_iterable(columns.captions[:1]))
+    counts = {len(lists[key]) if key in lists else -1 for key in needed}
+    if not (columns.names and columns.captions) or len(counts) > 1:
         return {}
-    lists = {key: list(each.values()) if isinstance(each, dict) else each for key, each in value.items()}
-    rows = {name: lists[name] for name in (columns.names[0], *columns.captions[0])}
-    if not all(isinstance(each, list) for each in rows.values()) or len(set(map(len, rows.values()))) > 1:
-        return {}
-    count = len(rows[columns.names[0]])
-    return {key: each for key, each in lists.items() if isinstance(each, list) and len(each) == count}
+    return {key: each for key, each in lists.items() if len(each) in counts}
 
 
 def _coco(path: Path, images: list[Any], annotations: list[Any]) -> Iterator[Record]:
     """The annotations of a file in COCO's layout with the names of their images."""
     found: dict[str | None, tuple[str, Any]] = {}
     for i, image in enumerate(images):
-        # By its fields without the ids, so that these are not taken for names.
-        name = name_of({key: each for key, each in image.items() if 'id' not in key})
-        key = name_of(image.get('id'))
+        # Ids are left out, so that they are not taken for names.
+        name, key = name_of({key: each for key, each in image.items() if 'id' not in key}), name_of(image.get('id'))
         if name is None or key is None:
             raise InputError(f'{path}: images[{i}] has no "{"id" if name else "file_name"}"; it has '
                              f'{", ".join(map(repr, image)) or "nothing"}')
@@ -216,53 +198,42 @@ def _coco(path: Path, images: list[Any], annotations: list[Any]) -> Iterator[Rec
     if not (columns := find_columns([{'filename': '', **record} for record in fields])).captions:
         raise unknown(path, dict.fromkeys(itertools.chain.from_iterable(fields)), columns)
     for i, annotation in enumerate(annotations):
-        where, key = f'{path}: annotations[{i}]', None
-        if isinstance(annotation, dict):
-            key = name_of(annotation.get('image_id'))
-        if key not in found:
+        where, key = f'{path}: annotations[{i}]', annotation.get('image_id') if isinstance(annotation, dict) else None
+        if (key := name_of(key)) in found:
+            yield where, {**annotation, 'filename': found[key][0], 'split': found[key][1],
+                          'cocoid': int(key) if key and key.isdecimal() else None}
+        else:
             yield where, Problem(ORPHAN)
-            continue
-        name, split = found[key]
-        yield where, {**annotation, 'filename': name, 'split': split,
-                      'cocoid': int(key) if key and key.isdecimal() else None}
-
-
-#: The reason why an annotation has no record.
-ORPHAN = 'is of an image that the file does not list'
 
 
 def _text_output(path: Path, text: str) -> Iterator[Record]:
     """The records of `generate --format text`."""
-    record: dict[str, Any] = {}
-    where = ''
+    records: list[Record] = []
     for number, line in enumerate(re.split('\r?\n', text.rstrip('\r\n')), 1):
         if line.startswith('# '):
-            if record:
-                yield where, record
-            name = re.sub(r'\\(?:[nrt\\]|x..|u....|U.{8})', lambda match: _unescape(match[0]), line[2:])
-            where, record = f'{path}: line {number}', {'filename': name, 'captions': []}
+            name = re.sub(r'\\(?:[nrt\\]|x..|u....|U.{8})', _unescape, line[2:])
+            records.append((f'{path}: line {number}', {'filename': name, 'captions': []}))
         elif line.startswith('! '):
-            record['error'] = line[2:]
+            records[-1][1]['error'] = line[2:]
         else:
-            record['captions'].append(re.sub(r' \(p=[\d.e-]+\)$', '', line))
-    yield where, record
+            records[-1][1]['captions'].append(re.sub(r' \(p=[\d.e-]+\)$', '', line))
+    yield from records
 
 
-def _unescape(text: str) -> str:
-    try:
-        return text.encode('ascii').decode('unicode_escape')
-    except UnicodeError:
-        return text
+def _unescape(match: re.Match[str]) -> str:
+    with contextlib.suppress(UnicodeError):
+        return match[0].encode('ascii').decode('unicode_escape')
+    return match[0]
 
 
 def _table(path: Path, lines: list[str], images: Container[str]) -> tuple[Columns, Iterator[Record]]:
     """The columns and records of a table whose delimiter is not known, or of lines of a name and a caption."""
-    best: tuple[int, InputError] = 0, unknown(path, lines[:1], Columns())
+    errors = {}
     for delimiter in _DELIMITERS:
         try:
             return _rows(path, _cells(lines, delimiter), images, delimiter)
         except InputError as e:
-            best = max(best, (lines[0].count(delimiter), e), key=lambda each: each[0])
+            errors[delimiter] = e
 
     def parse(line: str) -> dict[str, str] | None:
         match = _NAMED_LINE.match(line)
@@ -271,7 +242,8 @@ def _table(path: Path, lines: list[str], images: Container[str]) -> tuple[Column
 
     sample = [line for line in lines[:_SAMPLE] if line.strip()]
     if 2 * sum(parse(line) is not None for line in sample) <= len(sample):
-        raise best[1]
+        likely = max(_DELIMITERS, key=lines[0].count)
+        raise errors[likely] if likely in lines[0] else unknown(path, lines[:1], Columns())
     return Columns(('filename',), (('caption',),)), (
         (f'{path}: line {i}', parse(line) or Problem('is not the name of an image and a caption'))
         for i, line in enumerate(lines, 1) if line.strip())
@@ -287,11 +259,9 @@ def _rows(path: Path, rows: Iterable[tuple[int, list[str], bool]], images: Conta
     # Without a header the row with the fewest commas in its caption has as many columns as there are.
     widths = [len(first)] if header else [min((len(cells) for _, cells, _ in sample if len(cells) > 1), default=0), 2]
     sample = sample[header:]
-    keys: list[str] = []
     for width in widths:
-        keys = []
-        for i, cell in enumerate(map(str.strip, first[:width])):
-            keys.append(str(i) if not header else cell + str(i) if cell in keys else cell)
+        cells = [cell.strip() for cell in first[:width]]
+        keys = [str(i) if not header else cell + str(i) if cell in cells[:i] else cell for i, cell in enumerate(cells)]
         columns = find_columns([dict.fromkeys(keys), *(dict(zip(keys, cells, strict=False)) for _, cells, _ in sample)],
                                images, header)
         if columns.names and columns.captions and width > 1:
@@ -322,14 +292,12 @@ def _cells(lines: list[str], delimiter: str) -> Iterator[tuple[int, list[str], b
     at = 0
     while at < len(lines):
         line, end = lines[at], at + 1
-        cells = None
-        if '"' in line:
+        cells = _quoted(line, delimiter) if '"' in line else None
+        # A cell that goes on in the next line, unless that is plainly a row of its own.
+        while cells is None and line.count('"') % 2 and end < min(len(lines), at + _SPAN) \
+                and not begins.match(lines[end]):
+            line, end = f'{line}\n{lines[end]}', end + 1
             cells = _quoted(line, delimiter)
-            # A cell that goes on in the next line, unless that is plainly a row of its own.
-            while cells is None and line.count('"') % 2 and end < min(len(lines), at + _SPAN) \
-                    and not begins.match(lines[end]):
-                line, end = f'{line}\n{lines[end]}', end + 1
-                cells = _quoted(line, delimiter)
         quoted = cells is not None
         if cells is None:
             line, end = lines[at], at + 1

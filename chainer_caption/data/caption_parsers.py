@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import itertools
 import os
 import posixpath
 import re
@@ -17,12 +18,10 @@ from chainer_caption.errors import InputError
 from chainer_caption.features.folders import find_by_name
 from chainer_caption.storage.files import escapes_root
 
-# Bytes of a file with one image's captions, and letters of a caption, at most: Unicode normalization takes the square
-# of their number.
+# Bytes of a file with one image's captions and letters of a caption at most: Unicode normalization takes their square.
 _SIDECAR, _LETTERS = 2 ** 20, 10_000
 
-#: Suffixes of files with the captions of one image, the first that exists counts, and names of files that have the
-#: captions of all images of their folder.
+#: Suffixes of files with one image's captions, the first that exists counts, and names of files with all images'.
 SIDECARS = '.txt', '.caption'
 _IN_FOLDERS = 'metadata.jsonl', 'metadata.csv', 'captions.txt', 'captions.csv', 'captions.json', 'captions.jsonl'
 
@@ -32,17 +31,11 @@ _EMPTY, _REJECTED = 'has no caption', 'is marked as rejected'
 
 @dataclasses.dataclass
 class ImageCaptions:
-    """What a file records of one image.
-
-    Attributes:
-        captions: Its captions as they were written.
-        split: One of `captions.SPLITS`, where the file gives it.
-        coco_id: Its id in COCO.
-        tokens: The words of each caption, None where the file does not give them.
-    """
-    captions: list[str] = dataclasses.field(default_factory=list)
-    split: str | None = None
-    coco_id: int | None = None
+    """What a file records of one image."""
+    captions: list[str] = dataclasses.field(default_factory=list)       #: as they were written
+    split: str | None = None                            #: one of `captions.SPLITS`, where the file gives it
+    coco_id: int | None = None                          #: its id in COCO
+    #: The words of each caption, None where the file does not give them.
     tokens: list[list[str] | None] = dataclasses.field(default_factory=list)
 
     def join(self, other: ImageCaptions, where: str) -> None:
@@ -57,49 +50,36 @@ class ImageCaptions:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A record of a caption file.
-
-    Attributes:
-        where: The file and the place in it.
-        problem: Why it has no caption; None where it has one.
-        name: The image's name.
-        image_id: The image's id, where the file gives one.
-        rank: The place of the captions among those of several rows, 1 for the best.
-        finished: Whether the first caption ended with `</S>`, where the file tells.
-        content: The captions.
-    """
-    where: str
-    problem: str | None = None
-    name: str | None = None
-    image_id: int | None = None
-    rank: int = 1
-    finished: bool | None = None
+    """A record of a caption file."""
+    where: str                                          #: the file and the place in it
+    problem: str | None = None                          #: why it has no caption
+    name: str | None = None                             #: the image's name
+    image_id: int | None = None                         #: the image's id
+    rank: int = 1                                       #: the place among several rows of the image, 1 for the best
+    finished: bool | None = None                        #: whether the first caption ended with `</S>`, if known
     content: ImageCaptions = dataclasses.field(default_factory=ImageCaptions)
 
 
 def read_caption_file(path: Path, images: Iterable[str] = (), say: Say = lambda line: None) -> dict[str, ImageCaptions]:
-    """Reads captions.
+    """Reads captions: those of each image, by the name that the file has for it.
+
+    The file is in any format that is known by its content, in UTF-8, UTF-16 or cp1252:
+
+    - a table (CSV, TSV; delimited by commas, semicolons, tabs or pipes) with a column for the image and one or several
+      for its captions, named as in `caption_columns`, perhaps one for the split; without a header where values show
+      which is which (Flickr's `*.token.txt`: `name.jpg#0`, a tab, the caption);
+    - JSON or JSON lines of objects with such fields (`metadata.jsonl`, LAVIS, LLaVA, neuraltalk2, AI Challenger),
+      `{name: caption, captions or object}`, `{split: …}`, `{column: values}`;
+    - COCO's annotations (`images` with `id` and `file_name`, `annotations` with `image_id` and `caption`);
+    - Karpathy's splits (`images` with `filename`, `filepath`, `split` and `sentences`);
+    - what `generate` writes: text, JSON lines, CSV, metadata.jsonl.
 
     Args:
-        path: A file, in any format that is known by its content, in UTF-8, UTF-16 or cp1252:
-
-            - a table (CSV, TSV; delimited by commas, semicolons, tabs or pipes) with a column for the image and one or
-              several for its captions, named as in `caption_columns`, perhaps one for the split; without a header
-              where values show which is which (Flickr's `*.token.txt`: `name.jpg#0`, a tab, the caption);
-            - JSON or JSON lines of objects with such fields (`metadata.jsonl`, LAVIS, LLaVA, neuraltalk2, AI
-              Challenger), `{name: caption, captions or object}`, `{split: …}`, `{column: values}`;
-            - COCO's annotations (`images` with `id` and `file_name`, `annotations` with `image_id` and `caption`);
-            - Karpathy's splits (`images` with `filename`, `filepath`, `split` and `sentences`);
-            - what `generate` writes: text, JSON lines, CSV, metadata.jsonl;
-
-            or a folder with a `.txt` or `.caption` for each image, at its place, with a caption a line, or with a
-            `metadata.jsonl`, `metadata.csv` or `captions.*`.
+        path: The file; or a folder with a `.txt` or `.caption` for each image, at its place, with a caption a line, or
+            with a `metadata.jsonl`, `metadata.csv` or `captions.*`.
         images: The images that the captions may be of, as paths relative to their folder. A folder needs them; a file
             may need them to tell names from other columns.
-        say: Takes notices, a line each: of what was passed over.
-
-    Returns:
-        The captions by the names that the file has for images.
+        say: Takes notices of what is skipped, a line each.
 
     Raises:
         InputError: The file cannot be read, half of its records are unsound, or no record has a caption.
@@ -132,29 +112,19 @@ def read_caption_file(path: Path, images: Iterable[str] = (), say: Say = lambda 
 
 def read_rows(path: Path, images: Iterable[str] = (), say: Say = lambda line: None,
               empty: bool = False) -> tuple[bool, Iterator[Row]]:
-    """Reads a caption file record by record.
+    """Reads a caption file, but no folder, record by record; `path`, `images` and `say` as for `read_caption_file`.
 
-    Args:
-        path: As for `read_caption_file`, but no folder.
-        images: As for `read_caption_file`.
-        say: Takes notices.
-        empty: Whether an empty caption is one, as it is of a model's.
-
-    Returns:
-        Whether the file is one JSON list, and its rows.
-
-    Raises:
-        InputError: The file cannot be read, or has no columns of names and captions.
+    With `empty` an empty caption is one, as it is of a model's. Returns whether the file is one JSON list, and its
+    rows. An `InputError` means that the file cannot be read, or has no columns of names and captions.
     """
-    known = {spelling for name in images for spelling in (name, os.path.splitext(name)[0], os.path.basename(name),
-                                                          os.path.splitext(os.path.basename(name))[0])}
+    paths = {path for name in images for path in (name, os.path.basename(name))}
+    known = paths | {os.path.splitext(path)[0] for path in paths}
     is_list, columns, records = read_records(path, known, say)
     return is_list, (_row(where, record, columns, empty) for where, record in records)
 
 
 def _row(where: str, record: Any, columns: Columns, empty: bool) -> Row:
     name, image_id, problem = None, None, None
-    content, finished = ImageCaptions(), None
     try:
         if isinstance(record, Problem):
             raise _UnsoundError(record)
@@ -170,8 +140,8 @@ def _row(where: str, record: Any, columns: Columns, empty: bool) -> Row:
         raise InputError(f'{where}: the split "{split}" is none of train, restval, val, test')
     if record.get('is_rejected') in (True, 'true', 'True'):
         problem = _REJECTED
-    elif not content.captions or record.get('error'):
-        problem = f'{_EMPTY} of {name or image_id}' + (f' ({error})' if (error := record.get('error')) else '')
+    elif (error := record.get('error')) or not content.captions:
+        problem = f'{_EMPTY} of {name or image_id}' + (f' ({error})' if error else '')
     rank = name_of(record.get('rank'))
     return Row(where, problem, name, image_id, int(rank) if rank and rank.isdecimal() else 1, finished, content)
 
@@ -188,10 +158,10 @@ def _names(record: dict[str, Any], columns: Columns) -> tuple[str | None, int | 
         text = name_of(value)
         if value is None or (is_id(key) and image_id is not None):
             continue
-        if is_id(key) and text is None:
-            raise _UnsoundError(f'has a {key} that is no name and no whole number: {value!r}')
-        if is_id(key) and text is not None and text.isdecimal():
-            image_id = int(text)
+        if is_id(key):
+            if text is None:
+                raise _UnsoundError(f'has a {key} that is no name and no whole number: {value!r}')
+            image_id = int(text) if text.isdecimal() else None
         if text and name is None and (not is_id(key) or isinstance(value, str)):
             name = re.sub(r'(?<=\w)(?:#\w+)?#\d+$', '', text)
     if not name and image_id is None:
@@ -207,10 +177,9 @@ def _content(record: dict[str, Any], columns: Columns, empty: bool) -> tuple[Ima
     content, finished = ImageCaptions(), record.get('finished')
     if isinstance(record.get('cocoid'), int):
         content.coco_id = record['cocoid']
-    groups = ([record.get(key) for key in group] for group in columns.captions)
-    groups = ([value for value in group if (value if empty else filled(value)) is not None] for group in groups)
-    given: list[Any] = next(filter(None, groups), [])
-    for item in (item for value in given for item in _items(value)):
+    groups = ([value for value in map(record.get, group) if (value if empty else filled(value)) is not None]
+              for group in columns.captions)
+    for item in itertools.chain.from_iterable(map(_items, next(filter(None, groups), []))):
         text, tokens = _text(item), _tokens(item)
         if text is None and tokens is not None:
             text = ' '.join(tokens)
@@ -232,12 +201,10 @@ def _items(value: Any) -> Iterator[Any]:
     if isinstance(value, str):
         yield from list_of_text(value) if value.startswith('[') and len(value) <= 10 * _LETTERS else [value]
     elif isinstance(value, list):
-        speakers = [item.get('from', item.get('role')) for item in value if isinstance(item, dict)]
-        if any(isinstance(speaker, str) for speaker in speakers):
-            yield from [item for item in value if isinstance(item, dict) and item.get('from', item.get('role'))
-                        in ('gpt', 'assistant', 'model', 'bot', 'chatgpt')][:1]
-        else:
-            yield from value
+        speakers = [item.get('from', item.get('role')) if isinstance(item, dict) else None for item in value]
+        turns = [item for item, speaker in zip(value, speakers, strict=True)
+                 if speaker in ('gpt', 'assistant', 'model', 'bot', 'chatgpt')]
+        yield from turns[:1] if any(isinstance(speaker, str) for speaker in speakers) else value
     else:
         yield value
 
@@ -259,11 +226,9 @@ def _read_folder(folder: Path, images: list[str], say: Say) -> dict[str, ImageCa
     """Reads the captions of images from files under their names, with a caption a line."""
     found: dict[str, ImageCaptions] = {}
     of_file: dict[str, str] = {}
-    empty = 0
     for image in images:
-        stem = os.path.splitext(image)[0]
-        name = next((name for name in (image + SIDECARS[0], image + SIDECARS[1], stem + SIDECARS[0],
-                                       stem + SIDECARS[1]) if os.path.lexists(os.path.join(folder, name))), None)
+        names = (base + suffix for base in (image, os.path.splitext(image)[0]) for suffix in SIDECARS)
+        name = next((name for name in names if os.path.lexists(os.path.join(folder, name))), None)
         if name is None:
             continue
         path = os.path.join(folder, name)
@@ -273,12 +238,12 @@ def _read_folder(folder: Path, images: list[str], say: Say) -> dict[str, ImageCa
         of_file[name] = image
         if escapes_root(path, folder):
             raise InputError(f'{path}: a link leads out of {folder}; copy the file there')
-        lines = [line.strip() for line in re.split('\r\n|\r|\n', read_utf8(path, say, _SIDECAR).decode())]
-        captions = [line for line in lines if line]
+        lines = re.split('\r\n|\r|\n', read_utf8(path, say, _SIDECAR).decode())
+        captions = [caption for line in lines if (caption := line.strip())]
         if any(len(caption) > _LETTERS for caption in captions):
             raise InputError(f'{path}: a caption of more than {_LETTERS:,} letters')
-        empty += not captions
         found[image] = ImageCaptions(captions, tokens=[None] * len(captions))
+    empty = sum(not content.captions for content in found.values())
     if found and empty == len(found):
         raise InputError(f'{folder}: all {empty:,} files with captions ({next(iter(of_file))}, …) are empty')
     if empty:
@@ -294,44 +259,36 @@ def _read_folder(folder: Path, images: list[str], say: Say) -> dict[str, ImageCa
 
 
 def match_images(wanted: Iterable[str], images: Iterable[str]) -> dict[str, str]:
-    """Matches names in a caption file to images.
+    """Matches names in a caption file to images, paths relative to their folder: wanted name to image, where found.
 
     URLs count by their path, Windows' paths by their parts. A name without a suffix, or COCO's number in place of a
-    name, matches where only one image has it. What remains is matched by `find_by_name`.
-
-    Args:
-        wanted: Names in a file.
-        images: Paths of images, relative to their folder.
-
-    Returns:
-        Wanted name to image, without those that are not found. Several spellings of one path have the same image.
+    name, matches where only one image has it. What remains is matched by `find_by_name`. Several spellings of one
+    path have the same image.
     """
-    images = list(images)
-    there = set(images)
-    spelled = {name: name if name in there else _spelling(name) for name in wanted}
-    found = find_by_name(dict.fromkeys(spelled.values()), images)
-    left = [name for name in dict.fromkeys(spelled.values()) if name not in found and not is_image_name(name)]
-    if left:
+    images = set(images)
+    spelled = {name: name if name in images else _spelling(name) for name in wanted}
+    names = dict.fromkeys(spelled.values())
+    found = find_by_name(names, images)
+    if left := [name for name in names if name not in found and not is_image_name(name)]:
         stems: dict[str, set[str]] = collections.defaultdict(set)
         for image in images:
             stem = os.path.splitext(image)[0]
             stems[stem].add(image)
-            if number := re.search(r'(?:^|[/_])0*(\d{1,12})$', stem):
-                stems[number[1]].add(image) if len(number[0].lstrip('/_')) == 12 else None
-        only = {stem: next(iter(alike)) for stem, alike in stems.items() if len(alike) == 1}
+            if number := re.search(r'(?:^|[/_])(?=\d{12}$)0*(\d+)$', stem):
+                stems[number[1]].add(image)
+        only = {stem: image for stem, (image, *others) in stems.items() if not others}
         found |= {name: only[stem] for name, stem in find_by_name(left, only).items()}
     # Names that `find_by_name` leaves out because another spelling of them has the image.
     ends: dict[str, dict[str, str]] = collections.defaultdict(dict)
     for name, image in found.items():
         plain = _simplified(name)
         ends[posixpath.basename(plain)][plain] = image
-    for name in dict.fromkeys(spelled.values()):
-        if name not in found:
-            plain = _simplified(name)
-            alike = {image for other, image in ends[posixpath.basename(plain)].items() if ('/' + plain).endswith(
-                '/' + other) or other.endswith('/' + plain)}
-            if len(alike) == 1:
-                found[name] = alike.pop()
+    for name in names.keys() - found.keys():
+        plain = _simplified(name)
+        alike = {image for other, image in ends[posixpath.basename(plain)].items()
+                 if plain.endswith(other) or other.endswith(plain)}
+        if len(alike) == 1:
+            found[name] = alike.pop()
     return {name: found[spelling] for name, spelling in spelled.items() if spelling in found}
 
 
@@ -339,9 +296,8 @@ def _spelling(name: str) -> str:
     """A name as a relative path with slashes and without a URL's host, query and escapes."""
     if re.match(r'[A-Za-z][A-Za-z0-9+.-]+://', name):
         return urllib.parse.unquote(re.split('[?#]', name.split('://', 1)[1])[0])
-    name = re.sub(r'^[A-Za-z]:(?=[\\/])', '', name).replace('\\', '/')
-    return posixpath.normpath(name)
+    return posixpath.normpath(re.sub(r'^[A-Za-z]:(?=[\\/])', '', name).replace('\\', '/'))
 
 
 def _simplified(name: str) -> str:
-    return posixpath.normpath(unicodedata.normalize('NFC', name)).casefold()
+    return '/' + posixpath.normpath(unicodedata.normalize('NFC', name)).casefold()

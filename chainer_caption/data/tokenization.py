@@ -10,20 +10,19 @@ from chainer_caption.errors import InputError
 
 
 def tokenize(caption: str, tokenizer: str) -> list[str]:
-    """Splits a caption into tokens.
+    """Splits a caption, as it was written, into tokens.
 
-    Args:
-        caption: As it was written.
-        tokenizer: One of `captions.TOKENIZERS`. `'words'`: see `tokenize_words`. `'characters'`, for languages
-            without spaces: each letter, digit and mark, in lower case, and ' ' for the space between them;
-            punctuation is dropped. `'katakana'`: the characters of a Japanese caption's reading.
-
-    Raises:
-        InputError: `'katakana'` without the dictionary of readings.
+    The tokenizers are `captions.TOKENIZERS`. `'words'`: see `tokenize_words`. `'characters'`, for languages without
+    spaces: each letter, digit and mark, in lower case, and ' ' for the space between them; punctuation is dropped.
+    `'katakana'`: the characters of a Japanese caption's reading; an `InputError` where its dictionary is missing.
     """
     if tokenizer == 'words':
         return tokenize_words(caption)
-    return _characters(_reading(caption) if tokenizer == 'katakana' else caption)
+    if tokenizer == 'katakana':
+        # Punctuation and space are left out: their readings are the words for them.
+        caption = ''.join(morpheme.reading_form() for morpheme in _analyser().tokenize(caption.encode(
+            errors='replace').decode()) if any(map(str.isalnum, morpheme.surface())))
+    return list(' '.join(filter(None, (''.join(tokenize_words(part)) for part in caption.split()))))
 
 
 def detokenize(tokens: list[str], tokenizer: str) -> str:
@@ -35,16 +34,6 @@ def split_text(text: str, tokenizer: str) -> list[str]:
     """The opposite of `detokenize`: the tokens of a caption that is tokenized already."""
     parts = text.split()
     return parts if tokenizer == 'words' else list((' ' if tokenizer == 'characters' else '').join(parts))
-
-
-def _characters(caption: str) -> list[str]:
-    return list(' '.join(filter(None, (''.join(tokenize_words(part)) for part in caption.split()))))
-
-
-def _reading(caption: str) -> str:
-    morphemes = _analyser().tokenize(caption.encode(errors='replace').decode())
-    # Punctuation and space are left out: their readings are the words for them.
-    return ''.join(morpheme.reading_form() for morpheme in morphemes if any(map(str.isalnum, morpheme.surface())))
 
 
 @functools.lru_cache(maxsize=1)

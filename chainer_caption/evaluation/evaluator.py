@@ -31,29 +31,25 @@ if TYPE_CHECKING:
     from chainer_caption.captioning.captioner import Captioner
     from chainer_caption.data.dataset import Dataset
 
+Say = Callable[[str], object]
+
 # Captions whose perplexity is computed together.
 _BATCH = 128
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """The scores of one set of captions.
-
-    Attributes:
-        name: The model or the captions' file.
-        search: The search that made them (`BeamSearch`, …), if a model did.
-        predictions: A caption for each image, in the order of `Evaluator.images`.
-        figures: `BLEU-1` to `BLEU-4`, `ROUGE-L`, `CIDEr` and perhaps `METEOR`, as fractions (CIDEr may exceed 1);
-            `perplexity` of a model; those of `metrics.diversity`; and for several captions an image `distinct-1` and
-            `distinct-2` (`metrics.distinct_ngrams`) and `best-CIDEr`, that of the best of them.
-        each: The scores of each image by itself, arrays (images,); a corpus's BLEU is not their mean.
-        tokenizer: What the captions are tokenized by, one of `data.captions.TOKENIZERS`.
-    """
-    name: str
-    search: Any
-    predictions: list[Prediction]
+    """The scores of one set of captions."""
+    name: str                                           #: the model or the captions' file
+    search: Any                                         #: the search that made them (`BeamSearch`, …), if a model did
+    predictions: list[Prediction]                       #: a caption for each image, in the order of `Evaluator.images`
+    #: `BLEU-1` to `BLEU-4`, `ROUGE-L`, `CIDEr` and perhaps `METEOR`, as fractions (CIDEr may exceed 1); `perplexity` of
+    #: a model; those of `metrics.diversity`; and for several captions an image `distinct-1` and `distinct-2`
+    #: (`metrics.distinct_ngrams`) and `best-CIDEr`, that of the best of them.
     figures: dict[str, float]
+    #: The scores of each image by itself, arrays (images,); a corpus's BLEU is not their mean.
     each: dict[str, np.ndarray]
+    #: What the captions are tokenized by, one of `data.captions.TOKENIZERS`.
     tokenizer: str = 'words'
 
     @property
@@ -74,26 +70,18 @@ class Evaluation:
 
 
 class Evaluator:
-    """Scores captions of the images of a split against the dataset's.
+    """Scores captions of the images of a split, or of its first `limit` images, against the dataset's.
 
-    Args:
-        dataset: The dataset.
-        split: `train`, `restval`, `val` or `test`.
-        meteor: Whether to compute METEOR, which needs WordNet's data (see `metrics.meteor_missing`).
-        say: Takes a notice, one line.
-        limit: Images to evaluate, the first of the split; None for all.
+    METEOR needs WordNet's data (see `metrics.meteor_missing`). `say` takes a notice, one line. An `InputError` means
+    that the split, `train`, `restval`, `val` or `test`, has no image with a caption.
 
     Attributes:
-        images (numpy.ndarray): The images that are scored, as indices into `dataset.captions.filenames`: those of the
-            split that have captions.
-        references (list): The captions of each, lists of tokens.
-
-    Raises:
-        InputError: The split has no images, or none has a caption.
+        images: The images that are scored, as indices into `dataset.captions.filenames`: those that have captions.
+        references: The captions of each, lists of tokens.
     """
 
-    def __init__(self, dataset: Dataset, split: str, meteor: bool = False,
-                 say: Callable[[str], object] = lambda line: None, limit: int | None = None) -> None:
+    def __init__(self, dataset: Dataset, split: str, meteor: bool = False, say: Say = lambda line: None,
+                 limit: int | None = None) -> None:
         if limit is not None and limit < 1:
             raise InputError.of('limit', limit, 'must be at least 1')
         self._training = _training_captions(dataset)
@@ -116,29 +104,26 @@ class Evaluator:
 
     def score(self, name: str, predictions: list[Prediction], search: Any = None, perplexity: float | None = None,
               more: list[list[list[str]]] | None = None) -> Evaluation:
-        """Scores a caption for each of the images.
+        """Scores a caption for each of `images`, in their order.
 
-        Args:
-            name: The name of the evaluation.
-            predictions: In the order of `images`.
-            search: The search that made them.
-            perplexity: That of the model which made them.
-            more: All captions of each image, lists of tokens, `predictions` among them.
+        `search` and `perplexity` are those of the model that made them; `more` are all captions of each image, lists of
+        tokens, `predictions` among them.
         """
         tokens = [prediction.tokens for prediction in predictions]
         figures, each = self._scorer.score(tokens)
         if perplexity is not None:
             figures['perplexity'] = perplexity
-        finished = [prediction.finished for prediction in predictions]
-        figures.update(metrics.diversity(tokens, self._training, None if None in finished else finished))
+        finished = [prediction.finished for prediction in predictions if prediction.finished is not None]
+        figures |= metrics.diversity(tokens, self._training, finished if len(finished) == len(tokens) else None)
         if more is not None:
-            figures.update(self._spread(more))
+            figures |= self._spread(more)
         return Evaluation(name, search, predictions, figures, each, self.dataset.captions.tokenizer)
 
     def _spread(self, captions: list[list[list[str]]]) -> dict[str, float]:
         """How much the captions of each image differ, and the CIDEr of the best of them."""
         place = np.repeat(np.arange(len(captions)), [len(of_image) for of_image in captions])
-        each = CiderScorer(self.references).score([*itertools.chain.from_iterable(captions)], place)[1]['CIDEr']
+        each = CiderScorer(self.references).score(list(itertools.chain.from_iterable(captions)),
+                                                  place.tolist())[1]['CIDEr']
         best = np.maximum.reduceat(each, np.searchsorted(place, np.arange(len(captions))))
         return {'distinct-1': metrics.distinct_ngrams(captions, 1), 'distinct-2': metrics.distinct_ngrams(captions, 2),
                 'best-CIDEr': float(best.mean())}
@@ -149,27 +134,24 @@ class Evaluator:
 
     def evaluate_model(self, name: str, captioner: Captioner, searches: Sequence[Any] = (None,), top: int = 1,
                        watch: Callable[[Iterable[Any]], Iterable[Any]] = iter) -> list[Evaluation]:
-        """Captions the images by their stored features and scores the best caption of each.
+        """Captions the images by their stored features and scores the best caption of each; once for each search.
+
+        The `perplexity` is that of the split's captions; every token has the same weight, `</S>` included. A word that
+        the model does not know is `<UNK>`, or left out if the model cannot predict that: perplexities of models with
+        different vocabularies do not compare.
 
         Args:
             name: The name of the evaluations.
             captioner: The model.
             searches: One after another; None is the model's own.
-            top: Captions an image. The likeliest is scored; from the others come `distinct-1`, `distinct-2` and
-                `best-CIDEr`.
+            top: Captions an image. The likeliest is scored; from all come `distinct-1`, `distinct-2`, `best-CIDEr`.
             watch: Takes the iterator of a search's results and returns it, to show progress.
-
-        Returns:
-            One evaluation for each search. The `perplexity` is that of the split's captions; every token has the same
-            weight, `</S>` included. A word that the model does not know is `<UNK>`, or left out if the model cannot
-            predict that: perplexities of models with different vocabularies do not compare.
 
         Raises:
             InputError: The features are not those of the model's training, its tokenizer is not the dataset's, or it
                 finds no caption of an image.
         """
-        own, theirs = captioner.bundle.tokenizer, self.dataset.captions.tokenizer
-        if own != theirs:
+        if (own := captioner.bundle.tokenizer) != (theirs := self.dataset.captions.tokenizer):
             raise InputError(f'{name}: generates {own}, but {self.dataset.dataset_path} has captions in {theirs}; '
                              'scores need the same tokenizer')
         # A search begins when its results are asked for, but an error in any of them is found here.
@@ -177,12 +159,10 @@ class Evaluator:
         found = [captioner.caption_dataset(self.dataset, self.split, search) for search in searches]
         captions = [self._captions(name, watch(results)) for results in found]
         perplexity = self._perplexity(captioner)
-        evaluations = []
-        for search, of_search in zip(searches, captions, strict=True):
-            best = [Prediction(likeliest.tokens, likeliest.finished) for likeliest, *_ in of_search]
-            more = [[caption.tokens for caption in of_image] for of_image in of_search] if top > 1 else None
-            evaluations.append(self.score(name, best, search, perplexity, more))
-        return evaluations
+        return [self.score(name, [Prediction(likeliest.tokens, likeliest.finished) for likeliest, *_ in of_search],
+                           search, perplexity,
+                           [[caption.tokens for caption in of_image] for of_image in of_search] if top > 1 else None)
+                for search, of_search in zip(searches, captions, strict=True)]
 
     def _captions(self, name: str, results: Iterable[Any]) -> list[Any]:
         """The captions of each image that is scored."""
@@ -199,21 +179,19 @@ class Evaluator:
         unsaid = any(SPECIAL[UNK] in model.unsaid for model in models)
         data = CaptionDataset.from_dataset(self.dataset, captioner.bundle.vocabulary, self.split, unknown=not unsaid)
         places = captioner.max_positions
-        if places is not None and data.lengths.max() > places:
-            self._say(f'{self.dataset.dataset_path}: {np.count_nonzero(data.lengths > places):,} captions of the split '
-                      f'{self.split} have more words than the {places - 1} that the model has room for, so there is no '
-                      'perplexity')
+        if places is not None and (long := np.count_nonzero(data.lengths > places)):
+            self._say(f'{self.dataset.dataset_path}: {long:,} captions of the split {self.split} have more words than '
+                      f'the {places - 1} that the model has room for, so there is no perplexity')
             return None
         alone = len(models) == 1 and models[0].trainable
         per_image = alone and models[0].per_image
         batches = CaptionIterator(data, _BATCH, repeat=False, shuffle=False, per_image=per_image)
         converter = PackCaptions(self.dataset.inputs(captioner.reads), per_image, len(captioner.bundle.vocabulary))
-        where = captioner.device if alone else None
         with chainer.using_device(captioner.device), enough_memory(captioner.device):
-            packed = (converter(batch, where) for batch in batches)
             if alone:
+                packed = (converter(batch, captioner.device) for batch in batches)
                 return token_means(models[0], packed)['perplexity']
-            return stepped_perplexity(captioner.decoder, packed)
+            return stepped_perplexity(captioner.decoder, (converter(batch, None) for batch in batches))
 
 
 def _training_captions(dataset: Dataset) -> set[tuple[str, ...]] | None:

@@ -19,15 +19,12 @@ def perplexity(nats: float) -> float:
 
 
 def token_means(model: Any, batches: Iterable[tuple[Any, ...]], processes: Processes | None = None) -> dict[str, float]:
-    """Computes loss and accuracy of a model on captions.
+    """Computes the means over tokens of `loss` (nats) and `accuracy`, and the `perplexity`, of a model on captions.
 
     Args:
         model: The model, on its device.
         batches: Its arguments for each minibatch, as `PackCaptions` makes them; at least one in one of the processes.
         processes: Those that share the minibatches; None for this one alone.
-
-    Returns:
-        The means over tokens of `loss` (nats) and `accuracy`, and the `perplexity`.
     """
     processes = processes or Processes()
     # Tokens of the minibatches in which each is reported; `accuracy` need not be.
@@ -51,15 +48,10 @@ def token_means(model: Any, batches: Iterable[tuple[Any, ...]], processes: Proce
     return {**means, 'perplexity': perplexity(means['loss'])}
 
 
-def stepped_perplexity(decoder, batches):
-    """The perplexity of what has no loss of its own, an ensemble, as searches see it: a word at a time.
+def stepped_perplexity(decoder: Any, batches: Iterable[tuple[Any, ...]]) -> float:
+    """exp(nats per token) of a decoder without a loss of its own, an ensemble's, computed word by word.
 
-    Args:
-        decoder: Of the models, on their device.
-        batches (iterable of tuple): As for `token_means`, on the CPU.
-
-    Returns:
-        float: exp(nats per token), every token weighing the same.
+    `batches` are as for `token_means`, on the CPU.
     """
     xp, nats, tokens = decoder.device.xp, 0.0, 0
     with chainer.using_device(decoder.device), one_blas_thread():
@@ -70,8 +62,8 @@ def stepped_perplexity(decoder, batches):
                 state, scores = decoder.step(state, np.arange(size), words[now])
                 scores += decoder.bias
                 scores -= scores.max(axis=1, keepdims=True)
-                said = xp.take_along_axis(scores, xp.asarray(targets[now, None], np.int64), axis=1)[:, 0]
+                own = xp.take_along_axis(scores, xp.asarray(targets[now, None], np.int64), axis=1)[:, 0]
                 # Added up where they are: a GPU is not waited for until the end.
-                nats += (xp.log(xp.exp(scores).sum(axis=1)) - said).sum(dtype=np.float64)
+                nats += (xp.log(xp.exp(scores).sum(axis=1)) - own).sum(dtype=np.float64)
             tokens += len(targets)
     return perplexity(float(nats) / tokens)

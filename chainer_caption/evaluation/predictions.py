@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from chainer_caption.data.captions import Captions
     from chainer_caption.data.dataset import Dataset
 
+Path = str | os.PathLike[str]
+Say = Callable[[str], object]
+
 # What evaluation servers and tokenizers remove from a word.
 _PUNCTUATION = '.,;:!?"()'
 
@@ -36,64 +39,54 @@ _WORDS = 2000
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-    """A caption to be scored.
-
-    Attributes:
-        tokens: Its words.
-        finished: Whether it ended with `</S>`; None if that is not known.
-    """
-    tokens: list[str]
-    finished: bool | None = None
+    """A caption to be scored."""
+    tokens: list[str]                                   #: its words
+    finished: bool | None = None                        #: whether it ended with `</S>`; None if that is not known
 
 
-def read_predictions(path: str | os.PathLike[str], dataset: Dataset, images: np.ndarray,
-                     say: Callable[[str], object] = lambda line: None) -> list[Prediction]:
-    """Reads the captions of some images of a dataset.
+def read_predictions(path: Path, dataset: Dataset, images: np.ndarray,
+                     say: Say = lambda line: None) -> list[Prediction]:
+    """Reads the captions of some images of a dataset, indices into `dataset.captions.filenames`, in their order.
 
-    Args:
-        path: The file.
-        dataset: The dataset.
-        images: The images, as indices into `dataset.captions.filenames`.
-        say: Takes a notice, one line.
-
-    Returns:
-        One for each of the images, in their order.
-
-    Raises:
-        InputError: The file cannot be read; a row has no caption, names an image that the dataset does not have, or
-            an image that has had a row; or an image has no row.
+    `say` takes a notice, one line. An `InputError` means that the file cannot be read; that a row has no caption, names
+    an image that the dataset does not have, or an image that has had a row; or that an image has no row.
     """
     captions = dataset.captions
     is_list, read = read_rows(path, captions.filenames, say, empty=True)
-    rows = [row for row in read if row.rank == 1]
-    if not rows:
+    if not (rows := [row for row in read if row.rank == 1]):
         raise InputError(f'{path}: holds no captions')
+    if unsound := next((row for row in rows if row.problem is not None), None):
+        raise InputError(f'{unsound.where} {unsound.problem}')
+    each = {}
     for row in rows:
-        if row.problem is not None:
-            raise InputError(f'{row.where} {row.problem}')
-    each = {row.where: _prediction(row, captions.tokenizer) for row in rows}
+        tokens = row.content.tokens[0]
+        if tokens is None:
+            tokens = split_text(row.content.captions[0], captions.tokenizer)
+        if len(tokens) > _WORDS:
+            raise InputError(f'{row.where}: a caption of {len(tokens):,} words; at most {_WORDS:,} are scored')
+        each[row.where] = Prediction(tokens, row.finished)
     found = _match(rows, captions, images, is_list, path)
-    missing = [int(image) for image in images if image not in found]
-    if missing:
+    if missing := [int(image) for image in images if image not in found]:
         raise InputError(f'{path}: {len(missing):,} of the {len(images):,} images have no caption, '
                          f'{captions.filenames[missing[0]]} (imgid {captions.image_ids[missing[0]]}) among them')
     if len(found) > len(images):
         say(f'{path}: {len(found) - len(images):,} captions are of images that are not evaluated and are not scored')
     predictions = [each[found[int(image)].where] for image in images]
-    _notice_foreign_tokens(path, predictions, captions.words, say)
+    # Capitals and full stops cost matches where captions were not tokenized as the references were.
+    known = set(captions.words)
+    foreign = [token for prediction in predictions for token in prediction.tokens
+               if token not in known and token.lower().strip(_PUNCTUATION) in known]
+    if len(foreign) > len(predictions) // 10:
+        say(f'{path}: {len(foreign):,} words have capitals or punctuation that the references do not, such as '
+            f'{foreign[0]!r}; they are scored as they are. Tokenize them like the dataset')
     return predictions
 
 
 def write_coco_results(f: TextIO, dataset: Dataset, images: np.ndarray, predictions: Iterable[Prediction]) -> None:
     """Writes captions in the COCO results format, `[{"image_id", "caption"}, ...]`, for the official server.
 
-    `image_id` is the `cocoid`, or the `imgid` if not all of the images have one.
-
-    Args:
-        f: The open file.
-        dataset: The dataset.
-        images: The images, as indices into `dataset.captions.filenames`.
-        predictions: A caption for each.
+    `image_id` is the `cocoid`, or the `imgid` if not all of the `images` have one. These are indices into
+    `dataset.captions.filenames`, with a prediction for each.
     """
     ids = dataset.captions.coco_ids[images]
     if (ids < 0).any():
@@ -103,37 +96,38 @@ def write_coco_results(f: TextIO, dataset: Dataset, images: np.ndarray, predicti
     f.write('\n')
 
 
-def _prediction(row: Row, tokenizer: str) -> Prediction:
-    tokens = row.content.tokens[0]
-    if tokens is None:
-        tokens = split_text(row.content.captions[0], tokenizer)
-    if len(tokens) > _WORDS:
-        raise InputError(f'{row.where}: a caption of {len(tokens):,} words; at most {_WORDS:,} are scored')
-    return Prediction(tokens, row.finished)
-
-
-def _match(rows: list[Row], captions: Captions, images: np.ndarray, is_list: bool,
-           path: str | os.PathLike[str]) -> dict[int, Row]:
+def _match(rows: list[Row], captions: Captions, images: np.ndarray, is_list: bool, path: Path) -> dict[int, Row]:
     """The row of each image that has one, by indices into `captions.filenames`."""
     filenames = captions.filenames
     kind, by_id = _id_kind({row.image_id for row in rows}, captions, images,
                            ('cocoid', 'imgid') if is_list else ('imgid', 'cocoid'))
     by_name = _by_name(filenames)
-    unknown = [row.name for row in rows if row.name is not None and row.image_id is None
-               and by_name.get(row.name, by_name.get(os.path.basename(row.name))) is None]
-    alike = match_images(unknown, filenames) if unknown else {}
+    named = {row.name: by_name.get(row.name, by_name.get(os.path.basename(row.name)))
+             for row in rows if row.name is not None and row.image_id is None}
+    if unknown := [name for name, place in named.items() if place is None]:
+        named |= {name: by_name[image] for name, image in match_images(unknown, filenames).items()}
     found: dict[int, Row] = {}
     for row in rows:
-        place = _place(row, kind, by_id, by_name, alike, filenames)
+        name, where = row.name, row.where
+        place = named[name] if row.image_id is None and name is not None else by_id.get(row.image_id)
+        if place is None:
+            raise InputError(f'{where}: the dataset has no image ' + (
+                f'{name}' if row.image_id is None else f'with the {kind} {row.image_id}'))
+        if place == _AMBIGUOUS:
+            raise InputError(f'{where}: the dataset has several images {name}; name them by "image_id"')
+        if row.image_id is not None and name is not None and not name.isdecimal() and \
+                os.path.basename(name) != os.path.basename(filenames[place]):
+            raise InputError(f'{where}: the {kind} {row.image_id} is {filenames[place]} in the dataset and not {name}; '
+                             'these are captions of other images')
         if place in found:
-            raise InputError(f'{row.where}: a second caption of {filenames[place]}, after '
+            raise InputError(f'{where}: a second caption of {filenames[place]}, after '
                              f'{found[place].where.removeprefix(f"{path}: ")}; an image has one row')
         found[place] = row
     return found
 
 
 def _id_kind(given: set[int | None], captions: Captions, images: np.ndarray,
-             kinds: Sequence[str]) -> tuple[str, dict[int, int]]:
+             kinds: Sequence[str]) -> tuple[str, dict[int | None, int]]:
     """Which of the kinds of id those given are, and the indices of images by it.
 
     That is the first kind by which they name all of the images, or else the first that the dataset has at all.
@@ -153,34 +147,3 @@ def _by_name(filenames: list[str]) -> dict[str, int]:
             own[name] = _AMBIGUOUS if name in own else place
         places = {**own, **places}
     return places
-
-
-def _place(row: Row, kind: str, by_id: dict[int, int], by_name: dict[str, int], alike: dict[str, str],
-           filenames: list[str]) -> int:
-    name = row.name if row.name is not None and not (row.name.isdecimal() and row.image_id is not None) else None
-    if row.image_id is None:
-        assert name is not None
-        place = by_name.get(name, by_name.get(os.path.basename(name), by_name.get(alike.get(name, ''))))
-        if place is None:
-            raise InputError(f'{row.where}: the dataset has no image {name}')
-        if place == _AMBIGUOUS:
-            raise InputError(f'{row.where}: the dataset has several images {name}; name them by "image_id"')
-        return place
-    place = by_id.get(row.image_id)
-    if place is None:
-        raise InputError(f'{row.where}: the dataset has no image with the {kind} {row.image_id}')
-    if name is not None and os.path.basename(name) != os.path.basename(filenames[place]):
-        raise InputError(f'{row.where}: the {kind} {row.image_id} is {filenames[place]} in the dataset and not '
-                         f'{name}; these are captions of other images')
-    return place
-
-
-def _notice_foreign_tokens(path: str | os.PathLike[str], predictions: list[Prediction], words: Iterable[str],
-                           say: Callable[[str], object]) -> None:
-    """Gives a notice if captions were not tokenized as the references were: capitals and full stops cost matches."""
-    known = set(words)
-    foreign = [token for prediction in predictions for token in prediction.tokens
-               if token not in known and token.lower().strip(_PUNCTUATION) in known]
-    if len(foreign) > len(predictions) // 10:
-        say(f'{path}: {len(foreign):,} words have capitals or punctuation that the references do not, such as '
-            f'{foreign[0]!r}; they are scored as they are. Tokenize them like the dataset')

@@ -1,8 +1,5 @@
-"""Evaluations as text tables, JSON lines, and an HTML page with the best and the worst captions.
-
-An evaluation is a `chainer_caption.evaluation.evaluator.Evaluation`. The page is one file without scripts; its style is
-`gallery.css` and `evaluation_page.css`.
-"""
+"""Evaluations (`evaluation.evaluator.Evaluation`) as text tables, JSON lines, and an HTML page, one file without
+scripts, with the best and the worst captions; its style is `gallery.css` and `evaluation_page.css`."""
 from __future__ import annotations
 
 import base64
@@ -32,17 +29,16 @@ _HABITS: _Figures = {
     'vocabulary': ('words used', '{:,}', None), 'mean_length': ('mean length', '{:.2f}', None),
     'unfinished': ('unfinished', '{:.1%}', None)}
 
+Folder = str | os.PathLike[str]
+
 # Best captions, and worst, that are shown; greatest side of thumbnails in pixels; bars of the histogram.
 _SHOWN, _THUMBNAIL, _BARS = 12, 320, 40
 
 
 def score_tables(evaluations: Sequence[Any]) -> str:
     """The figures of evaluations as text, a line for each: first the scores, then statistics of the captions."""
-    parts = []
-    for figures in (_SCORES, _HABITS):
-        names, rows = _cells(evaluations, figures)
-        parts.append(table(rows, ['', *(figures[name][0] for name in names)]))
-    return '\n'.join(parts)
+    return '\n'.join(table(rows, ['', *(figures[name][0] for name in names)]) for figures in (_SCORES, _HABITS)
+                     for names, rows in [_cells(evaluations, figures)])
 
 
 def _cells(evaluations: Sequence[Any], figures: _Figures) -> tuple[list[str], list[list[str]]]:
@@ -61,29 +57,23 @@ def write_image_scores(f: TextIO, evaluations: Sequence[Any], filenames: Sequenc
     """
     for evaluation in evaluations:
         for i, prediction in enumerate(evaluation.predictions):
+            caption = detokenize(prediction.tokens, evaluation.tokenizer)
             f.write(json_line({'name': evaluation.name, **evaluation.settings, 'filename': filenames[i],
-                               'image_id': int(image_ids[i]), 'caption': detokenize(prediction.tokens,
-                                                                                    evaluation.tokenizer),
+                               'image_id': int(image_ids[i]), 'caption': caption,
                                **{name: float(own[i]) for name, own in evaluation.each.items()}}))
 
 
 def write_evaluation_page(f: TextIO, evaluations: Sequence[Any], filenames: Sequence[str],
                           references: Sequence[Sequence[list[str]]], title: str, facts: Mapping[str, str],
-                          images: str | os.PathLike[str] | None = None) -> None:
-    """Writes evaluations of the same images as an HTML page.
+                          images: Folder | None = None) -> None:
+    """Writes evaluations, at least one, of the same images as an HTML page.
 
-    Args:
-        f: The open file.
-        evaluations: At least one; the captions of the one with the highest CIDEr are open.
-        filenames: The images' names.
-        references: The images' reference captions, lists of tokens.
-        title: The page's title.
-        facts: Name and value of what was evaluated, as they are shown.
-        images: The folder of the images, to show them.
+    The captions of the one with the highest CIDEr are open. `references` are the images' reference captions, lists of
+    tokens, `facts` names and values that are shown, and `images` the folder of the images, to show them.
     """
     style = resource('gallery.css') + resource('evaluation_page.css')
     best = max(evaluations, key=lambda evaluation: evaluation.figures['CIDEr'])
-    parts = [_captions(evaluation, filenames, references, images, evaluation is best) for evaluation in evaluations]
+    parts = (_captions(evaluation, filenames, references, images, evaluation is best) for evaluation in evaluations)
     f.write(string.Template(resource('evaluation_page.html')).substitute(
         title=escape(title), style=style, style_hash=csp_hash(style), facts=fact_items(facts),
         scores=_html_table(evaluations, _SCORES), habits=_html_table(evaluations, _HABITS), captions=''.join(parts)))
@@ -91,11 +81,8 @@ def write_evaluation_page(f: TextIO, evaluations: Sequence[Any], filenames: Sequ
 
 def _html_table(evaluations: Sequence[Any], figures: _Figures) -> str:
     names, rows = _cells(evaluations, figures)
-    won: dict[str, float] = {}
-    for name in names:
-        best, there = figures[name][2], {e.figures[name] for e in evaluations if name in e.figures}
-        if best and len(there) > 1:
-            won[name] = best(there)
+    there = {name: {each.figures[name] for each in evaluations if name in each.figures} for name in names}
+    won = {name: best(there[name]) for name in names if (best := figures[name][2]) and len(there[name]) > 1}
     lines = ['<tr><td></td>' + ''.join(f'<th scope="col">{figures[name][0]}</th>' for name in names) + '</tr>']
     for evaluation, (label, *cells) in zip(evaluations, rows, strict=True):
         marks = [' class="won"' if name in won and evaluation.figures.get(name) == won[name] else '' for name in names]
@@ -105,18 +92,15 @@ def _html_table(evaluations: Sequence[Any], figures: _Figures) -> str:
 
 
 def _captions(evaluation: Any, filenames: Sequence[str], references: Sequence[Sequence[list[str]]],
-              images: str | os.PathLike[str] | None, is_open: bool) -> str:
-    each = evaluation.each
+              images: Folder | None, is_open: bool) -> str:
     # CIDEr is 0 for many images; ROUGE-L orders these.
-    order = np.lexsort((each['ROUGE-L'], each['CIDEr']))
-    half = len(order) // 2
-    parts = []
+    order = np.lexsort((evaluation.each['ROUGE-L'], evaluation.each['CIDEr']))
+    half, parts = len(order) // 2, [_histogram(evaluation.each['CIDEr'])]
     for heading, chosen in (('Best captions', order[half:][::-1][:_SHOWN]), ('Worst captions', order[:half][:_SHOWN])):
-        cards = [_card(evaluation, i, filenames[i], references[i], images) for i in chosen]
-        if cards:
+        if cards := [_card(evaluation, i, filenames[i], references[i], images) for i in chosen]:
             parts.append(f'<h3>{heading} by CIDEr</h3>\n<section>{"".join(cards)}</section>\n')
     return (f'<details{" open" if is_open else ""}>\n<summary>{escape(evaluation.label)}</summary>\n'
-            f'{_histogram(each["CIDEr"])}{"".join(parts)}</details>\n')
+            f'{"".join(parts)}</details>\n')
 
 
 def _histogram(figures: np.ndarray) -> str:
@@ -130,8 +114,7 @@ def _histogram(figures: np.ndarray) -> str:
             f'width="{20 * len(counts)}" role="img" aria-label="Histogram of CIDEr">{bars}{marks}</svg></figure>\n')
 
 
-def _card(evaluation: Any, i: int, filename: str, references: Sequence[list[str]],
-          images: str | os.PathLike[str] | None) -> str:
+def _card(evaluation: Any, i: int, filename: str, references: Sequence[list[str]], images: Folder | None) -> str:
     scores = ' · '.join(f'{name} {evaluation.each[name][i]:.2f}' for name in ('CIDEr', 'BLEU-4', 'ROUGE-L'))
     prediction = evaluation.predictions[i]
     text = escape(detokenize(prediction.tokens, evaluation.tokenizer)) or '<span class="cut">empty caption</span>'
@@ -143,13 +126,12 @@ def _card(evaluation: Any, i: int, filename: str, references: Sequence[list[str]
             '</article>\n')
 
 
-def _image(filename: str, folder: str | os.PathLike[str] | None) -> str:
+def _image(filename: str, folder: Folder | None) -> str:
     # A name in a dataset.json may lead out of the folder; only images in it are shown.
     path = os.path.abspath(os.path.join(folder or '', filename))
     if folder is None or not path.startswith(os.path.join(os.path.abspath(folder), '')):
         return ''
-    made = thumbnail(path, _THUMBNAIL)
-    if made is None:
+    if (made := thumbnail(path, _THUMBNAIL)) is None:
         return ''
     size, data = made
     return (f'<img width="{size["width"]}" height="{size["height"]}" alt="" '
