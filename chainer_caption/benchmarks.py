@@ -1,13 +1,10 @@
-"""Speed of training, decoding and extraction on this machine, for `chainer-caption benchmark`.
-
-Loading, compiling and the first updates are not timed; captions have their real lengths; validation is left out.
-"""
-from __future__ import annotations
-
+"""Speed of training, decoding and extraction on this machine, for `chainer-caption benchmark`. Loading, compiling and
+the first updates are not timed; captions have their real lengths; validation is left out."""
 import dataclasses
 import statistics
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import chainer
@@ -23,34 +20,25 @@ from chainer_caption.functions.memory import enough_memory
 from chainer_caption.models import ARCHITECTURES
 from chainer_caption.parallel import Processes
 from chainer_caption.training import make_converter, make_optimizer
-from chainer_caption.training.plan import chosen_sizes, fresh_model, inputs_of, reading
+from chainer_caption.training.plan import chosen_sizes, fresh_model
 from chainer_caption.training.settings import Settings
+
+Figures = dict[str, Any]
 
 _WARM_UP = 5
 
 
-def benchmark_training(dataset: Any, settings: Settings, device: Any, updates: int,
-                       processes: Processes) -> dict[str, Any]:
-    """Speed of training by cross-entropy.
-
-    Args:
-        dataset: Dataset to train on.
-        settings: Settings of the training.
-        device: Chainer device.
-        updates: Number of updates to time.
-        processes: Processes that train together; each calls this.
-
-    Returns:
-        dict: `captions_per_s`, `tokens_per_s`, `peak_mib` and the conditions of the measurement.
-    """
+def benchmark_training(dataset: Any, settings: Settings, device: Any, updates: int, processes: Processes) -> Figures:
+    """Speed of training by cross-entropy over a number of updates: `captions_per_s`, `tokens_per_s`, `peak_mib` and the
+    conditions of the measurement. Each of the processes that train together calls this."""
     settings, splits = settings.resolved(), dataset.training_splits
     counts, captions = dataset.word_counts(*splits)
     vocabulary = Vocabulary.from_counts(counts, captions, min_count=settings.min_count or 5)
     data = CaptionDataset.from_dataset(dataset, vocabulary, *splits)
     architecture: Any = ARCHITECTURES[settings.architecture or 'show_and_tell']
     iterator = CaptionIterator(data, settings.batch_size, seed=settings.seed, per_image=architecture.per_image)
-    converter = make_converter(inputs_of(dataset, architecture), device, processes, architecture.per_image)
-    model = fresh_model(architecture, reading(dataset, architecture).feature_size, vocabulary,
+    converter = make_converter(dataset.inputs(architecture.reads), device, processes, architecture.per_image)
+    model = fresh_model(architecture, dataset.reading(architecture.reads).feature_size, vocabulary,
                         {**dataclasses.asdict(settings), **chosen_sizes(architecture, settings)})
     model.to_device(device)
     optimizer = make_optimizer(model, device, processes)
@@ -74,46 +62,22 @@ def benchmark_training(dataset: Any, settings: Settings, device: Any, updates: i
 
 
 def benchmark_decoding(dataset: Any, model: str, device: Any, split: str, images: int | None,
-                       options: dict[str, Any]) -> dict[str, Any]:
-    """Speed of captioning from stored features.
-
-    Args:
-        dataset: Dataset with the features.
-        model: A model directory.
-        device: Chainer device.
-        split: Split whose images are captioned.
-        images: Number of images; None for all.
-        options: As for `Captioner.search`.
-
-    Returns:
-        dict: `images_per_s`, `peak_mib` and the conditions of the measurement.
-    """
+                       options: dict[str, Any]) -> Figures:
+    """Speed of captioning a number of images of a split (None for all) from the dataset's stored features by a model
+    directory: `images_per_s`, `peak_mib` and the conditions of the measurement. Options are `Captioner.search`'s."""
     captioner = Captioner.load(model, device, images=False)
     rows = dataset.captions.image_ids[dataset.images(split)][:images]
-    features = np.ascontiguousarray(inputs_of(dataset, captioner)[rows])
+    features = np.ascontiguousarray(dataset.inputs(captioner.reads)[rows])
     search = captioner.search(**options)
     list(captioner.caption_features(features[:2 * _WARM_UP], search))
-    _wait(device)
-    start = time.perf_counter()
-    count = sum(1 for _ in captioner.caption_features(features, search))
-    _wait(device)
-    seconds = time.perf_counter() - start
-    return {'images_per_s': round(count / seconds, 2), 'peak_mib': _peak_mib(device), 'images': count,
+    seconds = _seconds(device, lambda: list(captioner.caption_features(features, search)))
+    return {'images_per_s': round(len(rows) / seconds, 2), 'peak_mib': _peak_mib(device), 'images': len(rows),
             'precision': chainer.config.precision, **dataclasses.asdict(search)}
 
 
-def benchmark_extraction(encoder: str, device: Any, batch_size: int, repeats: int) -> dict[str, Any]:
-    """Speed of an image encoder with random weights on prepared images.
-
-    Args:
-        encoder: One of `ENCODERS`.
-        device: Chainer device.
-        batch_size: Images at a time.
-        repeats: Number of batches to time, of which the median is taken.
-
-    Returns:
-        dict: `images_per_s`, `peak_mib` and the conditions of the measurement.
-    """
+def benchmark_extraction(encoder: str, device: Any, batch_size: int, repeats: int) -> Figures:
+    """Speed of an image encoder (one of `ENCODERS`) with random weights on prepared images: `images_per_s`, the median
+    of a number of repeated batches, `peak_mib` and the conditions of the measurement."""
     described, rng = ENCODERS[encoder], np.random.default_rng(0)
     link = described.link()
     for param in link.params():
@@ -123,12 +87,7 @@ def benchmark_extraction(encoder: str, device: Any, batch_size: int, repeats: in
     link.to_device(device)
     extractor = Extractor(encoder, described.preprocessing, link)
     batch = rng.random((batch_size, 3, described.size, described.size), np.float32)
-    times = []
-    for _ in range(1 + repeats):
-        start = time.perf_counter()
-        extractor(batch)
-        _wait(device)
-        times.append(time.perf_counter() - start)
+    times = [_seconds(device, lambda: extractor(batch)) for _ in range(1 + repeats)]
     return {'images_per_s': round(batch_size / statistics.median(times[1:]), 2), 'peak_mib': _peak_mib(device),
             'encoder': encoder, 'batch_size': batch_size}
 
@@ -138,13 +97,21 @@ def _wait(device: Any) -> None:
         device.device.synchronize()
 
 
-def _peak_mib(device: Any) -> int:
-    """The most memory held so far, MiB: of the GPU by CuPy's pool, or else of the process."""
+def _seconds(device: Any, function: Callable[[], Any]) -> float:
+    _wait(device)
+    start = time.perf_counter()
+    function()
+    _wait(device)
+    return time.perf_counter() - start
+
+
+def _peak_mib(device: Any) -> int | None:
+    """The most memory held so far, MiB: of the GPU by CuPy's pool, or else of the process; None on Windows."""
     if device.xp is cuda.cupy:
         with chainer.using_device(device):              # the pool belongs to a device
             return cuda.cupy.get_default_memory_pool().total_bytes() // 2 ** 20
     try:
         import resource
     except ImportError:
-        return None                                     # Windows
+        return None
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // (2 ** 20 if sys.platform == 'darwin' else 2 ** 10)

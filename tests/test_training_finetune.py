@@ -23,10 +23,10 @@ from chainer_caption.models.bundle import WEIGHTS
 from chainer_caption.models.fine_tuned_encoder import ENCODER, NEXT
 from chainer_caption.parallel import Processes
 from chainer_caption.storage.archives import read_npz
+from chainer_caption.training import make_optimizer
 from chainer_caption.training.augmented_loader import LEAST, varied
 from chainer_caption.training.objectives import set_up
 from chainer_caption.training.online_features import OnlineFeatures, find_training_images
-from chainer_caption.training.optimizer import make_optimizer
 
 WORDS = Settings(epochs=1, hidden=8, batch_size=32)
 SETTINGS = Settings(epochs=2, batch_size=18, finetune='fc6', score_every=2)

@@ -1,6 +1,4 @@
 """train: from a dataset to a model directory."""
-from __future__ import annotations
-
 import argparse
 import dataclasses
 import inspect
@@ -44,9 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             _add_option(options, field.name, field.default, rules(group)[field.name])
         if group is FineTuningSettings:
             options.add_argument('--images', metavar='FOLDER', help="the dataset's images, also in folders below it")
-            options.add_argument('--encoder-weights', metavar='WEIGHTS',
-                                 help='initial weights of the encoder (default: those of MODEL, or of '
-                                      "Chainer's model folder)")
+            options.add_argument('--encoder-weights', metavar='WEIGHTS', help='initial weights of the encoder '
+                                 "(default: those of MODEL, or of Chainer's model folder)")
 
 
 def _add_option(options: argparse._ArgumentGroup, name: str, default: object, rule: Rule) -> None:

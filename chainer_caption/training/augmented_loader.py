@@ -1,8 +1,5 @@
 """Images that threads decode and augment while the update before is computed."""
-from __future__ import annotations
-
 import concurrent.futures
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,27 +8,17 @@ from chainer_caption.features.extractor import prepare
 from chainer_caption.features.images import ImageError, open_image
 from chainer_caption.functions.cpu_count import thread_count
 from chainer_caption.training.settings import Settings
+from chainer_caption.training.updater import Say
 
-#: The least part of each side of an image that random cropping leaves.
-LEAST = 0.75
-
-# Random stream of an update, distinct from those of others.
-_VARIATIONS = 1003
+LEAST = 0.75            #: the least part of each side of an image that random cropping leaves
+_VARIATIONS = 1003      # random stream of an update, distinct from those of others
 
 
 class AugmentedLoader:
-    """Loads the images of each minibatch and computes the frozen layers.
+    """Loads the images of each minibatch, whose `paths` are by the rows of their features, and computes the frozen
+    layers `lower`. `say` takes a notice of each image that cannot be read, in whose place there are zeros."""
 
-    Args:
-        lower: FrozenLayers of the encoder.
-        paths: Paths of the images, by the rows of their features.
-        preprocessing: Preprocessing of the encoder.
-        settings: Settings of the training.
-        say: Takes a notice of each image that cannot be read, in whose place there are zeros.
-    """
-
-    def __init__(self, lower: Any, paths: dict[int, str], preprocessing: Any, settings: Settings,
-                 say: Callable[[str], None]) -> None:
+    def __init__(self, lower: Any, paths: dict[int, str], preprocessing: Any, settings: Settings, say: Say) -> None:
         self._lower, self._paths, self._preprocessing, self._say = lower, paths, preprocessing, say
         self._pool = concurrent.futures.ThreadPoolExecutor(max(2, thread_count()), thread_name_prefix='images')
         self._scheduled: dict[tuple[int, int], Any] = {}
@@ -70,16 +57,11 @@ class AugmentedLoader:
 
 
 def varied(image: Any, rng: np.random.Generator) -> np.ndarray:
-    """A random crop of an image, mirrored or not: RGB, uint8, with at least `LEAST` of both sides.
-
-    Args:
-        image: Image or array, RGB, (H, W, 3), uint8.
-        rng: Random generator.
-    """
+    """A random crop of an RGB image or array (H, W, 3), uint8, mirrored or not, with at least `LEAST` of both sides."""
     parts = []
     for side in image.shape[:2]:
         kept = max(1, round(side * rng.uniform(LEAST, 1)))
         start = int(rng.integers(side - kept + 1))
         parts.append(slice(start, start + kept))
-    part = image[parts[0], parts[1]]
+    part = image[tuple(parts)]
     return part[:, ::-1] if rng.random() < 0.5 else part

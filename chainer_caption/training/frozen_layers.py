@@ -1,10 +1,7 @@
 """Outputs of the frozen layers of an encoder for the images of a training: computed once, kept in the cache."""
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import json
-import os
 import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -22,19 +19,14 @@ from chainer_caption.features.micro_batches import MicroBatches
 from chainer_caption.features.prefetch import compute_batch, prepared_batches
 from chainer_caption.storage.archives import ARCHIVE_ERRORS
 from chainer_caption.storage.cache import entry_folder, prepare_entry
-from chainer_caption.storage.files import atomic_write, read_json, unwritable, write_json
+from chainer_caption.storage.files import Path, atomic_write, read_json, unwritable, write_json
 from chainer_caption.storage.journal import stamp
 from chainer_caption.storage.serializers import arrays_digest, to_arrays
 
 
 class FrozenLayers:
-    """The lower stages of an encoder, which are not trained.
-
-    Args:
-        encoder: Chain of the encoder, on its device.
-        stages: Its lower stages; with none the outputs are the prepared images.
-        preprocessing: Preprocessing of the encoder.
-    """
+    """The lower stages of an encoder (a Chain on its device), which are not trained. With no `stages` the outputs are
+    the prepared images."""
 
     def __init__(self, encoder: Any, stages: Sequence[Any], preprocessing: Any) -> None:
         self._stages, self._preprocessing = stages, preprocessing
@@ -59,21 +51,11 @@ class FrozenLayers:
     def _through(self, x: Any) -> Any:
         return chainer.as_variable(run_stages(self._stages, self._device.send(x))).array
 
-    def of_images(self, paths: Sequence[str], source: str | os.PathLike[str],
-                  progress: Any = None) -> tuple[np.ndarray, dict[int, str]]:
-        """The outputs for images, from the cache if they are there.
+    def of_images(self, paths: Sequence[str], source: Path, progress: Any = None) -> tuple[np.ndarray, dict[int, str]]:
+        """The outputs for images, (len(paths), ...) float32, a memory map where there is a cache, zero for images that
+        cannot be read; and the reasons of those by their places. Raises InputError where the disk is full.
 
-        Args:
-            paths: Paths of the images.
-            source: File whose cache entry has them; it keeps those of the last images.
-            progress: Terminal to draw a progress bar on.
-
-        Returns:
-            tuple: (len(paths), ...) float32, a memory map where there is a cache, zero for images that cannot be
-            read; and the reasons of those by their places.
-
-        Raises:
-            InputError: The disk is full.
+        The cache entry of the file `source` keeps the outputs for the last images that it was asked for.
         """
         identity = {**self._identity, 'images': [[path, *stamp(path)] for path in paths]}
         name = 'lower-' + hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
@@ -81,8 +63,8 @@ class FrozenLayers:
         found = _kept(entry, name, len(paths))
         if found is not None:
             return found
-        with tqdm(total=len(paths), desc=f'frozen layers ({name})', unit=' images', leave=False,
-                  file=progress, disable=progress is None) as bar:
+        with tqdm(total=len(paths), desc=f'frozen layers ({name})', unit=' images', leave=False, file=progress,
+                  disable=progress is None) as bar:
             failed: dict[int, str] = {}
             batches = self._computed(paths, failed, bar)
             if not prepare_entry(entry, source):
@@ -93,8 +75,7 @@ class FrozenLayers:
                 with atomic_write(entry / f'{name}.npy', durable=False) as f:
                     np.lib.format.write_array_header_1_0(f, {
                         'shape': (len(paths), *self._shape), 'fortran_order': False, 'descr': '<f4'})
-                    for batch in batches:
-                        f.write(batch.tobytes())
+                    f.writelines(batch.tobytes() for batch in batches)
                 # Only with this file is it complete.
                 write_json(entry / f'{name}.json', {str(place): reason for place, reason in failed.items()})
             except OSError as e:
@@ -106,8 +87,7 @@ class FrozenLayers:
         done = 0
         for batch in prepared_batches(self, paths):
             rows = compute_batch(lambda images: self(np.stack(images)), batch, self._shape)
-            failed.update((done + i, str(image)) for i, (_, image) in enumerate(batch)
-                          if isinstance(image, ImageError))
+            failed.update((done + i, str(image)) for i, (_, image) in enumerate(batch) if isinstance(image, ImageError))
             done += len(batch)
             bar.update(len(batch))
             yield rows

@@ -1,9 +1,6 @@
 """Image features computed with the current encoder while that is fine-tuned, in place of stored ones."""
-from __future__ import annotations
-
 import hashlib
 import json
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -18,28 +15,21 @@ from chainer_caption.features.prefetch import BATCH
 from chainer_caption.features.preprocessing import PREPROCESSINGS
 from chainer_caption.models.bundle import Bundle
 from chainer_caption.parallel import Processes
+from chainer_caption.storage.files import Path
 from chainer_caption.training.augmented_loader import AugmentedLoader
 from chainer_caption.training.extensions import EveryEpochs
 from chainer_caption.training.frozen_layers import FrozenLayers
-from chainer_caption.training.plan import reading
+from chainer_caption.training.plan import reading_of
 from chainer_caption.training.settings import Settings
+from chainer_caption.training.updater import Say
 
 
-def find_training_images(dataset: Any, folder: str | os.PathLike[str],
-                         say: Callable[[str], None]) -> tuple[Any, dict[int, str], str]:
-    """Finds the images of the training splits and of `val`.
-
-    Args:
-        dataset: The dataset.
-        folder: Folder of the images.
-        say: Takes a notice.
+def find_training_images(dataset: Any, folder: Path, say: Say) -> tuple[Any, dict[int, str], str]:
+    """Finds the images of the training splits and of `val` in a folder.
 
     Returns:
-        tuple: The dataset without the images that are missing; the paths of the others by the rows of their features,
-        in the dataset's order; and their number and a digest of their names, a str.
-
-    Raises:
-        InputError: There is no such folder, or none of the images is in it.
+        The dataset without the images that are missing; the paths of the others by the rows of their features, in the
+        dataset's order; and their number and a digest of their names, a str. Raises InputError where none is found.
     """
     names, splits = dataset.captions.filenames, dataset.captions.splits
     wanted = np.flatnonzero(np.isin(splits, [SPLITS.index(name) for name in (*dataset.training_splits, 'val')]))
@@ -60,50 +50,42 @@ class OnlineFeatures:
     """Image features computed with the current encoder during fine-tuning.
 
     An objective takes it in place of the converter of stored features. The figures on `val` are of features that
-    `refresh` computes once an epoch.
-
-    Args:
-        dataset: Dataset to train on, from `find_training_images`.
-        current: Bundle that is trained; it has an encoder.
-        settings: Settings with `finetune`.
-        paths: Paths of the images, by the rows of their features.
-        device: Chainer device.
-        processes: Processes that train together.
-        progress: Terminal to draw a progress bar on.
-        say: Takes notices.
+    `refresh` computes once an epoch. The dataset and the paths are from `find_training_images`; the Bundle that is
+    trained has an encoder; the other arguments are as for `train`.
 
     Attributes:
         dataset: The dataset without the images that cannot be read.
         features: Its features, (N, D) float32: those of `val` as of the last `refresh`, zero for other images.
-        encoder: Link with the trained parameters of the encoder.
-        target: Chain of them and the captioner.
+        encoder, target: Link with the trained parameters of the encoder, and a Chain of it and the captioner.
         per_image: Whether the captioner is `per_image` (see `Architecture`).
     """
 
     def __init__(self, dataset: Any, current: Bundle, settings: Settings, paths: dict[int, str], device: Any,
-                 processes: Processes, progress: Any = None, say: Callable[[str], None] = lambda line: None) -> None:
+                 processes: Processes, progress: Any = None, say: Say = lambda line: None) -> None:
         if current.encoder is None or current.provenance is None or settings.finetune is None:
             raise ValueError('fine-tuning needs an encoder and its provenance')
         self._encoder, self._device, self._processes = current.encoder, device, processes
-        self.per_image = getattr(current.model, 'per_image', False)
+        self.per_image = reading_of(current.model)[1]
         self._encoder.to_device(device)
         below, self._above = split(self._encoder, settings.finetune)
         preprocessing = PREPROCESSINGS[current.provenance['preprocessing']]
         lower = FrozenLayers(self._encoder, below, preprocessing)
         # Prepared images are too large to be kept, and augmented ones differ each time.
         live = settings.augment or not below
-        validated = set(_rows(dataset, 'val'))
+        validated = set(_rows_of_val(dataset))
         rows = [row for row in paths if not live or row in validated]
         # Without validation images there may be none to keep.
-        self._kept, failed = processes.one_after_another(
-            lambda: lower.of_images([paths[row] for row in rows], dataset.dataset_path, progress)) \
-            if rows else (None, {})
+        kept: Any = (None, {})
+        if rows:
+            kept = processes.one_after_another(
+                lambda: lower.of_images([paths[row] for row in rows], dataset.dataset_path, progress))
+        self._kept, failed = kept
         self._places = {row: place for place, row in enumerate(rows)}
         self._live = AugmentedLoader(lower, paths, preprocessing, settings, say) if live else None
         for place, reason in failed.items():
             say(f'{paths[rows[place]]}: {reason}; left out')
         unreadable = np.isin(dataset.captions.image_ids, [rows[place] for place in failed])
-        self.dataset = reading(dataset, current.model).without(np.flatnonzero(unreadable))
+        self.dataset = dataset.reading(reading_of(current.model)[0]).without(np.flatnonzero(unreadable))
         self.dataset.provenance = current.provenance
         # The system provides memory only for the rows that are written.
         self.features = np.zeros((len(self.dataset.features), current.model.feature_size), np.float32)
@@ -118,25 +100,21 @@ class OnlineFeatures:
             self._live.schedule(rows, update)
 
     def get(self, rows: np.ndarray, update: int, device: Any) -> chainer.Variable:
-        """The features of images, (n, D) float32, with a graph for their gradients.
-
-        Args:
-            rows: The rows of their features in the dataset, (n,) int.
-            update: Number of the update.
-            device: Chainer device of the training.
-        """
+        """The features (n, D) float32 of images at an update, with a graph for their gradients; `rows`, (n,) int, are
+        those of their features in the dataset."""
         x = self._of_rows(rows) if self._live is None else self._live(rows, update)
         self._encoder.cleargrads()                      # also of parameters that are not trained
         return self._features(x)
 
     def refresh(self) -> None:
         """Computes the features of `val` with the current encoder; each process computes a part of them for all."""
-        rows = _rows(self.dataset, 'val')
+        rows = _rows_of_val(self.dataset)
         batches = [rows[i:i + BATCH] for i in range(0, len(rows), BATCH)]
         with chainer.no_backprop_mode():
             made = [chainer.get_device('@numpy').send(self._features(self._of_rows(batch)).array)
                     for batch in self._processes.share(batches)]
-        for rank, share in enumerate(self._processes.broadcast(self._processes.gather(made))):
+        shares: Any = self._processes.gather(made)
+        for rank, share in enumerate(self._processes.broadcast(shares)):
             for batch, features in zip(batches[rank::self._processes.size], share, strict=True):
                 self.features[batch] = features
 
@@ -148,14 +126,12 @@ class OnlineFeatures:
             return run_stages(self._above, x)
 
 
-def _rows(dataset: Any, split: str) -> list[int]:
-    captions = dataset.captions
-    return captions.image_ids[captions.splits == SPLITS.index(split)].tolist()
+def _rows_of_val(dataset: Any) -> list[int]:
+    return dataset.captions.image_ids[dataset.captions.splits == SPLITS.index('val')].tolist()
 
 
 def _trained(encoder: Any, stages: Any) -> chainer.Link:
-    """A link with the parameters of some stages, without the scales of batch normalization, which are redundant before
-    a convolution."""
+    """The parameters of some stages, without the scales of batch normalization, redundant before a convolution."""
     link = chainer.Link()
     link.to_device(encoder.device)                      # or its parameters would move to the CPU
     with link.init_scope():
@@ -167,12 +143,8 @@ def _trained(encoder: Any, stages: Any) -> chainer.Link:
 
 
 class RefreshFeatures(chainer.training.Extension):
-    """Refreshes the features of the validation images before anything is measured on them.
-
-    Args:
-        online_features: OnlineFeatures of the training.
-        weights: Gives a context manager within which the encoder has the weights that are validated.
-    """
+    """Refreshes the features of the validation images before anything is measured on them, within the context
+    manager that `weights` gives: in it the encoder has the weights that are validated."""
     trigger = EveryEpochs()
     priority = chainer.training.PRIORITY_WRITER + 1
 

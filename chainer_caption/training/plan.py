@@ -1,14 +1,11 @@
 """Plan of a training: where its settings, vocabulary, weights and encoder come from.
 
-A plan is made in one of three ways, `from_scratch`, `from_model` or `resumed`, each perhaps `fine_tuned`, and is
-checked before anything is written. Then its parts are made in order: `make_vocabulary`, `make_model`, `add_encoder`.
+`make_plan` makes a plan, which is checked before anything is written. Then its parts are made in order:
+`make_vocabulary`, `make_model`, `add_encoder`.
 """
-from __future__ import annotations
-
 import dataclasses
-import os
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -25,43 +22,30 @@ from chainer_caption.models.bundle import Bundle
 from chainer_caption.models.provenance import compatible, provenance_text
 from chainer_caption.storage import journal
 from chainer_caption.storage.archives import npz_shapes
-from chainer_caption.storage.files import read_json, sample_digest
+from chainer_caption.storage.files import Path, read_json, sample_digest
 from chainer_caption.storage.legacy import current_keys
 from chainer_caption.storage.serializers import arrays_digest
 from chainer_caption.training.settings import Settings, rules
-from chainer_caption.training.updater import Objective
+from chainer_caption.training.updater import Objective, Say
 
 Provenance = Mapping[str, str]
 
-#: Of the training tokens, the share of <UNK> above which a vocabulary is too small.
-MOST_UNKNOWN = 0.2
-
-# A training set of fewer captions is small: its min_count is chosen by MOST_UNKNOWN.
-_SMALL = 10_000
+MOST_UNKNOWN = 0.2      #: of the training tokens, the share of <UNK> above which a vocabulary is too small
+_SMALL = 10_000         # a training set of fewer captions is small: its min_count is chosen by MOST_UNKNOWN
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """Where the parts of a training come from.
-
-    Attributes:
-        settings: Settings of the training; those of a resumed one have its recorded values in place of None.
-        objective: What is minimized.
-        weights: File of the weights to start from; None starts from random ones.
-        model: The loaded model directory that has them, whose vocabulary is kept.
-        folder: The model directory of a resumed training.
-        before: Its recorded settings.
-        images: Fine-tuning: what identifies the images that are trained on.
-        encoder_weights: Fine-tuning: file of the encoder's weights; None takes those of `model` or the default ones.
-    """
-    settings: Settings
+    """Where the parts of a training come from."""
+    settings: Settings                      #: those of a resumed training have its recorded values in place of None
     objective: Objective
-    weights: pathlib.Path | None = None
-    model: Bundle | None = None
-    folder: pathlib.Path | None = None
-    before: dict[str, Any] | None = None
-    images: str | None = None
-    encoder_weights: str | os.PathLike[str] | None = None
+    weights: pathlib.Path | None = None     #: file of the weights to start from; None starts from random ones
+    model: Bundle | None = None             #: the loaded model directory that has them, whose vocabulary is kept
+    folder: pathlib.Path | None = None      #: the model directory of a resumed training
+    before: dict[str, Any] | None = None    #: its recorded settings
+    images: str | None = None               #: fine-tuning: what identifies the images that are trained on
+    #: Fine-tuning: file of the encoder's weights; None takes those of `model` or the default ones.
+    encoder_weights: Path | None = None
 
     @property
     def architecture(self) -> Any:
@@ -79,33 +63,28 @@ class Plan:
                              f'the dataset has {provenance_text(provenance)}')
 
 
-def make_plan(folder: pathlib.Path, settings: Settings, objective: Objective,
-              start_from: str | os.PathLike[str] | None, resume: bool, images: str | None = None,
-              encoder_weights: str | os.PathLike[str] | None = None) -> Plan:
-    """The plan that the arguments of `train` ask for.
-
-    Raises:
-        InputError: What a training is to start from is missing, damaged, or contradicts the settings.
-    """
+def make_plan(folder: pathlib.Path, settings: Settings, objective: Objective, start_from: Path | None, resume: bool,
+              images: str | None = None, encoder_weights: Path | None = None) -> Plan:
+    """The plan that the arguments of `train` ask for. Raises InputError where what a training is to start from is
+    missing, damaged, or contradicts the settings."""
     before = read_settings(folder) if resume else None
     if before is not None:
         plan = resumed(folder, before, settings, objective, start_from)
     elif start_from is not None:
         plan = from_model(settings, objective, start_from)
-    else:
-        plan = from_scratch(settings, objective)
-    return plan if settings.finetune is None else fine_tuned(plan, images, encoder_weights)
+    else:                                               # random weights
+        for field, value in ('finetune', settings.finetune), ('objective', objective.requires_model and objective.name):
+            if value:
+                raise InputError.of(field, value, 'starts from a trained model: name it with -m (start_from)')
+        plan = Plan(settings, objective)
+    if settings.finetune is None:
+        return plan
+    if plan.before is not None and plan.folder is not None:
+        check_these(plan.folder, plan.before, vars(plan.settings), ['finetune'])
+    return dataclasses.replace(plan, images=images, encoder_weights=encoder_weights)
 
 
-def from_scratch(settings: Settings, objective: Objective) -> Plan:
-    """Random weights, and the vocabulary of the training captions."""
-    for field, value in ('finetune', settings.finetune), ('objective', objective.requires_model and objective.name):
-        if value:
-            raise InputError.of(field, value, 'starts from a trained model: name it with -m (start_from)')
-    return Plan(settings, objective)
-
-
-def from_model(settings: Settings, objective: Objective, start_from: str | os.PathLike[str]) -> Plan:
+def from_model(settings: Settings, objective: Objective, start_from: Path) -> Plan:
     """The weights and the vocabulary of a model directory; or the weights of a file, which fit the vocabulary of the
     training captions."""
     path = pathlib.Path(start_from)
@@ -123,34 +102,22 @@ def from_model(settings: Settings, objective: Objective, start_from: str | os.Pa
 
 
 def resumed(folder: pathlib.Path, before: dict[str, Any], settings: Settings, objective: Objective,
-            start_from: str | os.PathLike[str] | None) -> Plan:
-    """The vocabulary and the encoder of a model directory, with the settings it records where none are given.
-
-    The weights are those of its snapshot, which is loaded later.
-    """
+            start_from: Path | None) -> Plan:
+    """The vocabulary and the encoder of a model directory, with the settings it records where none are given. The
+    weights are those of its snapshot, which is loaded later."""
     if settings.architecture in (None, before['architecture']):
-        unsaid = [name for name in ('architecture', 'hidden', 'max_positions', 'min_count')
-                  if getattr(settings, name) is None]
-        settings = dataclasses.replace(settings, **{name: before[name] for name in unsaid})
+        settings = dataclasses.replace(settings, **{
+            name: before[name] for name in ('architecture', 'hidden', 'max_positions', 'min_count')
+            if getattr(settings, name) is None})
     plan = Plan(settings, objective) if start_from is None else from_model(settings, objective, start_from)
     return dataclasses.replace(plan, folder=folder, before=before)
-
-
-def fine_tuned(plan: Plan, images: str | None, encoder_weights: str | os.PathLike[str] | None) -> Plan:
-    """A plan with an image encoder that is trained, too."""
-    if plan.before is not None and plan.folder is not None:
-        check_these(plan.folder, plan.before, vars(plan.settings), ['finetune'])
-    return dataclasses.replace(plan, images=images, encoder_weights=encoder_weights)
 
 
 # ---- The parts, in the order in which they are made
 
 def known_provenance(dataset: Any, declared: Provenance | None) -> Provenance | None:
-    """The `encoder` and `preprocessing` of a dataset's features, recorded or declared; None if unknown.
-
-    Raises:
-        InputError: The recorded ones differ from the declared ones.
-    """
+    """The `encoder` and `preprocessing` of a dataset's features, recorded or declared; None if unknown. Raises
+    InputError where the recorded ones differ from the declared ones."""
     recorded = dataset.provenance
     if declared is None or recorded is None or declared == recorded:
         return recorded or declared
@@ -159,14 +126,11 @@ def known_provenance(dataset: Any, declared: Provenance | None) -> Provenance | 
                      'leave out the encoder and the preprocessing')
 
 
-def make_vocabulary(plan: Plan, dataset: Any, notice: Callable[[str], None]) -> tuple[Vocabulary, int]:
-    """The vocabulary, and the `min_count` that it is made with.
+def make_vocabulary(plan: Plan, dataset: Any, notice: Say) -> tuple[Vocabulary, int]:
+    """The vocabulary, and the `min_count` that it is made with. Raises InputError where no word is left.
 
     Where `min_count` is None it is 5; with fewer than 10,000 training captions it is the largest number up to 5 that
     leaves out at most 20 % of the tokens.
-
-    Raises:
-        InputError: No word is left.
     """
     min_count = plan.settings.min_count or 5
     if plan.model is not None:
@@ -182,9 +146,8 @@ def make_vocabulary(plan: Plan, dataset: Any, notice: Callable[[str], None]) -> 
                               if numbers[numbers < count].sum() <= MOST_UNKNOWN * tokens), 1)
             if min_count < 5:
                 notice(f'{dataset.dataset_path}: {captions:,} training captions are few: the vocabulary has the words '
-                       f'that occur {min_count} times or more (min_count {min_count}, not 5)' + (
-                           '; they have one word each: split them with another --tokenizer' if tokens < 2 * captions
-                           else ''))
+                       f'that occur {min_count} times or more (min_count {min_count}, not 5)'
+                       + '; they have one word each: split them with another --tokenizer' * (tokens < 2 * captions))
         vocabulary = Vocabulary.from_counts(counts, captions, min_count=min_count)
     if len(vocabulary) == len(SPECIAL):
         raise InputError(f'{dataset.dataset_path}: no word occurs {min_count} times or more in the {captions:,} '
@@ -206,37 +169,33 @@ def make_model(plan: Plan, dataset: Any, vocabulary: Vocabulary, min_count: int,
     training.update(chosen_sizes(architecture, settings, plan.model.model.configuration if plan.model else None))
     feature_size = dataset.feature_size
     if settings.finetune is not None:
-        if reads_of(architecture) != 'vectors':
-            raise InputError.of('finetune', settings.finetune, 'computes vectors, but the architecture reads '
-                                f'{reads_of(architecture)}')
+        if architecture.reads != 'vectors':
+            raise InputError.of('finetune', settings.finetune,
+                                f'computes vectors, but the architecture reads {architecture.reads}')
         feature_size = get_encoder(_encoder_provenance(plan, provenance)['encoder']).dim
-    arrays = None
+    arrays, initial = None, {}
     if plan.weights is not None:
         hidden = architecture.hidden_of({name: shape for name, (shape, _) in npz_shapes(plan.weights).items()})
         hidden = hidden or training['hidden']
         if settings.hidden not in (None, hidden):
-            raise InputError(f'{plan.weights}: has hidden size {hidden}; leave out hidden {settings.hidden} to train '
-                             'it')
+            raise InputError(f'{plan.weights}: has hidden size {hidden}; leave out hidden {settings.hidden} to '
+                             'train it')
         training['hidden'] = hidden
         bundle.check_shapes(plan.weights, architecture, **_sizes(architecture, feature_size, vocabulary, training))
-        arrays = bundle.read_weights(plan.weights)
+        arrays, initial = bundle.read_weights(plan.weights), {'initialW': 0}
         training['start_from'] = arrays_digest(arrays)
-    model = fresh_model(architecture, feature_size, vocabulary, training, **({} if arrays is None else {'initialW': 0}))
+    model = fresh_model(architecture, feature_size, vocabulary, training, **initial)
     if arrays is not None:
         NpzDeserializer(arrays).load(model)
     return Bundle(model, vocabulary, provenance, training, tokenizer=dataset.captions.tokenizer)
 
 
 def add_encoder(plan: Plan, current: Bundle) -> None:
-    """Gives a bundle the image encoder that is fine-tuned, on the CPU, and the provenance of its features.
-
-    Raises:
-        InputError: It is not known which encoder it is, it has no such layer, or its weights are missing or others.
-    """
+    """Gives a bundle the image encoder that is fine-tuned, on the CPU, and the provenance of its features. Raises
+    InputError where the encoder is unknown, has no such layer, or its weights are missing or others."""
     if plan.settings.finetune is None:
         return
-    known = _encoder_provenance(plan, current.provenance)
-    given = plan.encoder_weights
+    known, given = _encoder_provenance(plan, current.provenance), plan.encoder_weights
     if plan.folder is not None and plan.before is not None:
         own = fine_tuned_encoder.recover(plan.folder / bundle.WEIGHTS)
         if own is None:
@@ -245,7 +204,7 @@ def add_encoder(plan: Plan, current: Bundle) -> None:
         began = sample_digest(find_weights(get_encoder(known['encoder']), given)) if given else \
             plan.before['encoder_weights']
     else:
-        encoder, began, _ = load_encoder(known['encoder'], given or (plan.model and plan.model.encoder_path))
+        encoder, began, _ = load_encoder(known['encoder'], given or (plan.model.encoder_path if plan.model else None))
         known = {'encoder': fine_tuned_name(known['encoder']), 'preprocessing': known['preprocessing']}
     split(encoder, plan.settings.finetune)              # raises where there is no such layer
     current.encoder, current.provenance = encoder, known
@@ -261,8 +220,8 @@ def _encoder_provenance(plan: Plan, provenance: Provenance | None) -> Provenance
         return recorded
     known = (plan.model and plan.model.provenance) or provenance
     if known is None:
-        raise InputError.of('finetune', plan.settings.finetune, 'the encoder of the features is not recorded; name it '
-                            'with --encoder and --preprocessing')
+        raise InputError.of('finetune', plan.settings.finetune,
+                            'the encoder of the features is not recorded; name it with --encoder and --preprocessing')
     return known
 
 
@@ -270,26 +229,16 @@ def _encoder_missing(folder: pathlib.Path) -> InputError:
     return InputError(f'{folder / fine_tuned_encoder.ENCODER}: missing; put it back, or start again with --overwrite')
 
 
-def reads_of(model: Any) -> str:
-    """Which features a model or an architecture reads: `'vectors'`, `'grids'` or `'both'`."""
-    return getattr(model, 'reads', 'vectors')
-
-
-def reading(dataset: Any, model: Any) -> Any:
-    """The dataset as a model or an architecture reads it."""
-    return dataset.reading(reads_of(model))
-
-
-def inputs_of(dataset: Any, model: Any) -> Any:
-    """The features that a model or an architecture reads: (N, D), (N, L, D), or a tuple of both."""
-    return dataset.inputs(reads_of(model))
+def reading_of(model: Any) -> tuple[str, bool]:
+    """`reads` and `per_image` of a model, which a chain that is no `Architecture` need not have."""
+    return getattr(model, 'reads', 'vectors'), getattr(model, 'per_image', False)
 
 
 def chosen_sizes(architecture: Any, settings: Settings, known: Mapping[str, Any] | None = None) -> dict[str, int]:
     """The sizes that a user can choose: those of the settings, of a `known` model, or the architecture's defaults."""
     if settings.max_positions is not None and 'max_positions' not in architecture.chosen:
-        raise InputError.of('max_positions', settings.max_positions, f'the architecture {architecture.architecture} '
-                            'has none')
+        raise InputError.of('max_positions', settings.max_positions,
+                            f'the architecture {architecture.architecture} has none')
     known = {**architecture.chosen, **(known or {})}
     return {name: getattr(settings, name, None) or known[name] for name in architecture.chosen}
 
@@ -301,12 +250,8 @@ def _sizes(architecture: Any, feature_size: int, vocabulary: Vocabulary, trainin
 
 def fresh_model(architecture: Any, feature_size: int, vocabulary: Vocabulary, training: Mapping[str, Any],
                 **initial: Any) -> Any:
-    """A model whose weights depend on the seed only.
-
-    Args:
-        training: Settings as JSON values, with sizes in place of None.
-        **initial: `initialW`, as for `Architecture`.
-    """
+    """A model whose weights depend on the seed only. `training` has settings as JSON values, with sizes in place of
+    None; `initial` may have `Architecture`'s `initialW`."""
     try:
         configuration = {**_sizes(architecture, feature_size, vocabulary, training), 'dropout': training['dropout']}
         initial = {**initial, 'log_frequencies': vocabulary.log_frequencies(), 'seed': training['seed']}
@@ -320,13 +265,9 @@ def fresh_model(architecture: Any, feature_size: int, vocabulary: Vocabulary, tr
 # ---- Settings that a model directory records
 
 def read_settings(folder: pathlib.Path) -> dict[str, Any] | None:
-    """The settings that a model directory records of its training; None where there is no record yet.
-
-    Settings of later versions have their defaults, which are what earlier versions did. Unknown keys are kept.
-
-    Raises:
-        InputError: The record is damaged.
-    """
+    """The settings that a model directory records of its training; None where there is no record yet. Settings of later
+    versions have their defaults, which are what earlier versions did. Unknown keys are kept. Raises InputError where
+    the record is damaged."""
     if not (folder / bundle.CONFIG).exists():
         return None
     config = current_keys(read_json(folder / bundle.CONFIG))
@@ -338,10 +279,8 @@ def read_settings(folder: pathlib.Path) -> dict[str, Any] | None:
 
 
 def check_same(plan: Plan, training: dict[str, Any]) -> None:
-    """Checks that a resumed training has the settings that it began with.
-
-    Its record, `training`, gets the digest of the weights that it began with.
-    """
+    """Checks that a resumed training has the settings that it began with; its record, `training`, gets the digest of
+    the weights that it began with."""
     before = plan.before or {}
     # Earlier versions recorded a digest of the file, not of the arrays.
     if 'start_from' in before and (plan.weights is None or before['start_from'] == sample_digest(plan.weights)):

@@ -1,8 +1,5 @@
 """Runs a training so that nothing is lost, however it ends."""
-from __future__ import annotations
-
 import contextlib
-import os
 import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -15,40 +12,28 @@ from chainer_caption.functions.memory import enough_memory
 from chainer_caption.models import bundle
 from chainer_caption.models.bundle import Bundle
 from chainer_caption.parallel import Processes
-from chainer_caption.storage.files import unwritable, write_json
+from chainer_caption.storage.files import Path, unwritable, write_json
+from chainer_caption.training import plan as planning
 from chainer_caption.training.extensions import WATCHED
 from chainer_caption.training.objectives import choose_objective
 from chainer_caption.training.online_features import OnlineFeatures, find_training_images
-from chainer_caption.training.plan import (
-    Plan,
-    add_encoder,
-    check_same,
-    known_provenance,
-    make_model,
-    make_plan,
-    make_vocabulary,
-    reading,
-)
 from chainer_caption.training.settings import Settings
 from chainer_caption.training.snapshots import Snapshots, sole_training
 from chainer_caption.training.trainer import check_model, check_possible, make_trainer
-from chainer_caption.training.updater import Objective
-
-Path = str | os.PathLike[str]
+from chainer_caption.training.updater import Objective, Say
 
 
 def train(dataset: Any, output: Path, settings: Settings | None = None, device: Any = '@numpy', resume: bool = False,
           overwrite: bool = False, start_from: Path | None = None, provenance: Mapping[str, str] | None = None,
-          extensions: Sequence[Any] = (), progress: Any = None, say: Callable[[str], None] = lambda line: None,
+          extensions: Sequence[Any] = (), progress: Any = None, say: Say = lambda line: None,
           stop: Callable[[], bool] = lambda: False, processes: Processes | None = None, images: Path | None = None,
           encoder_weights: Path | None = None, objective: Objective | str | None = None) -> Bundle:
-    """Trains a captioner and writes its model directory, which keeps the weights of the best epoch.
+    """Trains a captioner, writes its model directory, and returns the model of the best epoch, which it keeps.
 
     Args:
         dataset: Dataset to train on: its splits `train` and `restval`; `val` chooses the best epoch.
-        output: The model directory.
+        output, device: The model directory, and the Chainer device to train on.
         settings: None for the defaults.
-        device: Chainer device to train on.
         resume: Go on with the training of the model directory, if there is one.
         overwrite: Replace a model that is already there.
         start_from: A model directory, whose vocabulary is kept, or a `weights.npz` in the layout of Chainer's
@@ -56,24 +41,17 @@ def train(dataset: Any, output: Path, settings: Settings | None = None, device: 
         provenance: The `encoder` and `preprocessing` of the features, where the dataset does not record them.
         extensions: Further trainer extensions for this process; `make_trainer` documents when they act, and what a
             snapshot keeps of them. A resumed training may have others.
-        progress: Terminal to draw a progress bar on.
-        say: Takes notices for the user, a line each.
+        progress, say: Terminal to draw a progress bar on; takes notices for the user, a line each.
         stop: Asked after each update whether to stop there. Then a snapshot is taken to go on from; before the end of
             the first epoch, the weights are kept as they are.
-        processes: Processes that train together. Each calls this with the same arguments, except a device of its own
-            (`Processes.device`) and perhaps other extensions. Process 0 reads and writes the model directory. None
-            trains in this process alone.
-        images: Fine-tuning: folder of the dataset's images, which may be in folders below it.
-        encoder_weights: Fine-tuning: weights of the image encoder; by default those of `start_from`, or else those
-            that Chainer's model folder has.
+        processes: Processes that train together; None for this one alone. Each calls this with the same arguments,
+            except a device of its own (`Processes.device`) and perhaps other extensions. Process 0 reads and writes.
+        images, encoder_weights: Fine-tuning: folder of the dataset's images, which may be in folders below it; weights
+            of the image encoder, by default those of `start_from` or of Chainer's model folder.
         objective: An instance of a registered `Objective`, or its name; None takes that of the settings.
 
-    Returns:
-        Bundle: The model of the best epoch.
-
-    Raises:
-        InputError: The dataset, the settings or the folder is wrong, or a file cannot be written. What has been
-            written before is whole.
+    Raises InputError where the dataset, the settings or the folder is wrong, or a file cannot be written. What has been
+    written before is whole.
     """
     output = pathlib.Path(output)
     settings, objective = choose_objective(settings or Settings(), objective)
@@ -81,21 +59,21 @@ def train(dataset: Any, output: Path, settings: Settings | None = None, device: 
     paths = chosen = None
     if settings.finetune is not None:
         if images is None:
-            raise InputError.of('finetune', settings.finetune, 'needs the images of the dataset: name their folder '
-                                'with --images')
+            raise InputError.of('finetune', settings.finetune,
+                                'needs the images of the dataset: name their folder with --images')
         dataset, paths, chosen = find_training_images(dataset, images, say)
     check_possible(dataset, settings)
     with contextlib.ExitStack() as stack:
         stack.enter_context(_with_filename(output))
         stack.enter_context(enough_memory(device, 'lower --batch-size or --hidden'))
         stack.enter_context(using_precision(settings.precision, device, say))
-        current, going_on = None, False
+        prepared: Any = None                            # in process 0 only
         if processes.first:
             bundle.check_new(output, resume, overwrite)
             stack.enter_context(sole_training(output))
-            plan = make_plan(output, settings, objective, start_from, resume, chosen, encoder_weights)
-            current, going_on = _prepare(plan, dataset, output, provenance, start_from, say)
-        current, going_on = processes.broadcast((current, going_on))
+            plan = planning.make_plan(output, settings, objective, start_from, resume, chosen, encoder_weights)
+            prepared = _prepare(plan, dataset, output, provenance, start_from, say)
+        current, going_on = processes.broadcast(prepared)
         online_features = None
         if paths is not None:
             with chainer.using_device(device):
@@ -113,16 +91,15 @@ def train(dataset: Any, output: Path, settings: Settings | None = None, device: 
             current.save_config(output)                 # last: a folder that has it can be resumed
         with chainer.using_device(device):
             trainer.run(show_loop_exception_msg=False)
-        best = None
+        best: Any = None
         if processes.first:
             measured = trainer.get_extension('LogReport').log
             if not measured or not (output / bundle.WEIGHTS).exists():
                 with trainer.updater.get_optimizer('main').averaged():
                     current.save_weights(output)        # no epoch has ended that could be the best
             if taking.stopped:
-                say(f'stopped at update {trainer.updater.iteration}' + (
-                    '' if measured else ', before the end of an epoch; the model is that of this update')
-                    + '; --resume goes on')
+                early = '' if measured else ', before the end of an epoch; the model is that of this update'
+                say(f'stopped at update {trainer.updater.iteration}{early}; --resume goes on')
             best = Bundle.load(output)
         return processes.broadcast(best)
 
@@ -138,21 +115,23 @@ def _with_filename(output: pathlib.Path) -> Iterator[None]:
         raise unwritable(e.filename or output, e) from e
 
 
-def _prepare(plan: Plan, dataset: Any, output: pathlib.Path, declared: Mapping[str, str] | None,
-             start_from: Path | None, say: Callable[[str], None]) -> tuple[Bundle, bool]:
+def _prepare(plan: planning.Plan, dataset: Any, output: pathlib.Path, declared: Mapping[str, str] | None,
+             start_from: Path | None, say: Say) -> tuple[Bundle, bool]:
     """What is trained, and whether there is a snapshot to go on from. Clears the folder for a new training."""
-    dataset = reading(dataset, plan.architecture)
-    provenance = known_provenance(dataset, declared)
+    dataset = dataset.reading(plan.architecture.reads)
+    provenance = planning.known_provenance(dataset, declared)
     plan.check(dataset, provenance)
-    vocabulary, min_count = make_vocabulary(plan, dataset, say)
-    current = make_model(plan, dataset, vocabulary, min_count, provenance)
-    add_encoder(plan, current)
+    vocabulary, min_count = planning.make_vocabulary(plan, dataset, say)
+    current = planning.make_model(plan, dataset, vocabulary, min_count, provenance)
+    planning.add_encoder(plan, current)
     check_model(dataset, current, plan.objective)
     if plan.before is None:
-        # Only now, when all that was asked for is possible; the training may start from what it replaces.
-        bundle.clear(output, WATCHED, keep_model=_same(start_from, output))
+        # Only now, when all that was asked for is possible. A model that the training starts from, and replaces, stays
+        # until there is a better one.
+        bundle.clear(output, WATCHED, keep_model=start_from is not None and any(
+            path.exists() and path.samefile(start_from) for path in (output, output / bundle.WEIGHTS)))
         return current, False
-    check_same(plan, current.training)
+    planning.check_same(plan, current.training)
     if Snapshots(output).updates():
         return current, True
     if (output / bundle.WEIGHTS).exists():
@@ -161,9 +140,3 @@ def _prepare(plan: Plan, dataset: Any, output: pathlib.Path, declared: Mapping[s
     elif start_from is None and 'start_from' in plan.before:
         raise InputError(f'{output}: was stopped before its first update; name again what it starts from (-m)')
     return current, False
-
-
-def _same(start_from: Path | None, output: pathlib.Path) -> bool:
-    """Whether a training starts from the model that it replaces, which stays until there is a better one."""
-    return start_from is not None and any(
-        path.exists() and path.samefile(start_from) for path in (output, output / bundle.WEIGHTS))

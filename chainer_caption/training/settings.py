@@ -1,7 +1,5 @@
 """Settings of a training. Each field carries its rule: bounds, choices, help text, and whether it may change on resume.
-
-The module imports nothing heavy: the options of the command line are generated from it.
-"""
+The module imports nothing heavy: the options of the command line are generated from it."""
 from __future__ import annotations
 
 import dataclasses
@@ -16,34 +14,21 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """Rule of one setting.
-
-    Attributes:
-        help: Its meaning, for the command line.
-        kind: `int`, `float`, `str`, or `bool` for a flag.
-        metavar: Name of its value on the command line; by default its choices.
-        least, most: Inclusive bounds.
-        above, below: Exclusive bounds.
-        choices: The values to choose from.
-        registered: Further choices can be registered, so `choices` is not checked.
-        unset: What None stands for, for the command line.
-        only_for: The setting and the value without which this one has no effect: `('objective', 'self-critical')`.
-        may_change: A resumed training may have another value.
-        options: Option names in addition to the one made from the field's name.
-    """
-    help: str
-    kind: type
-    metavar: str | None = None
-    least: float | None = None
+    """Rule of one setting."""
+    help: str                       #: its meaning, for the command line
+    kind: type                      #: `int`, `float`, `str`, or `bool` for a flag
+    metavar: str | None = None      #: name of its value on the command line; by default its choices
+    least: float | None = None      #: inclusive bounds
     most: float | None = None
-    above: float | None = None
+    above: float | None = None      #: exclusive bounds
     below: float | None = None
     choices: tuple[str, ...] = ()
-    registered: bool = False
-    unset: str | None = None
+    registered: bool = False        #: further choices can be registered, so `choices` is not checked
+    unset: str | None = None        #: what None stands for, for the command line
+    #: The setting and the value without which this one has no effect: `('objective', 'self-critical')`.
     only_for: tuple[str, str | None] | None = None
-    may_change: bool = False
-    options: tuple[str, ...] = ()
+    may_change: bool = False        #: a resumed training may have another value
+    options: tuple[str, ...] = ()   #: option names in addition to the one made from the field's name
 
     def check(self, name: str, value: Any) -> None:
         """Raises InputError where a value breaks the rule. None is always allowed where it is the default."""
@@ -62,19 +47,19 @@ class Rule:
 
 def setting(default: Any, help: str, kind: type | None = None, **rule: Any) -> Any:
     """A dataclass field with a `Rule` in its metadata; `kind` is the default's type unless that is None."""
-    rule_of = Rule(help, kind or type(default), **rule)
-    return dataclasses.field(default=default, metadata={'rule': rule_of})
+    return dataclasses.field(default=default, metadata={'rule': Rule(help, kind or type(default), **rule)})
+
+
+_SCST = 'objective', 'self-critical'
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelSettings:
     """model"""
-    architecture: str | None = setting(
-        None, 'architecture of the model', str, choices=('show_and_tell', 'merge', 'encoder_decoder'), registered=True,
-        unset='that of -m, or show_and_tell')
-    hidden: int | None = setting(
-        None, 'width of the LSTM and the embeddings', int, metavar='N', least=1, most=2 ** 20,
-        unset='that of -m, or 512; 768 for encoder_decoder')
+    architecture: str | None = setting(None, 'architecture of the model', str, unset='that of -m, or show_and_tell',
+                                       choices=('show_and_tell', 'merge', 'encoder_decoder'), registered=True)
+    hidden: int | None = setting(None, 'width of the LSTM and the embeddings', int, metavar='N', least=1, most=2 ** 20,
+                                 unset='that of -m, or 512; 768 for encoder_decoder')
     dropout: float = setting(0.5, 'dropout ratio', metavar='P', least=0, below=1)
     max_positions: int | None = setting(
         None, 'most tokens of a caption, </S> included; only for encoder_decoder', int, metavar='T', least=1, most=4096,
@@ -89,11 +74,9 @@ class OptimizerSettings:
     """optimization"""
     epochs: int = setting(30, 'passes over the training captions', metavar='N', least=0, may_change=True,
                           options=('--iter',))
-    batch_size: int = setting(128, 'captions an update, of all processes together', metavar='N', least=1,
-                              most=2 ** 31)
-    learning_rate: float | None = setting(
-        None, "Adam's learning rate", float, metavar='R', above=0, options=('--lr',),
-        unset='0.001 for cross-entropy, 2e-4 for self-critical')
+    batch_size: int = setting(128, 'captions an update, of all processes together', metavar='N', least=1, most=2 ** 31)
+    learning_rate: float | None = setting(None, "Adam's learning rate", float, metavar='R', above=0, options=('--lr',),
+                                          unset='0.001 for cross-entropy, 2e-4 for self-critical')
     average: int | None = setting(
         None, 'validate, score and keep the mean of the weights over about K updates', int, metavar='K', least=1,
         most=2 ** 53, unset='the weights of the last update')
@@ -109,15 +92,12 @@ class ObjectiveSettings:
     """objective"""
     objective: str = setting(
         'cross-entropy', 'cross-entropy of the reference captions, or self-critical sequence training (SCST), which '
-        'maximizes CIDEr and starts from a trained model (-m)', choices=('cross-entropy', 'self-critical'),
-        registered=True)
+        'maximizes CIDEr and starts from a trained model (-m)', choices=('cross-entropy', _SCST[1]), registered=True)
     baseline: str = setting(
         'others', "SCST: a sampled caption's reward is compared with the mean of the image's other samples, or with "
-        'the greedy caption', choices=('others', 'greedy'), only_for=('objective', 'self-critical'))
-    samples: int = setting(5, 'SCST: captions sampled for an image', metavar='N', least=1, most=2 ** 16,
-                           only_for=('objective', 'self-critical'))
-    xe_weight: float = setting(1.0, 'SCST: weight of the cross-entropy term', metavar='W', least=0,
-                               only_for=('objective', 'self-critical'))
+        'the greedy caption', choices=('others', 'greedy'), only_for=_SCST)
+    samples: int = setting(5, 'SCST: captions sampled for an image', metavar='N', least=1, most=2 ** 16, only_for=_SCST)
+    xe_weight: float = setting(1.0, 'SCST: weight of the cross-entropy term', metavar='W', least=0, only_for=_SCST)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -135,12 +115,10 @@ class FineTuningSettings:
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OutputSettings:
     """validation, snapshots and logs"""
-    keep_best: str | None = setting(
-        None, 'the figure on val by which the best epoch is kept', str, choices=('loss', 'cider'),
-        unset='loss for cross-entropy, cider for self-critical')
-    patience: int | None = setting(
-        None, 'stop after K epochs without a better figure on val', int, metavar='K', least=1, may_change=True,
-        unset='never')
+    keep_best: str | None = setting(None, 'the figure on val by which the best epoch is kept', str,
+                                    choices=('loss', 'cider'), unset='loss for cross-entropy, cider for self-critical')
+    patience: int | None = setting(None, 'stop after K epochs without a better figure on val', int, metavar='K',
+                                   least=1, may_change=True, unset='never')
     score_every: int = setting(1, 'caption the images of val and score the captions every N epochs; 0: never',
                                metavar='N', least=0)
     tensorboard: bool = setting(False, "write TensorBoard's events to MODEL/events", may_change=True)
@@ -156,28 +134,24 @@ GROUPS = ModelSettings, OptimizerSettings, ObjectiveSettings, FineTuningSettings
 # Dataclass fields are collected from the last base to the first.
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings(OutputSettings, FineTuningSettings, ObjectiveSettings, OptimizerSettings, ModelSettings):
-    """Settings of a training, by name: `Settings(epochs=5, hidden=32)`.
+    """Settings of a training, by name: `Settings(epochs=5, hidden=32)`. Raises InputError where a value is impossible,
+    or belongs to another objective or mode.
 
     The groups are the bases; the fields, their meaning and their rules are there. None takes the default that depends
     on the model, the objective or the dataset. On the CPU, the same dataset and the same settings give the same model.
-
-    Raises:
-        InputError: A value is impossible, or belongs to another objective or mode.
     """
 
     def __post_init__(self) -> None:
-        for name, rule in rules().items():
-            value = getattr(self, name)
-            if value is not None:
-                rule.check(name, value)
+        for field_name, rule in rules().items():
+            if getattr(self, field_name) is not None:
+                rule.check(field_name, getattr(self, field_name))
         from chainer_caption.models import ARCHITECTURES
-        if self.architecture is not None:
-            known = ARCHITECTURES.get(self.architecture)
-            if known is None:
-                raise InputError.of('architecture', self.architecture, f'register {self.architecture!r} first: '
-                                    f'--import the module that defines it (known are {", ".join(ARCHITECTURES)})')
-            if not known.trainable:
-                raise InputError.of('architecture', self.architecture, 'cannot be trained')
+        name = self.architecture
+        if name is not None and name not in ARCHITECTURES:
+            raise InputError.of('architecture', name, f'register {name!r} first: --import the module that defines it '
+                                f'(known are {", ".join(ARCHITECTURES)})')
+        if name is not None and not ARCHITECTURES[name].trainable:
+            raise InputError.of('architecture', name, 'cannot be trained')
         taken = self.make_objective().parameters()
         for field in dataclasses.fields(self):
             value, only_for = getattr(self, field.name), rules()[field.name].only_for
@@ -202,8 +176,8 @@ class Settings(OutputSettings, FineTuningSettings, ObjectiveSettings, OptimizerS
         return dataclasses.replace(
             self, architecture=self.architecture or 'show_and_tell', min_count=self.min_count or 5,
             keep_best=self.keep_best or (objective.keep_best if self.score_every else 'loss'),
-            learning_rate=learning_rate,
-            encoder_learning_rate=self.encoder_learning_rate or (learning_rate / 10 if self.finetune else None))
+            learning_rate=learning_rate, encoder_learning_rate=self.encoder_learning_rate or (
+                learning_rate / 10 if self.finetune else None))
 
 
 def rules(group: type = Settings) -> dict[str, Rule]:

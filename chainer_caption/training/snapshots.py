@@ -1,18 +1,10 @@
 """Snapshots, from which a training is resumed.
 
-A snapshot is an `.npz` of all that Chainer's trainer serializes: parameters, Adam's state and step, the iterator's
-place in the epoch, the log with the running means of its next entry, and the counters of the extensions. It holds no
-random state: orders and dropout masks depend on the seed and the number of the epoch or update. On the CPU a training
-that is resumed from a snapshot is equal, to the bit, to one that was never stopped.
-
-With several processes the state is that of process 0. Extensions are known by their names. An extension of which a
-snapshot has nothing starts new; the state of one that is gone is not in the next snapshot.
-
-The file is named after its update, `snapshot-1234.npz`, is on the disk before an older one is deleted, and has a
-SHA-256 of its contents, which detects damage. There is no pickle in it, and none is read.
+`snapshot-1234.npz`, named after its update, is an `.npz`, without pickles and with a SHA-256 of its contents, of all
+that Chainer's trainer serializes, with several processes in process 0. It holds no random state: orders and dropout
+masks depend on the seed and the number of the epoch or update. On the CPU a training that is resumed from a snapshot is
+equal, to the bit, to one that was never stopped. `make_trainer` tells what is kept of extensions.
 """
-from __future__ import annotations
-
 import contextlib
 import os
 import pathlib
@@ -27,39 +19,32 @@ import numpy as np
 from chainer_caption.errors import InputError
 from chainer_caption.parallel import Processes
 from chainer_caption.storage.archives import read_npz
-from chainer_caption.storage.files import parse_json, remove_temporaries, write_npz
+from chainer_caption.storage.files import Path, parse_json, remove_temporaries, write_npz
 from chainer_caption.storage.legacy import current_array_names
 from chainer_caption.storage.locks import lock
 from chainer_caption.storage.serializers import arrays_digest, from_arrays, to_arrays
+from chainer_caption.training.updater import Say
 
 # A crash costs at most so much, beside the ends of epochs, which may be an hour apart; writing stays below 1 %.
 MINUTES = 10
-
 _NAME = re.compile(r'snapshot-(0|[1-9]\d*)\.npz')
 _CHECKSUM = 'checksum'
 
 # Where Chainer's trainer serializes its extensions, and their triggers.
 _EXTENSIONS = 'extensions', 'extension_triggers'
-
 # Extensions whose state must be there and is checked. Others, such as a user's, may keep anything.
 _OWN = 'LogReport', 'KeepBest'
-
 # When Chainer's triggers were last asked, and their values for "unknown": a trigger that is added late would otherwise
 # count the updates before it and fire at once.
 _UNKNOWN = {'previous_iteration': -1, 'previous_epoch_detail': -1.0}
+_SAMPLE = {'image_id': int, 'caption': str, 'filename': str, 'log_prob': int | float | None}
 
 
 class Snapshots:
-    """The snapshots in a model directory.
+    """The snapshots in a model directory, of which `keep`, at least one, are kept."""
 
-    Args:
-        folder: The directory.
-        keep: How many to keep there, at least one.
-    """
-
-    def __init__(self, folder: str | os.PathLike[str], keep: int = 2) -> None:
-        self._folder = pathlib.Path(folder)
-        self._keep = keep
+    def __init__(self, folder: Path, keep: int = 2) -> None:
+        self._folder, self._keep = pathlib.Path(folder), keep
         self._damaged: set[int] = set()
 
     def updates(self) -> list[int]:
@@ -80,20 +65,13 @@ class Snapshots:
             if other not in kept:
                 self._path(other).unlink(missing_ok=True)
 
-    def load_latest(self, trainer: Any, say: Callable[[str], None] = lambda line: None,
-                    processes: Processes | None = None) -> None:
-        """Brings a trainer to where the latest sound snapshot was taken. Damaged ones are kept.
-
-        Args:
-            trainer: chainer.training.Trainer, put together as the one that was stopped, and not yet run.
-            say: Takes a line on damaged snapshots.
-            processes: Processes that go on together; process 0 reads for all.
-
-        Raises:
-            InputError: All are damaged, or the snapshot is of another training.
-        """
+    def load_latest(self, trainer: Any, say: Say = lambda line: None, processes: Processes | None = None) -> None:
+        """Brings a trainer, put together as the one that was stopped and not yet run, to where the latest sound
+        snapshot was taken. Damaged ones are kept; `say` takes a line on them. Process 0 reads for all. Raises
+        InputError where all are damaged, or the snapshot is of another training."""
         processes = processes or Processes()
-        update, arrays, faults = processes.broadcast(self._read_latest() if processes.first else None)
+        found: Any = self._read_latest() if processes.first else None
+        update, arrays, faults = processes.broadcast(found)
         restore(arrays, trainer, self._path(update))
         if not processes.first:
             return
@@ -117,18 +95,14 @@ class Snapshots:
         return self._folder / f'snapshot-{update}.npz'
 
 
-def save_snapshot(path: str | os.PathLike[str], target: Any) -> None:
+def save_snapshot(path: Path, target: Any) -> None:
     """Writes the state of a Chainer object, with a checksum, whole or not at all."""
     arrays = to_arrays(target)
     write_npz(path, {**arrays, _CHECKSUM: _checksum(arrays)})
 
 
-def read_snapshot(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """The arrays of a snapshot.
-
-    Raises:
-        InputError: The file is damaged.
-    """
+def read_snapshot(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of a snapshot. Raises InputError where the file is damaged."""
     arrays = read_npz(path)
     written = arrays.pop(_CHECKSUM, None)
     if written is None or not np.array_equal(written, _checksum(arrays)):
@@ -136,12 +110,9 @@ def read_snapshot(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     return current_array_names(arrays)
 
 
-def restore(arrays: dict[str, np.ndarray], target: Any, path: str | os.PathLike[str]) -> None:
-    """Loads the arrays of a snapshot, from `read_snapshot`, into an object like the saved one; `path` is for messages.
-
-    Raises:
-        InputError: The snapshot is of another object.
-    """
+def restore(arrays: dict[str, np.ndarray], target: Any, path: Path) -> None:
+    """Loads the arrays of a snapshot, from `read_snapshot`, into an object like the saved one; raises InputError, which
+    names the path, where they are of another object."""
     try:
         _check_state(arrays)
         from_arrays({**_new_state(arrays, target), **arrays}, target)
@@ -178,16 +149,13 @@ def _new_state(arrays: dict[str, np.ndarray], target: Any) -> dict[str, np.ndarr
 
 
 def _is_log(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(entry, dict) and all(
-        _is_samples(of) if key == 'samples' else isinstance(of, int | float | None) for key, of in entry.items())
-        for entry in value)
+    return _are_dicts(value) and all(
+        _are_dicts(of) and all(isinstance(sample.get(name), kind) for sample in of for name, kind in _SAMPLE.items())
+        if key == 'samples' else isinstance(of, int | float | None) for entry in value for key, of in entry.items())
 
 
-def _is_samples(value: Any) -> bool:
-    return isinstance(value, list) and all(
-        isinstance(sample, dict) and isinstance(sample.get('image_id'), int) and isinstance(sample.get('caption'), str)
-        and isinstance(sample.get('filename'), str) and isinstance(sample.get('log_prob'), int | float | None)
-        for sample in value)
+def _are_dicts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(entry, dict) for entry in value)
 
 
 def _checksum(arrays: dict[str, np.ndarray]) -> np.ndarray:
@@ -195,29 +163,19 @@ def _checksum(arrays: dict[str, np.ndarray]) -> np.ndarray:
 
 
 class TakeSnapshots(chainer.training.Extension):
-    """Takes snapshots: before the first update, at the end of each epoch, after every `every` updates and MINUTES
-    minutes, and when the training stops early.
+    """Takes snapshots, in process 0: before the first update, at the end of each epoch, after every `every` updates (if
+    not None) and MINUTES minutes, and when the training stops early.
 
-    Args:
-        snapshots: The snapshots of the model directory.
-        every: Updates between two snapshots; None for none in addition to the ends of epochs and the minutes.
-        stop: Asked after each update whether to stop there; a yes in one process stops all.
-        processes: Processes that train together; process 0 writes.
-
-    Attributes:
-        stopped: Whether `stop` has stopped the training, for the trainer's stop trigger.
+    `stop` is asked after each update whether to stop there; a yes in one process stops all. Then `stopped` is true, for
+    the trainer's stop trigger.
     """
     trigger = 1, 'iteration'
-    # After all other extensions, whose state it saves.
-    priority = -100
+    priority = -100                                     # after all other extensions, whose state it saves
 
     def __init__(self, snapshots: Snapshots, every: int | None = None, stop: Callable[[], bool] = lambda: False,
                  processes: Processes | None = None) -> None:
-        self.snapshots = snapshots
-        self._every = every
-        self._stop = stop
-        self._processes = processes or Processes()
-        self.stopped = False
+        self.snapshots, self.stopped = snapshots, False
+        self._every, self._stop, self._processes = every, stop, processes or Processes()
 
     def initialize(self, trainer: Any) -> None:
         self._written = time.monotonic()
@@ -241,12 +199,9 @@ class TakeSnapshots(chainer.training.Extension):
 
 
 @contextlib.contextmanager
-def sole_training(folder: str | os.PathLike[str]) -> Iterator[None]:
-    """Locks a model directory against a second training, and deletes the temporary files of one that was killed.
-
-    Raises:
-        InputError: It is locked.
-    """
+def sole_training(folder: Path) -> Iterator[None]:
+    """Locks a model directory against a second training, and deletes the temporary files of one that was killed. Raises
+    InputError where it is locked."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         try:

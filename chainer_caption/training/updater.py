@@ -12,6 +12,9 @@ from chainer_caption.errors import InputError
 #: The registered objectives by name.
 OBJECTIVES: dict[str, type[Objective]] = {}
 
+#: Takes a line for the user.
+Say = Callable[[str], None]
+
 
 class Objective:
     """What a training minimizes. A subclass is registered, so that a model directory can record it by name::
@@ -25,46 +28,32 @@ class Objective:
 
     The fields of a dataclass are its parameters, each with a default. `config.json` records them, and a resumed
     training must have the same. A parameter with the name of a setting takes the setting's value.
-
-    Attributes:
-        name: The registered name.
-        reports: Log names of what `loss` reports; `main/loss` first.
-        columns: Those of them that are printed.
-        per_token: `main/loss` is in nats per token, so that it has a perplexity.
-        requires_model: Training starts from a trained model, which is scored before the first update.
-        by_image: A minibatch is the numbers of images, and `loss` computes their features; otherwise it is packed
-            captions, and with an encoder that is fine-tuned they are packed from a minibatch of images.
-        learning_rate, keep_best: Defaults of the settings.
-        iterator: Chainer iterator over the training examples, set by `setup`.
-        converter: Converter of its minibatches, set by `setup`.
-        captions: Number of captions in an epoch, set by `setup`.
     """
-    name: ClassVar[str] = ''
-    reports: ClassVar[tuple[str, ...]] = ('main/loss',)
-    columns: ClassVar[tuple[str, ...]] = ('main/loss',)
-    per_token: ClassVar[bool] = False
-    requires_model: ClassVar[bool] = False
+    name: ClassVar[str] = ''                                    #: the registered name
+    reports: ClassVar[tuple[str, ...]] = ('main/loss',)         #: log names of what `loss` reports; `main/loss` first
+    columns: ClassVar[tuple[str, ...]] = ('main/loss',)         #: those of them that are printed
+    per_token: ClassVar[bool] = False           #: `main/loss` is in nats per token, so that it has a perplexity
+    requires_model: ClassVar[bool] = False      #: starts from a trained model, which is scored before the first update
+    #: A minibatch is the numbers of images, and `loss` computes their features; otherwise it is packed captions, and
+    #: with an encoder that is fine-tuned they are packed from a minibatch of images.
     by_image: ClassVar[bool] = False
-    learning_rate: ClassVar[float] = 0.001
-    keep_best: ClassVar[str] = 'loss'
+    learning_rate: ClassVar[float] = 0.001      #: default of the setting
+    keep_best: ClassVar[str] = 'loss'           #: default of the setting
 
-    iterator: Any
-    converter: Any
-    captions: int
+    iterator: Any                               #: Chainer iterator over the training examples, set by `setup`
+    converter: Any                              #: converter of its minibatches, set by `setup`
+    captions: int                               #: number of captions in an epoch, set by `setup`
 
     def check(self, dataset: Any, bundle: Any) -> None:
         """Raises InputError where the model or the dataset is unfit; called before any file is written."""
 
-    def setup(self, dataset: Any, bundle: Any, settings: Any, converter: Any, processes: Any,
-              notice: Callable[[str], None]) -> None:
+    def setup(self, dataset: Any, bundle: Any, settings: Any, converter: Any, processes: Any, notice: Say) -> None:
         """Sets `iterator`, `converter` and `captions`.
 
         Args:
-            dataset: Dataset to train on.
+            dataset, settings, processes: As for `make_trainer`.
             bundle: Bundle with the model, on its device, and the vocabulary.
-            settings: Settings of the training.
             converter: Converter of caption minibatches (`make_converter`), or OnlineFeatures.
-            processes: Processes that train together.
             notice: Takes a line for the user.
         """
         raise NotImplementedError
@@ -97,11 +86,7 @@ def register_objective(name: str) -> Callable[[_Kind], _Kind]:
 
 
 def find_objective(name: str) -> type[Objective]:
-    """The objective registered under a name.
-
-    Raises:
-        InputError: There is none.
-    """
+    """The objective registered under a name. Raises InputError where there is none."""
     if name not in OBJECTIVES:
         raise InputError.of('objective', name, f'register {name!r} first: --import the module that defines it (known '
                             f'are {", ".join(OBJECTIVES)})')
@@ -109,17 +94,8 @@ def find_objective(name: str) -> type[Objective]:
 
 
 def make_updater(objective: Objective, target: chainer.Link, optimizer: Any, device: Any) -> Any:
-    """A Chainer updater: each update takes a minibatch, computes its loss and lets the optimizer change the weights.
-
-    Args:
-        objective: Set up.
-        target: Link whose parameters are trained.
-        optimizer: Chainer optimizer; is set up with the target unless it is already.
-        device: Chainer device.
-
-    Returns:
-        chainer.training.updaters.StandardUpdater: Its `update()` makes one update.
-    """
+    """A Chainer StandardUpdater: its `update()` takes a minibatch of an objective that is set up, computes its loss and
+    changes the weights of the target, with which a Chainer optimizer is set up unless it is already."""
     if optimizer.target is None:
         optimizer.setup(target)
     updater: Any = chainer.training.updaters.StandardUpdater(

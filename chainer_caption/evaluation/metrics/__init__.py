@@ -1,15 +1,8 @@
 """Metrics of captions: BLEU, ROUGE-L and CIDEr as the public COCO caption code computes them, without Java.
 
-Everything here takes *tokens*: a caption is a sequence of strings, and the empty caption is the empty sequence. Making
-tokens of text is done elsewhere. The figures equal pycocoevalcap's on the same tokens joined with spaces; a token that
-itself holds white space counts as one word here and as several there.
-
-One call scores a set of captions::
-
-    score(references, predictions)         # {'BLEU-1': 0.59, ..., 'BLEU-4': 0.15, 'ROUGE-L': 0.39, 'CIDEr': 0.34}
-
-To score against the same references repeatedly, for example every epoch, use a :class:`Scorer`, which prepares them
-once.
+A caption is a sequence of tokens, which are strings, or empty. The figures equal pycocoevalcap's on the same tokens
+joined with spaces; a token that itself holds white space counts as one word here and as several there. `score` scores a
+set of captions; a `Scorer` prepares references once, to score against them repeatedly.
 """
 from chainer_caption.evaluation.metrics.bleu import BleuScorer
 from chainer_caption.evaluation.metrics.cider import CiderScorer

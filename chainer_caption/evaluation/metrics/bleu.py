@@ -1,6 +1,4 @@
 """BLEU (Papineni et al. 2002) of a corpus and of each of its captions, as the COCO caption code has it."""
-from __future__ import annotations
-
 import itertools
 from collections.abc import Sequence
 
@@ -15,15 +13,10 @@ TINY, SMALL = 1e-15, 1e-9
 
 
 class BleuScorer:
-    """BLEU-1 to BLEU-4 against references that are prepared once.
+    """BLEU-1 to BLEU-4 against references (see `Scorer`) that are prepared once.
 
     The reference length is that of the reference closest in length to the prediction, the shorter of two equally close.
-    No division by zero can happen: an empty prediction scores 0 (the brevity penalty underflows), also where a
-    reference is empty too.
-
-    Args:
-        references: For each of N images, its references (at least one), each a sequence of tokens.
-    """
+    An empty prediction scores 0 (the brevity penalty underflows), also where a reference is empty too."""
 
     def __init__(self, references: Sequence) -> None:
         references = checked_references(references)
@@ -33,15 +26,8 @@ class BleuScorer:
         self._most = [_most_in_any_reference(counts, image) for counts in self._index.counts]
 
     def score(self, predictions: Sequence) -> tuple[dict, dict]:
-        """Scores one prediction an image.
-
-        Args:
-            predictions: N sequences of tokens.
-
-        Returns:
-            tuple: The corpus's figures, ``{'BLEU-1': float, ..., 'BLEU-4': float}`` in [0, 1], and the same names with
-            arrays (N,), each prediction's own figures. The corpus's are not the means of these.
-        """
+        """Scores N predictions, sequences of tokens: the corpus's figures, ``{'BLEU-1': float, ..., 'BLEU-4': float}``
+        in [0, 1], and the same names with arrays (N,), each prediction's own. The corpus's are not their means."""
         predictions = checked_predictions(predictions, len(self._lengths))
         length = lengths_of(predictions)
         guessed = np.maximum(length[:, None] - np.arange(MAX_ORDER), 0)

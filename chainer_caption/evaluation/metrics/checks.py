@@ -1,14 +1,12 @@
 """Checks of references and predictions: errors that would otherwise give a wrong figure silently."""
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
+from typing import ClassVar
+
+import numpy as np
 
 
 def checked_references(references: Iterable) -> list[list]:
-    """References as a list of lists.
-
-    Args:
-        references: For each of N images, its references (at least one), each a sequence of tokens.
+    """References as a list of lists: for each of N images at least one, each a sequence of tokens.
 
     Raises:
         ValueError: There is no image, or one has no reference.
@@ -25,11 +23,7 @@ def checked_references(references: Iterable) -> list[list]:
 
 
 def checked_predictions(predictions: Iterable, images: int) -> list:
-    """Predictions as a list.
-
-    Args:
-        predictions: For each image one caption, a sequence of tokens.
-        images: Number of predictions that there must be.
+    """Predictions as a list: for each of the images one caption, a sequence of tokens.
 
     Raises:
         ValueError: There are more or fewer.
@@ -46,3 +40,23 @@ def _check_tokens(captions: Sequence, what: str) -> None:
     # Letters would be scored as if they were words.
     if any(isinstance(caption, str) for caption in captions):
         raise TypeError(f'{what} is a string; a sequence of tokens is wanted')
+
+
+class ImageScorer:
+    """Metric of each image by itself, of which the figure of a corpus is the mean; a subclass defines `of_image`. The
+    references are as for `checked_references`."""
+    name: ClassVar[str]
+
+    def __init__(self, references: Iterable) -> None:
+        self._references = checked_references(references)
+
+    def of_image(self, prediction: Sequence, references: Sequence) -> float:
+        """The metric of one prediction, in [0, 1]."""
+        raise NotImplementedError
+
+    def score(self, predictions: Iterable) -> tuple[dict, dict]:
+        """Scores N predictions, sequences of tokens: ``{name: float}`` in [0, 1], the mean over images, and ``{name:
+        array}``, (N,), each image's own."""
+        predictions = checked_predictions(predictions, len(self._references))
+        each = np.array([self.of_image(*pair) for pair in zip(predictions, self._references, strict=True)])
+        return {self.name: float(each.mean())}, {self.name: each}

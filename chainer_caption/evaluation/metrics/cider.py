@@ -4,12 +4,7 @@ For each order n = 1..4 a caption is a vector of tf-idf weights over n-grams, wh
 references. A prediction's similarity to a reference is the cosine of the two, with two changes that make padding a
 caption unprofitable: in the product the prediction's weights are clipped at the reference's, and a difference in length
 is penalized by a Gaussian of sigma 6. CIDEr is ten times the mean over orders and references, so it may exceed 1.
-
-`CiderTables` has the computation. `CiderScorer` scores captions of strings, for evaluation; `CiderReward` scores
-captions of word ids, for self-critical training.
 """
-from __future__ import annotations
-
 import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -21,7 +16,6 @@ from chainer_caption.evaluation.metrics.ngrams import MAX_ORDER, count_ngrams, l
 from chainer_caption.functions.compiled import compiled, parallel_for
 
 SIGMA = 6.0
-
 #: Explanation for users who score the captions of one image.
 SINGLE = 'CIDEr of a single image is 0 whatever its caption: it compares images'
 
@@ -30,9 +24,8 @@ class CiderTables:
     """The references' n-grams, weights and norms, prepared once.
 
     Where the formula would divide by zero, the COCO code takes a similarity of 0, and so does this: for a caption too
-    short to have n-grams of an order, and for one whose n-grams all occur in every image's references. Therefore the
-    CIDEr of a single image is 0 whatever its caption. The COCO code fails where all references are empty; here CIDEr is
-    0 then.
+    short to have n-grams of an order, and for one whose n-grams all occur in every image's references, as those of a
+    single image do. The COCO code fails where all references are empty; here CIDEr is 0 then.
 
     Args:
         arrays: From `build`. For C captions of N images with E different n-grams of an order: `first` (N + 1,) int64,
@@ -53,14 +46,14 @@ class CiderTables:
 
         Args:
             words: The numbers of the words of all references, one after another, (M,) int32: from 0, without gaps.
-            lengths: The number of words of each reference, (C,) int.
-            references: The number of references of each image, (N,) int.
+            lengths, references: Numbers of words of each reference, (C,) int, and of references of each image, (N,).
         """
         first = np.concatenate([[0], np.cumsum(references)])
         image = np.repeat(np.arange(len(references), dtype=np.int32), references)
         # As one logarithm, the weight of what occurs in every image is exactly zero, and a caption with nothing else
         # has a norm of exactly zero. An n-gram that no reference has weighs as much as one of a single image.
-        arrays = {'first': first, 'length': _penalized_length(lengths),
+        # The COCO code's length is the number of bigrams: the empty caption is as long as one word.
+        arrays = {'first': first, 'length': np.maximum(lengths - 1, 0).astype(np.int64),
                   'idf': np.log(len(references) / np.maximum(np.arange(len(references) + 1), 1)),
                   'table1': np.arange(words.max(initial=-1) + 1, dtype=np.int64)}
 
@@ -82,16 +75,12 @@ class CiderTables:
         return arrays
 
     def score(self, words: np.ndarray, bounds: np.ndarray, images: np.ndarray) -> np.ndarray:
-        """CIDEr-D of captions.
+        """CIDEr-D of captions, from 0 to 10, (B,) float64.
 
         Args:
-            words: The numbers of all captions' words, one after another, int64; numbers that no reference has are
-                allowed.
+            words: The numbers of all captions' words, one after another, int64, also such that no reference has.
             bounds: Caption i has words[bounds[i]:bounds[i + 1]], (B + 1,) int64.
             images: The image of each caption, (B,) int64.
-
-        Returns:
-            numpy.ndarray: From 0 to 10, (B,) float64.
         """
         scores = np.zeros(len(images))
         parallel_for(_score, len(images), words, bounds, images, *self._of_all, *self._orders, scores)
@@ -99,11 +88,9 @@ class CiderTables:
 
 
 class CiderScorer:
-    """CIDEr against references that are prepared once.
+    """CIDEr, of captions of strings, against references that are prepared once; arguments as for `Scorer`.
 
-    Args:
-        references: For each of N images, its references (at least one), each a sequence of tokens. Document
-            frequencies are those of these references, so figures of corpora of different sizes are not comparable.
+    Document frequencies are those of these references, so figures of corpora of different sizes are not comparable.
     """
 
     def __init__(self, references: Sequence) -> None:
@@ -114,16 +101,9 @@ class CiderScorer:
         self._tables = CiderTables(CiderTables.build(words, lengths_of(captions), lengths_of(references)))
 
     def score(self, predictions: Sequence, images: Sequence[int] | None = None) -> tuple[dict, dict]:
-        """Scores predictions.
-
-        Args:
-            predictions: Sequences of tokens, one for each of the N images; or M for the images that are named.
-            images: The image of each prediction, (M,) int in [0, N), in any order; None for all in turn.
-
-        Returns:
-            tuple: ``{'CIDEr': float}``, the mean over predictions, and ``{'CIDEr': array}``, (N,) or (M,), that of
-            each. Zero or more, at most 10.
-        """
+        """``{'CIDEr': float}``, the mean over predictions, and ``{'CIDEr': array}``, (N,) or (M,), that of each; from 0
+        to 10. Predictions are sequences of tokens, one for each of the N images, or M for the `images` that are named,
+        (M,) int in [0, N), in any order."""
         places = np.arange(self._images) if images is None else np.asarray(images, np.int64)
         predictions = checked_predictions(predictions, len(places))
         words = word_numbers(predictions, self._numbers).astype(np.int64)
@@ -132,12 +112,10 @@ class CiderScorer:
 
 
 class CiderReward:
-    """CIDEr-D of captions that are given as word ids.
+    """CIDEr-D of captions that are given as word ids, for self-critical training.
 
-    Args:
-        tables: The references. What ends a caption may be a word of them: then an unfinished caption scores less.
-        numbers: The number of each word of the references.
-        words: The tokens whose places are the word ids, such as a vocabulary's words.
+    `numbers` has the number of each word of the references; `words` are the tokens whose places are the word ids, such
+    as a vocabulary's. What ends a caption may be a word of the references: then an unfinished caption scores less.
     """
 
     def __init__(self, tables: CiderTables, numbers: Mapping[str, int], words: Sequence[str]) -> None:
@@ -146,15 +124,7 @@ class CiderReward:
         self._numbers = np.array([numbers.get(word, len(numbers) + i) for i, word in enumerate(words)], np.int64)
 
     def __call__(self, captions: Sequence[np.ndarray], images: Any) -> np.ndarray:
-        """Scores captions.
-
-        Args:
-            captions: The word ids of each, (length,) int.
-            images: The image of each, in [0, N).
-
-        Returns:
-            numpy.ndarray: From 0 to 10, (captions,) float64.
-        """
+        """From 0 to 10, (captions,) float64, for captions as word ids, (length,) int, of images in [0, N)."""
         words = self._numbers[np.concatenate([*captions, np.zeros(0, np.int64)]).astype(np.int64)]
         return self._tables.score(words, np.cumsum([0, *map(len, captions)]), np.asarray(images, np.int64))
 
@@ -166,11 +136,6 @@ def _by_image(keys: np.ndarray, grams: int, images: int) -> tuple[np.ndarray, np
     frequency = np.bincount(keys[np.diff(keys, prepend=-1) != 0] & 0xFFFFFFFF, minlength=grams)
     start = np.searchsorted(keys, np.arange(images + 1) << 32)
     return place.astype(np.int32), frequency.astype(np.int32), start
-
-
-def _penalized_length(lengths: np.ndarray) -> np.ndarray:
-    # The COCO code's length is the number of bigrams: the empty caption is as long as one word.
-    return np.maximum(lengths - 1, 0).astype(np.int64)
 
 
 @compiled
@@ -229,12 +194,10 @@ def _occurrences(caption, at, size):
     # How often the n-gram at `at` occurs in the caption; 0 where it has occurred before and been counted.
     count = 0
     for other in range(len(caption) - size + 1):
-        same = True
-        for k in range(size):
-            if caption[other + k] != caption[at + k]:
-                same = False
-                break
-        if same:
+        k = 0
+        while k < size and caption[other + k] == caption[at + k]:
+            k += 1
+        if k == size:
             if other < at:
                 return 0
             count += 1

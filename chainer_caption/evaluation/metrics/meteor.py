@@ -5,15 +5,11 @@ WordNet's synonyms; alpha 0.9, beta 3, gamma 0.5), has no paraphrase table and n
 greedily, and looks synonyms up by the stem ('automobile' finds none, as 'automobil' is no word). Compare its figures
 with one another only. Stems and synonyms are English.
 """
-from __future__ import annotations
-
 import zipfile
-from collections.abc import Sequence
-
-import numpy as np
+from collections.abc import Iterable, Sequence
 
 from chainer_caption.errors import InputError
-from chainer_caption.evaluation.metrics.checks import checked_predictions, checked_references
+from chainer_caption.evaluation.metrics.checks import ImageScorer
 
 
 def meteor_missing() -> str | None:
@@ -26,34 +22,17 @@ def meteor_missing() -> str | None:
     return None
 
 
-class MeteorScorer:
-    """NLTK's METEOR, the best over an image's references. An empty prediction scores 0.
+class MeteorScorer(ImageScorer):
+    """NLTK's METEOR, the best over an image's references. An empty prediction scores 0. Raises InputError where
+    WordNet's data is not there; the message tells how to get it."""
+    name = 'METEOR'
 
-    Args:
-        references: For each of N images, its references (at least one), each a sequence of tokens.
-
-    Raises:
-        chainer_caption.errors.InputError: WordNet's data is not there; the message says how to get it.
-    """
-
-    def __init__(self, references: Sequence) -> None:
+    def __init__(self, references: Iterable) -> None:
         missing = meteor_missing()
         if missing:
             raise InputError(missing)
-        self._references = checked_references(references)
+        super().__init__(references)
 
-    def score(self, predictions: Sequence) -> tuple[dict, dict]:
-        """Scores one prediction an image.
-
-        Args:
-            predictions: N sequences of tokens.
-
-        Returns:
-            tuple: ``{'METEOR': float}`` in [0, 1], the mean over images, and ``{'METEOR': array}``, (N,), each
-            image's own.
-        """
+    def of_image(self, prediction: Sequence, references: Sequence) -> float:
         from nltk.translate.meteor_score import meteor_score
-        predictions = checked_predictions(predictions, len(self._references))
-        each = np.array([meteor_score(references, prediction)
-                         for prediction, references in zip(predictions, self._references, strict=True)])
-        return {'METEOR': float(each.mean())}, {'METEOR': each}
+        return meteor_score(references, prediction)

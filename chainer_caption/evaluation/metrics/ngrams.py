@@ -4,8 +4,6 @@ An n-gram is identified by an integer, the number of its (n-1)-gram in the high 
 half of 64 bits, and then by the rank of that integer among those of the references. Counting n-grams is sorting
 integers and a lookup is a binary search, without any tuple of strings.
 """
-from __future__ import annotations
-
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterator, Sequence
@@ -13,6 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 MAX_ORDER = 4  # both metrics use 1-grams to 4-grams
+# Gives the numbers of the n-grams of an order, for their sorted keys (see `pair`).
+Number = Callable[[int, np.ndarray], np.ndarray]
 
 
 def pair(high: np.ndarray, low: np.ndarray) -> np.ndarray:
@@ -21,11 +21,8 @@ def pair(high: np.ndarray, low: np.ndarray) -> np.ndarray:
 
 
 def find(table: np.ndarray, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Looks keys up in a sorted table without repetitions.
-
-    Returns:
-        tuple: The place of each key in the table, undefined where it is not there, and whether it is there.
-    """
+    """The place of each key in a sorted table without repetitions, undefined where it is not there, and whether it is
+    there."""
     place = np.searchsorted(table, keys)
     known = place < len(table)
     known[known] = table[place[known]] == keys[known]
@@ -35,21 +32,14 @@ def find(table: np.ndarray, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 @dataclasses.dataclass(frozen=True)
 class Counts:
     """How often each n-gram of one order occurs in each caption: arrays (E,) of int32, sorted by caption and n-gram."""
-
     caption: np.ndarray
     gram: np.ndarray
     count: np.ndarray
 
 
-def count_ngrams(words: np.ndarray, lengths: np.ndarray,
-                 number: Callable[[int, np.ndarray], np.ndarray]) -> Iterator[Counts]:
-    """Counts the n-grams of captions, one order after another.
-
-    Args:
-        words: The numbers of the words of all captions, one after another, (N,) int32.
-        lengths: The number of words of each caption, int.
-        number: Gives the numbers of the n-grams of an order, from 2, for their sorted keys (see `pair`).
-    """
+def count_ngrams(words: np.ndarray, lengths: np.ndarray, number: Number) -> Iterator[Counts]:
+    """Counts the n-grams of captions, one order after another. `words`, (N,) int32, are the numbers of the words of all
+    captions, one after another; `lengths`, int, those of each caption. `number` is asked from order 2 on."""
     lengths = lengths.astype(np.int32)
     caption = np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)
     # Words from here to the caption's end.
@@ -74,14 +64,8 @@ def _counts(entries: np.ndarray) -> Counts:
 
 
 class NgramIndex:
-    """Numbers the n-grams of references, and counts those of any captions by these numbers.
-
-    Args:
-        captions: The references, sequences of tokens.
-
-    Attributes:
-        counts: `Counts` of the references for each order.
-    """
+    """Numbers the n-grams of references, sequences of tokens, and counts those of any captions by these numbers;
+    `counts` are the `Counts` of the references for each order."""
 
     def __init__(self, captions: Sequence[Sequence[str]]) -> None:
         self._numbers: dict[str, int] = {}
@@ -89,10 +73,8 @@ class NgramIndex:
         self.counts = self._count(captions, self._new_table)
 
     def count(self, captions: Sequence[Sequence[str]]) -> list[Counts]:
-        """`Counts` of captions for each order.
-
-        An n-gram that no reference has gets a number beyond those of the references, valid within this call only.
-        """
+        """`Counts` of captions for each order. An n-gram that no reference has gets a number beyond those of the
+        references, valid within this call only."""
         return self._count(captions, self._known_table)
 
     def _new_table(self, order: int, keys: np.ndarray) -> np.ndarray:
@@ -105,8 +87,7 @@ class NgramIndex:
         number[~known] = len(table) + np.arange(np.count_nonzero(~known))
         return number
 
-    def _count(self, captions: Sequence[Sequence[str]],
-               number: Callable[[int, np.ndarray], np.ndarray]) -> list[Counts]:
+    def _count(self, captions: Sequence[Sequence[str]], number: Number) -> list[Counts]:
         return list(count_ngrams(word_numbers(captions, self._numbers), lengths_of(captions), number))
 
 

@@ -1,6 +1,4 @@
 """The reward of self-critical training: CIDEr-D against the training captions of a dataset, prepared once."""
-from __future__ import annotations
-
 import contextlib
 import hashlib
 from collections.abc import Sequence
@@ -15,19 +13,13 @@ from chainer_caption.storage.archives import read_npz
 from chainer_caption.storage.cache import entry_folder, prepare_entry
 from chainer_caption.storage.files import write_npz
 
-# Of the layout of the arrays in the cache.
-_VERSION = 2
+_VERSION = 2                                            # of the layout of the arrays in the cache
 
 
 def training_reward(dataset: Any, words: Sequence[str]) -> CiderReward:
-    """CIDEr-D against the training captions, in which `</S>` is the last word of each.
-
-    The prepared references are kept in the cache (see `storage.cache`), under a digest of the captions.
-
-    Args:
-        dataset: Dataset. Image i of the reward is the i-th of its training images that have captions.
-        words: A vocabulary's words.
-    """
+    """CIDEr-D, of captions in the ids of a vocabulary's words, against the training captions, each of which ends with
+    `</S>`. Image i of the reward is the i-th of the dataset's training images that have captions.
+    The prepared references are kept in the cache (see `storage.cache`), under a digest of the captions."""
     captions, end = dataset.captions, SPECIAL[EOS]
     rows, tokens, bounds = dataset.sentences(*dataset.training_splits)
     place = captions.words.index(end) if end in captions.words else len(captions.words)

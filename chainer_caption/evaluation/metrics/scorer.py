@@ -1,6 +1,4 @@
 """Several metrics, by name, over one set of references."""
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -19,7 +17,7 @@ class Scorer:
 
     Args:
         references: For each of N images, its references (at least one), each a sequence of tokens.
-        metrics: Names of metrics. 'METEOR' is not among them unless asked for: it needs data and much more time.
+        metrics: Names of metrics; 'METEOR', which needs data and much more time, only if asked for.
 
     Raises:
         ValueError: A metric has no such name, there is no image, or one has no reference.
@@ -35,17 +33,9 @@ class Scorer:
         self._scorers = [METRICS[name](references) for name in metrics]
 
     def score(self, predictions: Iterable) -> tuple[dict[str, float], dict]:
-        """Scores one prediction an image.
-
-        Args:
-            predictions: N sequences of tokens.
-
-        Returns:
-            tuple: The corpus's figures, ``{'BLEU-1': float, ..., 'CIDEr': float}``, fractions, and those of each image
-            under the same names, arrays (N,) of float64. The scorers' docstrings define them.
-        """
-        corpus: dict[str, float] = {}
-        each: dict = {}
+        """Scores N predictions, sequences of tokens: the corpus's figures, ``{'BLEU-1': float, ..., 'CIDEr': float}``,
+        fractions, and those of each image under the same names, arrays (N,) of float64. The scorers define them."""
+        corpus, each = {}, {}
         for scorer in self._scorers:
             figures, own = scorer.score(predictions)
             corpus.update(figures)
@@ -54,17 +44,6 @@ class Scorer:
 
 
 def score(references: Iterable, predictions: Iterable, metrics: Sequence[str] = DEFAULT) -> dict[str, float]:
-    """Scores a set of captions.
-
-    Args:
-        references: For each of N images, its references (at least one), each a sequence of tokens.
-        predictions: For each image one caption, a sequence of tokens.
-        metrics: Names from :data:`METRICS`.
-
-    Returns:
-        dict: ``{'BLEU-1': float, ..., 'BLEU-4': float, 'ROUGE-L': float, 'CIDEr': float}``, fractions.
-
-    Raises:
-        See :class:`Scorer`.
-    """
+    """Scores a set of captions, one sequence of tokens for each image: ``{'BLEU-1': float, ..., 'BLEU-4': float,
+    'ROUGE-L': float, 'CIDEr': float}``, fractions. Arguments and errors are those of :class:`Scorer`."""
     return Scorer(references, metrics).score(predictions)[0]

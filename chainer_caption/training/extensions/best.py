@@ -1,28 +1,21 @@
 """Keeps the weights of the best epoch."""
-from __future__ import annotations
-
 import contextlib
 import math
-import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import chainer
 
 from chainer_caption.models.bundle import Bundle
+from chainer_caption.storage.files import Path
 
 # The figures by which an epoch can be best: where they are reported, and whether the least or the greatest is best.
-FIGURES: dict[str, tuple[str, Callable]] = {'loss': ('validation/main/loss', min),
-                                            'cider': ('validation/main/cider', max)}
+FIGURES: dict[str, tuple[str, Any]] = {'loss': ('validation/main/loss', min), 'cider': ('validation/main/cider', max)}
 
 
 def best_entry(log: Sequence[dict], by: str) -> dict | None:
-    """The entry of a log whose weights `KeepBest` has kept, or None where the figure was never measured.
-
-    Args:
-        log: The entries, as `Log.log` has them.
-        by: A key of `FIGURES`.
-    """
+    """The entry of a log (`Log.log`) whose weights `KeepBest` has kept by a figure (a key of `FIGURES`), or None where
+    that was never measured."""
     key, best = FIGURES[by]
     measured = [entry for entry in log if entry.get(key) is not None]
     return best(measured, key=lambda entry: entry[key], default=None)
@@ -35,28 +28,19 @@ class KeepBest(chainer.training.Extension):
     kept. Where the log has an entry of epoch 0, the initial weights are kept until an epoch is better. Weights that are
     not finite never replace others.
 
-    Args:
-        current: Bundle that is trained.
-        output: The model directory; None counts epochs and writes nothing.
-        by: A key of `FIGURES`.
-        weights: Gives a context manager within which the model has the weights that are kept.
-
-    Attributes:
-        epochs_since: Epochs since the best one in which the figure was measured.
+    Without an `output`, the model directory, it counts epochs and writes nothing. `by` is a key of `FIGURES`; `weights`
+    gives a context manager within which the model has the weights that are kept. `epochs_since` counts the epochs since
+    the best one in which the figure was measured.
     """
     trigger = 1, 'epoch'
-    # After the figures have been reported, before the snapshot is taken.
-    priority = chainer.training.PRIORITY_EDITOR
+    priority = chainer.training.PRIORITY_EDITOR         # after the figures are reported, before the snapshot is taken
 
-    def __init__(self, current: Bundle, output: str | os.PathLike[str] | None, by: str = 'loss',
+    def __init__(self, current: Bundle, output: Path | None, by: str = 'loss',
                  weights: Callable[[], Any] = contextlib.nullcontext) -> None:
-        self._bundle = current
-        self._output = output
-        self._weights = weights
+        self._bundle, self._output, self._weights = current, output, weights
         self._key, best = FIGURES[by]
         self._sign = 1 if best is min else -1
-        # The figure times the sign: lower is better.
-        self._best = math.inf
+        self._best = math.inf                           # the figure times the sign: lower is better
         self.epochs_since = 0
 
     def initialize(self, trainer: Any) -> None:
@@ -72,13 +56,11 @@ class KeepBest(chainer.training.Extension):
         if figure is None:
             if self._best == math.inf:
                 self._keep()
-            return
-        if not self._sign * figure < self._best:
+        elif self._sign * figure < self._best:
+            self.epochs_since, self._best = 0, self._sign * float(figure)
+            self._keep()
+        else:                                           # a NaN, too
             self.epochs_since += 1
-            return
-        self.epochs_since = 0
-        self._best = self._sign * float(figure)
-        self._keep()
 
     def _keep(self) -> None:
         xp = self._bundle.model.xp

@@ -1,6 +1,4 @@
 """Curves of the log as images."""
-from __future__ import annotations
-
 import os
 from typing import Any
 
@@ -8,7 +6,7 @@ import chainer
 
 from chainer_caption.report.charts import log_points
 from chainer_caption.storage.files import atomic_write
-from chainer_caption.training.extensions.epochs import EveryEpochs
+from chainer_caption.training.extensions.log import EveryEpochs
 
 LOSS, SCORES = 'loss.png', 'scores.png'
 
@@ -18,10 +16,8 @@ _IMAGES = {LOSS: ('nats per token', ('main/loss', 'validation/main/loss')),
 
 
 class Curves(chainer.training.Extension):
-    """Draws `loss.png` and, where captions are scored or rewarded, `scores.png` into the folder of the training.
-
-    Chainer's PlotReport keeps its data in the snapshot; this draws the log, which is there already.
-    """
+    """Draws `loss.png` and, where captions are scored or rewarded, `scores.png` into the folder of the training, from
+    the log; Chainer's PlotReport keeps its data in the snapshot."""
     trigger = EveryEpochs()
 
     def __call__(self, trainer: Any) -> None:

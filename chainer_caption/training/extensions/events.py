@@ -1,6 +1,4 @@
 """The log as TensorBoard's events."""
-from __future__ import annotations
-
 import importlib.util
 import numbers
 import pathlib
@@ -10,7 +8,7 @@ import chainer
 
 from chainer_caption.errors import InputError
 from chainer_caption.report.html import escape
-from chainer_caption.training.extensions.epochs import EveryEpochs
+from chainer_caption.training.extensions.log import EveryEpochs
 
 FOLDER, FILES = 'events', 'events.out.tfevents.*'
 
@@ -22,11 +20,8 @@ def check_tensorboard() -> None:
 
 
 class Events(chainer.training.Extension):
-    """Writes the figures and captions of the log as TensorBoard's events; their step is the number of updates.
-
-    They go into the folder `events` of the training, for `tensorboard --logdir MODEL`. When a training is resumed,
-    TensorBoard is told to discard what was written after its snapshot.
-    """
+    """Writes the figures and captions of the log as TensorBoard's events, a step an update, into the folder `events` of
+    the training. When a training is resumed, TensorBoard is told to discard what was written after its snapshot."""
     trigger = EveryEpochs()
 
     def __init__(self) -> None:
@@ -34,9 +29,8 @@ class Events(chainer.training.Extension):
 
     def initialize(self, trainer: Any) -> None:
         from tensorboardX import SummaryWriter
-        folder = pathlib.Path(trainer.out) / FOLDER
+        folder, updates = pathlib.Path(trainer.out) / FOLDER, trainer.updater.iteration
         begun = any(folder.glob(FILES))
-        updates = trainer.updater.iteration
         # The suffix distinguishes files that were begun within the same second.
         self._writer = SummaryWriter(str(folder), purge_step=updates + 1, filename_suffix=f'.{updates:09}')
         for entry in [] if begun else trainer.get_extension('LogReport').log:

@@ -1,9 +1,7 @@
-"""The log of a training."""
-from __future__ import annotations
-
+"""The log of a training, and the trigger of the extensions that show it."""
 import collections
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import chainer
@@ -13,13 +11,22 @@ from chainer.training import extensions
 from chainer_caption.evaluation.perplexity import perplexity
 from chainer_caption.models.bundle import LOG
 from chainer_caption.parallel import Processes
-from chainer_caption.storage.files import json_number, write_json
-from chainer_caption.training.extensions.epochs import EveryEpochs
+from chainer_caption.storage.files import Path, json_number, write_json
+from chainer_caption.training.updater import Say
 
 SAMPLES = 'samples'
+_LOSSES = 'main/loss', 'validation/main/loss'           # show that a training has diverged
 
-# The figures that show that a training has diverged.
-_LOSSES = 'main/loss', 'validation/main/loss'
+
+class EveryEpochs:
+    """Trigger at the end of every `period` epochs. Chainer's IntervalTrigger saves when it was last asked; this one
+    depends on the updater only, so that a training can be resumed with other extensions."""
+
+    def __init__(self, period: int = 1) -> None:
+        self.period = period
+
+    def __call__(self, trainer: Any) -> bool:
+        return trainer.updater.is_new_epoch and trainer.updater.epoch % self.period == 0
 
 
 class Log(extensions.LogReport):
@@ -29,21 +36,16 @@ class Log(extensions.LogReport):
     too many or too few. Means are of sums in float64; a figure that is not finite is None, as JSON has no NaN. The
     entries have the perplexity, if there is one, and, where captions were scored, `samples`.
 
-    Args:
-        output: Folder of the training; process 0 writes there.
-        processes: Processes that train together; the entries are the means of their reports.
-        shared: What each process reports of its share of the minibatches, `main/loss` first.
-        per_token: `main/loss` is in nats per token.
+    Process 0 writes into `output`, the folder of the training. `shared` is what each process reports of its share of
+    the minibatches, `main/loss` first; `per_token`: `main/loss` is in nats per token.
     """
     default_name = 'LogReport'
 
-    def __init__(self, output: str | os.PathLike[str], processes: Processes,
-                 shared: Sequence[str] = ('main/loss', 'main/accuracy'), per_token: bool = True) -> None:
+    def __init__(self, output: Path, processes: Processes, shared: Sequence[str] = ('main/loss', 'main/accuracy'),
+                 per_token: bool = True) -> None:
         super().__init__(log_name=None, postprocess=self._complete)
         self._shared, self._per_token = shared, per_token
-        self._path = os.path.join(output, LOG)
-        self._processes = processes
-        self._samples = None
+        self._path, self._processes, self._samples = os.path.join(output, LOG), processes, None
 
     def initialize(self, trainer: Any) -> None:
         if self.log:
@@ -98,7 +100,6 @@ class _Means(chainer.DictSummary):
 
 
 class _Sum(chainer.reporter.Summary):
-
     def add(self, value: Any, weight: float = 1) -> None:
         # On the device where it is: a GPU is not waited for.
         super().add(value.astype(np.float64) if hasattr(value, 'astype') else value, weight)
@@ -111,14 +112,10 @@ def _blank(entry: dict) -> None:
 
 
 class TellDivergence(chainer.training.Extension):
-    """Notifies the user, once, at the end of the first epoch in which the loss is not finite.
-
-    Args:
-        say: Takes the line.
-    """
+    """Notifies the user, once, at the end of the first epoch in which the loss is not finite."""
     trigger = EveryEpochs()
 
-    def __init__(self, say: Callable[[str], None]) -> None:
+    def __init__(self, say: Say) -> None:
         self._say = say
 
     def __call__(self, trainer: Any) -> None:

@@ -1,6 +1,4 @@
 """The page of a training: curves, scores, samples, settings."""
-from __future__ import annotations
-
 import dataclasses
 import datetime
 import os
@@ -15,7 +13,7 @@ from chainer_caption.models.bundle import Bundle, versions
 from chainer_caption.report.run_page import write_run_page
 from chainer_caption.storage.files import atomic_write
 from chainer_caption.training.extensions.best import FIGURES, best_entry
-from chainer_caption.training.extensions.epochs import EveryEpochs
+from chainer_caption.training.extensions.log import EveryEpochs
 from chainer_caption.training.settings import Settings
 
 PAGE = 'run.html'
@@ -25,13 +23,7 @@ _NOT_SHOWN = ('dataset', 'start_from', 'images', 'encoder_weights', 'tensorboard
 
 
 class RunPage(chainer.training.Extension):
-    """Writes `run.html` into the folder of the training after every epoch.
-
-    Args:
-        current: Bundle that is trained.
-        dataset: Dataset that it is trained on.
-        settings: Settings of the training.
-    """
+    """Writes `run.html` into the folder of the training after every epoch."""
     trigger = EveryEpochs()
 
     def __init__(self, current: Bundle, dataset: Any, settings: Settings) -> None:
@@ -73,8 +65,7 @@ def _dataset_facts(current: Bundle, dataset: Any) -> dict:
         there = captions.splits == i
         if there.any():
             facts[split] = f'{there.sum():,} images, {per_image[there].sum():,} captions'
+    facts['features'] = f'{dataset.feature_size:,} numbers an image'
     provenance = current.provenance or {}
-    return {**facts, 'features': f'{dataset.feature_size:,} numbers an image',
-            'encoder': provenance.get('encoder', 'unknown'), 'preprocessing': provenance.get('preprocessing',
-                                                                                             'unknown'),
-            'vocabulary': f'{len(current.vocabulary):,} words'}
+    facts |= {name: provenance.get(name, 'unknown') for name in ('encoder', 'preprocessing')}
+    return {**facts, 'vocabulary': f'{len(current.vocabulary):,} words'}

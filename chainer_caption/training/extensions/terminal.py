@@ -1,6 +1,4 @@
 """Terminal output of a training: a table of its epochs, and a progress bar below it."""
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,19 +7,10 @@ from tqdm import tqdm
 
 
 class ProgressBar(chainer.training.Extension):
-    """A bar with captions a second and the time left.
-
-    Chainer 7.8.1's ProgressBar ignores its arguments, and fails where a training ends otherwise than after a number of
-    epochs.
-
-    Args:
-        epochs: Epochs of the whole training.
-        captions: Captions in an epoch.
-        out: The terminal.
-    """
+    """A bar on the terminal `out` with captions a second and the time left, of `epochs` with `captions` each. Chainer
+    7.8.1's ProgressBar ignores its arguments, and fails where a training ends otherwise than after some epochs."""
     trigger = 1, 'iteration'
-    # After the table, which is printed above the bar.
-    priority = chainer.training.PRIORITY_READER - 1
+    priority = chainer.training.PRIORITY_READER - 1     # after the table, which is printed above the bar
 
     def __init__(self, epochs: int, captions: int, out: Any) -> None:
         self._epochs, self._captions, self._out = epochs, captions, out
@@ -43,20 +32,12 @@ class ProgressBar(chainer.training.Extension):
 
 
 class PrintTable(chainer.training.Extension):
-    """Prints the log as a table, a line for each epoch, above a progress bar that may be there.
-
-    Chainer's PrintReport would clear what is below with control codes, and fails at a figure that is null.
-
-    Args:
-        keys: The columns, as the log's entries name them.
-        out: File to print to.
-    """
+    """Prints the log as a table, a line for each epoch, above a progress bar that may be there; `keys` are the columns,
+    as the log's entries name them. Chainer's PrintReport clears what is below, and fails at a figure that is null."""
     trigger = 1, 'iteration'
 
     def __init__(self, keys: Sequence[str], out: Any) -> None:
-        self._columns = list(keys)
-        self._out = out
-        self._printed = 0
+        self._columns, self._out, self._printed = list(keys), out, 0
 
     def __call__(self, trainer: Any) -> None:
         lines = [self._columns, *([_cell(entry, key) for key in self._columns]

@@ -1,6 +1,4 @@
 """Objectives: cross-entropy of the reference captions, and self-critical sequence training (SCST)."""
-from __future__ import annotations
-
 import dataclasses
 from typing import Any
 
@@ -9,7 +7,7 @@ from chainer_caption.training.objectives.cross_entropy import CrossEntropy
 from chainer_caption.training.objectives.image_batches import ImageMinibatches
 from chainer_caption.training.objectives.self_critical import SelfCritical
 from chainer_caption.training.settings import Settings, rules
-from chainer_caption.training.updater import OBJECTIVES, Objective, find_objective, register_objective
+from chainer_caption.training.updater import OBJECTIVES, Objective, Say, find_objective, register_objective
 
 __all__ = ['OBJECTIVES', 'CrossEntropy', 'Objective', 'SelfCritical', 'choose_objective', 'find_objective',
            'register_objective', 'set_up']
@@ -17,10 +15,7 @@ __all__ = ['OBJECTIVES', 'CrossEntropy', 'Objective', 'SelfCritical', 'choose_ob
 
 def choose_objective(settings: Settings, objective: Objective | str | None) -> tuple[Settings, Objective]:
     """The objective to train with, given as an instance, by its name or by the settings; and settings that agree.
-
-    Raises:
-        InputError: It is not registered.
-    """
+    Raises InputError where it is not registered."""
     if isinstance(objective, str):
         settings, objective = dataclasses.replace(settings, objective=objective), None
     if objective is None:
@@ -32,7 +27,7 @@ def choose_objective(settings: Settings, objective: Objective | str | None) -> t
 
 
 def set_up(objective: Objective, dataset: Any, bundle: Any, settings: Any, converter: Any, processes: Any,
-           notice: Any) -> Objective:
+           notice: Say) -> Objective:
     """Sets an objective up; where the encoder is fine-tuned, it takes minibatches of images, each encoded once."""
     if settings.finetune is not None and not objective.by_image:
         objective = ImageMinibatches(objective)

@@ -1,27 +1,19 @@
 """Cross-entropy: each word of a reference caption is predicted from the words before it."""
-from __future__ import annotations
-
-from collections.abc import Callable
 from typing import Any
 
 import chainer
 
 from chainer_caption.data.batches import MAX_WORDS, CaptionDataset, CaptionIterator
-from chainer_caption.training.updater import Objective, register_objective
+from chainer_caption.training.updater import Objective, Say, register_objective
 
 
 @register_objective('cross-entropy')
 class CrossEntropy(Objective):
-    """Cross-entropy of the training captions, in nats per token.
-
-    Attributes:
-        model: The model, which is called as `ShowAndTell` is.
-    """
+    """Cross-entropy of the training captions, in nats per token. The `model` is called as `ShowAndTell` is."""
     reports = 'main/loss', 'main/accuracy'
     per_token = True
 
-    def setup(self, dataset: Any, bundle: Any, settings: Any, converter: Any, processes: Any,
-              notice: Callable[[str], None]) -> None:
+    def setup(self, dataset: Any, bundle: Any, settings: Any, converter: Any, processes: Any, notice: Say) -> None:
         data = CaptionDataset.from_dataset(dataset, bundle.vocabulary, *dataset.training_splits)
         if data.overlong:
             notice(f'{data.overlong} captions have more than {MAX_WORDS} words; they are cut to that length')

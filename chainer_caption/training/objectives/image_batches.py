@@ -1,8 +1,5 @@
 """Minibatches of images, each with its captions, for objectives that compute the features of an image once."""
-from __future__ import annotations
-
 import math
-from collections.abc import Callable
 from typing import Any
 
 import chainer
@@ -10,37 +7,30 @@ import chainer.functions as F
 import numpy as np
 
 from chainer_caption.data.batches import CaptionDataset, CaptionIterator, pack
-from chainer_caption.training.updater import Objective
+from chainer_caption.training.updater import Objective, Say
 
 
 class Images:
     """The training images of a dataset that have captions, and an iterator over their numbers.
 
-    Args:
-        dataset: Dataset to train on.
-        bundle: Bundle with the model and the vocabulary.
-        converter: PackCaptions or OnlineFeatures, which gives the features.
-        processes: Processes that share a minibatch.
-
-    Attributes:
-        data: CaptionDataset of their captions.
-        rows: The row of each image's feature, (n,) int.
-        bounds: Image i has the captions bounds[i] to bounds[i + 1] of the data, (n + 1,) int.
-        iterator: CaptionIterator over the numbers of the images, made by `begin`.
+    The `converter`, PackCaptions or OnlineFeatures, gives the features; the processes share a minibatch. `data` is the
+    CaptionDataset of the captions; `rows` (n,) int is the row of each image's feature; image i has the captions
+    `bounds[i]` to `bounds[i + 1]` of the data; `begin` makes the `iterator`.
     """
 
     def __init__(self, dataset: Any, bundle: Any, converter: Any, processes: Any) -> None:
         self.data = CaptionDataset.from_dataset(dataset, bundle.vocabulary, *dataset.training_splits)
         first = np.flatnonzero(np.diff(self.data.rows, prepend=-1))
         self.rows, self.bounds = self.data.rows[first], np.append(first, len(self.data))
-        self._model, self._converter, self._processes = bundle.model, converter, processes
+        self._model, self._vocabulary_size = bundle.model, len(bundle.vocabulary)
+        self._converter, self._processes = converter, processes
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def begin(self, batch_size: int, seed: int) -> None:
         """Makes the iterator, with `batch_size` images a minibatch, at least one."""
-        self.iterator = CaptionIterator(_Numbers(len(self)), max(1, batch_size), seed=seed)
+        self.iterator = CaptionIterator(_Numbers(range(len(self))), max(1, batch_size), seed=seed)
 
     @staticmethod
     @chainer.dataset.converter()
@@ -49,16 +39,12 @@ class Images:
         return np.array(batch)
 
     def get(self, update: int, numbers: np.ndarray) -> tuple[np.ndarray, Any, bool]:
-        """This process's share of a minibatch.
-
-        Args:
-            update: Number of the update.
-            numbers: Numbers of the minibatch's images, (n,) int.
+        """This process's share of an update's minibatch of images, whose numbers are (n,) int.
 
         Returns:
-            tuple: The places of the share in the minibatch, (m,) int, at least one; the features of its images, of
-            which OnlineFeatures makes a chainer.Variable; and whether the share counts. The last minibatch of an
-            epoch may have fewer images than there are processes; the processes left over compute an image in vain.
+            The places of the share in the minibatch, (m,) int, at least one; the features of its images, of which
+            OnlineFeatures makes a chainer.Variable; and whether the share counts. The last minibatch of an epoch may
+            have fewer images than there are processes; the processes left over compute an image in vain.
         """
         places = self._processes.share(np.arange(len(numbers)))
         own, places = len(places) > 0, places if len(places) else np.arange(1)
@@ -66,24 +52,17 @@ class Images:
         return places, self._converter.get(self.rows[numbers[places]], update, self._model.device), own
 
     def tokens(self, captions: np.ndarray, own: bool) -> float:
-        """Number of tokens by which the loss of a share of some captions is divided.
-
-        With it the mean over processes is the loss of the whole minibatch, in which every token has the same weight.
-        """
+        """Number of tokens by which the loss of a share of some captions is divided. With it the mean over processes is
+        the loss of the whole minibatch, in which every token has the same weight."""
         return int(self.data.lengths[captions].sum()) / self._processes.size if own else math.inf
 
     def pack(self, features: Any, places: Any, captions: Any, tokens: float) -> tuple[Any, ...]:
-        """Packs captions into the model's arguments, as PackCaptions does.
-
-        Args:
-            features: Features of the images, a chainer.Variable or an array.
-            places: The image of each caption, (B,) int.
-            captions: The numbers of the captions, (B,) int.
-            tokens: Number of tokens by which the loss is divided.
-        """
+        """Packs captions into the model's arguments, as PackCaptions does. `places` and `captions`, (B,) int, are the
+        image of each caption in the features, a chainer.Variable or an array, and its number; `tokens` is the number
+        of tokens by which the loss is divided."""
         targets = [self.data[i][1] for i in captions]
         order = sorted(range(len(targets)), key=lambda i: -len(targets[i]))
-        words, packed, batch_sizes = pack([targets[i] for i in order])
+        words, packed, batch_sizes = pack([targets[i] for i in order], self._vocabulary_size)
         device, rows = self._model.device, np.asarray(places)[order]
         words, packed = device.send(words), device.send(packed)
         if self._converter.per_image:
@@ -91,30 +70,19 @@ class Images:
         return repeated(features, rows, device), words, packed, batch_sizes, tokens
 
 
-class _Numbers(chainer.dataset.DatasetMixin):
+class _Numbers(list):
     """The numbers of images, as a CaptionIterator takes them: all equally long."""
 
-    def __init__(self, count: int) -> None:
-        self.lengths = np.ones(count, np.int64)
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    def get_example(self, i: int) -> int:
-        return i
+    @property
+    def lengths(self) -> np.ndarray:
+        return np.ones(len(self), np.int64)
 
 
 def repeated(features: Any, places: np.ndarray, device: Any) -> Any:
-    """Rows of the features of images, repeated.
+    """The rows `places`, (B,) int, of features on a device, repeated: (B, …).
 
-    Args:
-        features: (n, …) float32, a chainer.Variable or an array, or a tuple of such.
-        places: Which rows, (B,) int.
-        device: Chainer device of the features.
-
-    Returns:
-        (B, …). For a variable this is a matrix product, whose gradient is one, too: scattering would be slow on the
-        CPU and not reproducible on a GPU.
+    Features are (n, …) float32, a chainer.Variable or an array, or a tuple of such. For a variable this is a matrix
+    product, whose gradient is one, too: scattering would be slow on the CPU and not reproducible on a GPU.
     """
     if isinstance(features, tuple):
         return tuple(repeated(each, places, device) for each in features)
@@ -126,21 +94,15 @@ def repeated(features: Any, places: np.ndarray, device: Any) -> Any:
 class ImageMinibatches(Objective):
     """An objective of caption minibatches, on minibatches of images with all their captions.
 
-    A minibatch has about `batch_size` captions, and the encoder runs once for each of its images.
-
-    Args:
-        objective: The objective that computes the loss.
-    """
+    A minibatch has about `batch_size` captions, and the encoder runs once for each of its images."""
     by_image = True
 
     def __init__(self, objective: Objective) -> None:
         self._objective = objective
-        # Read by the trainer, as those of the objective itself.
-        self.__dict__.update({name: getattr(objective, name) for name in (
-            'name', 'reports', 'columns', 'per_token', 'requires_model')})
+        for name in ('name', 'reports', 'columns', 'per_token', 'requires_model'):      # read by the trainer
+            setattr(self, name, getattr(objective, name))
 
-    def setup(self, dataset: Any, bundle: Any, settings: Any, converter: Any, processes: Any,
-              notice: Callable[[str], None]) -> None:
+    def setup(self, dataset: Any, bundle: Any, settings: Any, converter: Any, processes: Any, notice: Say) -> None:
         self._objective.setup(dataset, bundle, settings, converter, processes, notice)
         self._images = images = Images(dataset, bundle, converter, processes)
         self.captions = len(images.data)

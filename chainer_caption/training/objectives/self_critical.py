@@ -1,9 +1,6 @@
 """Self-critical sequence training (SCST): sampled captions with a high CIDEr become more likely."""
-from __future__ import annotations
-
 import dataclasses
 import math
-from collections.abc import Callable
 from typing import Any
 
 import chainer
@@ -16,11 +13,10 @@ from chainer_caption.evaluation.metrics.cider import SINGLE
 from chainer_caption.evaluation.metrics.reward import training_reward
 from chainer_caption.functions import apply_mask, mask_key
 from chainer_caption.training.objectives.image_batches import Images, repeated
-from chainer_caption.training.updater import Objective, register_objective
+from chainer_caption.training.updater import Objective, Say, register_objective
 
 #: Sampled captions are cut to so many tokens, `</S>` included. References have a dozen words of some characters each.
 MAX_LENGTH = {'words': 30, 'characters': 90, 'katakana': 90}
-
 # Random streams of an update, distinct from the dropout masks of a model.
 _CAPTIONS, _REFERENCES, _FEATURES = 1001, 1002, 1004
 
@@ -42,19 +38,13 @@ class SelfCritical(Objective):
 
     Dropout is applied to the image features only, with the model's ratio and the same mask for all captions of an
     image, both when sampling and when computing gradients. Without it the model overfits the training images.
-
     Reports `loss`, `reward` (mean CIDEr-D of the sampled captions, 0 to 10) and `length` (their mean number of words,
     without `</S>`).
-
-    Args:
-        baseline: `'others'`, the mean reward of the image's other samples, or `'greedy'`, the reward of its greedy
-            caption.
-        samples: Captions sampled for an image.
-        xe_weight: Weight of the cross-entropy term.
     """
+    #: `'others'`, the mean reward of the image's other samples, or `'greedy'`, the reward of its greedy caption.
     baseline: str = 'others'
-    samples: int = 5
-    xe_weight: float = 1.0
+    samples: int = 5            #: captions sampled for an image
+    xe_weight: float = 1.0      #: weight of the cross-entropy term
 
     reports = 'main/loss', 'main/reward', 'main/length'
     columns = reports
@@ -76,8 +66,7 @@ class SelfCritical(Objective):
         if len(np.unique(rows)) == 1:
             raise InputError(f'{dataset.dataset_path}: {SINGLE}; {self.name} training needs two images or more')
 
-    def setup(self, dataset: Any, bundle: Any, settings: Any, converter: Any, processes: Any,
-              notice: Callable[[str], None]) -> None:
+    def setup(self, dataset: Any, bundle: Any, settings: Any, converter: Any, processes: Any, notice: Say) -> None:
         self._longest = MAX_LENGTH[bundle.tokenizer]
         self._model, self._settings, self._processes = bundle.model, settings, processes
         self._images = Images(dataset, bundle, converter, processes)
