@@ -111,7 +111,7 @@ def _own_extensions(trainer: Any, objective: Objective, dataset: Any, current: B
     if SPLITS.index('val') in dataset.captions.splits:
         validation = CaptionIterator(CaptionDataset.from_dataset(dataset, current.vocabulary, 'val'),
                                      settings.batch_size, repeat=False, shuffle=False, per_image=converter.per_image)
-        packing = PackCaptions(converter.features, converter.per_image)
+        packing = PackCaptions(converter.features, converter.per_image, len(current.vocabulary))
         yield ours.TokenEvaluator(validation, model, converter=packing, device=device, processes=processes,
                                   weights=weights)
         columns += ['validation/main/loss']
