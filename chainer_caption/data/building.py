@@ -141,8 +141,8 @@ def _finished(output: pathlib.Path, settings: dict[str, Any], names: list[str], 
             before, failed = record.get('stamps'), record['failed']
             if isinstance(before, str):
                 of_name = dict(zip(stamps, names, strict=True))
-                return [(of, failed.get(of_name.get(of, ''))) for i in range(0, len(before), _DIGITS)
-                        for of in [before[i:i + _DIGITS]]]
+                each = (before[i:i + _DIGITS] for i in range(0, len(before), _DIGITS))
+                return [(of, failed.get(of_name.get(of, ''))) for of in each]
             # Version 1.0.0 had a stamp for each batch, or none, and a digest of the names.
             check_same(output, record, {'list of images': _digest(names)})
             now = [_digest(list(map(stamp, paths[i:i + BATCH])))[:16] for i in range(0, len(paths), BATCH)]

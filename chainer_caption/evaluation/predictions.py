@@ -128,10 +128,7 @@ def _match(rows: list[Row], captions: Captions, images: np.ndarray, is_list: boo
 
 def _id_kind(given: set[int | None], captions: Captions, images: np.ndarray,
              kinds: Sequence[str]) -> tuple[str, dict[int | None, int]]:
-    """Which of the kinds of id those given are, and the indices of images by it.
-
-    That is the first kind by which they name all of the images, or else the first that the dataset has at all.
-    """
+    """The first of the kinds of id by which those given name all images, else that the dataset has; indices by it."""
     ids = {'imgid': captions.image_ids, 'cocoid': captions.coco_ids}
     there = [kind for kind in kinds if (ids[kind] >= 0).any()]
     kind = next((kind for kind in there if given.issuperset(ids[kind][images].tolist())), there[0])
