@@ -2,10 +2,7 @@
 
 A hypothesis scores the sum of the log-probabilities of its words and of its `</S>`. Finished hypotheses keep their
 place in the beam. The search of an image ends when its `top` best are finished and no unfinished one can pass them,
-which is exact, because a score only falls as words are added.
-"""
-from __future__ import annotations
-
+which is exact, because a score only falls as words are added."""
 import dataclasses
 from typing import Any
 
@@ -13,9 +10,7 @@ import numpy as np
 
 from chainer_caption.data.vocabulary import BOS, EOS
 from chainer_caption.decoding.search import Hypothesis, Search
-from chainer_caption.functions import beam_topk
-
-Array = Any
+from chainer_caption.functions import Array, beam_topk
 
 # Below this, products of weights and log-probabilities would be rounded to zero.
 _LEAST_WEIGHT = 1e-290
@@ -27,16 +22,13 @@ class BeamSearch(Search):
 
         BeamSearch(width=5)(model.decoder(), features)
 
-    Attributes:
+    A hypothesis of the maximum length is finished if `</S>` is its likeliest continuation, and otherwise cut.
+
+    Attributes (and those of `Search`):
         width: Number of hypotheses for each image; 1 is greedy search.
         top: Number of captions returned for each image, at most `width`; by default 5, or the width if that is less.
         length_normalization: Hypotheses are compared by log_prob / (words + 1) ** length_normalization (Wu et al. 2016,
             in its plain form); 0 compares log-probabilities, 1 log-probabilities per token.
-        max_length, min_length, no_repeat_ngram, allow_unk: See `Search`. A hypothesis of the maximum length is
-            finished if `</S>` is its likeliest continuation, and otherwise cut.
-
-    Raises:
-        InputError: A value is impossible, or two contradict each other.
     """
     lighter = 'lower --beam-width'
 
@@ -61,19 +53,11 @@ class BeamSearch(Search):
         return tokens ** -float(self.length_normalization)
 
     def __str__(self) -> str:
-        normalized = f', A {self.length_normalization:g}' if self.length_normalization else ''
-        return f'beam {self.width}{normalized}'
+        return f'beam {self.width}' + (f', A {self.length_normalization:g}' if self.length_normalization else '')
 
     def __call__(self, decoder: Any, features: Any) -> list[list[Hypothesis]]:
-        """Searches.
-
-        Args:
-            decoder: See `models.decoder`.
-            features: As the decoder takes them, (n, D) float32 on its device.
-
-        Returns:
-            For each image its captions, best first: `top`, or fewer where there are no more.
-        """
+        """Searches with a decoder (see `models.decoder`) and features as it takes them, (n, D) float32 on its device;
+        returns the captions of each image, best first: `top`, or fewer where there are no more."""
         found = []
         for part in self.parts(decoder, features, self.width):
             state = decoder.start(part)
@@ -87,14 +71,10 @@ class BeamSearch(Search):
 
 
 class Beams:
-    """The beams of some images, during a search.
+    """The beams of `count` images, during a search.
 
     The beam of an image is a row of the arrays here, best hypothesis first. A hypothesis is alive until it has its
     `</S>`. The rows of the decoder's state are the hypotheses alive, image by image, in the order of their beams.
-
-    Args:
-        search: The options.
-        count: Number of images.
 
     Attributes:
         found: For each image its hypotheses, best first, once it is done.
@@ -108,8 +88,7 @@ class Beams:
         self.found: list[Any] = [None] * count
         # One hypothesis for each image to begin with, without words.
         self.alive = np.ones((count, 1), bool)
-        self._log_prob = np.zeros((count, 1))
-        self._score = np.zeros((count, 1))
+        self._log_prob, self._score = np.zeros((count, 1)), np.zeros((count, 1))
         # The words of each hypothesis, (n, places, length); -1 after its end.
         self._words = np.zeros((count, 1, 0), np.int32)
 
@@ -139,11 +118,10 @@ class Beams:
         ([1], [3], [[False, False, True]])
 
         Args:
-            scores: Of the words that may follow each hypothesis alive, without the biases, (m, V) float32.
-            bias: The biases, (V,) float32.
-            penalized: For each of them words to be avoided, -1 for none: (m, b) int.
-            penalty: What is subtracted from the score of such a word, nats, as often as it is there. It affects this
-                choice only.
+            scores, bias: Of the words that may follow each hypothesis alive, without the biases, (m, V) float32; the
+                biases, (V,) float32.
+            penalized, penalty: For each of them words to be avoided, -1 for none, (m, b) int, and what is subtracted
+                from the score of such a word, nats, as often as it is there. It affects this choice only.
 
         Returns:
             `(parents, tokens)` for the next step of the decoder: the row that each hypothesis alive continues, and the
@@ -162,9 +140,8 @@ class Beams:
         # scores only fall, what does not pass the finished one at place `top` can never be returned.
         finished = np.where(self.alive, -np.inf, self._score)
         place = search.width if search.length_normalization else search.top
-        threshold = np.full(len(finished), -np.inf)
-        if finished.shape[1] >= place:
-            threshold = np.sort(finished, axis=1)[:, -place]
+        threshold = np.sort(finished, axis=1)[:, -place] if finished.shape[1] >= place else \
+            np.full(len(finished), -np.inf)
         row_bounds = np.concatenate([[0], np.cumsum(self.alive.sum(axis=1))])
         weight = search.weight(length)
         penalized_score, parent, word, score = beam_topk(
@@ -185,8 +162,7 @@ class Beams:
         parent, word = parent[image, continuation], np.where(continued, word[image, continuation], -1)
         # The place in the old beam whose words a hypothesis begins with: its parent's, or its own.
         old_place = np.where(continued, np.nonzero(self.alive)[1][parent], np.minimum(chosen, old_places - 1))
-        self._words = np.concatenate([self._words[image, old_place], np.where(word == EOS, -1, word)[..., None]],
-                                     axis=2)
+        self._words = np.concatenate([self._words[image, old_place], np.where(word == EOS, -1, word)[..., None]], 2)
         self._log_prob = np.where(continued, new_score / weight, self._log_prob[image, old_place])
         self._score = new_score
         self.alive = (new_score > -np.inf) & continued & (word != EOS)

@@ -1,6 +1,4 @@
 """Diverse beam search: captions that differ, because groups of hypotheses avoid each other's words."""
-from __future__ import annotations
-
 import dataclasses
 from typing import Any
 
@@ -8,8 +6,7 @@ import numpy as np
 
 from chainer_caption.decoding.beam import Beams, BeamSearch
 from chainer_caption.decoding.search import Hypothesis
-
-Array = Any
+from chainer_caption.functions import Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,19 +19,14 @@ class DiverseBeamSearch(BeamSearch):
     the other. In group g, a continuation by the word w, as the t-th word, loses `diversity_penalty` times the number of
     hypotheses alive in the groups before g whose t-th word is w. `</S>` is no word. The penalty affects the choice at
     this length only: log-probabilities are the model's own, by which a hypothesis competes within its group afterwards.
-    (`length_normalization` multiplies both.) A group is searched until nothing is alive in it. On a GPU a step waits
-    once for each group.
+    (`length_normalization` multiplies both.) A group is searched until nothing is alive in it.
 
     The result is `top` different captions: the best of each group, then the second best of each, and so on; among those
     of the same rank the best.
 
-    Attributes:
-        width, top, length_normalization, …: Those of `BeamSearch`; `width` is that of all groups together.
+    Attributes (and those of `BeamSearch`, where `width` is that of all groups together):
         beam_groups: Number of groups, a divisor of the width. A single group is a beam search.
         diversity_penalty: See above; nats. 0.2 to 0.8 are usual.
-
-    Raises:
-        InputError: A value is impossible, or two contradict each other.
     """
     beam_groups: int = 5
     diversity_penalty: float = 0.5
@@ -53,8 +45,7 @@ class DiverseBeamSearch(BeamSearch):
         """Searches, as `BeamSearch` does."""
         found = []
         for part in self.parts(decoder, features, self.width):
-            count = len(part[0]) if isinstance(part, tuple) else len(part)
-            groups = self._search(decoder, part, count)
+            groups = self._search(decoder, part, len(part[0]) if isinstance(part, tuple) else len(part))
             found += [self._chosen(of_image) for of_image in zip(*groups, strict=True)]
         return found
 

@@ -1,6 +1,4 @@
 """Sampling: captions drawn from the model's distribution, and not only its likeliest ones."""
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 from typing import Any
@@ -12,14 +10,9 @@ from chainer_caption.data.vocabulary import BOS, EOS
 from chainer_caption.decoding.search import Hypothesis, Search
 from chainer_caption.functions import sample_words, uniforms
 
-# Captions that repeat each other are sampled again, up to so many times the number wanted.
-_TRIES = 10
-
-# Random numbers reserved for the words of a caption.
-_PLACES = 2 ** 16
-
-# Lower temperatures amplify float32's rounding.
-_LEAST_TEMPERATURE = 0.01
+_TRIES = 10                     # Captions that repeat others are sampled again, so many times the number wanted.
+_PLACES = 2 ** 16               # Random numbers reserved for the words of a caption.
+_LEAST_TEMPERATURE = 0.01       # Lower temperatures amplify float32's rounding.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,20 +24,15 @@ class Sampling(Search):
     The samples depend only on the seed and the image's features, on the CPU and on a GPU (which may differ where two
     numbers are equal but for rounding), whatever else is in the batch. The captions of an image differ: one that
     repeats another is sampled again, `10 * top` captions in all at most. They are sorted by the model's own
-    log-probability, whatever the temperature and the filters.
+    log-probability, whatever the temperature and the filters. One of the maximum length is finished if `</S>` is
+    sampled next, and otherwise cut.
 
-    Attributes:
+    Attributes (and those of `Search`):
         top: Maximum number of captions for each image.
         temperature: Scores are divided by it: below 1 likely words become likelier, above 1 less so.
         top_k: Words are sampled among so many, the likeliest; None for all.
         top_p: And among the likeliest whose probabilities sum to this (Holtzman et al. 2020), after the temperature and
             `top_k`; None for all.
-        seed: Seed of the random numbers.
-        max_length, min_length, no_repeat_ngram, allow_unk: See `Search`. A caption of the maximum length is finished
-            if `</S>` is sampled next, and otherwise cut.
-
-    Raises:
-        InputError: A value is impossible, or two contradict each other.
     """
     lighter = 'lower --top'
 
@@ -69,10 +57,8 @@ class Sampling(Search):
 
     def __call__(self, decoder: Any, features: Any) -> list[list[Hypothesis]]:
         """Samples; arguments and result as for `BeamSearch`."""
-        found = []
-        for part in self.parts(decoder, features, self.top):
-            found += self._sample_different(decoder, part)
-        return found
+        parts = self.parts(decoder, features, self.top)
+        return [captions for part in parts for captions in self._sample_different(decoder, part)]
 
     def _sample_different(self, decoder: Any, features: Any) -> list[list[Hypothesis]]:
         start, keys = decoder.start(features), self._keys(features)

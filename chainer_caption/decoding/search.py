@@ -1,6 +1,4 @@
 """What all searches share: the constraints on captions, and their result."""
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Iterator
 from typing import Any
@@ -20,16 +18,10 @@ _GPU_SHARE = 1 / 8
 
 @dataclasses.dataclass(frozen=True)
 class Hypothesis:
-    """A caption as word ids.
-
-    Attributes:
-        words: Its words, without `<S>` and `</S>`.
-        log_prob: The sum of the log-probabilities of its words and, if it is finished, its `</S>`; nats.
-        finished: Whether it ends with `</S>`; otherwise it was cut at the maximum length.
-    """
-    words: list[int]
-    log_prob: float
-    finished: bool
+    """A caption as word ids."""
+    words: list[int]    #: without `<S>` and `</S>`
+    log_prob: float     #: the sum of the log-probabilities of its words and, if it is finished, its `</S>`; nats
+    finished: bool      #: whether it ends with `</S>`; otherwise it was cut at the maximum length
 
     @property
     def log_prob_per_token(self) -> float:
@@ -39,24 +31,13 @@ class Hypothesis:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Search:
-    """The constraints on captions. The probability of what they exclude is not redistributed.
-
-    Attributes:
-        max_length: Maximum number of words in a caption.
-        min_length: Minimum number of words in a caption.
-        no_repeat_ngram: No sequence of this many words occurs twice in a caption; 0 allows it.
-        allow_unk: Whether `<UNK>` may be in a caption.
-
-    Raises:
-        InputError: A value is impossible, or two contradict each other.
-    """
-    #: What to do when it takes too much memory.
-    lighter = ''
-
-    max_length: int = 60
-    min_length: int = 0
-    no_repeat_ngram: int = 0
-    allow_unk: bool = False
+    """The constraints on captions. The probability of what they exclude is not redistributed. A search raises
+    InputError where a value is impossible, or two contradict each other."""
+    lighter = ''                #: What to do when it takes too much memory.
+    max_length: int = 60        #: Maximum number of words in a caption.
+    min_length: int = 0         #: Minimum number of words in a caption.
+    no_repeat_ngram: int = 0    #: No sequence of this many words occurs twice in a caption; 0 allows it.
+    allow_unk: bool = False     #: Whether `<UNK>` may be in a caption.
 
     def __post_init__(self) -> None:
         self._require('max_length', self.max_length >= 1, 'must be at least 1')
@@ -70,19 +51,11 @@ class Search:
 
     def suppressed(self, length: int) -> tuple[int, ...]:
         """The ids that cannot be the `length`-th token of a caption."""
-        unknown = () if self.allow_unk else (UNK,)
-        ends = (EOS,) if length <= self.min_length else ()
-        return BOS, *ends, *unknown
+        return BOS, *([EOS] if length <= self.min_length else []), *([] if self.allow_unk else [UNK])
 
     def repeated(self, words: np.ndarray) -> np.ndarray:
-        """The words that would complete an n-gram which a caption contains already.
-
-        Args:
-            words: Captions of the same length, (m, L) int.
-
-        Returns:
-            For each caption such words, and -1, which is none: (m, b) int.
-        """
+        """The words that would complete an n-gram which a caption contains already: (m, b) int, where -1 is none, of
+        captions of the same length, (m, L) int."""
         n, length = self.no_repeat_ngram, words.shape[1]
         if n == 0 or length < n:
             return words[:, :0]

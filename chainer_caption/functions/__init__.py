@@ -1,14 +1,12 @@
-"""Fast Chainer functions for captioning, for NumPy and CuPy. This module is their one facade: models, decoding and
-objectives import from here only.
-
-Each differentiable function is a `chainer.FunctionNode` over arrays of either library. On the CPU, matrix products run
-in BLAS and everything else in compiled loops (Numba); on a GPU, in elementwise kernels. None of them waits for the GPU.
+"""Fast Chainer functions for captioning, for NumPy and CuPy: models, decoding and objectives import from here only. On
+the CPU, matrix products run in BLAS and everything else in compiled loops (Numba); on a GPU, in elementwise kernels.
+None of them waits for the GPU.
 
 Packed layout: the captions of a minibatch, longest first, are cut into steps, and the rows of all steps stand one under
 another in one matrix. Step t has as many rows as there are captions with more than t words, so `batch_sizes`, the
-number of rows of each step, never increases and no row is padding.
-"""
+number of rows of each step, never increases and no row is padding."""
 from chainer_caption.functions.adam import Adam
+from chainer_caption.functions.compiled import Array
 from chainer_caption.functions.dropout import apply_mask, dropout, mask_key
 from chainer_caption.functions.linear import linear
 from chainer_caption.functions.lstm import lstm_sequence
@@ -22,7 +20,7 @@ from chainer_caption.functions.softmax import add_probabilities
 from chainer_caption.functions.topk import beam_topk
 from chainer_caption.functions.word_loss import word_loss
 
-__all__ = ['PRECISIONS', 'Adam', 'Sampled', 'add_probabilities', 'apply_mask', 'arithmetic', 'beam_topk', 'dropout',
-           'enough_memory', 'free_bytes', 'greedy_captions', 'linear', 'lstm_cell', 'lstm_sequence', 'lstm_step',
-           'mask_key', 'matmul', 'one_blas_thread', 'prepack', 'sample_captions', 'sample_words', 'sequence_input',
-           'uniforms', 'using_precision', 'word_loss']
+__all__ = ['PRECISIONS', 'Adam', 'Array', 'Sampled', 'add_probabilities', 'apply_mask', 'arithmetic', 'beam_topk',
+           'dropout', 'enough_memory', 'free_bytes', 'greedy_captions', 'linear', 'lstm_cell', 'lstm_sequence',
+           'lstm_step', 'mask_key', 'matmul', 'one_blas_thread', 'prepack', 'sample_captions', 'sample_words',
+           'sequence_input', 'uniforms', 'using_precision', 'word_loss']

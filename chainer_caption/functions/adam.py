@@ -1,11 +1,7 @@
 """Chainer's Adam with its CPU update in one pass over memory.
 
-`chainer.optimizers.Adam` (Kingma and Ba 2015) goes over the parameter, its gradient and both moments about a dozen
-times on the CPU, and a captioner's millions of parameters fit no cache. The arithmetic here is the same, element by
-element; on a GPU Chainer's own kernel, one pass already, is used as it is.
-"""
-from __future__ import annotations
-
+`chainer.optimizers.Adam` (Kingma and Ba 2015) goes over all arrays about a dozen times on the CPU. The arithmetic here
+is the same, element by element; on a GPU Chainer's own kernel, one pass already, is used as it is."""
 import contextlib
 from collections.abc import Iterator
 from typing import Any
@@ -18,7 +14,6 @@ from chainer_caption.functions.compiled import compiled, parallel_for
 
 
 class _AdamRule(chainer.optimizers.adam.AdamRule):
-
     def __init__(self, hyperparam, average):
         super().__init__(hyperparam)
         self._average = average
@@ -35,15 +30,13 @@ class _AdamRule(chainer.optimizers.adam.AdamRule):
 
     def update_core_cpu(self, param):
         hp = self.hyperparam
-        m, v = self.state['m'], self.state['v']
-        arrays = param.array, param.grad, m, v
-        plain = not (hp.amsgrad or hp.adabound)
-        if not plain or any(a is None or a.dtype != np.float32 or not a.flags.c_contiguous for a in arrays):
+        arrays = param.array, param.grad, self.state['m'], self.state['v']
+        if hp.amsgrad or hp.adabound or any(
+                a is None or a.dtype != np.float32 or not a.flags.c_contiguous for a in arrays):
             super().update_core_cpu(param)
             return
-        parallel_for(_update, param.size, *(a.reshape(-1) for a in arrays), np.float32(1 - hp.beta1),
-                   np.float32(1 - hp.beta2), np.float32(self.alpha_t), np.float32(hp.eps), np.float32(hp.eta),
-                   np.float32(hp.weight_decay_rate))
+        numbers = 1 - hp.beta1, 1 - hp.beta2, self.alpha_t, hp.eps, hp.eta, hp.weight_decay_rate
+        parallel_for(_update, param.size, *(a.reshape(-1) for a in arrays), *map(np.float32, numbers))
 
 
 class Adam(chainer.optimizers.Adam):
@@ -53,20 +46,19 @@ class Adam(chainer.optimizers.Adam):
         average: Keeps an average of the weights as well: the mean of the first so many updates, then an exponential
             moving average in which a new one has the weight 1 / average. It is a state of the parameters, so snapshots
             contain it. None keeps none.
-        *args, **kwargs: As for Chainer's.
     """
 
     def __init__(self, *args: Any, average: int | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._average = average
 
-    def create_update_rule(self):
+    def create_update_rule(self) -> Any:
         return _AdamRule(self.hyperparam, self._average)
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
-        """Context in which the target has the averaged weights, if they are kept and there has been an update. They are
-        exchanged, not copied; the target must not be updated within it."""
+        """Context in which the target has the averaged weights, if there are any. They are exchanged, not copied; the
+        target must not be updated within it."""
         self._exchange()
         try:
             yield
@@ -79,7 +71,7 @@ class Adam(chainer.optimizers.Adam):
             if 'average' in state:
                 param.array, state['average'] = state['average'], param.array
 
-    def serialize(self, serializer):
+    def serialize(self, serializer: Any) -> None:
         super().serialize(serializer)
         # The compiled update takes the arrays for what they should be.
         for name, param in self.target.namedparams():
@@ -111,8 +103,6 @@ def _update(param, grad, m, v, one_minus_beta1, one_minus_beta2, alpha_t, eps, e
     param, grad, m, v = param[start:stop], grad[start:stop], m[start:stop], v[start:stop]
     for i in range(len(param)):
         g = grad[i]
-        first = m[i] + one_minus_beta1 * (g - m[i])
-        second = v[i] + one_minus_beta2 * (g * g - v[i])
-        m[i] = first
-        v[i] = second
+        m[i] = first = m[i] + one_minus_beta1 * (g - m[i])
+        v[i] = second = v[i] + one_minus_beta2 * (g * g - v[i])
         param[i] -= eta * (alpha_t * first / (np.sqrt(second) + eps) + decay * param[i])

@@ -1,21 +1,15 @@
 """Matrix products of bfloat16 with sums in float32, on CPUs that have an instruction for them (AVX512_BF16).
 
-A bfloat16 is the upper half of a float32: its range, and 8 bits of precision. The instruction takes two vectors of 16
-words, each word two of them, multiplies them and adds both products to 16 float32 sums: twice the multiplications of
-float32 in the same time. NumPy knows no bfloat16, so this is a matrix product after K. Goto and R. van de Geijn,
-"Anatomy of high-performance matrix multiplication", 2008: both factors are rounded and packed in the order in which
-they will be read; a tile of the result is summed in registers, over all of k; and the tiles are taken in such an order
-that what they read stays in the cache. Loops in Python would leave it to the compiler what stays in registers, so the
-innermost ones are written in LLVM's own language.
+A bfloat16 is the upper half of a float32. The instruction takes two vectors of 16 words, each word two of them,
+multiplies them and adds both products to 16 float32 sums: twice the multiplications of float32 in the same time. NumPy
+knows no bfloat16, so this is a matrix product after K. Goto and R. van de Geijn, "Anatomy of high-performance matrix
+multiplication", 2008: both factors are rounded and packed in the order in which they will be read; a tile of the result
+is summed in registers, over all of k; and the tiles are taken in such an order that what they read stays in the cache.
+The innermost loops are written in LLVM's own language, so that the sums stay in registers.
 
 Packed, a factor is cut into panels of 16 rows (of columns, for the right one), the last filled up with zeros. A panel
-has for each two neighbouring numbers of k a vector of 16 words, one a row, k filled up to whole blocks of 32.
-
-A number of the result is summed in an order that follows from k alone: it is the same to the last bit for any number of
-threads, and whatever rows and columns are beside it.
-"""
-from __future__ import annotations
-
+has for each two neighbouring numbers of k a vector of 16 words, one a row, k filled up to whole blocks of 32. The order
+of the sums follows from k alone: results are the same for any number of threads, and whatever is beside them."""
 import functools
 import weakref
 from collections.abc import Callable
@@ -30,20 +24,15 @@ from chainer_caption.functions.buffers import acquire, release
 from chainer_caption.functions.compiled import compiled, parallel_for
 
 # Rows of a panel, which are the words of a vector, and the numbers of k that are packed at once.
-_ROWS = 16
-_BLOCK = 32
+_ROWS, _BLOCK = 16, 32
 
 # A tile is so many rows of the left factor, and panels of the right one: 16 sums, enough to hide how long one takes.
-_TALL = 8
-_WIDE = 2
+_TALL, _WIDE = 8, 2
 
-# Below this many numbers a factor is packed before a second thread has woken up.
-_LARGE = 2 ** 19
+_LARGE = 2 ** 19        # Below this many numbers a factor is packed before a second thread has woken up.
+_CACHED = 2 ** 17       # Words of the left factor that tiles take in turn: 512 KiB, half of a core's cache.
 
-# Words of the left factor that tiles take in turn: 512 KiB, half of a core's cache.
-_CACHED = 2 ** 17
-
-_I16, _I32, _I64 = ir.IntType(16), ir.IntType(32), ir.IntType(64)
+_I16, _I32, _I64 = map(ir.IntType, (16, 32, 64))
 _WORDS, _SUMS, _NUMBERS = ir.VectorType(_I32, 16), ir.VectorType(ir.FloatType(), 16), ir.VectorType(_I16, 32)
 
 
@@ -61,20 +50,11 @@ def available() -> bool:
 
 
 class PackedMatrix:
-    """The right factor of several products, rounded and packed once.
-
-    Args:
-        b: (k, m) float32.
-        loop: As for `bfloat16_matmul`.
-
-    Attributes:
-        shape: (k, m).
-        packed: The rounded numbers in the order in which they are read.
-    """
+    """The right factor of products, (k, m) float32, rounded and packed once; `loop` as for `bfloat16_matmul`."""
 
     def __init__(self, b: np.ndarray, loop: Callable = parallel_for) -> None:
         self.shape = b.shape
-        self.packed = _packed(b.T, _WIDE, loop)
+        self.packed = _packed(b.T, _WIDE, loop)         # in the order in which the numbers are read
         weakref.finalize(self, release, self.packed)
 
 
@@ -84,8 +64,7 @@ def bfloat16_matmul(a: np.ndarray, b: Any, out: np.ndarray, loop: Callable = par
     Infinities and NaN pass through; numbers too small to be normal count as zero.
 
     Args:
-        a: (n, k) float32.
-        b: (k, m) float32, an array or a PackedMatrix.
+        a, b: (n, k) float32, and (k, m) float32 or a PackedMatrix.
         out: Output, (n, m) float32, C-contiguous.
         loop: What shares the work among threads: `parallel_for`, or `serial`.
     """
@@ -106,12 +85,12 @@ def serial(loop: Callable, rows: int, *args: Any) -> None:
 
 
 def _panel(k):
-    # The words of a panel.
+    """The words of a panel."""
     return -(-k // _BLOCK) * _BLOCK // 2 * _ROWS
 
 
 def _packed(x, multiple, loop):
-    # The factor (rows, k) in panels, of which there are a multiple of so many.
+    """The factor (rows, k) in panels, of which there are a multiple of so many."""
     if not (x.flags.c_contiguous or x.flags.f_contiguous):
         x = np.ascontiguousarray(x)
     panels, panel = -(-len(x) // (multiple * _ROWS)) * multiple, _panel(x.shape[1])
@@ -136,16 +115,13 @@ def _pack(x, panel, packed, start, stop):
             _pack_block(x, row, column, packed, to)
         else:
             edge[:] = 0
-            for r in range(min(_ROWS, rows - row)):
-                for c in range(min(_BLOCK, k - column)):
-                    edge[r, c] = x[row + r, column + c]
+            edge[:max(0, rows - row), :k - column] = x[row:row + _ROWS, column:column + _BLOCK]
             _pack_block(edge, 0, 0, packed, to)
 
 
 @compiled
 def _multiply(left, right, k, panel, piece, out, start, stop):
-    n, m = out.shape
-    pairs = (k + 1) // 2
+    (n, m), pairs = out.shape, (k + 1) // 2
     columns = -(-m // (_WIDE * _ROWS))
     edge = np.empty((_TALL, _WIDE * _ROWS), np.float32)
     for part in range(start, stop):
@@ -157,9 +133,7 @@ def _multiply(left, right, k, panel, piece, out, start, stop):
                 _tile(left, a, right, b, panel, pairs, out, row * m + column, m)
             else:
                 _tile(left, a, right, b, panel, pairs, edge, 0, _WIDE * _ROWS)
-                for r in range(min(_TALL, n - row)):
-                    for c in range(min(_WIDE * _ROWS, m - column)):
-                        out[row + r, column + c] = edge[r, c]
+                out[row:row + _TALL, column:column + _WIDE * _ROWS] = edge[:n - row, :m - column]
 
 
 @intrinsic

@@ -1,10 +1,7 @@
 """Large arrays that are reused, update after update.
 
-Memory that is new to a process is mapped page by page as it is first written, so a matrix product into a new array of
-tens of megabytes takes up to half as long again. CuPy has a pool of memory for this reason; NumPy has none.
-"""
-from __future__ import annotations
-
+Memory that is new to a process is mapped page by page as it is first written: a matrix product into a large new array
+takes up to half as long again. CuPy has a pool of memory for this reason; NumPy has none."""
 import collections
 import threading
 from typing import Any
@@ -23,12 +20,7 @@ _returned: collections.deque[np.ndarray] = collections.deque(maxlen=_KEPT)
 
 
 def acquire(xp: Any, shape: tuple[int, ...]) -> Any:
-    """An uninitialised array to be given back with `release`.
-
-    Args:
-        xp: The module numpy or cupy.
-        shape: Its shape; it is float32 and C-contiguous.
-    """
+    """An uninitialised array of the module numpy or cupy, float32, C-contiguous, to be given back with `release`."""
     if xp is not np:
         return xp.empty(shape, np.float32)
     size = int(np.prod(shape))
@@ -36,24 +28,19 @@ def acquire(xp: Any, shape: tuple[int, ...]) -> Any:
         while _returned:
             _free.append(_returned.popleft())
         _free.sort(key=lambda flat: flat.size)
-        # The largest are those worth keeping.
-        del _free[:-_KEPT]
+        del _free[:-_KEPT]                              # the largest are those worth keeping
         fitting = next((i for i, flat in enumerate(_free) if flat.size >= size), None)
-        flat = None if fitting is None else _free.pop(fitting)
-    if flat is None:
-        # The next one may be somewhat larger: batches differ in their number of words.
-        flat = np.empty(size + size // 4, np.float32)
+        # A new one is somewhat larger, for the next: batches differ in their number of words.
+        flat = np.empty(size + size // 4, np.float32) if fitting is None else _free.pop(fitting)
     return flat[:size].reshape(shape)
 
 
 def release(array: Any) -> None:
     """Gives back an array from `acquire`, which must not be used any more."""
-    if not isinstance(array, np.ndarray):
-        return
-    flat = array
-    while flat.base is not None:
-        flat = flat.base
-    _returned.append(flat)
+    if isinstance(array, np.ndarray):
+        while array.base is not None:
+            array = array.base
+        _returned.append(array)
 
 
 def column_sums(x: Any) -> Any:

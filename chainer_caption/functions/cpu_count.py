@@ -1,6 +1,4 @@
 """The number of CPU cores that this process may use."""
-from __future__ import annotations
-
 import contextlib
 import functools
 import math
@@ -9,8 +7,7 @@ import pathlib
 
 
 def thread_count() -> int:
-    """The number of threads of a compiled loop: OMP_NUM_THREADS if it is set, else one for each core that this process
-    may run on, within its CPU quota."""
+    """The number of threads of a compiled loop: OMP_NUM_THREADS, or the cores of this process within its CPU quota."""
     told = os.environ.get('OMP_NUM_THREADS', '').split(',')[0]
     if told.isdigit():
         return max(1, int(told))
@@ -22,21 +19,14 @@ def thread_count() -> int:
 def cpu_quota(groups: str = '/proc/self/cgroup', root: str = '/sys/fs/cgroup') -> float:
     """The CPU time of this process's control groups, in cores, infinite where there is no limit: as `docker run
     --cpus`, Kubernetes and systemd set it. A process with more threads is paused for the rest of each tenth of a
-    second.
-
-    Args:
-        groups: The file that names the groups.
-        root: The folder where their settings are mounted.
-    """
+    second. `groups` is the file that names the groups, `root` the folder where their settings are mounted."""
     quotas = [math.inf]
     for line in _read(groups).splitlines():
         _, controllers, path = line.split(':', 2)
-        if not controllers:
-            mount, names = pathlib.Path(root), ['cpu.max']                     # version 2
-        elif 'cpu' in controllers.split(','):
-            mount, names = pathlib.Path(root, 'cpu'), ['cpu.cfs_quota_us', 'cpu.cfs_period_us']
-        else:
+        if controllers and 'cpu' not in controllers.split(','):
             continue
+        mount, names = (pathlib.Path(root, 'cpu'), ['cpu.cfs_quota_us', 'cpu.cfs_period_us']) if controllers else \
+            (pathlib.Path(root), ['cpu.max'])                                  # version 1, and 2
         # What limits a group limits those below it. In a container the path may be that of the host, where only the
         # root of it is mounted.
         group = pathlib.PurePosixPath(path.lstrip('/'))

@@ -1,15 +1,10 @@
 """Dropout whose mask is a function of a key and a position: it is not stored and can be repeated anywhere.
 
-A random generator has a state, which a resumed run needs; CuPy's cannot be saved, and its numbers are not NumPy's. Here
-a hash of an element's position, under a key made from the seed and the number of the update, decides whether it is kept
+A hash of an element's position, under a key made from the seed and the number of the update, decides whether it is kept
 (a counter-based generator; Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011; the mixing is
-MurmurHash3's finalizer, twice, with a word of the key before each). The backward pass computes the mask again, and the
-CPU and every GPU drop the same elements.
-
-Dropout: Srivastava et al., JMLR 15 (2014); inverted, as Chainer's: what is kept is divided by 1 - ratio.
-"""
-from __future__ import annotations
-
+MurmurHash3's finalizer, twice, with a word of the key before each). The CPU and every GPU drop the same elements, and a
+resumed run needs no state. Dropout: Srivastava et al., JMLR 15 (2014); inverted, as Chainer's."""
+import functools
 from typing import Any
 
 import chainer
@@ -20,21 +15,13 @@ from chainer_caption.functions.compiled import HASH32_CUDA, compiled, hash32, pa
 
 
 def mask_key(seed: int, update: int, site: int) -> np.ndarray:
-    """The key of one dropout mask, (2,) uint32: from the run's seed, the number of the update, and the number of the
-    dropout in the model."""
+    """The key of one dropout mask, (2,) uint32: of a run's seed, the update's number, and the mask's in the model."""
     return np.random.SeedSequence((seed, update, site)).generate_state(2)
 
 
 def dropout(x: Any, ratio: float, key: Any) -> chainer.Variable:
-    """Drops elements of `x`, each with probability `ratio`, and scales the others by 1 / (1 - ratio).
-
-    Does nothing outside training (`chainer.config.train`).
-
-    Args:
-        x: A variable or an array of any shape, float32.
-        ratio: The probability of dropping an element, in [0, 1).
-        key: Two uint32 words, from `mask_key`.
-    """
+    """Drops elements of `x`, float32 of any shape, each with the probability `ratio`, in [0, 1), and scales the others
+    by 1 / (1 - ratio); in training only (`chainer.config.train`). `key` is two uint32 words, from `mask_key`."""
     if not chainer.config.train or ratio == 0:
         return chainer.as_variable(x)
     return _Dropout(ratio, key).apply((x,))[0]
@@ -47,14 +34,11 @@ def mask_arguments(ratio: float, key: Any) -> tuple[Any, Any, np.uint32, np.floa
 
 
 class _Dropout(chainer.FunctionNode):
-
     def __init__(self, ratio, key):
-        self.ratio = ratio
-        self.key = key
+        self.ratio, self.key = ratio, key
 
     def forward(self, inputs):
-        x, = inputs
-        return apply_mask(x, self.ratio, self.key),
+        return apply_mask(inputs[0], self.ratio, self.key),
 
     def backward(self, indexes, grad_outputs):
         return _Dropout(self.ratio, self.key).apply(grad_outputs)
@@ -80,9 +64,7 @@ def _mask(x, y, key0, key1, threshold, scale, start, stop):
         y[i] = x[i] * scale if kept else np.float32(0)
 
 
-@cuda.memoize()
-def _mask_kernel():
-    return cuda.cupy.ElementwiseKernel(
-        'T x, uint32 key0, uint32 key1, uint32 threshold, float32 scale', 'T y',
-        'y = hash32((unsigned int)i, key0, key1) >= threshold ? x * (T)scale : (T)0',
-        'caption_dropout', preamble=HASH32_CUDA)
+_mask_kernel = functools.partial(
+    cuda.elementwise, 'T x, uint32 key0, uint32 key1, uint32 threshold, float32 scale', 'T y',
+    'y = hash32((unsigned int)i, key0, key1) >= threshold ? x * (T)scale : (T)0',
+    'caption_dropout', preamble=HASH32_CUDA)

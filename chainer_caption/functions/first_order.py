@@ -1,6 +1,4 @@
-"""The one way in which function nodes of this package compute gradients that have no gradient themselves."""
-from __future__ import annotations
-
+"""Gradients that have no gradient themselves."""
 import functools
 from collections.abc import Callable
 
@@ -8,14 +6,11 @@ import chainer
 
 
 def first_order(backward: Callable) -> Callable:
-    """Decorator of `FunctionNode.backward` for gradients that are computed on plain arrays.
-
-    The decorated method takes the indexes and the arrays of the output gradients, and returns an array or None for each
-    input.
+    """Decorator of a `FunctionNode.backward` that takes the indexes and the arrays of the output gradients, and returns
+    an array or None for each input.
 
     Raises:
-        NotImplementedError: The gradient of the gradient is asked for (`enable_double_backprop`). Without this check
-            Chainer would return None for it.
+        NotImplementedError: `enable_double_backprop` is set; without this check Chainer would return None.
     """
     @functools.wraps(backward)
     def wrapped(self, indexes, grad_outputs):

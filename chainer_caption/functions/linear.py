@@ -1,15 +1,11 @@
 """A fully connected layer for training: `chainer.functions.linear` with the products of `functions.matmul`."""
-from __future__ import annotations
-
-from typing import Any
 
 import chainer
 
 from chainer_caption.functions.buffers import column_sums
+from chainer_caption.functions.compiled import Array
 from chainer_caption.functions.first_order import first_order
 from chainer_caption.functions.matmul import matmul, one_blas_thread
-
-Array = Any
 
 
 def linear(x: Array, W: Array, b: Array) -> chainer.Variable:
@@ -18,7 +14,6 @@ def linear(x: Array, W: Array, b: Array) -> chainer.Variable:
 
 
 class _Linear(chainer.FunctionNode):
-
     def forward(self, inputs: tuple[Array, ...]) -> tuple[Array]:
         self.retain_inputs((0, 1))
         x, W, b = inputs

@@ -1,25 +1,20 @@
 """An LSTM over a whole packed minibatch as one Chainer function.
 
-Chainer's `L.LSTM` makes a dozen function nodes a step. Here the input projections of all steps are one matrix product,
-each step costs one product and one compiled pass, and the gradients of both weight matrices are one product each over
-all steps (Appleyard et al., "Optimizing performance of recurrent neural networks on GPUs", 2016).
-"""
-from __future__ import annotations
-
+The input projections of all steps are one matrix product, each step costs one product and one compiled pass, and the
+gradients of both weight matrices are one product each over all steps (Appleyard et al., "Optimizing performance of
+recurrent neural networks on GPUs", 2016)."""
 import itertools
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import chainer
 import numpy as np
 
 from chainer_caption.functions.buffers import acquire, column_sums, release
+from chainer_caption.functions.compiled import Array
 from chainer_caption.functions.first_order import first_order
 from chainer_caption.functions.lstm_cell import lstm_cell, lstm_cell_backward
 from chainer_caption.functions.matmul import by_captions, matmul, one_blas_thread, prepack
-
-Array = Any
 
 
 def lstm_sequence(x: Array, W_x: Array, b: Array, W_h: Array, batch_sizes: Sequence[int],
@@ -34,25 +29,21 @@ def lstm_sequence(x: Array, W_x: Array, b: Array, W_h: Array, batch_sizes: Seque
     Args:
         x: Inputs of all steps, packed: (N, I) float32, N = sum(batch_sizes). Or those of one step, (batch_sizes[0], I),
             which every step reads: then they are multiplied once.
-        W_x: Input weights (`lstm/upward/W`), (4H, I) float32.
-        b: Biases (`lstm/upward/b`), (4H,) float32.
-        W_h: Recurrent weights (`lstm/lateral/W`), (4H, H) float32.
+        W_x, b, W_h: Input weights (4H, I), biases (4H,) and recurrent weights (4H, H), float32: `lstm/upward/W`,
+            `lstm/upward/b`, `lstm/lateral/W`.
         batch_sizes: Number of rows of each step, on the host; never increasing, each at least 1.
         computed: The activated gates (N, 4H), c (N, H) and h (N, H) of these inputs, where sampling has computed them
             already; then only the backward pass remains.
 
-    Returns:
-        h of all steps, packed: (N, H) float32.
+    Returns: h of all steps, packed, (N, H) float32.
     """
     return _LSTMSequence(batch_sizes, computed).apply((x, W_x, b, W_h))[0]
 
 
 class _LSTMSequence(chainer.FunctionNode):
-
     def __init__(self, batch_sizes: Sequence[int], computed: tuple[Array, Array, Array] | None) -> None:
-        self.computed = computed
-        bounds = np.cumsum([0, *batch_sizes]).tolist()
-        self.steps = list(itertools.pairwise(bounds))     # (start, stop) of each step's rows
+        self.computed, self.batch_sizes = computed, list(batch_sizes)
+        self.steps = list(itertools.pairwise(np.cumsum([0, *batch_sizes]).tolist()))    # (start, stop): rows of a step
 
     def forward(self, inputs: tuple[Array, ...]) -> tuple[Array]:
         self.retain_inputs((0, 1, 3))
@@ -62,11 +53,9 @@ class _LSTMSequence(chainer.FunctionNode):
         xp = chainer.backend.get_array_module(x)
         units, first, rows = W_h.shape[1], self.steps[0][1], self.steps[-1][1]
         gates = acquire(xp, (rows, len(b)))
-        h = xp.empty((rows, units), x.dtype)
-        c = xp.empty_like(h)
+        h, c = (xp.empty((rows, units), x.dtype) for _ in range(2))
         # The state before each row of the second and later steps; the first step starts from zero.
-        h_before = xp.empty((rows - first, units), x.dtype)
-        c_before = xp.empty_like(h_before)
+        h_before, c_before = (xp.empty((rows - first, units), x.dtype) for _ in range(2))
         recurrent = xp.zeros((first, len(b)), x.dtype)
         zero = xp.zeros((first, units), x.dtype)
         with one_blas_thread():
@@ -86,7 +75,7 @@ class _LSTMSequence(chainer.FunctionNode):
                               zero[captions] if before is None else c_before[before], c[rows], h[rows])
                     done = rows.start
 
-            by_captions(run, [stop - start for start, stop in self.steps], recurring)
+            by_captions(run, self.batch_sizes, recurring)
         if chainer.config.enable_backprop:
             self.gates, self.c, self.h_before, self.c_before = gates, c, h_before, c_before
             weakref.finalize(self, release, gates)         # with the graph, whether backward has run or not
@@ -107,8 +96,7 @@ class _LSTMSequence(chainer.FunctionNode):
     def backward(self, indexes: tuple[int, ...], gh: Array) -> tuple[Array | None, ...]:
         x, W_x, W_h = (v.array for v in self.get_retained_inputs())
         xp = chainer.backend.get_array_module(x)
-        first = self.steps[0][1]
-        ggates = acquire(xp, self.gates.shape)
+        first, ggates = self.steps[0][1], acquire(xp, self.gates.shape)
         # Gradients that a step passes to the previous one; zero for captions that have no later step.
         gh_carried = xp.zeros((first, W_h.shape[1]), x.dtype)
         gc, zero = xp.zeros_like(gh_carried), xp.zeros_like(gh_carried)
@@ -123,7 +111,7 @@ class _LSTMSequence(chainer.FunctionNode):
                     if before is not None:
                         multiply(ggates[rows], recurring, out=gh_carried[captions])
 
-            by_captions(run, [stop - start for start, stop in self.steps], recurring)
+            by_captions(run, self.batch_sizes, recurring)
             gb, gW_h = column_sums(ggates), matmul(ggates[first:].T, self.h_before)
             for start, stop in self.steps[1:] if len(x) < len(ggates) else ():
                 ggates[:stop - start] += ggates[start:stop]

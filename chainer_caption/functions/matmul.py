@@ -1,11 +1,8 @@
 """Matrix products on every core, by threads that sleep when they have nothing to do.
 
-The threads of BLAS wait for each other by spinning, at the end of every product. On a machine with any other load, even
-a browser, a small product drops to a tenth of its speed: one thread spins while the other waits for its core. Here each
-core computes a part of the result with BLAS on one thread, and no part waits for another. An idle machine is as fast.
-"""
-from __future__ import annotations
-
+The threads of BLAS wait for each other by spinning, at the end of every product: on a machine with any other load, a
+small product drops to a tenth of its speed. Here each core computes a part of the result with BLAS on one thread, and
+no part waits for another. An idle machine is as fast."""
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -15,11 +12,9 @@ import numpy as np
 import threadpoolctl
 
 from chainer_caption.errors import InputError
-from chainer_caption.functions.compiled import parallel_for
+from chainer_caption.functions.compiled import Array, parallel_for
 from chainer_caption.functions.cpu_count import thread_count
 from chainer_caption.parallel import SharedContext
-
-Array = Any
 
 #: How matrix products are computed on the CPU: in float32, or from factors rounded to bfloat16.
 PRECISIONS = 'float32', 'bf16'
@@ -27,23 +22,13 @@ PRECISIONS = 'float32', 'bf16'
 # Of each thread its own, as all settings of Chainer; see `using_precision`.
 chainer.global_config.precision = 'float32'
 
-# Below this many multiplications a product is done before a second thread has woken up.
-_SMALL = 2 ** 21
+_SMALL = 2 ** 21        # Below this many multiplications a product is done before a second thread has woken up.
 
 
 def using_precision(precision: str, device: Any, say: Callable[[str], Any]) -> Any:
-    """A context in which this thread's products are computed in a precision, if the device supports it.
-
-    It is `chainer.using_config('precision', precision)` with a check and a notice.
-
-    Args:
-        precision: One of `PRECISIONS`.
-        device: The chainer.backend.Device that computes them.
-        say: Takes a notice, one line, if they are computed in float32 after all.
-
-    Raises:
-        InputError: There is no such precision.
-    """
+    """`chainer.using_config('precision', precision)`, a context in which this thread's products are computed in one of
+    `PRECISIONS` (else an InputError), if the chainer.backend.Device supports it; if not, `say` takes a one-line
+    notice."""
     if precision not in PRECISIONS:
         raise InputError.of('precision', precision, f'must be {" or ".join(PRECISIONS)}')
     if precision == 'bf16' and (device.xp is not np or not available()):
@@ -60,9 +45,9 @@ def arithmetic(device: Any) -> str:
 
 
 def available() -> bool:
-    """Whether this CPU multiplies bfloat16. (The module needs private parts of Numba: it is imported if asked for.)"""
-    from chainer_caption.functions.bfloat16 import available
-    return available()
+    """Whether this CPU multiplies bfloat16."""
+    from chainer_caption.functions import bfloat16  # needs private parts of Numba: only if asked for
+    return bfloat16.available()
 
 
 def one_blas_thread() -> SharedContext:
@@ -98,17 +83,13 @@ def matmul(a: Array, b: Any, out: Array | None = None) -> Array:
     Args:
         a: (n, k), NumPy or CuPy; transposed views are as fast.
         b: (k, m), an array or from `prepack`.
-        out: Output, (n, m), C-contiguous.
-
-    Returns:
-        (n, m), of the dtype of `a`.
+        out: Output, (n, m), C-contiguous, of the dtype of `a`; None for a new array, which is returned.
     """
     xp = chainer.backend.get_array_module(a)
     if xp is not np:
         return xp.dot(a, b, out=out)
     n, m = len(a), b.shape[1]
-    if out is None:
-        out = np.empty((n, m), a.dtype)
+    out = np.empty((n, m), a.dtype) if out is None else out
     small = n * m * a.shape[1] < _SMALL
     if not isinstance(b, np.ndarray) or (_rounds(a) and _rounds(b)):    # a PackedMatrix
         from chainer_caption.functions.bfloat16 import bfloat16_matmul, serial
@@ -129,15 +110,11 @@ def matmul(a: Array, b: Any, out: Array | None = None) -> Array:
 def by_captions(run: Callable, batch_sizes: Sequence[int], recurring: Any) -> None:
     """Calls `run(low, high, multiply)` for ranges of the captions of a packed minibatch, until it has had all of them.
 
-    With a prepacked bfloat16 factor each thread takes captions of its own through all steps, and threads wait for each
-    other once. BLAS would pack the whole factor for each thread at each step: it is given all captions at once, and the
-    threads share each product.
+    With a prepacked bfloat16 factor each thread takes captions of its own through all steps. BLAS would pack the whole
+    factor for each thread at each step: it is given all captions at once, and the threads share each product.
 
-    Args:
-        run: Processes the captions from `low` to `high` and multiplies by `multiply(a, recurring, out=…)`.
-        batch_sizes: Number of rows of each step.
-        recurring: The right factor of the products in `run`, from `prepack`.
-    """
+    `run` multiplies by `multiply(a, recurring, out=…)`, where `recurring` is from `prepack`; `batch_sizes` are the
+    numbers of rows of the steps."""
     first = batch_sizes[0]
     if not hasattr(recurring, 'packed'):
         run(0, first, matmul)
@@ -147,7 +124,6 @@ def by_captions(run: Callable, batch_sizes: Sequence[int], recurring: Any) -> No
     threads = min(thread_count(), first)
     ends = np.searchsorted(np.cumsum(lengths), sum(batch_sizes) * np.arange(1, threads) / threads) + 1
     bounds = [0, *ends.tolist(), first]
-
     multiply = functools.partial(bfloat16_matmul, loop=serial)
     parallel_for(lambda start, stop: run(bounds[start], bounds[stop], multiply), threads)
 

@@ -1,6 +1,4 @@
 """Memory limits: the free memory of a GPU, and a one-line error where memory was not enough."""
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -32,12 +30,8 @@ def peak_bytes(device: Any, function: Callable[[], Any]) -> int:
 
 @contextlib.contextmanager
 def enough_memory(device: Any, *advice: str) -> Iterator[None]:
-    """Context in which running out of memory on a device is an InputError, one line.
-
-    Args:
-        device: The chainer.backend.Device of the arrays.
-        *advice: What the user can do besides freeing memory or using the CPU: `'lower --batch-size'`.
-    """
+    """Context in which running out of memory on a chainer.backend.Device is an InputError, one line, with advice on
+    what to do besides freeing memory or using the CPU: `'lower --batch-size'`."""
     try:
         yield
     except MemoryError as e:                            # CuPy's own is one, too

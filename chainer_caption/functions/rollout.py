@@ -1,12 +1,8 @@
 """Rollouts: captions that a decoder generates for images, word by word, sampled or greedy.
 
-Self-critical training (Rennie et al. 2017) samples captions, scores them, and follows the gradient of their
-log-probabilities. Without dropout, sampling computes the same LSTM and the same softmax as the loss. A decoder that
-records keeps them in its states; they are put into the packed order of a minibatch once the captions' lengths are
-known, and only the backward pass of an update remains.
-"""
-from __future__ import annotations
-
+In self-critical training (Rennie et al. 2017), without dropout, sampling computes the same LSTM and the same softmax as
+the loss. A decoder that records keeps them in its states; they are put into the packed order of a minibatch once the
+captions' lengths are known, and only the backward pass of an update remains."""
 import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,46 +10,36 @@ from typing import Any
 import numpy as np
 from chainer.backends import cuda
 
+from chainer_caption.functions.compiled import Array
 from chainer_caption.functions.matmul import one_blas_thread
 from chainer_caption.functions.sampling import sample_words, uniforms
 
-Array = Any
-
-# Random numbers reserved for the words of a caption.
-_MAX_LENGTH = 4096
+_MAX_LENGTH = 4096      # Random numbers reserved for the words of a caption.
 
 # A GPU is asked once in so many words which captions have ended. Those that have stay in the batch until then.
 _CHECK_EVERY = 8
 
-# Scores of all words of all captions are kept for the loss up to this size; beyond it, the loss computes them again,
-# block by block.
+# Scores of all captions are kept for the loss up to this size; beyond it, the loss computes them again in blocks.
 KEPT_BYTES = 256 * 2 ** 20
 
 
 @dataclasses.dataclass(frozen=True)
 class Sampled:
-    """Sampled captions, and what sampling has computed of their loss.
-
-    Attributes:
-        order: The image of each caption, longest caption first, (B,) int64.
-        captions: The word ids of each, `</S>` last unless it was cut, int32; in the same order.
-        log_probs: Of each word, packed, nats, (N,) float32, on the device.
-        recorded: The LSTM's activated gates, c and h, packed, (N, 4H), (N, H), (N, H) float32; where the LSTM reads the
-            image first, B rows more. None of a decoder that does not record.
-        scores: exp(score - highest), 0 for words that cannot be sampled, packed, (N, V) float32; None if not kept.
-        totals: The sums of the scores, packed, (N,) float32.
-    """
-    order: np.ndarray
-    captions: list[np.ndarray]
-    log_probs: Array
+    """Sampled captions, and what sampling has computed of their loss."""
+    order: np.ndarray               #: the image of each caption, longest caption first, (B,) int64
+    captions: list[np.ndarray]      #: the word ids of each, `</S>` last unless it was cut, int32; in the same order
+    log_probs: Array                #: of each word, packed, nats, (N,) float32, on the device
+    #: The LSTM's activated gates, c and h, packed, (N, 4H), (N, H), (N, H) float32; B rows more where it reads the
+    #: image first. None of a decoder that does not record.
     recorded: tuple[Array, Array, Array] | None
+    #: exp(score - highest), 0 for words that cannot be sampled, packed, (N, V) float32; None if not kept.
     scores: Array | None
-    totals: Array
+    totals: Array                   #: the sums of the scores, packed, (N,) float32
 
 
 @dataclasses.dataclass
 class _Step:
-    # One word of a rollout: the images of its rows, the words, the decoder's state, and what else was chosen with them.
+    """One word of a rollout: the images of its rows, the words, the decoder's state, and what was chosen with them."""
     rows: np.ndarray
     words: np.ndarray
     state: Any
@@ -65,24 +51,19 @@ def sample_captions(decoder: Any, features: Any, key: Sequence[int], start: int,
     """Samples a caption for each image from the softmax of the model's scores.
 
     Args:
-        decoder: See `models.decoder`.
-        features: Of n images, as the decoder takes them.
+        decoder, features: See `models.decoder`; features of n images.
         key: Two uint32 words, from `mask_key`: the seed.
-        start: The word that is read first.
-        end: The word that ends a caption.
+        start, end: The word that is read first, and the one that ends a caption.
         suppressed: Words that are not sampled; the others share their probability.
-        length: Maximum number of words, `end` included; longer captions are cut.
+        length: Maximum number of words, `end` included, 1 to 4096 (else a ValueError); longer captions are cut.
         numbers: The number of each row, from which with the key its random numbers follow, (n,) int. Processes that
             share a minibatch give the places in the whole minibatch. None for 0 to n - 1.
 
-    Raises:
-        ValueError: The length is not between 1 and 4096.
     """
     if not 1 <= length <= _MAX_LENGTH:
         raise ValueError(f'length {length}: must be between 1 and {_MAX_LENGTH}')
     numbers = np.arange(_count(features)) if numbers is None else numbers
-    device, bias = decoder.device, _possible(decoder.bias, suppressed)
-    records = getattr(decoder, 'records', False)
+    device, bias, records = decoder.device, _possible(decoder.bias, suppressed), getattr(decoder, 'records', False)
     kept: list[Array] | None = []
     sent: tuple[Any, Any] = None, None
 
@@ -101,8 +82,7 @@ def sample_captions(decoder: Any, features: Any, key: Sequence[int], start: int,
     begun, steps = _rollout(decoder, features, start, end, length, choose, keep_states=records)
     captions = _captions(_count(features), steps, end)
     lengths = np.array([len(caption) for caption in captions])
-    order = np.argsort(-lengths, kind='stable')
-    rank = np.argsort(order)
+    rank = np.argsort(order := np.argsort(-lengths, kind='stable'))
     # The packed row of each word, -1 for words behind the end of their caption.
     bounds = np.cumsum([0, *((lengths > t).sum() for t in range(len(steps)))])
     places = [np.where(lengths[step.rows] > t, bounds[t] + rank[step.rows], -1) for t, step in enumerate(steps)]
@@ -123,27 +103,21 @@ def sample_captions(decoder: Any, features: Any, key: Sequence[int], start: int,
 
 def greedy_captions(decoder: Any, features: Any, start: int, end: int, suppressed: Sequence[int],
                     length: int) -> list[np.ndarray]:
-    """The captions made of the likeliest word at each place; arguments as for `sample_captions`.
-
-    Returns:
-        The word ids of each image's caption, `end` last unless it was cut, int32.
-    """
+    """The captions made of the likeliest word at each place; arguments as for `sample_captions`. Returns the word ids
+    of each image's caption, `end` last unless it was cut, int32."""
     bias = _possible(decoder.bias, suppressed)
 
     def choose(scores: Array, rows: np.ndarray, place: int) -> tuple:
         scores += bias
         return scores.argmax(axis=1).astype(np.int32),
-
     return _captions(_count(features), _rollout(decoder, features, start, end, length, choose, False)[1], end)
 
 
 def _rollout(decoder: Any, features: Any, start: int, end: int, length: int, choose: Callable,
              keep_states: bool) -> tuple[Any, list[_Step]]:
-    """Generates words until all captions have ended; the state after `decoder.start`, and the steps.
-
-    `choose` takes the scores without the biases, the images of their rows, and the place of the word; it returns the
-    words, int32 on the device of the scores, and what else is to be stored with the step.
-    """
+    """Generates words until all captions have ended; the state after `decoder.start`, and the steps. `choose` takes the
+    scores without the biases, the images of their rows, and the place of the word; it returns the words, int32 on the
+    device of the scores, and what else is to be stored with the step."""
     xp = decoder.device.xp
     every, records = 1 if xp is np else _CHECK_EVERY, getattr(decoder, 'records', False)
     rows, steps, unread = np.arange(_count(features)), [], []

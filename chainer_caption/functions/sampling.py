@@ -1,24 +1,18 @@
 """Samples the next words of captions from the softmax of a model's scores.
 
 Each row has a random number of its own, a hash of a key and a position (see `functions.dropout`), so that a caption
-depends on its own key alone, whatever else is in the batch, and a GPU samples what the CPU samples.
-"""
-from __future__ import annotations
-
+depends on its own key alone, whatever else is in the batch, and a GPU samples what the CPU samples."""
+import functools
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from chainer.backends import cuda
 
-from chainer_caption.functions.compiled import HASH32_CUDA, compiled, exp, hash32, inlined, parallel_for
+from chainer_caption.functions.compiled import HASH32_CUDA, Array, compiled, exp, hash32, inlined, parallel_for
 from chainer_caption.functions.softmax import softmax_row
 
-Array = Any
-
-# Running sums go by blocks: adding a row number by number would take longer than everything else.
-_BLOCK = 64
+_BLOCK = 64     # Running sums go by blocks: adding a row number by number would take longer than everything else.
 
 
 def uniforms(keys: Array, positions: Array) -> Array:
@@ -26,10 +20,7 @@ def uniforms(keys: Array, positions: Array) -> Array:
 
     Args:
         keys: The key of each number, (n, 2) uint32, or one key for all, (2,) uint32; on the host.
-        positions: Which number under its key it is, (n,) int; on the device where the numbers are wanted.
-
-    Returns:
-        (n,) float64.
+        positions: Which number under its key it is, (n,) int, on the device where the numbers are wanted: (n,) float64.
     """
     if isinstance(positions, cuda.ndarray):
         return _uniform_kernel()(positions, *keys)
@@ -44,12 +35,10 @@ def _uniforms(keys, positions, found):
         found[i] = (hash32(positions[i], keys[i, 0], keys[i, 1]) + 0.5) * 2.0 ** -32
 
 
-@cuda.memoize()
-def _uniform_kernel():
-    return cuda.cupy.ElementwiseKernel(
-        'int64 position, uint32 key0, uint32 key1', 'float64 uniform',
-        'uniform = (hash32((unsigned int)position, key0, key1) + 0.5) * 2.3283064365386963e-10', 'caption_uniform',
-        preamble=HASH32_CUDA)
+_uniform_kernel = functools.partial(
+    cuda.elementwise, 'int64 position, uint32 key0, uint32 key1', 'float64 uniform',
+    'uniform = (hash32((unsigned int)position, key0, key1) + 0.5) * 2.3283064365386963e-10', 'caption_uniform',
+    preamble=HASH32_CUDA)
 
 
 def sample_words(scores: Array, bias: Array, uniforms: Array, suppressed: Sequence[int] = (),
@@ -67,9 +56,7 @@ def sample_words(scores: Array, bias: Array, uniforms: Array, suppressed: Sequen
         uniforms: The random numbers, (n,) float64; on the host or the device.
         suppressed: Words that are not sampled. Unlike those with a bias of -inf they count in the log-probabilities.
         repeats: Words that are not sampled in each row, -1 for none: (n, b) int, on the host.
-        temperature: Positive.
-        top_k: None for all words.
-        top_p: None for 1.
+        temperature, top_k, top_p: See above; positive; None for all words.
         keep: Whether `scores` becomes exp(score - highest) of the words that could be sampled, 0 for the others.
 
     Returns:
@@ -142,10 +129,9 @@ def _filter(weights, top_k, top_p):
 @inlined
 def _pick(weights, uniform):
     """The first place at which the running sum reaches the fraction `uniform` of the whole sum."""
-    total = 0.0
+    total, word, reached = 0.0, 0, 0.0
     for j in range(len(weights)):
         total += weights[j]
-    word, reached = 0, 0.0
     while word + _BLOCK < len(weights):
         block = 0.0
         for j in range(word, word + _BLOCK):

@@ -1,33 +1,23 @@
 """The LSTM's inputs: the images first, then the embedded words of every step, in one packed matrix."""
-from __future__ import annotations
-
+import functools
 from typing import Any
 
 import chainer
 import numpy as np
 from chainer.backends import cuda
 
-from chainer_caption.functions.compiled import HASH32_CUDA, check_ids, compiled, hash32, parallel_for
+from chainer_caption.functions.compiled import HASH32_CUDA, Array, check_ids, compiled, hash32, parallel_for
 from chainer_caption.functions.dropout import mask_arguments
 from chainer_caption.functions.first_order import first_order
 
-Array = Any
-
 
 def sequence_input(image: Array | None, W: Array, words: Array, ratio: float, key: Any) -> chainer.Variable:
-    """Stacks the images and the embedded words, the latter with dropout.
-
-    Equal to `concat([image, dropout(embed_id(words, W), ratio)], axis=0)`, with one copy instead of four.
+    """`concat([image, dropout(embed_id(words, W), ratio)], axis=0)`, (B + N, H) float32, with one copy instead of four.
 
     Args:
         image: The embedded images, (B, H) float32; None for words alone.
-        W: The word embeddings, (V, H) float32.
-        words: Word ids, (N,) int32, each in [0, V).
-        ratio: Dropout ratio of the embedded words; without effect outside training.
-        key: Two uint32 words for the mask, from `mask_key`.
-
-    Returns:
-        (B + N, H) float32.
+        W, words: The word embeddings, (V, H) float32, and word ids, (N,) int32, each in [0, V).
+        ratio, key: Of the dropout of the embedded words, as for `dropout`.
 
     Raises:
         IndexError: A word id is not in [0, V). On a GPU its row is NaN instead.
@@ -38,16 +28,14 @@ def sequence_input(image: Array | None, W: Array, words: Array, ratio: float, ke
 
 
 class _SequenceInput(chainer.FunctionNode):
-
     def __init__(self, words, ratio, key):
         self.words = words
         self.mask = mask_arguments(ratio, key)
 
     def forward(self, inputs):
-        image, W = inputs
+        (image, W), xp = inputs, chainer.backend.get_array_module(inputs[0])
         check_ids(self.words, len(W))
         self.shapes = len(image), W.shape
-        xp = chainer.backend.get_array_module(W)
         y = xp.empty((len(image) + len(self.words), W.shape[1]), W.dtype)
         y[:len(image)] = image
         embedded = y[len(image):]
@@ -91,24 +79,15 @@ def _add_by_word(gy, words, gW, key0, key1, threshold, scale):
             gW[word, j] += gy[row, j] * scale if kept else np.float32(0)
 
 
-@cuda.memoize()
-def _embed_kernel():
-    return cuda.cupy.ElementwiseKernel(
-        'raw T W, int32 word, int32 words, int32 width, uint32 key0, uint32 key1, uint32 threshold, '
-        'float32 scale', 'T y',
-        '''
-        bool kept = hash32((unsigned int)i, key0, key1) >= threshold;
-        bool known = word >= 0 && word < words;         // what is no word makes the loss NaN
-        y = !known ? (T)NAN : kept ? W[(ptrdiff_t)word * width + i % width] * (T)scale : (T)0
-        ''', 'caption_embed', preamble=HASH32_CUDA)
+_WORD = 'int32 word, int32 words, int32 width, uint32 key0, uint32 key1, uint32 threshold, float32 scale'
 
+_embed_kernel = functools.partial(cuda.elementwise, f'raw T W, {_WORD}', 'T y', '''
+    bool kept = hash32((unsigned int)i, key0, key1) >= threshold;
+    bool known = word >= 0 && word < words;         // what is no word makes the loss NaN
+    y = !known ? (T)NAN : kept ? W[(ptrdiff_t)word * width + i % width] * (T)scale : (T)0''',
+    'caption_embed', preamble=HASH32_CUDA)
 
-@cuda.memoize()
-def _add_by_word_kernel():
-    return cuda.cupy.ElementwiseKernel(
-        'T gy, int32 word, int32 words, int32 width, uint32 key0, uint32 key1, uint32 threshold, '
-        'float32 scale', 'raw T gW',
-        '''
-        bool kept = hash32((unsigned int)i, key0, key1) >= threshold;
-        if (kept && word >= 0 && word < words) atomicAdd(&gW[(ptrdiff_t)word * width + i % width], gy * (T)scale)
-        ''', 'caption_add_by_word', preamble=HASH32_CUDA)
+_add_by_word_kernel = functools.partial(cuda.elementwise, f'T gy, {_WORD}', 'raw T gW', '''
+    bool kept = hash32((unsigned int)i, key0, key1) >= threshold;
+    if (kept && word >= 0 && word < words) atomicAdd(&gW[(ptrdiff_t)word * width + i % width], gy * (T)scale)''',
+    'caption_add_by_word', preamble=HASH32_CUDA)

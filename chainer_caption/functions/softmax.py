@@ -1,30 +1,24 @@
 """The softmax of one row of scores, which the word loss, sampling, beam search and ensembles share."""
-from __future__ import annotations
 
-from typing import Any
+import functools
 
 import numpy as np
 from chainer.backends import cuda
 
-from chainer_caption.functions.compiled import compiled, exp, inlined, parallel_for
-
-Array = Any
+from chainer_caption.functions.compiled import Array, compiled, exp, inlined, parallel_for
 
 
 @inlined
 def softmax_row(row, bias, out):
-    """Adds the biases to a row of scores; `out`, which may be the row itself, becomes exp(score - highest).
-
-    Returns the highest score and the sum of `out`: log softmax(row) is row - (highest + log(sum)).
-    """
+    """Adds the biases to a row of scores; `out`, which may be the row itself, becomes exp(score - highest). Returns the
+    highest score and the sum of `out`: log softmax(row) is row - (highest + log(sum))."""
     top = np.float32(-np.inf)
     for j in range(len(row)):
         row[j] += bias[j]
         top = max(top, row[j])
     total = np.float32(0)
     for j in range(len(row)):
-        e = exp(row[j] - top)
-        out[j] = e
+        out[j] = e = exp(row[j] - top)
         total += e
     return top, total
 
@@ -38,12 +32,10 @@ def gradient_row(row, total, target, scale):
     row[target] -= scale
 
 
-@cuda.memoize()
-def gradient_kernel():
-    """As `gradient_row`, of (n, 1) totals, targets and scales."""
-    return cuda.cupy.ElementwiseKernel(
-        'T total, int32 target, int32 word, float32 scale', 'T score',
-        'score = (T)scale * (score / total - (T)(word == target))', 'caption_word_gradient')
+# As `gradient_row`, of (n, 1) totals, targets and scales.
+gradient_kernel = functools.partial(
+    cuda.elementwise, 'T total, int32 target, int32 word, float32 scale', 'T score',
+    'score = (T)scale * (score / total - (T)(word == target))', 'caption_word_gradient')
 
 
 def add_probabilities(scores: Array, bias: Array, share: np.float32, mean: Array) -> None:

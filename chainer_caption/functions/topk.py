@@ -1,22 +1,16 @@
 """The best continuations of a beam: the log-softmax and the top k in one pass over the scores.
 
-Sorting width x vocabulary scores, even partially, costs more than the matrix product that computes them. Here the worst
-of the k best so far is a threshold, and the maximum of a block of scores rules out almost every block.
-"""
-from __future__ import annotations
-
+The worst of the k best so far is a threshold, and the maximum of a block of scores rules out almost every block.
+(Sorting the scores, even partially, costs more than the matrix product that computes them.) """
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from chainer.backends import cuda
 
-from chainer_caption.functions.compiled import compiled, inlined, parallel_for
+from chainer_caption.functions.compiled import Array, compiled, inlined, parallel_for
 from chainer_caption.functions.softmax import softmax_row
 from chainer_caption.functions.topk_gpu import collect
-
-Array = Any
 
 _BLOCK = 128
 
@@ -30,11 +24,9 @@ def beam_topk(scores: Array, bias: Array, log_probs: np.ndarray, bounds: np.ndar
     hypothesis and then the smaller word id comes first.
 
     Args:
-        scores: (m, V) float32, NumPy or CuPy; the contents are lost.
-        bias: (V,) float32.
+        scores, bias: (m, V) float32, NumPy or CuPy, the contents are lost; (V,) float32.
         log_probs: Of each hypothesis, nats, (m,) float64; those of an image in falling order.
         bounds: Image p has the hypotheses bounds[p] to bounds[p + 1], (n + 1,) int.
-        k: Number of continuations.
         threshold: Only scores above it are returned, (n,) float64.
         weight: See above; positive.
         suppressed: Words never to choose, each below 31. They keep their share of the probability.
@@ -48,8 +40,8 @@ def beam_topk(scores: Array, bias: Array, log_probs: np.ndarray, bounds: np.ndar
     images = len(bounds) - 1
     penalized, penalty = (np.zeros((len(log_probs), 0)),) * 2 if penalties is None else penalties
     penalized, penalty = penalized.astype(np.int64), penalty.astype(np.float32)
-    best, value = np.full((images, k), -np.inf), np.full((images, k), -np.inf)
-    parent, word = np.zeros((images, k), np.int64), np.zeros((images, k), np.int64)
+    best, value = np.full((2, images, k), -np.inf)
+    parent, word = np.zeros((2, images, k), np.int64)
     if isinstance(scores, cuda.ndarray):
         _beam_topk_gpu(scores, bias, log_probs, bounds, threshold, weight, suppressed, penalized, penalty, best,
                        parent, word, value)
@@ -71,8 +63,7 @@ def _subtract_penalties(row, penalized, penalty, before):
 @compiled
 def _beam_topk(scores, bias, log_probs, bounds, threshold, weight, suppressed, penalized, penalty, best, parent, word,
                value, start, stop):
-    k = best.shape[1]
-    words = len(bias)
+    k, words = best.shape[1], len(bias)
     before = np.empty(penalized.shape[1], np.float32)    # scores of the penalized words without their penalties
     scratch = np.empty(words, np.float32)
     for p in range(start, stop):
@@ -105,15 +96,10 @@ def _beam_topk(scores, bias, log_probs, bounds, threshold, weight, suppressed, p
                     # Insertion into a short sorted list, after equal scores.
                     place = k - 1
                     while place > 0 and best[p, place - 1] < score:
-                        best[p, place] = best[p, place - 1]
-                        parent[p, place] = parent[p, place - 1]
-                        word[p, place] = word[p, place - 1]
-                        value[p, place] = value[p, place - 1]
+                        best[p, place], value[p, place] = best[p, place - 1], value[p, place - 1]
+                        parent[p, place], word[p, place] = parent[p, place - 1], word[p, place - 1]
                         place -= 1
-                    best[p, place] = score
-                    parent[p, place] = i
-                    word[p, place] = j
-                    value[p, place] = plain
+                    best[p, place], value[p, place], parent[p, place], word[p, place] = score, plain, i, j
                     least = max(least, best[p, k - 1])
 
 

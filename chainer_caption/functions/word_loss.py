@@ -1,21 +1,19 @@
 """The word loss: output layer, log-softmax and gradient in one function that holds one block of scores at a time.
 
-With a vocabulary of ten thousand words the scores of one minibatch are the largest array of training, and a stock
-implementation holds them five times over (scores, log-probabilities, loss, and the gradients of two of them). Here the
-scores of a block of rows are computed, become their own gradient in place, are multiplied into the gradients of the
-layer, and are dropped.
-"""
+The scores of one minibatch are the largest array of training, and a stock implementation holds them five times over
+(scores, log-probabilities, loss, and the gradients of two of them). Here the scores of a block of rows are computed,
+become their own gradient in place, are multiplied into the gradients of the layer, and are dropped."""
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import chainer
 import numpy as np
 from chainer.backends import cuda
 
 from chainer_caption.functions.buffers import acquire, column_sums, release
-from chainer_caption.functions.compiled import check_ids, compiled, parallel_for
+from chainer_caption.functions.compiled import Array, check_ids, compiled, parallel_for
 from chainer_caption.functions.first_order import first_order
 from chainer_caption.functions.matmul import matmul, one_blas_thread
 from chainer_caption.functions.softmax import gradient_kernel, gradient_row, softmax_row
@@ -23,47 +21,33 @@ from chainer_caption.functions.softmax import gradient_kernel, gradient_row, sof
 if TYPE_CHECKING:
     from chainer_caption.functions.rollout import Sampled
 
-Array = Any
-
-# The largest block of scores, in bytes. A block much smaller costs matrix products of awkward shape.
-BLOCK_BYTES = 64 * 2 ** 20
+BLOCK_BYTES = 64 * 2 ** 20      # The largest block of scores. A much smaller one costs products of awkward shape.
 
 
 def word_loss(h: Array, W: Array, b: Array, targets: Array, tokens: float | None = None, weights: Array | None = None,
               computed: Sampled | None = None) -> tuple[chainer.Variable, chainer.Variable]:
-    """The mean negative log-probability of the target words, in nats per token.
-
-    Equal to `softmax_cross_entropy(linear(h, W, b), targets)`, and with weights to the mean of its rows, each times its
-    weight. The gradients are computed in the forward pass, unless `chainer.config.enable_backprop` is off.
+    """The mean negative log-probability of the target words, in nats per token: `softmax_cross_entropy(linear(h, W, b),
+    targets)`, and with weights the mean of its rows, each times its weight.
 
     Args:
-        h: The inputs of the output layer, (N, H) float32.
-        W: The output layer's weights, (V, H) float32.
-        b: The output layer's biases, (V,) float32.
-        targets: The words to predict, (N,) int32, each in [0, V).
-        tokens: The divisor of the sums over tokens; None for N. Processes that share a minibatch divide by the tokens
-            of the whole minibatch.
+        h, W, b: The inputs of the output layer, (N, H), its weights, (V, H), and its biases, (V,), float32.
+        targets: The words to predict, (N,) int32, each in [0, V): on the CPU, an IndexError says if one is not.
+        tokens: The divisor of the sums over tokens: those of the whole minibatch, if processes share it; None for N.
         weights: The factor of each row's loss, of either sign, (N,) float32; None for 1.
         computed: Sampled captions whose words are the targets and whose `scores` are kept: they are not computed
             again, are used up, and the accuracy is 0.
 
     Returns:
         The loss and the accuracy (the fraction of the tokens whose word has the highest score; a tie counts as right;
-        unweighted), both () float32. Only the loss has gradients.
+        unweighted), both () float32. Only the loss has gradients; they are computed in the forward pass.
 
-    Raises:
-        IndexError: A target is no word of the vocabulary (checked on the CPU).
     """
     return _WordLoss(targets, tokens or len(targets), weights, computed).apply((h, W, b))
 
 
 class _WordLoss(chainer.FunctionNode):
-
     def __init__(self, targets: Array, tokens: float, weights: Array | None, computed: Sampled | None) -> None:
-        self.targets = targets
-        self.tokens = tokens
-        self.weights = weights
-        self.computed = computed
+        self.targets, self.tokens, self.weights, self.computed = targets, tokens, weights, computed
 
     def forward(self, inputs: tuple[Array, ...]) -> tuple[Array, Array]:
         h, W, b = inputs
@@ -114,12 +98,10 @@ class _WordLoss(chainer.FunctionNode):
 
 
 def row_losses(scores: Array, b: Array, targets: Array, nats: Array, right: Array, scale: Array | None = None) -> None:
-    """Negative log-probabilities of the targets, row by row; with `scale` the scores become their gradient in place.
+    """Negative log-probabilities of the targets, (n,) int32, row by row.
 
     Args:
-        scores: h W^T, without the biases, (n, V) float32; overwritten.
-        b: Biases, (V,) float32.
-        targets: (n,) int32.
+        scores, b: h W^T, without the biases, (n, V) float32, overwritten; biases, (V,) float32.
         nats: Output: -log softmax(scores + b)[target], (n,) float32.
         right: Output: whether no word scores higher than the target, (n,) bool.
         scale: (n,) float32: row i of `scores` becomes scale[i] * (softmax(scores[i] + b) - onehot(targets[i])).
@@ -148,7 +130,7 @@ def _row_losses_gpu(scores, b, targets, nats, right, scale):
     scores += b
     top = scores.max(axis=1)
     target = xp.take_along_axis(scores, targets[:, None], axis=1)[:, 0]
-    xp.subtract(scores, top[:, None], out=scores)
+    scores -= top[:, None]
     xp.exp(scores, out=scores)
     total = scores.sum(axis=1)
     nats[...] = xp.log(total) + top - target
@@ -158,11 +140,10 @@ def _row_losses_gpu(scores, b, targets, nats, right, scale):
 
 
 def _gradients(scores, totals, targets, scale):
-    xp = chainer.backend.get_array_module(scores)
-    if xp is np:
+    if isinstance(scores, np.ndarray):
         parallel_for(_gradient_rows, len(scores), scores, totals, targets, scale)
     else:
-        words = xp.arange(scores.shape[1], dtype=targets.dtype)
+        words = cuda.cupy.arange(scores.shape[1], dtype=targets.dtype)
         gradient_kernel()(totals[:, None], targets[:, None], words, scale[:, None], scores)
 
 

@@ -13,48 +13,36 @@ import numpy as np
 from chainer_caption.data.batches import captions_of_rows, pack
 from chainer_caption.data.vocabulary import BOS, EOS, UNK
 from chainer_caption.errors import InputError
-from chainer_caption.functions import Sampled, greedy_captions, mask_key, sample_captions, word_loss
-
-Array = Any
+from chainer_caption.functions import Array, Sampled, greedy_captions, mask_key, sample_captions, word_loss
 
 #: The architectures by their names in `config.json` and in `--architecture`.
 ARCHITECTURES: dict[str, type[Architecture]] = {}
 
-# Larger than in any model, and small enough to be multiplied and printed.
-_MAX_SIZE = 2 ** 31
+_MAX_SIZE = 2 ** 31     # Larger than in any model, and small enough to be multiplied and printed.
 
-# Constructor arguments that a user may choose, and all those that are whole numbers from 1.
+# Constructor arguments that a user may choose, all those that are whole numbers from 1, and those that only initialize
+# the weights and are no part of the configuration.
 _CHOSEN = 'hidden', 'max_positions'
 _SIZES = 'feature_size', 'vocabulary_size', *_CHOSEN
-
-# Constructor arguments that only initialize the weights: they are no part of the configuration.
 _INITIAL = 'log_frequencies', 'seed', 'initialW'
 
 _Class = TypeVar('_Class', bound='type[Architecture]')
 
 
 def register_architecture(name: str) -> Callable[[_Class], _Class]:
-    """Class decorator that makes an architecture known under a name.
-
-    Raises:
-        ValueError: Another architecture has this name.
-    """
+    """Class decorator that makes an architecture known under a name; ValueError where another has this name."""
     def register(architecture: _Class) -> _Class:
-        known = ARCHITECTURES.get(name)
-        if known is not None and (known.__module__, known.__qualname__) != (architecture.__module__,
-                                                                            architecture.__qualname__):
-            raise ValueError(f'the architecture {name!r} is {known.__module__}.{known.__qualname__} already')
+        known, new = (f'{one.__module__}.{one.__qualname__}' for one in (ARCHITECTURES.get(name, architecture),
+                                                                         architecture))
+        if known != new:
+            raise ValueError(f'the architecture {name!r} is {known} already')
         ARCHITECTURES[name], architecture.architecture = architecture, name
         return architecture
     return register
 
 
 def find_architecture(name: object) -> type[Architecture]:
-    """The architecture of a name.
-
-    Raises:
-        InputError: It is not registered.
-    """
+    """The architecture of a name; InputError where it is not registered."""
     if isinstance(name, str) and name in ARCHITECTURES:
         return ARCHITECTURES[name]
     raise InputError(f'register {name!r} first: --import the module that defines it (registered architectures: '
@@ -100,10 +88,9 @@ class Architecture(chainer.Chain):
         vocabulary_size: V, the number of words, special ones included.
         hidden: H, the width of its layers.
         dropout: The ratio of its dropouts.
-        log_frequencies: Initial output biases, (V,); optional argument.
-        seed: The seed of the initial weights; None uses NumPy's global generator; optional argument.
-        initialW: Initializer of all weight matrices, as for Chainer's links; 0 makes a model to load weights into;
-            optional argument.
+        log_frequencies, seed, initialW: Optional arguments: initial output biases, (V,); the seed of the initial
+            weights, None for NumPy's global generator; the initializer of all weight matrices, as for Chainer's links,
+            where 0 makes a model to load weights into.
     """
 
     #: Its name in `config.json`; `register_architecture` sets it.
@@ -148,15 +135,12 @@ class Architecture(chainer.Chain):
         """The constructor arguments that are its configuration."""
         kinds = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
         _, *arguments = inspect.signature(cls.__init__).parameters.values()
-        return {argument.name: argument for argument in arguments
-                if argument.kind in kinds and argument.name not in _INITIAL}
+        return {a.name: a for a in arguments if a.kind in kinds and a.name not in _INITIAL}
 
     @classmethod
     def create(cls, configuration: Mapping[str, Any], **initial: Any) -> Any:
-        """A model of a configuration; of `log_frequencies`, `seed` and `initialW` those that its constructor lacks are
-        taken care of here."""
-        taken = {name: initial.pop(name) for name in list(initial)
-                 if name in inspect.signature(cls.__init__).parameters}
+        """A model of a configuration; handles `log_frequencies` and `seed` where its constructor does not take them."""
+        taken = {name: initial.pop(name) for name in inspect.signature(cls.__init__).parameters if name in initial}
         with initializers_from(initial.get('seed')):
             model = cls(**configuration, **taken)
         if initial.get('log_frequencies') is not None and hasattr(model, 'out_word'):
@@ -171,11 +155,8 @@ class Architecture(chainer.Chain):
 
     @classmethod
     def read_configuration(cls, config: Mapping[str, Any], path: object) -> dict[str, Any]:
-        """The `configuration` of a model, out of the `config.json` at `path`.
-
-        Raises:
-            InputError: Something is missing or impossible; the line names it.
-        """
+        """The `configuration` of a model, out of the `config.json` at `path`; InputError where something is missing or
+        impossible."""
         found: dict[str, Any] = {}
         for name, argument in cls._arguments().items():
             value, default = config.get(name), argument.default
@@ -197,8 +178,7 @@ class Architecture(chainer.Chain):
     @classmethod
     def hidden_of(cls, shapes: Mapping[str, tuple[int, ...]]) -> int | None:
         """H of a model whose weights have these names and shapes, or None where they do not tell."""
-        shape = shapes.get('image_vec/W')
-        return shape[0] if shape else None
+        return shapes.get('image_vec/W', (None,))[0]
 
     @property
     def word_vectors(self) -> Array:
@@ -207,13 +187,7 @@ class Architecture(chainer.Chain):
 
     @staticmethod
     def mask_keys(update_key: tuple[int, int] | None, count: int) -> list[Array]:
-        """The keys of the dropout masks of an update.
-
-        Args:
-            update_key: (seed, number of the update). None takes a key from NumPy's global generator, as Chainer's own
-                dropout would.
-            count: Number of the model's dropouts.
-        """
+        """The keys of an update's dropout masks, as many as the model has dropouts; `update_key` as for `__call__`."""
         if update_key is None:
             update_key = tuple(np.random.randint(0, 2 ** 31, 2).tolist() if chainer.config.train else (0, 0))  # noqa: NPY002
         return [mask_key(*update_key, site) for site in range(count)]
@@ -229,14 +203,11 @@ class Architecture(chainer.Chain):
     def __call__(self, features: Any, words: Array, targets: Array, batch_sizes: Sequence[int],
                  tokens: float | None = None, images: np.ndarray | None = None,
                  update_key: tuple[int, int] | None = None) -> chainer.Variable:
-        """The loss of a packed minibatch of captions (`batches.pack` makes its arguments), nats per token.
-
-        Reports `loss` and `accuracy`.
+        """The loss of a packed minibatch (see `batches.pack`), nats per token; reports `loss` and `accuracy`.
 
         Args:
             features: One row a caption, longest caption first, float32; see `reads`.
-            words: The words to read, `<S>` first, packed: (N,) int32.
-            targets: The words to predict, `</S>` last, packed in the same way: (N,) int32.
+            words, targets: The words to read, `<S>` first, and to predict, `</S>` last, packed: (N,) int32 each.
             batch_sizes: Number of captions that have a word at each step.
             tokens: The divisor of the sums over tokens; None for N, their number.
             images: See `per_image`.
@@ -256,42 +227,27 @@ class Architecture(chainer.Chain):
         return length if self.max_positions is None else min(length, self.max_positions)
 
     def sample(self, features: Any, key: Any, length: int, numbers: np.ndarray | None = None) -> Sampled:
-        """Samples a caption for each row of features, without dropout, `<S>` and `<UNK>`.
+        """Samples a caption for each row of features, without dropout, `<S>` and `<UNK>`, for `sampled_loss`.
 
         Args:
             features: As for `decoder().start`.
-            key: Two uint32 words, from `mask_key`.
+            key, numbers: See `functions.sample_captions`.
             length: Maximum number of words, `</S>` included.
-            numbers: See `functions.sample_captions`.
-
-        Returns:
-            The captions, for `sampled_loss`.
         """
         return sample_captions(self._own_decoder(), features, key, BOS, EOS, (BOS, UNK), self._limit(length), numbers)
 
     def greedy(self, features: Any, length: int) -> list[np.ndarray]:
-        """The caption of the likeliest word at each place, for each image, without dropout, `<S>` and `<UNK>`.
-
-        Args:
-            features: As for `decoder().start`.
-            length: Maximum number of words, `</S>` included.
-
-        Returns:
-            The word ids of each caption, `</S>` last unless it was cut, int32.
-        """
+        """The caption of the likeliest word at each place, for each image: word ids, int32, `</S>` last unless it was
+        cut. Arguments as for `sample`."""
         return greedy_captions(self._own_decoder(), features, BOS, EOS, (BOS, UNK), self._limit(length))
 
     def sampled_loss(self, features: Any, sampled: Sampled, weights: np.ndarray) -> chainer.Variable:
-        """The weighted sum of the negative log-probabilities of sampled captions, nats.
-
-        Args:
-            features: The features given to `sample`, which may be variables.
-            sampled: The captions; can be used once.
-            weights: Of each caption, in the order of `features`, (B,) float32.
-        """
+        """The weighted sum of the negative log-probabilities of sampled captions, nats: of the features given to
+        `sample`, which may be variables; the captions, which can be used once; and the weights of the captions, in the
+        order of `features`, (B,) float32."""
         words, targets, batch_sizes = pack(sampled.captions)
         weights = weights[sampled.order][captions_of_rows(batch_sizes)]
-        words, targets, weights, order = (self.device.send(array) for array in (words, targets, weights, sampled.order))
+        words, targets, weights, order = map(self.device.send, (words, targets, weights, sampled.order))
         features = tuple(F.permutate(part, order) for part in features) if isinstance(features, tuple) else \
             F.permutate(features, order)
         more = {} if sampled.recorded is None else {'computed': sampled.recorded}
@@ -305,7 +261,7 @@ class Architecture(chainer.Chain):
 
 
 def _like(default: object) -> Any:
-    # The types of JSON values that may stand where this one does.
+    """The types of JSON values that may stand where this one does."""
     if isinstance(default, bool):
         return bool
     return (int, float) if isinstance(default, float) else (list,) if isinstance(default, tuple) else type(default)

@@ -2,15 +2,13 @@
 
 `config.json` (architecture, its arguments, feature provenance, training settings, library versions), `vocabulary.json`
 (words in id order, and their counts), `weights.npz` (the layout of Chainer's `save_npz`), `encoder.npz` in the same
-layout if the image encoder was fine-tuned, and from training `log.json` and snapshots. None of them contains a pickle,
-and none is read: Chainer's `load_npz` would execute one, and its serializer would write `None` as one.
-"""
+layout if the image encoder was fine-tuned, and from training `log.json` and snapshots. No pickle is written or read:
+Chainer's `load_npz` would execute one."""
 from __future__ import annotations
 
 import contextlib
 import itertools
 import math
-import os
 import pathlib
 import platform
 import sys
@@ -28,16 +26,9 @@ from chainer_caption.errors import InputError
 from chainer_caption.features.encoders import fine_tuned_name, is_fine_tuned
 from chainer_caption.models import fine_tuned_encoder
 from chainer_caption.models.architecture import Architecture, find_architecture
+from chainer_caption.storage import files
 from chainer_caption.storage.archives import npz_shapes, read_npz
-from chainer_caption.storage.files import (
-    atomic_write,
-    read_json,
-    sample_digest,
-    sync_folder,
-    unwritable,
-    write_json,
-    write_npz,
-)
+from chainer_caption.storage.files import Path, read_json, unwritable, write_json, write_npz
 from chainer_caption.storage.legacy import current_array_names, current_keys
 from chainer_caption.storage.serializers import to_arrays
 
@@ -45,9 +36,7 @@ CONFIG, VOCABULARY, WEIGHTS, LOG = 'config.json', 'vocabulary.json', 'weights.np
 SNAPSHOTS = 'snapshot-*.npz'
 FORMAT = 1
 
-# Numbers by which a model may exceed its weights file, so that an array that is missing there can be named.
-_ROOM = 2 ** 18
-
+_ROOM = 2 ** 18     # Numbers by which a model may exceed its weights file, so that an array missing there can be named.
 _one_at_a_time = threading.Lock()
 
 # What `config.json` may have under `search`: the type and the least value of each.
@@ -55,15 +44,12 @@ _SEARCH = {'width': (int, 1), 'length_normalization': (int | float, 0)}
 
 
 class Bundle:
-    """A model with what it needs to be used.
+    """A captioning model with what it needs to be used.
 
     Attributes:
-        model: The captioning model.
-        vocabulary: Its words.
         provenance: The `encoder` and `preprocessing` of the features it was trained on; None if unknown.
         training: The settings of its training, with which a resumed training is compared.
-        search: Default search options, `width` and `length_normalization` as `BeamSearch` takes them. Training writes
-            none.
+        search: Default search options, `width` and `length_normalization` as for `BeamSearch`. Training writes none.
         tokenizer: The tokenizer of its captions, one of `data.captions.TOKENIZERS`.
         encoder: The image encoder that is fine-tuned and saved with the model.
         encoder_path: The weights of the fine-tuned image encoder of a loaded model.
@@ -72,25 +58,14 @@ class Bundle:
     def __init__(self, model: Any, vocabulary: Vocabulary, provenance: dict[str, str] | None = None,
                  training: dict[str, Any] | None = None, search: dict[str, Any] | None = None,
                  tokenizer: str = 'words', encoder: Any = None, encoder_path: pathlib.Path | None = None) -> None:
-        self.model = model
-        self.vocabulary = vocabulary
-        self.provenance = provenance
-        self.training = training or {}
-        self.search = search or {}
-        self.tokenizer = tokenizer
-        self.encoder = encoder
-        self.encoder_path = encoder_path
+        self.model, self.vocabulary, self.tokenizer, self.provenance = model, vocabulary, tokenizer, provenance
+        self.training, self.search = training or {}, search or {}
+        self.encoder, self.encoder_path = encoder, encoder_path
 
-    def save(self, folder: str | os.PathLike, dtype: Any = None) -> None:
-        """Writes the model directory: configuration, vocabulary and weights.
-
-        Args:
-            folder: Is created if necessary.
-            dtype: Of the weights in the file; None writes them as they are. float16 halves the file.
-
-        Raises:
-            InputError: It cannot be written, or the architecture is not registered.
-        """
+    def save(self, folder: Path, dtype: Any = None) -> None:
+        """Writes the model directory, which is created if necessary: configuration, vocabulary and weights, the latter
+        in a dtype, or as they are; float16 halves the file. InputError where it cannot be written, or the architecture
+        is not registered."""
         folder = pathlib.Path(folder)
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -100,51 +75,45 @@ class Bundle:
         except OSError as e:
             raise unwritable(e.filename or folder, e) from e
 
-    def save_config(self, folder: str | os.PathLike) -> None:
+    def save_config(self, folder: Path) -> None:
         """Writes `config.json`."""
         if self.model.architecture is None:
             raise InputError(f'{type(self.model).__name__}: register the architecture first (@register_architecture)')
-        search = {'search': self.search} if self.search else {}
         write_json(pathlib.Path(folder) / CONFIG, {
             'format': FORMAT, 'model': self.model.architecture, **self.model.configuration, 'tokenizer': self.tokenizer,
-            'features': self.provenance, 'reads': getattr(self.model, 'reads', 'vectors'), **search,
-            'training': self.training, 'versions': versions()})
+            'features': self.provenance, 'reads': getattr(self.model, 'reads', 'vectors'),
+            **({'search': self.search} if self.search else {}), 'training': self.training, 'versions': versions()})
 
     def params(self) -> Iterator[Any]:
         """The parameters of the model and of its fine-tuned encoder."""
         return itertools.chain(self.model.params(), self.encoder.params() if self.encoder is not None else ())
 
-    def save_weights(self, folder: str | os.PathLike, dtype: Any = None) -> None:
+    def save_weights(self, folder: Path, dtype: Any = None) -> None:
         """Writes the weights, and with them the fine-tuned encoder."""
         path = pathlib.Path(folder) / WEIGHTS
-        arrays = {name: array.astype(dtype or array.dtype, copy=False)
-                  for name, array in to_arrays(self.model).items()}
+        arrays = {name: array.astype(dtype or array.dtype, copy=False) for name, array in to_arrays(self.model).items()}
         if self.encoder is None:
             write_npz(path, arrays)
         else:
             fine_tuned_encoder.write_pair(path, arrays, to_arrays(self.encoder))
 
-    def save_encoder(self, folder: str | os.PathLike) -> None:
+    def save_encoder(self, folder: Path) -> None:
         """Writes the fine-tuned encoder, before there are weights that belong to it."""
         write_npz(pathlib.Path(folder) / fine_tuned_encoder.ENCODER, to_arrays(self.encoder))
 
     @classmethod
-    def load(cls, folder: str | os.PathLike) -> Bundle:
-        """Reads a model directory; the model is on the CPU.
-
-        Raises:
-            InputError: A file is missing or damaged, or they do not belong together; the line says which.
-        """
+    def load(cls, folder: Path) -> Bundle:
+        """Reads a model directory, to the CPU; InputError where files are missing, damaged or of different models."""
         folder = pathlib.Path(folder)
         if not folder.is_dir():
             raise InputError(f'{folder}: no such model directory' if not folder.exists() else
                              f'{folder}: not a model directory; that is a folder written by train.py')
         for name in (CONFIG, VOCABULARY, WEIGHTS):
             if not (folder / name).exists():
-                begun = any(folder.glob(SNAPSHOTS))
                 raise InputError(f'{folder}: lacks {name}, ' + (
                     'because its training was stopped before it had a model; --resume continues it'
-                    if begun else 'so it is no model directory; name the folder that train wrote (-o MODEL)'))
+                    if any(folder.glob(SNAPSHOTS)) else
+                    'so it is no model directory; name the folder that train wrote (-o MODEL)'))
         config = current_keys(read_json(folder / CONFIG))
         architecture = _check_config(config, folder / CONFIG)
         configuration = architecture.read_configuration(config, folder / CONFIG)
@@ -163,19 +132,14 @@ class Bundle:
         if provenance is not None and is_fine_tuned(provenance['encoder']):
             path = fine_tuned_encoder.find(folder / WEIGHTS, arrays.get(fine_tuned_encoder.DIGEST))
             if path is not None:
-                provenance['encoder'] = fine_tuned_name(provenance['encoder'], sample_digest(path))
+                provenance['encoder'] = fine_tuned_name(provenance['encoder'], files.sample_digest(path))
         return cls(model, vocabulary, provenance, config.get('training'), config.get('search'),
                    checked_tokenizer(config, folder / CONFIG), encoder_path=path)
 
 
-def read_provenance(folder: str | os.PathLike) -> dict[str, str] | None:
-    """The feature provenance of a model directory, from its configuration.
-
-    Raises:
-        InputError: The configuration is missing or damaged.
-    """
-    path = pathlib.Path(folder) / CONFIG
-    config = current_keys(read_json(path))
+def read_provenance(folder: Path) -> dict[str, str] | None:
+    """The feature provenance in a model directory's configuration; InputError where that is missing or damaged."""
+    config = current_keys(read_json(path := pathlib.Path(folder) / CONFIG))
     _check_config(config, path)
     return _provenance(config)
 
@@ -194,8 +158,7 @@ def _check_config(config: Any, path: pathlib.Path) -> type[Architecture]:
         architecture = find_architecture(config.get('model'))
     except InputError as e:
         raise InputError(f'{path}: {e}') from e
-    reads = config.get('reads', 'vectors')
-    if reads != architecture.reads:
+    if (reads := config.get('reads', 'vectors')) != architecture.reads:
         raise InputError(f'{path}: "reads" is {reads!r}, but the architecture {config["model"]} reads '
                          f'{architecture.reads}')
     provenance = config.get('features')
@@ -204,11 +167,7 @@ def _check_config(config: Any, path: pathlib.Path) -> type[Architecture]:
         raise InputError(f'{path}: "features" should name an encoder and a preprocessing, or be null')
     if not isinstance(config.get('training', {}), dict):
         raise InputError(f'{path}: "training" should be an object')
-    _check_search(config.get('search', {}), path)
-    return architecture
-
-
-def _check_search(search: Any, path: pathlib.Path) -> None:
+    search = config.get('search', {})
     if not isinstance(search, dict) or not search.keys() <= _SEARCH.keys():
         raise InputError(f'{path}: "search" should be an object with {" and ".join(_SEARCH)}')
     for name, value in search.items():
@@ -216,6 +175,7 @@ def _check_search(search: Any, path: pathlib.Path) -> None:
         if not isinstance(value, kind) or isinstance(value, bool) or not least <= value < math.inf:
             raise InputError(f'{path}: "{name}" should be a {"whole " if kind is int else ""}number from {least}, not '
                              f'{value!r}')
+    return architecture
 
 
 def _provenance(config: dict[str, Any]) -> dict[str, str] | None:
@@ -223,16 +183,13 @@ def _provenance(config: dict[str, Any]) -> dict[str, str] | None:
     return provenance and {key: provenance[key] for key in ('encoder', 'preprocessing')}
 
 
-def check_shapes(path: str | os.PathLike, architecture: type[Architecture], **configuration: Any) -> None:
-    """Checks that a weights file holds the arrays of a model of a configuration, before any of them is read.
-
-    Raises:
-        InputError: It does not; the line names the first array that is missing or does not fit.
-    """
+def check_shapes(path: Path, architecture: type[Architecture], **configuration: Any) -> None:
+    """Checks that a weights file holds the arrays of a model of a configuration, before any of them is read; if not, an
+    InputError names the first array that is missing or does not fit."""
     _build(path, architecture, configuration)
 
 
-def _build(path: str | os.PathLike, architecture: type[Architecture], configuration: dict[str, Any]) -> Architecture:
+def _build(path: Path, architecture: type[Architecture], configuration: dict[str, Any]) -> Architecture:
     """A model of a configuration, with no weights yet, if those in a file fit it."""
     stored = npz_shapes(path)
     # A configuration may claim any size. The model takes no more memory than the arrays in the file do.
@@ -254,7 +211,7 @@ def _build(path: str | os.PathLike, architecture: type[Architecture], configurat
 
 
 @contextlib.contextmanager
-def _limited_parameters(path: str | os.PathLike, limit: int) -> Iterator[None]:
+def _limited_parameters(path: Path, limit: int) -> Iterator[None]:
     """Context in which this thread makes parameters of no more than so many numbers together."""
     generate, thread, left = chainer.initializers.generate_array, threading.get_ident(), limit
 
@@ -274,12 +231,9 @@ def _limited_parameters(path: str | os.PathLike, limit: int) -> Iterator[None]:
             chainer.initializers.generate_array = generate
 
 
-def read_weights(path: str | os.PathLike) -> dict[str, np.ndarray]:
-    """The arrays of a `weights.npz` whose shapes have been checked.
-
-    Raises:
-        InputError: It is damaged, or a value is not finite.
-    """
+def read_weights(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of a `weights.npz` whose shapes have been checked; InputError where it is damaged, or a value is not
+    finite."""
     arrays = current_array_names(read_npz(path))
     for name, array in arrays.items():
         if array.dtype.kind == 'f' and not np.isfinite(array).all():
@@ -287,18 +241,15 @@ def read_weights(path: str | os.PathLike) -> dict[str, np.ndarray]:
     return arrays
 
 
-def check_new(folder: str | os.PathLike, resume: bool, overwrite: bool) -> None:
-    """Checks that a model may be written into a folder, before it is trained.
-
-    Raises:
-        InputError: It contains a model and neither `resume` nor `overwrite` is set, or it cannot be written.
-    """
+def check_new(folder: Path, resume: bool, overwrite: bool) -> None:
+    """Checks that a model may be written into a folder, before it is trained; InputError where it contains a model and
+    neither `resume` nor `overwrite` is set, or cannot be written."""
     folder = pathlib.Path(folder)
     if (folder / CONFIG).exists() and not (resume or overwrite):
         raise InputError(f'{folder}: there is a model in it already; --resume goes on with it, --overwrite replaces it')
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with atomic_write(folder / '.writable') as f:
+        with files.atomic_write(folder / '.writable') as f:
             f.write(b'')
         (folder / '.writable').unlink()
     except OSError as e:
@@ -306,19 +257,13 @@ def check_new(folder: str | os.PathLike, resume: bool, overwrite: bool) -> None:
 
 
 def clear(folder: pathlib.Path, others: Sequence[str] = (), keep_model: bool = False) -> None:
-    """Deletes the files of an earlier training.
+    """Deletes the files of an earlier training; with `keep_model` only the log, the snapshots and `others`, patterns.
 
     Files of an old and a new model never form a model together: the configuration is deleted first and written last,
-    and without it a folder is no model.
-
-    Args:
-        folder: The folder.
-        others: Patterns of files that are deleted with the log and the snapshots.
-        keep_model: Whether to delete only those.
-    """
+    and without it a folder is no model."""
     if not keep_model:
         (folder / CONFIG).unlink(missing_ok=True)
-        sync_folder(folder)
+        files.sync_folder(folder)
         for name in (WEIGHTS, VOCABULARY, fine_tuned_encoder.ENCODER, fine_tuned_encoder.NEXT):
             (folder / name).unlink(missing_ok=True)
     for pattern in (LOG, SNAPSHOTS, *others):

@@ -17,31 +17,23 @@ A decoder with `records = True` has states with `gates`, `c` and `h`, from which
 """
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import chainer
 import numpy as np
 
-from chainer_caption.functions import lstm_cell, lstm_step, matmul, prepack
+from chainer_caption.functions import Array, lstm_cell, lstm_step, matmul, prepack
 
 if TYPE_CHECKING:
     from chainer_caption.models.show_and_tell import ShowAndTell
 
-Array = Any
-
 
 class LSTMState(NamedTuple):
-    """The state of n hypotheses.
-
-    Attributes:
-        h, c: The LSTM's, (n, H) float32.
-        gates: Its activated gates, (n, 4H) float32; None unless they are recorded, or if it has read nothing.
-        images: The part that the images have in the output, (n, H) float32; None if they have none.
-    """
-    h: Array
-    c: Array
-    gates: Array | None = None
-    images: Array | None = None
+    """The state of n hypotheses."""
+    h: Array                        #: The LSTM's, (n, H) float32.
+    c: Array                        #: The LSTM's, (n, H) float32.
+    gates: Array | None = None      #: Its activated gates, (n, 4H) float32; None if not recorded, or nothing was read.
+    images: Array | None = None     #: The part that the images have in the output, (n, H) float32; None if none.
 
 
 class LSTMDecoder:
@@ -79,8 +71,7 @@ class LSTMDecoder:
         """Reads the images, (n, D) float32 on the device."""
         xp, (W, b) = self.device.xp, self._image
         gates = matmul(matmul(features, W.T) + b, self._W_x)
-        c = xp.empty((len(features), self._W_h.shape[0]), np.float32)
-        h = xp.empty_like(c)
+        h, c = (xp.empty((len(features), self._W_h.shape[0]), np.float32) for _ in range(2))
         lstm_cell(gates, xp.zeros_like(gates), self._b, xp.zeros_like(c), c, h)
         return LSTMState(h, c, gates if self.records else None)
 

@@ -1,6 +1,4 @@
 """Encoder and decoder: an image becomes a code, and the code a word for each place of the caption, all at once."""
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -12,16 +10,13 @@ import numpy as np
 from chainer_caption.data.batches import captions_of_rows
 from chainer_caption.data.vocabulary import EOS
 from chainer_caption.errors import InputError
-from chainer_caption.functions import dropout, linear, lstm_cell, lstm_sequence, matmul, prepack, sequence_input
+from chainer_caption.functions import Array, dropout, linear, lstm_cell, lstm_sequence, matmul, prepack, sequence_input
 from chainer_caption.models.architecture import Architecture, initializers_from, register_architecture
-
-Array = Any
 
 # One mask for each dropout, by its place in the model.
 _FEATURE, _IMAGE, _CODE, _FORWARDS, _BACKWARDS = range(5)
 
-#: Work and memory grow with the number of places.
-MAX_POSITIONS = 4096
+MAX_POSITIONS = 4096    #: Work and memory grow with the number of places.
 
 
 @register_architecture('encoder_decoder')
@@ -30,17 +25,12 @@ class EncoderDecoder(Architecture):
 
     The embedded image is read T times by an LSTM, the encoder, whose last output is the code. The code is read T times
     by a second LSTM and, from the last place to the first, by a third; their outputs at a place together, of width 2H,
-    give the scores of the word there. No word is fed back: the word at one place does not depend on the word at the
-    next, so the model runs once for an image and not for each of its captions. It suits data with one caption for each
-    image; of several captions it mixes the words.
+    give the scores of the word there. No word is fed back, so the model runs once for an image and not for each of its
+    captions. It suits data with one caption for each image; of several captions it mixes the words.
 
-    `</S>` takes a place; places after it are not trained.
-
-    Args: as for `Architecture`, and
-        max_positions: T, the maximum number of tokens of a caption, `</S>` included.
-        dropout: The ratio for the feature, its embedding, the code and the outputs.
+    Args: as for `Architecture`; `dropout` is the ratio for the feature, its embedding, the code and the outputs, and
+        max_positions: T, the maximum number of tokens of a caption, `</S>` included; places after it are not trained.
     """
-
     per_image = True
     max_positions: int = 50
 
@@ -63,16 +53,13 @@ class EncoderDecoder(Architecture):
             raise InputError(f'{path}: "max_positions" should be at most {MAX_POSITIONS}, not {found["max_positions"]}')
         return found
 
-    def decoder(self) -> PlaceDecoder:
+    def decoder(self) -> 'PlaceDecoder':
         return PlaceDecoder(self)
 
     def outputs(self, features: Array, words: Array, batch_sizes: Sequence[int], update_key: tuple[int, int] | None,
                 images: np.ndarray | None = None) -> chainer.Variable:
-        """The outputs of both LSTMs at each place of each caption, (N, 2H). The words are not used.
-
-        Raises:
-            InputError: Captions have more tokens than there are places.
-        """
+        """The outputs of both LSTMs at each place of each caption, (N, 2H), without use of the words; InputError where
+        captions have more tokens than there are places."""
         places, count = self.max_positions, len(features)
         if len(batch_sizes) > places:
             raise InputError(f'{batch_sizes[places]:,} captions have more words than the {places - 1} that {places} '
@@ -81,9 +68,9 @@ class EncoderDecoder(Architecture):
         image = linear(dropout(features, ratio, masks[_FEATURE]), self.image_vec.W, self.image_vec.b)
         read = self._read(self.encoder, dropout(image, ratio, masks[_IMAGE]))
         # (split_axis: the gradient of a slice would be a slow scatter.)
-        code = dropout(F.split_axis(read, [(places - 1) * count], axis=0)[1] if places > 1 else read, ratio,
-                       masks[_CODE])
-        caption = captions_of_rows(batch_sizes)
+        code = F.split_axis(read, [(places - 1) * count], axis=0)[1] if places > 1 else read
+        code = dropout(code, ratio, masks[_CODE])
+        caption = captions_of_rows([*batch_sizes])
         of_image = caption if images is None else images[caption]
         place = np.repeat(np.arange(len(batch_sizes)), batch_sizes)
         halves = []
@@ -98,13 +85,8 @@ class EncoderDecoder(Architecture):
 
 
 class PlaceDecoder:
-    """A trained EncoderDecoder as a decoder: a step goes to the next place, whatever the words.
-
-    After the last place only `</S>` is possible.
-
-    Args:
-        model: The model, on the device where it is to run.
-    """
+    """A trained EncoderDecoder, on its device, as a decoder: a step goes to the next place, whatever the words. After
+    the last place only `</S>` is possible."""
 
     def __init__(self, model: EncoderDecoder) -> None:
         self.device, self._max_positions = model.device, model.max_positions
@@ -116,12 +98,9 @@ class PlaceDecoder:
         self.bias = model.out_word.b.array
 
     def start(self, features: Array) -> tuple[Array, int, np.ndarray]:
-        """Runs the model on the images, (n, D) float32 on the device.
-
-        Returns:
-            The state `(h, place, images)`: the outputs at all places, (T, n, 2H) float32, the next place, from 0, and
-            the image of each hypothesis, (n,) int, on the host.
-        """
+        """Runs the model on the images, (n, D) float32 on the device, for the state `(h, place, images)`: the outputs
+        at all places, (T, n, 2H) float32, the next place, from 0, and the image of each hypothesis, (n,) int, on the
+        host. """
         xp, (W, b), T = self.device.xp, self._image, self._max_positions
         *_, code = self._outputs(self._encoder, matmul(features, W.T) + b)
         units = code.shape[1]
@@ -138,9 +117,9 @@ class PlaceDecoder:
         read = matmul(x, W_x)
         h, c = (xp.zeros((len(x), W_h.shape[0]), np.float32) for _ in range(2))
         for _ in range(self._max_positions):
-            gates, recurrent, h0, c0 = read.copy(), matmul(h, W_h), h, c
-            h, c = xp.empty_like(h0), xp.empty_like(c0)
-            lstm_cell(gates, recurrent, b, c0, c, h)
+            recurrent, c0 = matmul(h, W_h), c
+            h, c = xp.empty_like(h), xp.empty_like(c)
+            lstm_cell(read.copy(), recurrent, b, c0, c, h)
             yield h
 
     def step(self, state: tuple[Array, int, np.ndarray], parents: np.ndarray,

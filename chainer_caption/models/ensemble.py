@@ -7,27 +7,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from chainer_caption.errors import InputError
-from chainer_caption.functions import add_probabilities
+from chainer_caption.functions import Array, add_probabilities
 from chainer_caption.models.provenance import provenance_text
 
 if TYPE_CHECKING:
     from chainer_caption.models.bundle import Bundle
 
-Array = Any
-
 
 class EnsembleDecoder:
-    """Decoders of the same vocabulary as one decoder.
-
-    The score of a word is the logarithm of the mean of the models' probabilities; the biases are zero.
-
-    Args:
-        decoders: Those of the models, on one device.
-    """
+    """Decoders of the same vocabulary, on one device, as one decoder. The score of a word is the logarithm of the mean
+    of the models' probabilities; the biases are zero."""
 
     def __init__(self, decoders: Sequence[Any]) -> None:
-        self._decoders = decoders
-        self.device = decoders[0].device
+        self._decoders, self.device = decoders, decoders[0].device
         self.bias = self.device.xp.zeros_like(decoders[0].bias)
 
     def start(self, features: Any) -> list[Any]:
@@ -45,16 +37,9 @@ class EnsembleDecoder:
 
 
 def check_ensemble(bundles: Sequence[Bundle], names: Sequence[str]) -> None:
-    """Checks that models can form an ensemble.
-
-    Args:
-        bundles: The models; at least one.
-        names: Their names in messages.
-
-    Raises:
-        InputError: Vocabularies or features differ; the line names the first model that does not fit.
-    """
-    first = bundles[0]
+    """Checks that models, at least one, can form an ensemble. If vocabularies or features differ, an InputError calls
+    the first model that does not fit by its name."""
+    first, through = bundles[0], 'an ensemble sees each image through one encoder'
     for bundle, name in zip(bundles[1:], names[1:], strict=True):
         if (bundle.vocabulary.words, bundle.tokenizer) != (first.vocabulary.words, first.tokenizer):
             raise InputError(f'{name}: has another vocabulary than {names[0]}; only models with the same words can '
@@ -63,8 +48,7 @@ def check_ensemble(bundles: Sequence[Bundle], names: Sequence[str]) -> None:
             raise InputError(f'{name}: reads {bundle.model.reads}, but {names[0]} {first.model.reads}')
         if bundle.model.feature_size != first.model.feature_size:
             raise InputError(f'{name}: learned from features of {bundle.model.feature_size} numbers, but {names[0]} '
-                             f'from {first.model.feature_size}; an ensemble sees each image through one encoder')
+                             f'from {first.model.feature_size}; {through}')
         if bundle.provenance != first.provenance:
             raise InputError(f'{name}: learned from features of {provenance_text(bundle.provenance)}, but {names[0]} '
-                             f'from those of {provenance_text(first.provenance)}; an ensemble sees each image through '
-                             'one encoder')
+                             f'from those of {provenance_text(first.provenance)}; {through}')

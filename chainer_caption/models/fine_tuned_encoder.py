@@ -1,10 +1,7 @@
 """The fine-tuned image encoder of a model, in a file beside the model's weights.
 
 A process may be killed between writing the two files. So the weights hold a digest of the encoder that they belong to,
-and are replaced last: the folder then has the old pair or the new one.
-"""
-from __future__ import annotations
-
+and are replaced last: the folder then has the old pair or the new one."""
 import os
 import pathlib
 from collections.abc import Mapping
@@ -17,11 +14,8 @@ from chainer_caption.storage.archives import read_npz
 from chainer_caption.storage.files import sample_digest, sync_folder, write_npz
 from chainer_caption.storage.legacy import ENCODER_FILES, current_array_names
 
-#: The encoder's file, and the one that is about to replace it.
-ENCODER, NEXT = 'encoder.npz', 'encoder-next.npz'
-
-#: In the weights: the digest of the encoder that they belong to.
-DIGEST = 'encoder'
+#: The encoder's file, the one that is about to replace it, and in the weights the digest of the encoder they belong to.
+ENCODER, NEXT, DIGEST = 'encoder.npz', 'encoder-next.npz', 'encoder'
 
 
 def write_pair(weights: pathlib.Path, arrays: Mapping[str, Any], encoder: Mapping[str, Any]) -> None:
@@ -34,15 +28,8 @@ def write_pair(weights: pathlib.Path, arrays: Mapping[str, Any], encoder: Mappin
 
 
 def find(weights: pathlib.Path, digest: np.ndarray | None = None) -> pathlib.Path | None:
-    """The path of the image encoder of a model directory; None where the model has none.
-
-    Args:
-        weights: The path of the model's weights.
-        digest: The digest of the encoder in these weights, if there is one.
-
-    Raises:
-        InputError: No encoder there belongs to the weights.
-    """
+    """The path of the image encoder beside the path of a model's weights; None where the model has none. InputError
+    where no encoder there has the digest, which is in these weights."""
     there = [path for path in map(weights.with_name, (ENCODER, NEXT, *ENCODER_FILES)) if path.exists()]
     if digest is None:
         return there[0] if there else None
@@ -56,8 +43,8 @@ def find(weights: pathlib.Path, digest: np.ndarray | None = None) -> pathlib.Pat
 def recover(weights: pathlib.Path) -> pathlib.Path | None:
     """As `find`, and completes a replacement that was interrupted. No other process may write the folder."""
     digest = current_array_names(read_npz(weights)).get(DIGEST) if weights.exists() else None
-    path, encoder, following = find(weights, digest), weights.with_name(ENCODER), weights.with_name(NEXT)
+    path, encoder = find(weights, digest), weights.with_name(ENCODER)
     if path not in (None, encoder):
         os.replace(path, encoder)
-    following.unlink(missing_ok=True)
+    weights.with_name(NEXT).unlink(missing_ok=True)
     return path and encoder

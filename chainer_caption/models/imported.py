@@ -1,6 +1,4 @@
 """Captioners that other programs have trained, with their LSTM cells. They caption but cannot be trained here."""
-from __future__ import annotations
-
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -11,23 +9,15 @@ import numpy as np
 
 from chainer_caption.data.vocabulary import BOS, SPECIAL, UNK
 from chainer_caption.errors import InputError
-from chainer_caption.functions import matmul, prepack
+from chainer_caption.functions import Array, matmul, prepack
 from chainer_caption.models.architecture import Architecture, register_architecture
-
-Array = Any
 
 
 class Cell(typing.NamedTuple):
-    """The differences between LSTM cells.
-
-    Attributes:
-        candidates: Number of candidates computed for each unit.
-        candidate: Of these, (n, candidates * H), what enters the cell: (n, H).
-        output: Of the cell, what the output gate is multiplied with.
-    """
-    candidates: int
-    candidate: Callable
-    output: Callable
+    """The differences between LSTM cells."""
+    candidates: int         #: number of candidates computed for each unit
+    candidate: Callable     #: of these, (n, candidates * H), what enters the cell: (n, H)
+    output: Callable        #: of the cell, what the output gate is multiplied with
 
 
 def _tanh(x: Array) -> Array:
@@ -48,7 +38,6 @@ def _greater(x: Array) -> Array:
 CELLS = {'lstm': Cell(1, _tanh, _tanh), 'lstm_linear_output': Cell(1, _tanh, _itself),
          'lstm_maxout': Cell(2, _greater, _tanh)}
 
-
 _MAY_BE_UNSAID = SPECIAL[BOS], SPECIAL[UNK]
 
 
@@ -58,14 +47,11 @@ class Imported(Architecture):
 
     Its LSTM has the rows of each gate together, `gate * H + unit`, gates i, f, o, then the candidates.
 
-    Args: as for `Architecture`, and
-        hidden: H, the width of the LSTM.
+    Args: as for `Architecture` (`dropout` is recorded only), and
         embedding: E, the width of the embeddings.
         cell: One of `CELLS`.
         unsaid: The special words that it has no score for.
-        dropout: Recorded only; nothing is trained.
     """
-
     sizes = 'embedding',
     trainable = False
     cell: str
@@ -73,7 +59,7 @@ class Imported(Architecture):
     def __init__(self, feature_size: int, vocabulary_size: int, hidden: int, embedding: int, cell: str,
                  unsaid: Sequence[str] = (), dropout: float = 0.0, initialW: Any = None) -> None:
         super().__init__()
-        rows = _rows(cell, hidden)
+        rows = (3 + CELLS[cell].candidates) * hidden
         with self.init_scope():
             self.word_vec = L.EmbedID(vocabulary_size, embedding, initialW)
             self.image_vec = L.Linear(feature_size, embedding, initialW=initialW)
@@ -91,26 +77,16 @@ class Imported(Architecture):
             raise InputError(f'{path}: "unsaid" should be a list of {" or ".join(_MAY_BE_UNSAID)}, not {unsaid!r}')
         return found
 
-    def decoder(self) -> ImportedDecoder:
+    def decoder(self) -> 'ImportedDecoder':
         return ImportedDecoder(self)
 
 
-def _rows(cell: str, hidden: int) -> int:
-    return (3 + CELLS[cell].candidates) * hidden
-
-
 class ImportedDecoder:
-    """An `Imported` as a decoder; see `models.decoder`.
-
-    Its state is in double precision: in a cell without a bound, a rounding error can grow from word to word.
-
-    Args:
-        model: The model, on the device where it is to run.
-    """
+    """An `Imported`, on its device, as a decoder; see `models.decoder`. Its state is in double precision: in a cell
+    without a bound, a rounding error can grow from word to word."""
 
     def __init__(self, model: Imported) -> None:
-        self.device = model.device
-        self._cell = CELLS[model.cell]
+        self.device, self._cell = model.device, CELLS[model.cell]
         self._W_out = prepack(model.out_word.W.array.T)
         with chainer.using_device(self.device):
             # The biases of words without a score are -inf.

@@ -1,6 +1,4 @@
 """Merge: an LSTM that reads words only; the image joins its output before the next word is chosen."""
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,12 +8,10 @@ import chainer.links as L
 import numpy as np
 
 from chainer_caption.data.batches import captions_of_rows
-from chainer_caption.functions import dropout, linear, lstm_sequence, matmul, prepack, sequence_input
+from chainer_caption.functions import Array, dropout, linear, lstm_sequence, matmul, prepack, sequence_input
 from chainer_caption.models.architecture import register_architecture
 from chainer_caption.models.decoder import LSTMDecoder, LSTMState
 from chainer_caption.models.show_and_tell import ShowAndTell
-
-Array = Any
 
 # One mask for each dropout, by its place in the model.
 _FEATURE, _WORDS = range(2)
@@ -36,7 +32,7 @@ class Merge(ShowAndTell):
     def _add_layers(self, initialW: Any) -> None:
         self.joint = L.Linear(self.hidden, self.hidden, initialW=initialW)
 
-    def decoder(self, record: bool = False) -> MergeDecoder:
+    def decoder(self, record: bool = False) -> 'MergeDecoder':
         return MergeDecoder(self, record)
 
     def outputs(self, features: Array, words: Array, batch_sizes: Sequence[int], update_key: tuple[int, int] | None,
@@ -46,16 +42,14 @@ class Merge(ShowAndTell):
         image = F.relu(linear(dropout(features, self.dropout, masks[_FEATURE]), self.image_vec.W, self.image_vec.b))
         x = sequence_input(None, self.word_vec.W, words, self.dropout, masks[_WORDS])
         h = lstm_sequence(x, self.lstm.upward.W, self.lstm.upward.b, self.lstm.lateral.W, batch_sizes, computed)
-        rows = self.device.send(captions_of_rows(batch_sizes).astype(np.int32))
+        rows = self.device.send(captions_of_rows([*batch_sizes]).astype(np.int32))
         joined = h + sequence_input(None, image, rows, 0, masks[_FEATURE])
         return F.relu(linear(joined, self.joint.W, self.joint.b))
 
 
 class MergeDecoder(LSTMDecoder):
-    """A trained Merge as a recurrence over arrays; otherwise as `LSTMDecoder`.
-
-    The joint layer is linear before its ReLU, so the part of each image is computed once.
-    """
+    """A trained Merge as a recurrence over arrays; otherwise as `LSTMDecoder`. The joint layer is linear before its
+    ReLU, so the part of each image is computed once."""
 
     def __init__(self, model: Merge, record: bool = False) -> None:
         super().__init__(model, record)

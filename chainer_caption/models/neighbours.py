@@ -1,8 +1,5 @@
-"""The nearest words of a word in a model's embedding.
-
-Vinyals et al. 2015 (section 4.3.6) show that a captioner learns embeddings in which 'pony' and 'donkey' are near
-'horse'.
-"""
+"""The nearest words of a word in a model's embedding: 'pony' and 'donkey' are near 'horse' (Vinyals et al. 2015,
+section 4.3.6)."""
 from __future__ import annotations
 
 import dataclasses
@@ -21,25 +18,15 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Neighbour:
-    """A word near another.
-
-    Attributes:
-        word: The word.
-        cosine: The cosine of the angle between the two embeddings, in [-1, 1].
-        count: The number of times the word occurs in the training captions.
-    """
+    """A word near another."""
     word: str
-    cosine: float
-    count: int
+    cosine: float   #: The cosine of the angle between the two embeddings, in [-1, 1].
+    count: int      #: The number of times the word occurs in the training captions.
 
 
 def find_neighbours(bundle: Bundle, word: str, top: int = 10) -> list[Neighbour]:
     """The nearest words of a word, at most `top`, by the cosine of their embeddings, the nearest first; without the
-    word itself and the special words.
-
-    Raises:
-        InputError: The word is not in the vocabulary; the line names words of similar spelling.
-    """
+    word itself and the special words. Raises InputError as `word_id` does."""
     if top < 1:
         raise InputError.of('top', top, 'must be at least 1')
     vocabulary = bundle.vocabulary
@@ -54,11 +41,7 @@ def find_neighbours(bundle: Bundle, word: str, top: int = 10) -> list[Neighbour]
 
 
 def word_id(vocabulary: Vocabulary, word: str) -> int:
-    """The id of a word.
-
-    Raises:
-        InputError: The vocabulary does not have it.
-    """
+    """The id of a word; where the vocabulary does not have it, an InputError names words of similar spelling."""
     here = int(vocabulary.encode([word])[0])
     if here >= len(SPECIAL):
         return here

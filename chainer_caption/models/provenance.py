@@ -1,6 +1,4 @@
 """Feature provenance: the names of an encoder and of a preprocessing, or None where they are unknown."""
-from __future__ import annotations
-
 from chainer_caption.features.encoders import is_fine_tuned
 
 

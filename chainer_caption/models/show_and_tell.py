@@ -1,6 +1,4 @@
 """Show and Tell: an LSTM that reads an image and then generates its caption word by word."""
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,11 +6,9 @@ import chainer
 import chainer.functions as F
 import chainer.links as L
 
-from chainer_caption.functions import dropout, linear, lstm_sequence, sequence_input
+from chainer_caption.functions import Array, dropout, linear, lstm_sequence, sequence_input
 from chainer_caption.models.architecture import Architecture, initializers_from, register_architecture
 from chainer_caption.models.decoder import LSTMDecoder
-
-Array = Any
 
 # One mask for each dropout, by its place in the model.
 _FEATURE, _IMAGE, _WORDS, _OUTPUT = range(4)
@@ -30,7 +26,6 @@ class ShowAndTell(Architecture):
     LSTM's output. `log_frequencies` from `Vocabulary.log_frequencies` spares the first updates learning which words
     are common.
     """
-
     records = True
 
     def __init__(self, feature_size: int, vocabulary_size: int, hidden: int = 512, dropout: float = 0.5,
@@ -53,8 +48,7 @@ class ShowAndTell(Architecture):
     def outputs(self, features: Array, words: Array, batch_sizes: Sequence[int], update_key: tuple[int, int] | None,
                 computed: tuple[Array, Array, Array] | None = None) -> chainer.Variable:
         """The LSTM's outputs at each word, (N, H); `computed` as for `lstm_sequence`."""
-        ratio = self.dropout
-        masks = self.mask_keys(update_key, 4)
+        masks, ratio = self.mask_keys(update_key, 4), self.dropout
         image = linear(dropout(features, ratio, masks[_FEATURE]), self.image_vec.W, self.image_vec.b)
         image = dropout(image, ratio, masks[_IMAGE])
         x = sequence_input(image, self.word_vec.W, words, ratio, masks[_WORDS])

@@ -1,8 +1,5 @@
 """Trained models of other programs, as model directories: a module for each format, with its names for the arrays.
-Nothing in such a file is executed.
-"""
-from __future__ import annotations
-
+Nothing in such a file is executed."""
 from collections.abc import Sequence
 
 from chainer_caption.errors import InputError
@@ -17,12 +14,8 @@ FORMATS = chainer_image_caption, neuraltalk, image_captioning_pytorch
 
 
 def read_checkpoint(paths: Sequence[str], provenance: dict[str, str] | None = None) -> Bundle:
-    """A trained model of another program. The counts of its words are unknown, and are 0.
-
-    Args:
-        paths: Its files, in any order; their contents tell the format.
-        provenance: The `encoder` and `preprocessing` of the features that it was trained on; None for the default of
-            its program.
+    """A trained model of another program, of its files, in any order, and the provenance of the features that it was
+    trained on; None for the default of its program. The counts of its words are unknown, and are 0.
 
     Raises:
         InputError: The files are of no format that is known, damaged, or do not belong together.

@@ -1,7 +1,5 @@
 """dsanno/chainer-image-caption: the HDF5 file that Chainer's `save_hdf5` writes of the chain, and its dataset, a pickle
 with the words. The chain is that of ShowAndTell, so the model can be trained further."""
-from __future__ import annotations
-
 from chainer_caption.data.matlab import read_hdf5
 from chainer_caption.data.vocabulary import SPECIAL
 from chainer_caption.errors import InputError

@@ -1,7 +1,5 @@
 """ruotianluo/ImageCaptioning.pytorch, the models `fc` and `newfc`: a state dict, and the pickled infos with the words.
 Word 0 begins captions and ends them; `UNK` stands for unknown words."""
-from __future__ import annotations
-
 import functools
 
 from chainer_caption.errors import InputError

@@ -1,7 +1,5 @@
 """karpathy/neuraltalk: one pickle. Word 0 is `#START#` as an input, and the final `.` as an output; it has no word for
 unknown words."""
-from __future__ import annotations
-
 from chainer_caption.errors import InputError
 from chainer_caption.models.bundle import Bundle
 from chainer_caption.models.checkpoints.parts import make_bundle, named, read_arrays, word_list

@@ -1,6 +1,4 @@
 """What the formats share: checked arrays, words in our order, and the model made of them."""
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -17,16 +15,13 @@ from chainer_caption.storage.files import unreadable
 
 def read_arrays(path: str, stored: Mapping[str, Any], sizes: Mapping[str, tuple[str, int]],
                 shapes: Callable[..., Mapping[str, tuple[int, ...]]]) -> tuple[dict[str, int], dict[str, np.ndarray]]:
-    """The arrays of a checkpoint.
+    """The sizes and the arrays of a checkpoint by name; the arrays are float32.
 
     Args:
         path: The file, for messages.
         stored: Its values by name: numpy.ndarray, or objects with `shape`, `dtype` and `read()`; others are ignored.
         sizes: Where each size of the model is: the name of an array and the number of its dimension.
         shapes: Takes the sizes by their names, and returns the shape of every array.
-
-    Returns:
-        The sizes and the arrays by name; the arrays are float32.
 
     Raises:
         InputError: One is missing, does not fit, is damaged, or holds values that are not finite.
@@ -63,11 +58,8 @@ def named(value: object) -> str:
 
 
 def word_list(path: str, words: Mapping[Any, Any], count: int) -> list[str]:
-    """The words of a checkpoint, given by their numbers as text or bytes, in the order of the numbers.
-
-    Raises:
-        InputError: The numbers are not those from 0 to `count - 1`, or the words are no text.
-    """
+    """The words of a checkpoint, given by their numbers as text or bytes, in the order of the numbers; InputError where
+    these are not those from 0 to `count - 1`, or the words are no text."""
     if words.keys() != {*range(count)}:
         raise InputError(f'{path}: words of {len(words):,} numbers, where the weights have {count:,}, from 0')
     found = [words[i].decode('latin-1') if isinstance(words[i], bytes) else words[i] for i in range(count)]
@@ -82,12 +74,10 @@ def make_bundle(path: str, words: Sequence[str], read: Sequence[int | None], out
     """A bundle of a checkpoint's words and arrays, with the words in our order.
 
     Args:
-        path: The file of the words, for messages.
-        words: In the order of their numbers.
+        path, words: The file of the words, for messages, and they in the order of their numbers.
         read: The numbers of the words that are the inputs `<S>`, `</S>`, `<UNK>`; None for no word.
         outputs: The numbers of the words that are these as outputs; None is `unsaid`.
-        architecture: ShowAndTell or Imported.
-        configuration: Its arguments except the size of the vocabulary.
+        architecture, configuration: ShowAndTell or Imported, and its arguments except the size of the vocabulary.
         arrays: By the architecture's names; rows of words in the order of `words`.
     """
     special = {*read, *outputs}
@@ -108,8 +98,5 @@ def make_bundle(path: str, words: Sequence[str], read: Sequence[int | None], out
 
 def _rows(array: np.ndarray, numbers: Sequence[int | None]) -> np.ndarray:
     """Rows of an array by their numbers; zeros for None."""
-    rows = np.zeros((len(numbers), *array.shape[1:]), np.float32)
-    for place, number in enumerate(numbers):
-        if number is not None:
-            rows[place] = array[number]
-    return rows
+    zero = np.zeros(array.shape[1:], np.float32)
+    return np.array([zero if number is None else array[number] for number in numbers], np.float32)
