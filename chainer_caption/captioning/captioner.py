@@ -111,7 +111,7 @@ class Captioner:
         _check_images(bundles[0], names[0])
         known, folder = bundles[0].provenance, folders[0]
         # An encoder that was named without a preprocessing has one of its own.
-        provenance = known or ({'encoder': encoder, 'preprocessing': preprocessing} if encoder else
+        provenance: dict[str, Any] = known or ({'encoder': encoder, 'preprocessing': preprocessing} if encoder else
                                {**ASSUMED, 'preprocessing': preprocessing or ASSUMED['preprocessing']})
         for given, key in ((encoder, 'encoder'), (preprocessing, 'preprocessing')):
             if known and given not in (None, provenance[key]):
@@ -185,8 +185,9 @@ class Captioner:
 
     def _caption_batches(self, images: Iterable[Source], search: Any) -> Iterator[Result]:
         for batch in prepared_batches(_Reader(self.extractor), images):
-            results = self.caption_prepared([(source.filename, image) for source, image in batch], search)
-            for (source, _), result in zip(batch, results, strict=True):
+            pairs: list[tuple[Any, Any]] = list(batch)
+            results = self.caption_prepared([(source.filename, image) for source, image in pairs], search)
+            for (source, _), result in zip(pairs, results, strict=True):
                 yield dataclasses.replace(result, path=source.path)
 
     def caption_prepared(self, batch: Sequence[tuple[str, Any]], search: Any) -> Iterator[Result]:

@@ -1,5 +1,6 @@
 """extract_features: builds a dataset from a folder of images."""
 import argparse
+from typing import Any
 
 from chainer_caption.cli.common import add_device, device, say
 from chainer_caption.cli.progress import Progress, show_failure
@@ -74,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def _encoder(args: argparse.Namespace) -> tuple[str, str | None, str | None]:
+def _encoder(args: argparse.Namespace) -> tuple[str, str | None, Any]:
     """The encoder, the preprocessing and the weights that the options name, as `Extractor.load` takes them."""
     if args.model is None:
         return args.encoder or 'vgg19', args.preprocessing, args.encoder_weights

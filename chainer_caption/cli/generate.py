@@ -81,7 +81,8 @@ def run(args: argparse.Namespace) -> int:
     _check_output(args)
     processes = Processes.started()
     tell = say if processes.first else lambda line: None
-    paths, sidecars = processes.broadcast(_paths(args) if processes.first else None)
+    found: Any = processes.broadcast(_paths(args) if processes.first else None)
+    paths, sidecars = found
     if sidecars is not None:
         if not paths:
             tell(f'all {sidecars.kept:,} images have a sidecar; --overwrite replaces them')

@@ -100,7 +100,7 @@ class Dataset:
             return self
         other = copy.copy(self)
         other._reads = reads
-        if self.features is None and reads == 'vectors':
+        if self.features is None and self.grids is not None and reads == 'vectors':
             encoder = ENCODERS.get(base_encoder(self.provenance['encoder'])) if self.provenance else None
             if encoder is None or not encoder.grid_mean:
                 raise InputError(f'{self.features_path}: holds grids, but the architecture reads vectors; add '

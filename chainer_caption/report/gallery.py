@@ -94,7 +94,7 @@ def thumbnail(path: str, size: int, honour_exif: bool = True,
         return None
     data = io.BytesIO()
     image.save(data, 'WEBP', quality=70)
-    red, green, blue = image.resize((1, 1), Image.Resampling.BOX).getpixel((0, 0))
+    red, green, blue = image.resize((1, 1), Image.Resampling.BOX).tobytes()
     return {'width': image.width, 'height': image.height, 'tint': f'#{red:02x}{green:02x}{blue:02x}'}, data.getvalue()
 
 

@@ -28,7 +28,7 @@ from chainer_caption.storage.serializers import arrays_digest
 from chainer_caption.training.settings import Settings, rules
 from chainer_caption.training.updater import Objective, Say
 
-Provenance = Mapping[str, str]
+Provenance = dict[str, str]
 
 MOST_UNKNOWN = 0.2      #: of the training tokens, the share of <UNK> above which a vocabulary is too small
 _SMALL = 10_000         # a training set of fewer captions is small: its min_count is chosen by MOST_UNKNOWN

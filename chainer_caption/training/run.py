@@ -1,7 +1,7 @@
 """Runs a training so that nothing is lost, however it ends."""
 import contextlib
 import pathlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import chainer
@@ -24,7 +24,7 @@ from chainer_caption.training.updater import Objective, Say
 
 
 def train(dataset: Any, output: Path, settings: Settings | None = None, device: Any = '@numpy', resume: bool = False,
-          overwrite: bool = False, start_from: Path | None = None, provenance: Mapping[str, str] | None = None,
+          overwrite: bool = False, start_from: Path | None = None, provenance: dict[str, str] | None = None,
           extensions: Sequence[Any] = (), progress: Any = None, say: Say = lambda line: None,
           stop: Callable[[], bool] = lambda: False, processes: Processes | None = None, images: Path | None = None,
           encoder_weights: Path | None = None, objective: Objective | str | None = None) -> Bundle:
@@ -115,7 +115,7 @@ def _with_filename(output: pathlib.Path) -> Iterator[None]:
         raise unwritable(e.filename or output, e) from e
 
 
-def _prepare(plan: planning.Plan, dataset: Any, output: pathlib.Path, declared: Mapping[str, str] | None,
+def _prepare(plan: planning.Plan, dataset: Any, output: pathlib.Path, declared: dict[str, str] | None,
              start_from: Path | None, say: Say) -> tuple[Bundle, bool]:
     """What is trained, and whether there is a snapshot to go on from. Clears the folder for a new training."""
     dataset = dataset.reading(plan.architecture.reads)
