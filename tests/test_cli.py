@@ -752,7 +752,7 @@ def test_main_lists_the_commands(capsys):
     assert caught.value.code == 0 and 'usage: chainer-caption train' in capsys.readouterr().out
 
 
-@pytest.mark.parametrize('script', sorted((ROOT / 'scripts').glob('*.py')), ids=lambda path: path.name)
+@pytest.mark.parametrize('script', sorted((ROOT / 'scripts').glob('[a-z]*.py')), ids=lambda path: path.name)
 def test_scripts_run(script, package_environment, tmp_path):
     done = subprocess.run([sys.executable, script, '-h'], cwd=tmp_path, env=package_environment, capture_output=True,
                           text=True, check=False)

@@ -29,7 +29,7 @@ from chainer_caption.features.encoders.vgg import VGG
 from chainer_caption.features.images import ImageError
 from chainer_caption.features.torch_weights import TorchWeights
 from chainer_caption.storage.archives import npz_shapes, read_npz
-from chainer_caption.storage.journal import Journal
+from chainer_caption.storage.journal import MAGIC, Journal
 from chainer_caption.storage.torch_files import read_state_dict
 
 LINK = VGG((1, 1), 2, 5, 8)
@@ -174,7 +174,7 @@ def test_json_of_a_million_levels(opening, tmp_path, model_dir, dataset_dir):
         (model / name).write_text(bomb)
         with little_memory(), pytest.raises(InputError, match='nested too deeply'):
             Bundle.load(model)
-    path.write_text(json.dumps({'a': 1}) + '\n' + bomb + '\n')
+    path.write_text(MAGIC.decode() + json.dumps({'a': 1}) + '\n' + bomb + '\n')
     with Journal(path, {'a': 2}) as journal:            # no row can be read
         assert list(journal.rows()) == []
 
