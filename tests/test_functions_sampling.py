@@ -10,6 +10,8 @@ from chainer.backends import cuda
 
 from chainer_caption.data.vocabulary import BOS, EOS, UNK
 from chainer_caption.functions import mask_key, rollout, sample_words, uniforms
+from chainer_caption.functions.compiled import compiled
+from chainer_caption.functions.softmax import softmax_row
 from chainer_caption.models import Merge, ShowAndTell
 from chainer_caption.models.decoder import LSTMDecoder
 
@@ -256,3 +258,22 @@ def test_the_gpu_draws_what_the_cpu_draws(kind):
         model.sampled_loss(device.send(x), sampled, weights).backward()
         for (_, param), gradient in zip(sorted(model.namedparams()), gradients, strict=True):
             np.testing.assert_allclose(chainer.get_device('@numpy').send(param.grad), gradient, rtol=1e-3, atol=1e-5)
+
+
+@compiled
+def _softmax_total(row, bias, out, found):
+    found[0] = softmax_row(row, bias, out)[1]
+
+
+@pytest.mark.parametrize('size', [20, 33])
+def test_a_softmax_does_not_depend_on_where_its_arrays_lie(size):
+    scores, bias = np.random.default_rng(0).standard_normal((2, size)).astype(np.float32)
+    pool, found = np.zeros(10 * size, np.float32), np.zeros(1, np.float32)
+    totals = set()
+    for gap in range(2 * size):
+        for at, to in ((0, size + gap), (size + gap, 0)):
+            row, out = pool[at:at + size], pool[to:to + size]
+            row[:] = scores
+            _softmax_total(row, bias, out, found)
+            totals.add(float(found[0]))
+    assert len(totals) == 1

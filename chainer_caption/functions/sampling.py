@@ -95,7 +95,9 @@ def _sample(scores, bias, uniforms, suppressed, repeats, temperature, top_k, top
         if norm < np.inf and best > -np.inf:              # false of overflowing scores and of NaN
             if restricted:
                 for j in range(len(row)):
-                    weights[j] = exp((row[j] - best) / temperature)
+                    weights[j] = row[j] - best
+                for j in range(len(row)):                 # one array, as in softmax_row
+                    weights[j] = exp(weights[j] / temperature)
             _filter(weights, top_k, top_p)
             words[i] = _pick(weights, uniforms[i])
             log_probs[i] = row[words[i]] - norm

@@ -16,9 +16,13 @@ def softmax_row(row, bias, out):
     for j in range(len(row)):
         row[j] += bias[j]
         top = max(top, row[j])
+    for j in range(len(row)):
+        out[j] = row[j] - top
+    # In a loop over one array: with two, the compiled code would choose between instructions that round differently by
+    # how near the two lie in memory, and a resumed run would differ from one that was never stopped.
     total = np.float32(0)
     for j in range(len(row)):
-        out[j] = e = exp(row[j] - top)
+        out[j] = e = exp(out[j])
         total += e
     return top, total
 

@@ -28,7 +28,9 @@ __device__ __forceinline__ float penalty_of(int word, const Array& facts, ptrdif
 '''
 
 
-def collect(scores, bias, log_probs, bounds, k, threshold, weight, suppressed, penalized, penalty):
+def collect(scores: cuda.ndarray, bias: cuda.ndarray, log_probs: np.ndarray, bounds: np.ndarray, k: int,
+            threshold: np.ndarray, weight: float, suppressed: int, penalized: np.ndarray, penalty: np.ndarray,
+            ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """The continuations among which each image's k best are; arguments as for `beam_topk`, but `suppressed` has a bit
     for each word, and `scores` is not changed.
 
