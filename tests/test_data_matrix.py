@@ -400,7 +400,7 @@ def test_mat_headers_that_lie(tmp_path, cache):
 
 def test_damaged_archives(tmp_path):
     path = tmp_path / 'feats.npz'
-    for flag, value in ((6, 1), (8, 99)):               # encrypted; compressed in a way that nobody knows
+    for flag, value in ((6, 1), (8, 99)):               # encrypted; an unknown compression
         save_npz(path, feats=ROWS)
         content = bytearray(path.read_bytes())
         content[flag] = content[content.index(b'PK\1\2') + flag + 2] = value

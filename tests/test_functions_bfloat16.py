@@ -79,7 +79,7 @@ def test_a_cpu_that_cannot_is_told_in_one_line_and_computes_in_float32(monkeypat
         np.testing.assert_array_equal(matmul(a, a), np.dot(a, a))
     line, = said
     assert 'AVX512_BF16' in line and 'float32' in line
-    # Nor does a setting that nobody has checked end the process.
+    # Nor does an unchecked setting end the process.
     with chainer.using_config('precision', 'bf16'):
         np.testing.assert_array_equal(matmul(a, a), np.dot(a, a))
 

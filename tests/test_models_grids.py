@@ -1,5 +1,4 @@
 """An architecture that reads grids: trained, saved, loaded and captioned with end to end."""
-import contextlib
 import itertools
 import json
 
@@ -18,37 +17,9 @@ from chainer_caption.decoding import DiverseBeamSearch, Sampling
 from chainer_caption.evaluation.evaluator import Evaluator
 from chainer_caption.functions import lstm_sequence
 from chainer_caption.models import ShowAndTell
-from chainer_caption.models.architecture import initializers_from
-from chainer_caption.training import settings
-
-# Interfaces from before `register_architecture`, where there are those.
-Base = models.Architecture
-with contextlib.suppress(ImportError):
-    from chainer_caption.models.speaker import Speaker
-
-    class Base(Speaker):
-        def __init__(self):
-            super().__init__(0)
 
 
-def adapted(architecture):
-    if Base is models.Architecture:
-        return architecture
-
-    class Adapted(architecture):
-        stepper = architecture.decoder
-
-        def __init__(self, *args, log_frequencies=None, seed=0, initialW=None, **sizes):
-            with initializers_from(seed):
-                super().__init__(*args, **sizes)
-
-        @classmethod
-        def weight_shapes(cls, **sizes):
-            return {name[1:]: param.shape for name, param in cls(**sizes).namedparams()}
-    return Adapted
-
-
-class Attend(Base):
+class Attend(models.Architecture):
     """An LSTM over the words whose output attends to the locations of a grid (scaled dot products)."""
     architecture, reads = 'attend', 'grids'
 
@@ -110,10 +81,7 @@ SETTINGS = {'epochs': 40, 'batch_size': 16, 'architecture': 'attend', 'hidden': 
 @pytest.fixture(autouse=True, scope='module')
 def registered():
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setitem(models.ARCHITECTURES, 'attend', adapted(Attend))
-        known = getattr(settings, '_KNOWN', {})
-        if 'architecture' in known:
-            monkeypatch.setitem(known, 'architecture', (*known['architecture'], 'attend'))
+        monkeypatch.setitem(models.ARCHITECTURES, 'attend', Attend)
         yield
 
 
@@ -217,7 +185,7 @@ class AttendBoth(Attend):
 
 
 def test_vectors_and_grids_side_by_side(tmp_path, monkeypatch):
-    monkeypatch.setitem(models.ARCHITECTURES, 'attend', adapted(AttendBoth))
+    monkeypatch.setitem(models.ARCHITECTURES, 'attend', AttendBoth)
     folder = write_grids(tmp_path / 'dataset')
     np.save(folder / 'feats.npy', np.load(folder / 'grids.npy').astype(np.float32).mean(axis=1))
     dataset = Dataset(folder)

@@ -45,7 +45,7 @@ def get_default_memory_pool():
 
 
 def get_default_pinned_memory_pool():
-    return None                                             # Chainer keeps it, and nobody asks it
+    return None                                             # Chainer keeps it and never asks it
 
 
 def get_array_module(*args):

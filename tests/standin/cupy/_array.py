@@ -252,7 +252,7 @@ def view(array, a):
 
 
 def own(a):
-    """A new array of the current device from a NumPy array that nobody else has."""
+    """A new array of the current device from a NumPy array with no other owner."""
     a = np.asarray(a)
     checked_dtype(a.dtype)
     if not np.may_share_memory(a, a.ravel('K')):            # with gaps between its numbers

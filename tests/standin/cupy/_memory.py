@@ -85,7 +85,7 @@ class MemoryPool:
 
 
 class Memory:
-    """A block of the current device's memory; given back when nobody refers to it any more.
+    """A block of the current device's memory; given back with its last reference.
 
     Args:
         size (int): In bytes.
