@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from chainer_caption.evaluation.metrics.checks import checked_predictions, checked_references
-from chainer_caption.evaluation.metrics.ngrams import MAX_ORDER, count_ngrams, lengths_of, pair, word_numbers
+from chainer_caption.evaluation.metrics.ngrams import MAX_ORDER, count_ngrams, differs, lengths_of, pair, word_numbers
 from chainer_caption.functions.compiled import compiled, parallel_for
 
 SIGMA = 6.0
@@ -131,11 +131,12 @@ class CiderReward:
 
 def _by_image(keys: np.ndarray, grams: int, images: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The order of entries by image and n-gram, the images of each n-gram, and the first entry of each image."""
-    place = np.argsort(keys, kind='stable')
+    place = np.argsort(keys, kind='stable').astype(np.int32)
     keys = keys[place]
-    frequency = np.bincount(keys[np.diff(keys, prepend=-1) != 0] & 0xFFFFFFFF, minlength=grams)
     start = np.searchsorted(keys, np.arange(images + 1) << 32)
-    return place.astype(np.int32), frequency.astype(np.int32), start
+    # The low halves of the keys are the n-grams.
+    frequency = np.bincount(keys[differs(keys)].astype(np.int32), minlength=grams)
+    return place, frequency.astype(np.int32), start
 
 
 @compiled

@@ -49,15 +49,32 @@ def count_ngrams(words: np.ndarray, lengths: np.ndarray, number: Number) -> Iter
         if order > 1:
             fits = left[start] >= order
             start = start[fits]
-            keys, which = np.unique(pair(gram[fits], words[start + order - 1]), return_inverse=True)
+            keys, which = _ranked(pair(gram[fits], words[start + order - 1]))
             gram = number(order, keys).astype(np.int32)[which]
             del fits, keys, which                       # large, for a large dataset
         yield _counts(pair(caption[start], gram))
 
 
+def _ranked(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The different keys, sorted, and the place of each key among them, int32; `np.unique` takes twice the memory."""
+    place = np.argsort(keys)
+    keys = keys[place]
+    new = differs(keys)
+    which = np.empty(len(keys), np.int32)
+    which[place] = np.cumsum(new, dtype=np.int32) - 1
+    return keys[new], which
+
+
+def differs(keys: np.ndarray) -> np.ndarray:
+    """Whether each of the sorted keys differs from the one before, bool."""
+    new = np.ones(len(keys), bool)
+    np.not_equal(keys[1:], keys[:-1], out=new[1:])
+    return new
+
+
 def _counts(entries: np.ndarray) -> Counts:
     entries.sort()
-    first = np.flatnonzero(np.diff(entries, prepend=-1)).astype(np.int32)
+    first = np.flatnonzero(differs(entries)).astype(np.int32)
     count = np.diff(first, append=np.int32(len(entries)))
     entries = entries[first]
     return Counts((entries >> 32).astype(np.int32), entries.astype(np.int32), count)
