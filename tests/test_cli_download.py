@@ -237,7 +237,7 @@ def flickr8k(server, monkeypatch, tmp_path):
     folder = write_dataset(tmp_path / 'made', 12)
     server.content = zipped({'flickr8k/': b'', '__MACOSX/._x': b'', **{
         f'flickr8k/{path.name}': path.read_bytes() for path in folder.iterdir()}})
-    monkeypatch.setitem(sources.RELEASES, 'flickr8k', Source(f'{server.url}.zip', 'free', strip=True))
+    monkeypatch.setitem(sources.DATASETS, 'flickr8k', Source(f'{server.url}.zip', 'free', strip=True))
     monkeypatch.setitem(sources.IMAGES, 'flickr8k', (Source(server.url.replace('file', 'images.zip'), 'free'),))
     monkeypatch.chdir(tmp_path)
     return server

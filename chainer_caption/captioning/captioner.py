@@ -20,6 +20,7 @@ from chainer_caption.features.extractor import Extractor
 from chainer_caption.features.images import MAX_PIXELS
 from chainer_caption.features.prefetch import prepared_batches
 from chainer_caption.features.preprocessing import PREPROCESSINGS
+from chainer_caption.functions.inputs import map_inputs
 from chainer_caption.functions.matmul import one_blas_thread
 from chainer_caption.functions.memory import enough_memory
 from chainer_caption.models.bundle import Bundle
@@ -249,9 +250,7 @@ class Captioner:
         with chainer.using_device(self.device), one_blas_thread(), _overflowing(), \
                 enough_memory(self.device, getattr(search, 'lighter', 'lower --beam-width')):
             # Features in another memory order would be captioned differently in the last bits.
-            straight = self.device.xp.ascontiguousarray
-            features = tuple(map(straight, features)) if isinstance(features, tuple) else straight(features)
-            found = search(self.decoder, features)
+            found = search(self.decoder, map_inputs(self.device.xp.ascontiguousarray, features))
         decode, tokenizer = self.bundle.vocabulary.decode, self.bundle.tokenizer
         return [[Caption(decode(h.words), h.log_prob, h.log_prob_per_token, h.finished, tokenizer) for h in best]
                 for best in found]

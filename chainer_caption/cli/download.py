@@ -4,7 +4,7 @@ import os
 from typing import Any
 
 from chainer_caption.cli.progress import Progress, say, track
-from chainer_caption.data.sources import IMAGES, RELEASES, WEIGHTS
+from chainer_caption.data.sources import DATASETS, IMAGES, WEIGHTS
 from chainer_caption.errors import InputError
 
 EXAMPLES = '''\
@@ -21,28 +21,28 @@ _RECORD = 'downloads.json'
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add('name', choices=[*RELEASES, *WEIGHTS], help='what to download')
+    add('name', choices=[*DATASETS, *WEIGHTS], help='what to download')
     add('-o', '--output', metavar='FOLDER',
         help='folder to write to (default: features/NAME; for weights, where Chainer keeps its models)')
     add('--with-images', action='store_true', help="download a dataset's images as well")
 
 
 def run(args: argparse.Namespace) -> int:
-    folder, sources = args.output, [RELEASES.get(args.name) or WEIGHTS[args.name]]
+    folder, sources = args.output, [DATASETS.get(args.name) or WEIGHTS[args.name]]
     if args.with_images:
         if args.name not in IMAGES:
             raise InputError('--with-images: the images of flickr30k are sent on request alone, see '
-                             'http://shannon.cs.illinois.edu/DenotationGraph' if args.name in RELEASES else
+                             'http://shannon.cs.illinois.edu/DenotationGraph' if args.name in DATASETS else
                              f'--with-images is for datasets; {args.name} has no images')
         sources += IMAGES[args.name]
     if folder is None:
         from chainer_caption.features.weights import weights_folder
-        folder = os.path.join('features', args.name) if args.name in RELEASES else weights_folder()
+        folder = os.path.join('features', args.name) if args.name in DATASETS else weights_folder()
     if folder is None:
         raise InputError('there is no home folder to put weights into; name a folder with -o, and later the file in it '
                          'with -i')
     os.makedirs(folder, exist_ok=True)
-    fetch = _fetch_archive if args.name in RELEASES else _fetch_file
+    fetch = _fetch_archive if args.name in DATASETS else _fetch_file
     for source in sources:
         fetch(source, folder)
     return 0

@@ -27,7 +27,7 @@ class Source:
 
 
 #: Datasets by name: captions and features.
-DATASETS = RELEASES = {                                 # RELEASES is the name before
+DATASETS = {
     name: Source(f'{_KARPATHY}{name}.zip', licence, strip=True)
     for name, licence in (('flickr8k', _OF_FLICKR), ('flickr30k', _OF_FLICKR), ('coco', _OF_COCO))}
 #: Their images, which training and captioning of a dataset do not need. Flickr30k's are sent on request only.

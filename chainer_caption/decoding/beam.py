@@ -10,7 +10,7 @@ import numpy as np
 
 from chainer_caption.data.vocabulary import BOS, EOS
 from chainer_caption.decoding.search import Hypothesis, Search
-from chainer_caption.functions import Array, beam_topk
+from chainer_caption.functions import Array, beam_topk, count_inputs
 
 # Below this, products of weights and log-probabilities would be rounded to zero.
 _LEAST_WEIGHT = 1e-290
@@ -61,7 +61,7 @@ class BeamSearch(Search):
         found = []
         for part in self.parts(decoder, features, self.width):
             state = decoder.start(part)
-            beams = Beams(self, len(part[0]) if isinstance(part, tuple) else len(part))
+            beams = Beams(self, count_inputs(part))
             parents, tokens = beams.first()
             while len(parents):
                 state, scores = decoder.step(state, parents, tokens)

@@ -6,7 +6,7 @@ import numpy as np
 
 from chainer_caption.decoding.beam import Beams, BeamSearch
 from chainer_caption.decoding.search import Hypothesis
-from chainer_caption.functions import Array
+from chainer_caption.functions import Array, count_inputs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +45,7 @@ class DiverseBeamSearch(BeamSearch):
         """Searches, as `BeamSearch` does."""
         found = []
         for part in self.parts(decoder, features, self.width):
-            groups = self._search(decoder, part, len(part[0]) if isinstance(part, tuple) else len(part))
+            groups = self._search(decoder, part, count_inputs(part))
             found += [self._chosen(of_image) for of_image in zip(*groups, strict=True)]
         return found
 

@@ -8,6 +8,7 @@ number of rows of each step, never increases and no row is padding."""
 from chainer_caption.functions.adam import Adam
 from chainer_caption.functions.compiled import Array
 from chainer_caption.functions.dropout import apply_mask, dropout, mask_key
+from chainer_caption.functions.inputs import count_inputs, map_inputs
 from chainer_caption.functions.linear import linear
 from chainer_caption.functions.lstm import lstm_sequence
 from chainer_caption.functions.lstm_cell import lstm_cell, lstm_step
@@ -21,6 +22,6 @@ from chainer_caption.functions.topk import beam_topk
 from chainer_caption.functions.word_loss import word_loss
 
 __all__ = ['PRECISIONS', 'Adam', 'Array', 'Sampled', 'add_probabilities', 'apply_mask', 'arithmetic', 'beam_topk',
-           'dropout', 'enough_memory', 'free_bytes', 'greedy_captions', 'linear', 'lstm_cell', 'lstm_sequence',
-           'lstm_step', 'mask_key', 'matmul', 'one_blas_thread', 'prepack', 'sample_captions', 'sample_words',
-           'sequence_input', 'uniforms', 'using_precision', 'word_loss']
+           'count_inputs', 'dropout', 'enough_memory', 'free_bytes', 'greedy_captions', 'linear', 'lstm_cell',
+           'lstm_sequence', 'lstm_step', 'map_inputs', 'mask_key', 'matmul', 'one_blas_thread', 'prepack',
+           'sample_captions', 'sample_words', 'sequence_input', 'uniforms', 'using_precision', 'word_loss']

@@ -11,6 +11,7 @@ import numpy as np
 from chainer.backends import cuda
 
 from chainer_caption.functions.compiled import Array
+from chainer_caption.functions.inputs import count_inputs
 from chainer_caption.functions.matmul import one_blas_thread
 from chainer_caption.functions.sampling import sample_words, uniforms
 
@@ -62,7 +63,7 @@ def sample_captions(decoder: Any, features: Any, key: Sequence[int], start: int,
     """
     if not 1 <= length <= _MAX_LENGTH:
         raise ValueError(f'length {length}: must be between 1 and {_MAX_LENGTH}')
-    numbers = np.arange(_count(features)) if numbers is None else numbers
+    numbers = np.arange(count_inputs(features)) if numbers is None else numbers
     device, bias, records = decoder.device, _possible(decoder.bias, suppressed), getattr(decoder, 'records', False)
     kept: list[Array] | None = []
     sent: tuple[Any, Any] = None, None
@@ -80,7 +81,7 @@ def sample_captions(decoder: Any, features: Any, key: Sequence[int], start: int,
         return words.clip(end, None).astype(np.int32), log_probs.astype(np.float32), totals
 
     begun, steps = _rollout(decoder, features, start, end, length, choose, keep_states=records)
-    captions = _captions(_count(features), steps, end)
+    captions = _captions(count_inputs(features), steps, end)
     lengths = np.array([len(caption) for caption in captions])
     rank = np.argsort(order := np.argsort(-lengths, kind='stable'))
     # The packed row of each word, -1 for words behind the end of their caption.
@@ -110,7 +111,7 @@ def greedy_captions(decoder: Any, features: Any, start: int, end: int, suppresse
     def choose(scores: Array, rows: np.ndarray, place: int) -> tuple:
         scores += bias
         return scores.argmax(axis=1).astype(np.int32),
-    return _captions(_count(features), _rollout(decoder, features, start, end, length, choose, False)[1], end)
+    return _captions(count_inputs(features), _rollout(decoder, features, start, end, length, choose, False)[1], end)
 
 
 def _rollout(decoder: Any, features: Any, start: int, end: int, length: int, choose: Callable,
@@ -120,7 +121,7 @@ def _rollout(decoder: Any, features: Any, start: int, end: int, length: int, cho
     device of the scores, and what else is to be stored with the step."""
     xp = decoder.device.xp
     every, records = 1 if xp is np else _CHECK_EVERY, getattr(decoder, 'records', False)
-    rows, steps, unread = np.arange(_count(features)), [], []
+    rows, steps, unread = np.arange(count_inputs(features)), [], []
     parents: np.ndarray | None = rows
     tokens: Array = np.full(len(rows), start, np.int32)
     with one_blas_thread():
@@ -177,7 +178,3 @@ def _possible(bias: Array, suppressed: Sequence[int]) -> Array:
     for word in suppressed:
         bias[word] = -np.inf
     return bias
-
-
-def _count(features: Any) -> int:
-    return len(features[0]) if isinstance(features, tuple) else len(features)

@@ -13,7 +13,7 @@ import numpy as np
 from chainer_caption.data.batches import captions_of_rows, pack
 from chainer_caption.data.vocabulary import BOS, EOS, UNK
 from chainer_caption.errors import InputError
-from chainer_caption.functions import Array, Sampled, greedy_captions, mask_key, sample_captions, word_loss
+from chainer_caption.functions import Array, Sampled, greedy_captions, map_inputs, mask_key, sample_captions, word_loss
 
 #: The architectures by their names in `config.json` and in `--architecture`.
 ARCHITECTURES: dict[str, type[Architecture]] = {}
@@ -248,8 +248,7 @@ class Architecture(chainer.Chain):
         words, targets, batch_sizes = pack(sampled.captions)
         weights = weights[sampled.order][captions_of_rows(batch_sizes)]
         words, targets, weights, order = map(self.device.send, (words, targets, weights, sampled.order))
-        features = tuple(F.permutate(part, order) for part in features) if isinstance(features, tuple) else \
-            F.permutate(features, order)
+        features = map_inputs(lambda part: F.permutate(part, order), features)
         more = {} if sampled.recorded is None else {'computed': sampled.recorded}
         with chainer.using_config('train', False):
             h = self.outputs(features, words, batch_sizes, (0, 0), **more)

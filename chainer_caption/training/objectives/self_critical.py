@@ -11,7 +11,7 @@ from chainer_caption.data.vocabulary import EOS
 from chainer_caption.errors import InputError
 from chainer_caption.evaluation.metrics.cider import SINGLE
 from chainer_caption.evaluation.metrics.reward import training_reward
-from chainer_caption.functions import apply_mask, mask_key
+from chainer_caption.functions import apply_mask, map_inputs, mask_key
 from chainer_caption.training.objectives.image_batches import Images, repeated
 from chainer_caption.training.updater import Objective, Say, register_objective
 
@@ -84,12 +84,12 @@ class SelfCritical(Objective):
         each = repeated(dropped, np.repeat(np.arange(len(places)), samples), model.device)
         numbers = (places[:, None] * samples + np.arange(samples)).reshape(-1)
         key = mask_key(self._settings.seed, update, _CAPTIONS)
-        sampled = model.sample(_arrays(each), key, self._longest, numbers)
+        sampled = model.sample(map_inputs(as_array, each), key, self._longest, numbers)
         found = np.empty(len(numbers))
         found[sampled.order] = self._reward(sampled.captions, images[numbers[sampled.order] // samples])
         rewards = found.reshape(-1, samples)
         if self.baseline == 'greedy':
-            baseline = self._reward(model.greedy(_arrays(dropped), self._longest), images[places])[:, None]
+            baseline = self._reward(model.greedy(map_inputs(as_array, dropped), self._longest), images[places])[:, None]
         else:
             baseline = mean_of_others(rewards)
         weights = ((rewards - baseline) / captions).reshape(-1).astype(np.float32)
@@ -120,10 +120,6 @@ class SelfCritical(Objective):
         # The model reports this term as its loss; the log has that of the objective.
         with chainer.using_config('train', False), chainer.reporter.report_scope({}):
             return self._model(*batch)
-
-
-def _arrays(features: Any) -> Any:
-    return tuple(map(as_array, features)) if isinstance(features, tuple) else as_array(features)
 
 
 def mean_of_others(rewards: np.ndarray) -> np.ndarray:
