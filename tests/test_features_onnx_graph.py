@@ -14,8 +14,8 @@ onnxruntime = pytest.importorskip('onnxruntime')
 from chainer_caption.features.onnx_graph import encoder_graph  # noqa: E402 (imports onnx)
 
 # Sides that are odd where an encoder takes any, so that every padding and every rounding counts.
-SIZES = {'efficientnet_lite0': 97, 'demo': 96, 'resnet101_torchvision': 65, 'resnet101': 67, 'inception_v3': 107,
-         'googlenet': 224}
+SIZES = {'efficientnet_lite0': 97, 'efficientnet_lite2': 67, 'demo': 96, 'resnet101_torchvision': 65, 'resnet101': 67,
+         'inception_v3': 107, 'googlenet': 224}
 
 
 def encoder(name):

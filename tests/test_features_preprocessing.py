@@ -102,11 +102,12 @@ def test_preprocessings_of_torchvision(name, size):
     assert np.abs(prepared - expected.transpose(2, 0, 1)).max() < 1.01 / (255 * 0.224)
 
 
-def test_lite_preprocessing():
+@pytest.mark.parametrize(('name', 'size'), [('lite', 224), ('lite260', 260)])
+def test_lite_preprocessing(name, size):
     image = random_image(300, 400)
-    expected = np.asarray(Image.fromarray(image).resize((224, 224), Image.Resampling.BICUBIC), np.float64)
+    expected = np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC), np.float64)
     expected = (expected.transpose(2, 0, 1) - 127) / 128
-    np.testing.assert_allclose(PREPROCESSINGS['lite'].prepare(image), expected, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(PREPROCESSINGS[name].prepare(image), expected, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize(('size', 'scale'), [

@@ -69,7 +69,7 @@ def test_gradients_pass_the_demo_encoders_rounding():
     assert x.grad.tolist() == [[1, 2, 3, 4]]
 
 
-@pytest.mark.parametrize('name', ['vgg', 'efficientnet_lite0', 'demo', 'resnet101_torchvision', 'inception_v3'])
+@pytest.mark.parametrize('name', ['vgg', 'efficientnet_lite2', 'demo', 'resnet101_torchvision', 'inception_v3'])
 def test_every_link_is_in_one_stage_and_names_it(name, tmp_path):
     link = small_vgg(tmp_path) if name == 'vgg' else ENCODERS[name].link()
     stages = link.stages()

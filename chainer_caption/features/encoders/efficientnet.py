@@ -1,7 +1,8 @@
-"""EfficientNet-Lite0 up to its pooled features: an encoder for phones, with a fiftieth of VGG-19's operations."""
+"""EfficientNet-Lite up to its pooled features: encoders for phones, with a fiftieth of VGG-19's operations or a few."""
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -14,27 +15,35 @@ from chainer_caption.functions.depthwise import im2col
 from chainer_caption.functions.inverted_residual import InvertedResidual, Scratch, inverted_residual, same_padding
 from chainer_caption.functions.matmul import one_blas_thread
 
-# Of each stage: blocks, depthwise kernel size, stride of the first block, expansion of the channels, output channels.
+# Of each stage of Lite0: blocks, depthwise kernel size, stride of the first block, expansion of the channels, output
+# channels.
 _STAGES = ((1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80), (3, 5, 1, 6, 112), (4, 5, 2, 6, 192),
            (1, 3, 1, 6, 320))
 _STEM, _HEAD = 32, 1280
 
 
-class EfficientNetLite0(FoldedEncoder):
-    """EfficientNet-Lite0 (R. Liu, "Higher accuracy on vision models with EfficientNet-Lite", 2020, after M. Tan and
-    Q. Le, "EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks", 2019); 3.4 million parameters. A
-    convolution, sixteen inverted residuals and a 1 x 1 convolution, with ReLU6, without squeeze-and-excitation, with
-    TensorFlow's padding. The features are the mean over all positions of the last output, from 0 to 6."""
+class EfficientNetLite(FoldedEncoder):
+    """EfficientNet-Lite (R. Liu, "Higher accuracy on vision models with EfficientNet-Lite", 2020, after M. Tan and
+    Q. Le, "EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks", 2019). A convolution, inverted
+    residuals and a 1 x 1 convolution, with ReLU6, without squeeze-and-excitation, with TensorFlow's padding. The
+    features are the mean over all positions of the last output, from 0 to 6.
+
+    Args:
+        width, depth: Factors of Lite0's channels and blocks. The first and the last convolution keep their channels,
+            the first and the last stage their blocks.
+    """
 
     epsilon = 1e-3
 
-    def __init__(self) -> None:
+    def __init__(self, width: float = 1.0, depth: float = 1.0) -> None:
         super().__init__()
         self._blocks: list[tuple[int, bool]] = []       # stride, and whether there is a skip connection
         self.convolution('stem', ('_conv_stem', '_bn0'), 3, _STEM, 3, stride=2)
         channels = _STEM
-        for count, ksize, stride, expansion, out in _STAGES:
-            for i in range(count):
+        for stage in _STAGES:
+            count, ksize, stride, expansion, out = stage
+            out = _scaled(out, width)
+            for i in range(count if stage in (_STAGES[0], _STAGES[-1]) else math.ceil(count * depth)):
                 ours, theirs = f'block{len(self._blocks)}_', f'_blocks.{len(self._blocks)}._'
                 wide = channels * expansion
                 self._blocks.append((1 if i else stride, i > 0))
@@ -96,6 +105,24 @@ class EfficientNetLite0(FoldedEncoder):
                 parallel_for(part, len(x))
             return features
         return compute
+
+
+class EfficientNetLite0(EfficientNetLite):
+    """EfficientNet-Lite0: sixteen blocks; 3.4 million parameters and 0.4 billion multiplications at 224 x 224."""
+
+
+class EfficientNetLite2(EfficientNetLite):
+    """EfficientNet-Lite2: 21 blocks; 4.8 million parameters and 0.9 billion multiplications at 260 x 260."""
+
+    def __init__(self) -> None:
+        super().__init__(1.1, 1.2)
+
+
+def _scaled(channels: int, width: float) -> int:
+    """Channels times the width, to the nearest multiple of 8, or the next one where that is less than 90 percent."""
+    wanted = channels * width
+    scaled = max(8, int(wanted + 4) // 8 * 8)
+    return scaled if scaled >= 0.9 * wanted else scaled + 8
 
 
 def _rows(x: np.ndarray, first: int, last: int) -> np.ndarray:
