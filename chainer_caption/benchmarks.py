@@ -16,6 +16,7 @@ from chainer_caption.data.batches import CaptionDataset, CaptionIterator
 from chainer_caption.data.vocabulary import Vocabulary
 from chainer_caption.features.encoders import ENCODERS
 from chainer_caption.features.extractor import Extractor
+from chainer_caption.features.inference import usable_precision
 from chainer_caption.functions.memory import enough_memory
 from chainer_caption.models import ARCHITECTURES
 from chainer_caption.parallel import Processes
@@ -75,9 +76,11 @@ def benchmark_decoding(dataset: Any, model: str, device: Any, split: str, images
             'precision': chainer.config.precision, **dataclasses.asdict(search)}
 
 
-def benchmark_extraction(encoder: str, device: Any, batch_size: int, repeats: int) -> Figures:
-    """Speed of an image encoder (one of `ENCODERS`) with random weights on prepared images: `images_per_s`, the median
-    of a number of repeated batches, `peak_mib` and the conditions of the measurement."""
+def benchmark_extraction(encoder: str, device: Any, batch_size: int, repeats: int, precision: str = 'float32',
+                         say: Callable[[str], object] = lambda line: None) -> Figures:
+    """Speed of an image encoder (one of `ENCODERS`) with random weights on prepared images, by whatever computes it on
+    the device: `images_per_s`, the median of a number of repeated batches, `peak_mib` and the conditions of the
+    measurement. `precision` and `say` are as for `Extractor.load`."""
     described, rng = ENCODERS[encoder], np.random.default_rng(0)
     link = described.link()
     for param in link.params():
@@ -85,11 +88,12 @@ def benchmark_extraction(encoder: str, device: Any, batch_size: int, repeats: in
         rng.standard_normal(dtype=np.float32, out=param.array)
         param.array *= (2 / np.prod(param.shape[1:])) ** 0.5 if param.ndim > 1 else 0.1
     link.to_device(device)
-    extractor = Extractor(encoder, described.preprocessing, link)
+    precision = usable_precision(precision, device, say)
+    extractor = Extractor(encoder, described.preprocessing, link, precision=precision)
     batch = rng.random((batch_size, 3, described.size, described.size), np.float32)
     times = [_seconds(device, lambda: extractor(batch)) for _ in range(1 + repeats)]
     return {'images_per_s': round(batch_size / statistics.median(times[1:]), 2), 'peak_mib': _peak_mib(device),
-            'encoder': encoder, 'batch_size': batch_size}
+            'encoder': encoder, 'batch_size': batch_size, 'encoder_precision': precision}
 
 
 def _wait(device: Any) -> None:

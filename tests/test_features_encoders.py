@@ -18,7 +18,6 @@ from chainer_caption.features.encoders import ENCODERS, Package
 from chainer_caption.features.encoders.efficientnet import EfficientNetLite0
 from chainer_caption.features.extractor import Extractor
 from chainer_caption.features.weights import find_weights, load_weights
-from chainer_caption.functions import inverted_residual
 from chainer_caption.functions.bfloat16 import available
 from chainer_caption.functions.matmul import matmul
 
@@ -91,23 +90,6 @@ def test_weights_that_do_not_fit(tmp_path):
 
 
 # ---- EfficientNet-Lite0
-
-@pytest.mark.parametrize(('size', 'strip'), [(64, None), (97, 2 ** 12), (33, 1)])
-def test_inference_equals_forward(size, strip, tmp_path, monkeypatch):
-    if strip:
-        monkeypatch.setattr(inverted_residual, '_STRIP', strip)
-    link = EfficientNetLite0()
-    write(tmp_path / 'zip.pth', random_state(link))
-    load_weights(link, tmp_path / 'zip.pth')
-    x = np.random.default_rng(1).normal(0, 1, (3, 3, size, size)).astype(np.float32)
-    compute, expected = link.inference(), features(link, x)
-    got = compute(x)
-    assert got.dtype == np.float32 and got.std() > 0.01 and got.min() >= 0 and got.max() < 6
-    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5 * expected.max())
-    # Neither the rest of the batch nor the number of threads changes a bit.
-    np.testing.assert_array_equal(compute(x[1:2])[0], got[1])
-    assert compute(x[:0]).shape == (0, 1280)
-
 
 # Every 64th feature of `waves`, and the largest, by PyTorch in double precision with the package
 # efficientnet-lite-pytorch 0.1.0: the mean of `EfficientNet.from_pretrained(…).extract_features(x)` over its locations.

@@ -94,7 +94,8 @@ def test_combinations_that_do_not_fit_are_refused(weights, monkeypatch, tmp_path
         Extractor.load('resnet101', 'karpathy', weights)
     # The format decides, as for any other link.
     vgg = VGG16(width=1, units=8)
-    monkeypatch.setitem(ENCODERS, 'resnet101', dataclasses.replace(ENCODERS['resnet101'], link=lambda: vgg))
+    monkeypatch.setitem(ENCODERS, 'resnet101', dataclasses.replace(ENCODERS['resnet101'], link=lambda: vgg,
+                                                                   compiled=True))
     np.savez(tmp_path / 'a.npz', **{name[1:]: param.array for name, param in vgg.namedparams()})
     with pytest.raises(InputError, match='preprocessing whole gives RGB, and these weights of resnet101 want BGR'):
         Extractor.load('resnet101', 'whole', tmp_path / 'a.npz')

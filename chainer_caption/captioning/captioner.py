@@ -86,7 +86,7 @@ class Captioner:
     def load(cls, folders: Path | Iterable[Path] | None = None, device: Any = '@numpy',
              encoder_weights: Path | None = None, encoder: str | None = None, preprocessing: str | None = None,
              images: bool = True, honour_exif: bool = True, max_pixels: int = MAX_PIXELS,
-             say: Callable[[str], object] | None = None) -> 'Captioner':
+             say: Callable[[str], object] | None = None, encoder_precision: str = 'float32') -> 'Captioner':
         """Loads a model directory, and the image encoder that computes its features.
 
         Args:
@@ -97,6 +97,7 @@ class Captioner:
             images: False loads no encoder, which is enough for stored features.
             honour_exif, max_pixels: Turn images by their EXIF orientation; images of more pixels are refused.
             say: Called with each notice, one line; by default a warning of the logger `chainer_caption`.
+            encoder_precision: `'float32'`, or `'bf16'` to compute the encoder in bfloat16, by OpenVINO.
 
         Raises:
             InputError: A file is missing or damaged, or the encoder is not the one that the model was trained with.
@@ -126,7 +127,7 @@ class Captioner:
             say(f'{folder}: does not record what made its features; assuming the encoder {provenance["encoder"]} and '
                 f'the preprocessing {provenance["preprocessing"] or "of its weights"} (--encoder, --preprocessing)')
         extractor = Extractor.load(**provenance, weights=encoder_weights or bundles[0].encoder_path, device=device,
-                                   honour_exif=honour_exif, max_pixels=max_pixels)
+                                   honour_exif=honour_exif, max_pixels=max_pixels, precision=encoder_precision, say=say)
         return cls(bundles, device, extractor, names)
 
     def _check_size(self, size: int, what: str) -> None:

@@ -11,7 +11,7 @@ EXAMPLES = '''\
   chainer-caption benchmark train features/flickr8k --json
   chainer-caption benchmark train features/coco -g 0 --batch-size 512 --updates 500
   chainer-caption benchmark decode features/flickr8k -m model --beam-width 5
-  chainer-caption benchmark extract --encoder vgg19 --batch-size 8'''
+  chainer-caption benchmark extract --encoder efficientnet_lite0 --batch-size 32'''
 
 _DATASET = 'folder with dataset.json and a feature matrix'
 
@@ -44,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                          help='the image encoder, with random weights (default: %(default)s)')
     extract.add_argument('--batch-size', type=int, default=8, metavar='N', help='images a batch (default: %(default)s)')
     extract.add_argument('--repeats', type=int, default=5, metavar='N', help='batches to time (default: %(default)s)')
+    common.add_encoder_precision(extract)
     for kind in (train, decode, extract):
         common.add_device(kind)
         kind.add_argument('--json', action='store_true', help='print one JSON object')
@@ -70,7 +71,8 @@ def run(args: argparse.Namespace) -> int:
             figures = benchmarks.benchmark_decoding(Dataset(args.dataset), args.model, where, args.split, args.limit,
                                                     search)
     else:
-        figures = benchmarks.benchmark_extraction(args.encoder, where, args.batch_size, args.repeats)
+        figures = benchmarks.benchmark_extraction(args.encoder, where, args.batch_size, args.repeats,
+                                                  args.encoder_precision or 'float32', tell)
     if processes.first:
         print(json.dumps(figures) if args.json else '\n'.join(f'{name:<16} {value}' for name, value in figures.items()))
     return 0

@@ -1,7 +1,7 @@
 """check-features: the encoder and preprocessing that made a dataset's features."""
 import argparse
 
-from chainer_caption.cli.common import add_device, device, say
+from chainer_caption.cli.common import add_device, add_encoder_precision, device, say
 from chainer_caption.data import Dataset
 from chainer_caption.errors import InputError, printable
 from chainer_caption.features.encoders import ENCODERS
@@ -31,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add('--write', action='store_true', help="record the identified encoder and preprocessing in '<feature "
         "file>.json' beside the feature file; nothing else is written into a dataset")
     add_device(parser)
+    add_encoder_precision(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -46,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
     features = stored[dataset.captions.image_ids[places]]
     features = features if features.ndim == 2 else features.astype('float32').mean(axis=1)
     check = check_features(features, paths, find_extractors(args.encoder_weights, args.encoder, device(args.gpu),
-                                                            args.exif, say))
+                                                            args.exif, say, args.encoder_precision or 'float32'))
     print(f'{"encoder":<10}{"preprocessing":<14}cosine similarity, mean of {check.images} images')
     for (encoder, preprocessing), similarity in sorted(check.similarities.items(), key=lambda item: -item[1]):
         print(f'{encoder:<10}{preprocessing:<14}{similarity:.5f}')

@@ -42,6 +42,12 @@ def add_precision(parser: Any) -> None:
                         'faster on CPUs with AVX512_BF16 (default: %(default)s)')
 
 
+def add_encoder_precision(parser: Any) -> None:
+    parser.add_argument('--encoder-precision', metavar='P', help='float32 or bf16: bf16 computes the image encoder in '
+                        'OpenVINO, which is faster on CPUs with bfloat16; scripts/setup.sh openvino installs it '
+                        '(default: float32)')
+
+
 def add_models(parser: Any) -> None:
     """`-m` of commands that caption images: a list of folders, or None for the pretrained model."""
     parser.add_argument('-m', '--model', action='append', metavar='MODEL',

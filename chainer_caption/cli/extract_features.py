@@ -2,7 +2,7 @@
 import argparse
 from typing import Any
 
-from chainer_caption.cli.common import add_device, device, say
+from chainer_caption.cli.common import add_device, add_encoder_precision, device, say
 from chainer_caption.cli.progress import Progress, show_failure
 from chainer_caption.data.captions import TOKENIZERS
 from chainer_caption.errors import InputError
@@ -54,6 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--dtype', choices=('float32', 'float16'), default='float32',
                         help='data type of the features; float16 takes half the space (default: %(default)s)')
     add_device(parser)
+    add_encoder_precision(parser)
     parser.add_argument('--no-exif', dest='exif', action='store_false',
                         help='take images as they are stored, whatever their EXIF orientation says')
     parser.add_argument('--max-pixels', type=int, default=MAX_PIXELS, metavar='N',
@@ -68,7 +69,8 @@ def run(args: argparse.Namespace) -> int:
         raise InputError('--split-seed, --val and --test belong to --captions')
     if args.captions is None and args.tokenizer is not None:
         raise InputError('--tokenizer belongs to --captions')
-    extractor = Extractor.load(*_encoder(args), device(args.gpu), args.exif, args.max_pixels)
+    extractor = Extractor.load(*_encoder(args), device(args.gpu), args.exif, args.max_pixels,
+                               args.encoder_precision or 'float32', say)
     with Progress('extract-features') as bar:
         failed = extract_features(args.folder, args.output, extractor, args.captions, args.dtype, splitting,
                                   bar.at, show_failure, say, args.tokenizer or 'words')

@@ -59,6 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     common.add_provenance(model, "made the model's features, if the model does not record it")
     common.add_device(model)
     common.add_precision(model)
+    common.add_encoder_precision(model)
     search = parser.add_argument_group('search')
     for add_options in (common.add_beam, common.add_limits, common.add_ways):
         add_options(search)
@@ -109,7 +110,8 @@ def _caption(args: argparse.Namespace, paths: list[str], sidecars: 'Sidecars | N
         work = StoredFeatures(captioner, dataset, args.split or 'test', args.limit)
     else:
         work = Images(Captioner.load(args.model, where, args.encoder_weights, args.encoder, args.preprocessing,
-                                     honour_exif=args.exif, max_pixels=args.max_pixels, say=tell), paths)
+                                     honour_exif=args.exif, max_pixels=args.max_pixels, say=tell,
+                                     encoder_precision=args.encoder_precision or 'float32'), paths)
     search = common.search_of(args, work.captioner, **common.beam_options(args))
     # Only a file can be continued, not a pipe or a device.
     if processes.first and sidecars is None and args.output is not None and not is_stream(args.output):
@@ -154,7 +156,7 @@ def _paths(args: argparse.Namespace) -> tuple[Any, Any]:
     if args.dataset is not None:
         if named:
             raise InputError('caption either images or a --dataset, not both')
-        for name in ('encoder_weights', 'encoder', 'preprocessing'):
+        for name in ('encoder_weights', 'encoder', 'preprocessing', 'encoder_precision'):
             if getattr(args, name) is not None:
                 raise InputError(f'--{name.replace("_", "-")} is for images; a --dataset has its features already')
         return None, None

@@ -24,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     common.add_models(parser)
     common.add_encoder_weights(parser)
     common.add_device(parser)
+    common.add_encoder_precision(parser)
     common.add_provenance(parser, "made the model's features, if the model does not record it")
     add = parser.add_argument
     add('--max-pixels', type=int, default=Limits.image_pixels, metavar='N',
@@ -59,7 +60,8 @@ def run(args: argparse.Namespace) -> int:
                                 f'name its file with --token-file, or set {TOKEN}')
         from chainer_caption.captioning.captioner import Captioner
         captioner = Captioner.load(args.model, common.device(args.gpu), args.encoder_weights, args.encoder,
-                                   args.preprocessing, max_pixels=args.max_pixels, say=common.say)
+                                   args.preprocessing, max_pixels=args.max_pixels, say=common.say,
+                                   encoder_precision=args.encoder_precision or 'float32')
         facts = common.model_facts(captioner, captioner.search())
         hosts = args.allowed_host if is_loopback(listening) else [*args.allowed_host, socket.gethostname()]
         with open_server(captioner, Limits(image_pixels=args.max_pixels), facts, hosts, args.allowed_origin, token,

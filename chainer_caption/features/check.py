@@ -86,21 +86,23 @@ def sample_images(filenames: Sequence[str], folder: Path, limit: int = 16,
 
 def find_extractors(weights: Sequence[Path] = (), encoders: Sequence[str] = (),
                     device: str | chainer.backend.Device = '@numpy', honour_exif: bool = True,
-                    say: Callable[[str], None] = lambda line: None) -> Iterator[Extractor]:
+                    say: Callable[[str], None] = lambda line: None, precision: str = 'float32') -> Iterator[Extractor]:
     """Yields the encoders to check, loaded one after another: only one is in memory if the caller keeps none.
 
     Args:
         weights: Weights files; by default they are looked for where Chainer keeps its models.
         encoders: The encoder of each file; by default each file's encoder is found out. Without files, the encoders to
             load; by default all whose weights are found.
-        device, honour_exif, say: As for `Extractor.load`; takes a notice, one line, about an encoder that is left out.
+        device, honour_exif, precision: As for `Extractor.load`.
+        say: Takes notices, one line each, also about an encoder that is left out.
 
     Raises:
         InputError: A file is missing, damaged, or of no known encoder; or no encoder is found."""
     if weights and encoders and len(weights) != len(encoders):
         raise InputError(f'{len(weights)} files of weights for {len(encoders)} encoders')
+    options: dict[str, Any] = {'device': device, 'honour_exif': honour_exif, 'precision': precision, 'say': say}
     for path, encoder in itertools.zip_longest(weights, encoders) if weights else ():
-        yield _load(path, [encoder] if encoder else list(ENCODERS), device=device, honour_exif=honour_exif)
+        yield _load(path, [encoder] if encoder else list(ENCODERS), **options)
     for encoder in (encoders or ENCODERS) if not weights else ():
         try:
             find_weights(ENCODERS[encoder])
@@ -109,7 +111,7 @@ def find_extractors(weights: Sequence[Path] = (), encoders: Sequence[str] = (),
                 raise
             say(f'not tried: {e}')
         else:
-            yield Extractor.load(encoder, device=device, honour_exif=honour_exif)
+            yield Extractor.load(encoder, **options)
 
 
 def _load(path: Path, encoders: Sequence[str], **options: Any) -> Extractor:

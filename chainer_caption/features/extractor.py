@@ -5,6 +5,7 @@ import contextlib
 import copy
 import ctypes
 import functools
+import logging
 from collections.abc import Callable, Sequence
 from typing import IO, Any
 
@@ -15,6 +16,7 @@ from chainer.backends import cuda
 from chainer_caption.errors import InputError
 from chainer_caption.features.encoders import get_encoder, matches_digest
 from chainer_caption.features.images import MAX_PIXELS, open_image
+from chainer_caption.features.inference import Engine, cached_engine, make_engine, usable_precision
 from chainer_caption.features.micro_batches import MicroBatches
 from chainer_caption.features.preprocessing import PREPROCESSINGS, Preprocessing
 from chainer_caption.features.weights import find_weights, load_weights
@@ -25,31 +27,43 @@ from chainer_caption.storage.files import Path, sample_digest
 class Extractor:
     """Computes the features of images, of dimension `dim`, by an `encoder` on a `device` and a `preprocessing`.
 
-    `prepare` reads one image and may run in several threads; a call runs the encoder on a batch::
+    On the CPU, VGG runs in compiled loops and any other encoder in ONNX Runtime; without that, and on a GPU, in
+    Chainer. `prepare` reads one image and may run in several threads; a call runs the encoder on a batch::
 
         extractor = Extractor.load('vgg19', weights='VGG_ILSVRC_19_layers.caffemodel')
-        features = extractor([extractor.prepare(path) for path in paths])"""
+        features = extractor([extractor.prepare(path) for path in paths])
+
+    `link` is the encoder's Chain, or an `Engine` with it; the other arguments are as for `load`."""
 
     def __init__(self, encoder: str, preprocessing: str, link: Any, honour_exif: bool = True,
-                 max_pixels: int = MAX_PIXELS) -> None:
+                 max_pixels: int = MAX_PIXELS, precision: str = 'float32') -> None:
         self.encoder, self.dim = encoder, get_encoder(encoder).dim
         self.preprocessing = _checked(preprocessing, encoder)
         self.device = link.device
-        self._compute = self._fastest(link)
-        self._honour_exif, self._max_pixels = honour_exif, max_pixels
+        self._honour_exif, self._max_pixels, self._precision = honour_exif, max_pixels, precision
         self._weights: str | None = None
+        self._compute = self._fastest(link)
 
     def _fastest(self, link: Any) -> Callable[[Any], Any]:
-        # Chainer's convolutions are made for training and for cuDNN; an encoder may have faster ones for inference.
-        if isinstance(self.device, chainer.backend.CpuDevice) and hasattr(link, 'inference'):
-            return link.inference()
+        if isinstance(link, Engine):
+            return link
         if self.device.xp is cuda.cupy:
             return MicroBatches(lambda x: link(x).array, self.device)
+        if isinstance(self.device, chainer.backend.CpuDevice):
+            size = _graph_size(self.encoder)
+            if self._precision != 'float32':
+                return make_engine(link, size, self._precision)
+            if hasattr(link, 'inference'):
+                return link.inference()
+            # ValueError: a Chain of another's own, with functions that have no ONNX node.
+            with contextlib.suppress(ImportError, ValueError):
+                return make_engine(link, size)
         return lambda x: link(self.device.send(x)).array
 
     @classmethod
     def load(cls, encoder: str = 'vgg19', preprocessing: str | None = None, weights: Path | None = None,
-             device: Any = '@numpy', honour_exif: bool = True, max_pixels: int = MAX_PIXELS) -> Extractor:
+             device: Any = '@numpy', honour_exif: bool = True, max_pixels: int = MAX_PIXELS,
+             precision: str = 'float32', say: Callable[[str], object] | None = None) -> Extractor:
         """Loads an encoder from weights on the disk.
 
         Args:
@@ -58,15 +72,18 @@ class Extractor:
                 or else the encoder's (`karpathy` for VGG).
             weights, device: A file for `load_weights`, by default that of `find_weights`; for `chainer.get_device`.
             honour_exif, max_pixels: Turn images by their EXIF orientation; refuse images of more pixels.
+            precision: One of `inference.PRECISIONS`; bf16, which OpenVINO computes, is faster on CPUs that have it.
+            say: Called with each notice, one line; by default a warning of the logger `chainer_caption`.
 
         Raises:
             InputError: Unknown encoder or preprocessing, a preprocessing of another size or colour order than the
                 encoder's, or weights that are missing, damaged or another encoder's."""
         _return_large_blocks()
-        link, digest, wanted = load_encoder(encoder, weights)
-        with enough_memory(chainer.get_device(device)):
-            link.to_device(device)
-        extractor = cls(encoder, preprocessing or wanted, link, honour_exif, max_pixels)
+        device, say = chainer.get_device(device), say or logging.getLogger('chainer_caption').warning
+        precision = usable_precision(precision, device, say)
+        path, digest = find_encoder(encoder, weights)
+        link, wanted = _load(encoder, path, device, precision, say)
+        extractor = cls(encoder, preprocessing or wanted, link, honour_exif, max_pixels, precision)
         expected, given = PREPROCESSINGS[wanted].channels, PREPROCESSINGS[extractor.preprocessing].channels
         if encoder == 'resnet101' and expected != given:            # the only one with published weights of both orders
             raise InputError(f'preprocessing {extractor.preprocessing} gives {given}, and these weights of resnet101 '
@@ -78,9 +95,10 @@ class Extractor:
     @property
     def identity(self) -> dict[str, Any]:
         """What the features depend on, as JSON values: encoder, preprocessing, digest of the weights file (None for
-        weights without a file), EXIF, pixel limit, and array library."""
+        weights without a file), EXIF, pixel limit, array library and precision."""
         return {'encoder': self.encoder, 'preprocessing': self.preprocessing, 'weights': self._weights,
-                'EXIF': self._honour_exif, 'max-pixels': self._max_pixels, 'device': self.device.xp.__name__}
+                'EXIF': self._honour_exif, 'max-pixels': self._max_pixels, 'device': self.device.xp.__name__,
+                'encoder-precision': self._precision}
 
     def with_preprocessing(self, preprocessing: str) -> Extractor:
         """An extractor of another preprocessing that shares the encoder; InputError if that is unknown or of another
@@ -98,10 +116,13 @@ class Extractor:
         """Computes the features, (N, D) float32 on the extractor's device, of N >= 1 prepared images.
 
         Images of a preprocessing without a size are computed one by one, and so are images on a GPU whose memory is
-        too small for all of them; InputError is raised where it is too small for a single image."""
+        too small for all of them; InputError is raised where it is too small for a single image. In ONNX Runtime and
+        OpenVINO an image's features do not depend on the rest of its batch."""
         # The precision of captioning does not change features.
         with chainer.using_device(self.device), chainer.using_config('train', False), chainer.no_backprop_mode(), \
                 chainer.using_config('precision', 'float32'):
+            if isinstance(self._compute, Engine):
+                return self._compute(images)
             if PREPROCESSINGS[self.preprocessing].size is not None:
                 return self._compute(np.asarray(images, np.float32))
             return self.device.xp.concatenate([self._compute(image[None]) for image in images])
@@ -110,13 +131,46 @@ class Extractor:
 def load_encoder(encoder: str, weights: Path | None = None) -> tuple[Any, str, str]:
     """Loads an encoder on the CPU; arguments and errors as of `Extractor.load`. Returns the link, the `sample_digest`
     of its file, and the name of the preprocessing of such weights."""
-    known = get_encoder(encoder)
-    path = find_weights(known, weights)
-    digest, link = sample_digest(path), known.link()
+    path, digest = find_encoder(encoder, weights)
+    link, preprocessing = _load_link(encoder, path)
+    return link, digest, preprocessing
+
+
+def find_encoder(encoder: str, weights: Path | None = None) -> tuple[str, str]:
+    """The path of an encoder's weights file and its `sample_digest`; arguments and errors as of `load_encoder`."""
+    path = find_weights(get_encoder(encoder), weights)
+    digest = sample_digest(path)
     if not matches_digest(encoder, digest):
         raise InputError(f'{path}: not the weights of the encoder {encoder}; name the encoder.npz of the model that it '
                          'was fine-tuned with (-i)')
-    return link, digest, load_weights(link, path) or known.preprocessing
+    return path, digest
+
+
+def _load_link(encoder: str, path: str) -> tuple[Any, str]:
+    known = get_encoder(encoder)
+    link = known.link()
+    return link, load_weights(link, path) or known.preprocessing
+
+
+def _load(encoder: str, path: str, device: Any, precision: str, say: Callable[[str], object]) -> tuple[Any, str]:
+    # What runs the encoder, and the preprocessing of its weights.
+    known = get_encoder(encoder)
+    if device.xp is np and (precision != 'float32' or not known.compiled):
+        try:
+            return cached_engine(path, known.name, _graph_size(encoder), lambda: _load_link(encoder, path), precision)
+        except ImportError as e:
+            say(f'{e.name} is not installed, so Chainer computes the image encoder, several times slower; pip install '
+                'onnx onnxruntime')
+    link, wanted = _load_link(encoder, path)
+    with enough_memory(device):
+        link.to_device(device)
+    return link, wanted
+
+
+def _graph_size(encoder: str) -> int | None:
+    known = get_encoder(encoder)
+    any_size = any(p.size is None and known.name in p.encoders for p in PREPROCESSINGS.values())
+    return None if any_size else known.size
 
 
 def prepare(path: Path | IO[bytes], preprocessing: Preprocessing, honour_exif: bool = True,

@@ -9,14 +9,14 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-VERSION = 1                     #: of the graphs that this module makes of an encoder; caches depend on it
 OPSET, IR_VERSION = 17, 8       #: of the graphs, which ONNX Runtime reads since 1.12
 INPUT, FEATURES, GRID = 'images', 'features', 'grid'    #: names of the input and of the outputs
 
 _TRACED = 65                    # side of the traced image, where the graph takes any size
 
 
-def encoder_graph(link: Any, size: int | None, grid: bool = False) -> onnx.ModelProto:
+def encoder_graph(link: Any, size: int | None, grid: bool = False,
+                  compute: Callable[[Any], Any] | None = None) -> onnx.ModelProto:
     """The graph of an image encoder with its present weights, checked by `onnx.checker`.
 
     Its input `images` are N prepared images, (N, 3, S, S) float32 for any N; its output `features` is (N, D), float32.
@@ -25,6 +25,8 @@ def encoder_graph(link: Any, size: int | None, grid: bool = False) -> onnx.Model
         link: The encoder, a Chain of `features/encoders` on the CPU.
         size: S; None for images of any height and width, (N, 3, H, W), which Caffe's ResNet-101 takes.
         grid: Adds the output `grid`, (N, D, h, w), the last grid, whose mean over its locations is `features`.
+        compute: In place of the whole encoder, a part of it: a function of the images whose output, (N, …), is
+            `features`.
 
     Raises:
         ValueError: The encoder calls a function that has no ONNX node here, or has no such grid."""
@@ -32,7 +34,7 @@ def encoder_graph(link: Any, size: int | None, grid: bool = False) -> onnx.Model
     x = chainer.Variable(np.zeros((1, 3, side, side), np.float32))     # requires a gradient: calls are recorded
     calls = _Calls()
     with calls, chainer.using_config('train', False), chainer.force_backprop_mode():
-        features = chainer.as_variable(link(x))
+        features = chainer.as_variable((compute or link)(x))
     graph = _Graph(link, x.node)
     for function, arrays in calls:
         graph.convert(function, arrays)

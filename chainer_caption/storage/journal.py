@@ -17,6 +17,9 @@ MAGIC = b'# chainer_caption journal: rerun the command that wrote it to continue
 _LONGEST = 2 ** 26              # bytes of a line; an image's captions take some thousand
 Row = dict[str, Any]
 
+# Settings that files of earlier versions do not record, because there was no choice.
+_UNRECORDED = {'encoder-precision': 'float32'}
+
 
 class Journal:
     """Opens the journal of a run, or begins it. A context manager; the file stays when the block is left. `settings` is
@@ -98,6 +101,7 @@ def check_same(path: Path, before: Row, now: Row, begun: str = 'begun with',
                advice: str = 'go on with that, or delete it to start again') -> None:
     """Compares the settings that a file or folder was begun with to those that must be the same now, by the names that
     the user knows. Raises InputError if some differ: path, `begun`, the first setting that differs, `advice`."""
+    before = {**_UNRECORDED, **before}
     for name, value in now.items():
         if before.get(name) != value:
             # Digests are left out of the message.

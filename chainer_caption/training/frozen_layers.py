@@ -15,6 +15,7 @@ from chainer_caption.errors import InputError
 from chainer_caption.features.encoders.stages import run_stages
 from chainer_caption.features.extractor import prepare
 from chainer_caption.features.images import ImageError
+from chainer_caption.features.inference import make_engine
 from chainer_caption.features.micro_batches import MicroBatches
 from chainer_caption.features.prefetch import compute_batch, prepared_batches
 from chainer_caption.storage.archives import ARCHIVE_ERRORS
@@ -33,7 +34,12 @@ class FrozenLayers:
         weights = {f'{link}/{name}': array for stage in stages for link in stage.links
                    for name, array in to_arrays(encoder[link]).items()}
         self._device = encoder.device
-        self._compute = MicroBatches(self._through, self._device) if self._device.xp is cuda.cupy else self._through
+        self._compute: Any = self._through
+        if self._device.xp is cuda.cupy:
+            self._compute = MicroBatches(self._through, self._device)
+        elif stages and self._device.xp is np:
+            with contextlib.suppress(ImportError):      # then Chainer computes them, slowly
+                self._compute = make_engine(encoder, preprocessing.size, compute=lambda x: run_stages(stages, x))
         self._identity = {'encoder': type(encoder).__name__, 'stages': [stage.name for stage in stages],
                           'weights': arrays_digest(weights), 'preprocessing': preprocessing.name,
                           'device': self._device.xp.__name__}

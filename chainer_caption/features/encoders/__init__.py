@@ -34,6 +34,7 @@ class Encoder:
     source: str                             #: where to get them and how large they are, as part of a sentence
     instead: str = ''                       #: what to do without them, as the end of a sentence
     package: Package | None = None          #: the Python package that contains the first of `weights`
+    compiled: bool = False                  #: whether its link has an `inference` of its own, faster than ONNX Runtime
     grid_mean: bool = False                 #: whether its vector is the mean of its last grid over the locations
 
 
@@ -52,7 +53,8 @@ _CONVERTED = 'made into .npz by Chainer ({}.convert_caffemodel_to_npz, which wan
 ENCODERS = {encoder.name: encoder for encoder in (
     *(Encoder(f'vgg{n}', _link('vgg', f'VGG{n}'), 4096, 224, 'karpathy',
               (f'VGG_ILSVRC_{n}_layers.npz', f'VGG_ILSVRC_{n}_layers.caffemodel'),
-              f'{VGG_SOURCE}VGG_ILSVRC_{n}_layers.caffemodel ({size} MB; scripts/download.py vgg{n})', instead)
+              f'{VGG_SOURCE}VGG_ILSVRC_{n}_layers.caffemodel ({size} MB; scripts/download.py vgg{n})', instead,
+              compiled=True)
       for n, size, instead in ((19, 575, '; new features need no such download with --encoder efficientnet_lite0'),
                                (16, 553, ''))),
     *(Encoder(f'efficientnet_lite{n}', _link('efficientnet', f'EfficientNetLite{n}'), 1280, size, preprocessing,

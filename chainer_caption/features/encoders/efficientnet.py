@@ -3,17 +3,11 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
 from typing import Any
 
 import chainer.functions as F
-import numpy as np
 
 from chainer_caption.features.encoders.stages import FoldedEncoder, Stage
-from chainer_caption.functions.compiled import parallel_for
-from chainer_caption.functions.depthwise import im2col
-from chainer_caption.functions.inverted_residual import InvertedResidual, Scratch, inverted_residual, same_padding
-from chainer_caption.functions.matmul import one_blas_thread
 
 # Of each stage of Lite0: blocks, depthwise kernel size, stride of the first block, expansion of the channels, output
 # channels.
@@ -67,45 +61,6 @@ class EfficientNetLite(FoldedEncoder):
         h = self[f'block{number}_project'](_relu6(_same(self[f'block{number}_depthwise'], h)))
         return h + x if skip else h
 
-    def inference(self) -> Callable[[np.ndarray], np.ndarray]:
-        """As `VGG.inference`. An image's features do not depend on the rest of its batch."""
-        def layer(name: str) -> tuple[np.ndarray, np.ndarray]:
-            return self[name].W.array, self[name].b.array
-
-        # The first block has no expansion; the stem takes its place.
-        blocks = [InvertedResidual.prepare(layer(f'block{n}_expand' if n else 'stem'), layer(f'block{n}_depthwise'),
-                                           layer(f'block{n}_project'), stride, skip)
-                  for n, (stride, skip) in enumerate(self._blocks)]
-        head, head_b = np.ascontiguousarray(layer('head')[0].reshape(_HEAD, -1).T), layer('head')[1].copy()
-
-        def run(image: np.ndarray, scratch: Scratch) -> np.ndarray:
-            (above, _), (left, _) = (same_padding(size, 3, 2) for size in image.shape[1:])
-            height, width = (-(-size // 2) for size in image.shape[1:])
-
-            def stem(first: int, last: int) -> np.ndarray:
-                seen = scratch.take('inputs', (last - first) * width, len(blocks[0].expand))
-                im2col(image, first, above, left, seen, width)
-                return seen
-
-            rows: Callable[[int, int], np.ndarray] = stem
-            for number, block in enumerate(blocks):
-                x = inverted_residual(rows, height, width, block, scratch, 'odd' if number % 2 else 'even')
-                rows, (height, width, _) = functools.partial(_rows, x), x.shape
-            return np.clip(rows(0, height) @ head + head_b, 0, 6).mean(axis=0)
-
-        def compute(x: np.ndarray) -> np.ndarray:
-            features = np.empty((len(x), _HEAD), np.float32)
-
-            def part(start: int, stop: int) -> None:
-                scratch = Scratch()
-                for i in range(start, stop):
-                    features[i] = run(np.ascontiguousarray(x[i]), scratch)
-
-            with one_blas_thread():
-                parallel_for(part, len(x))
-            return features
-        return compute
-
 
 class EfficientNetLite0(EfficientNetLite):
     """EfficientNet-Lite0: sixteen blocks; 3.4 million parameters and 0.4 billion multiplications at 224 x 224."""
@@ -125,8 +80,10 @@ def _scaled(channels: int, width: float) -> int:
     return scaled if scaled >= 0.9 * wanted else scaled + 8
 
 
-def _rows(x: np.ndarray, first: int, last: int) -> np.ndarray:
-    return x[first:last].reshape(-1, x.shape[2])
+def same_padding(size: int, ksize: int, stride: int) -> tuple[int, int]:
+    """TensorFlow's "same" padding, before and after, for an output of ceil(size / stride)."""
+    total = max((-(-size // stride) - 1) * stride + ksize - size, 0)
+    return total // 2, total - total // 2
 
 
 def _relu6(x: Any) -> Any:
