@@ -30,8 +30,8 @@ from h5py import h5f
 
 import chainer_caption.compat  # noqa: F401 (before anything imports Chainer)
 from chainer_caption import InputError
-from chainer_caption.data import matlab, matlab_child
 from chainer_caption.features.images import ImageError
+from chainer_caption.storage import child, children
 
 SECONDS = 20                    # of processor time for an input
 MEMORY = 300 * 2 ** 20          # bytes by which an input may raise the process's peak
@@ -48,14 +48,14 @@ def make(name, reader, seed, number):
     return inputs.mutate(rng, reader.seeds)
 
 
-crashes = collections.Counter()     # of children that read MATLAB files
+crashes = collections.Counter()     # of children that read files by C code
 idle = []                           # forks without a file to read
 
 _OF_FILES = h5f.OBJ_FILE | h5f.OBJ_GROUP | h5f.OBJ_DATASET | h5f.OBJ_ATTR
 
 
 class Fork:
-    """A fork of the worker that does what `matlab_child.py` does, for one file after another."""
+    """A fork of the worker that does what `storage/child.py` does, for one file after another."""
 
     def __init__(self):
         self.orders, theirs = socket.socketpair()
@@ -74,9 +74,9 @@ class Fork:
         gc.freeze()                                     # the worker's objects are not scanned each time
         for _ in range(FILES):
             arguments, (stdin, stdout), *_ = socket.recv_fds(orders, 2 ** 16, 2)
-            matlab_child.limit(0, 0)
+            child.Child.limit(0, 0)
             with contextlib.suppress(BrokenPipeError), open(stdin, 'rb') as source, open(stdout, 'wb') as sink:
-                matlab_child.main(*json.loads(arguments), stdin=source, stdout=sink)
+                child.main(*json.loads(arguments), stdin=source, stdout=sink)
             gc.collect()
             # HDF5 would return an object left open in place of the next file, which has the same inode.
             if h5f.get_obj_count(h5f.OBJ_ALL, _OF_FILES):
@@ -100,7 +100,7 @@ class Fork:
 
 
 class ForkedChild:
-    """Replaces the process of `matlab.start` by a fork for several files, which takes a hundredth of the time. Its
+    """Replaces the process of `children.start` by a fork for several files, which takes a hundredth of the time. Its
     crashes are contained and no findings."""
 
     def __init__(self, arguments, environment):
@@ -132,7 +132,7 @@ def work(seed, keep):
     from fuzz_readers import readers
     orders, answers = sys.stdin, os.fdopen(os.dup(1), 'w')
     sys.stdout = io.StringIO()                          # training prints a table
-    matlab.start = ForkedChild
+    children.start = ForkedChild
     with tempfile.TemporaryDirectory(dir='/dev/shm' if os.path.isdir('/dev/shm') else None) as folder:
         known = readers(folder)
         addresses = int(pathlib.Path('/proc/self/statm').read_text().split()[0]) * resource.getpagesize()

@@ -15,13 +15,13 @@ from test_fuzz import mat5_claiming, refusal
 from chainer_caption import Bundle, Dataset, InputError, Settings, train
 from chainer_caption.captioning.results import Caption, Result
 from chainer_caption.cli.common import failure, say
-from chainer_caption.data import matlab
 from chainer_caption.data.matlab import read_hdf5
 from chainer_caption.data.matrix import open_matrix
 from chainer_caption.evaluation.predictions import Prediction
 from chainer_caption.features.images import ImageError
 from chainer_caption.report import open_writer
 from chainer_caption.report.evaluation_page import score_tables, write_evaluation_page, write_image_scores
+from chainer_caption.storage import children
 from chainer_caption.storage.archives import read_npz
 from chainer_caption.storage.journal import Journal
 from chainer_caption.storage.serializers import arrays_digest
@@ -93,7 +93,7 @@ def test_a_forged_cache_entry_is_computed_again(tmp_path, dataset_dir, cache):
     ('raise SystemExit(3)', r'makes its reader fail \(3\)'), ('print("x" * 100)', 'makes its reader fail')])
 def test_a_crash_of_the_matlab_reader_is_one_line(program, reason, tmp_path, monkeypatch):
     (tmp_path / 'child.py').write_text(program)
-    monkeypatch.setattr(matlab, '_CHILD', tmp_path / 'child.py')
+    monkeypatch.setattr(children, '_CHILD', tmp_path / 'child.py')
     (tmp_path / 'vgg_feats.mat').write_bytes(mat5_claiming(5, 7))
     with pytest.raises(InputError, match=reason):
         open_matrix(tmp_path / 'vgg_feats.mat')
