@@ -17,6 +17,7 @@ from chainer_caption.data.vocabulary import Vocabulary
 from chainer_caption.features.encoders import ENCODERS
 from chainer_caption.features.extractor import Extractor
 from chainer_caption.features.inference import usable_precision
+from chainer_caption.features.onnx_names import is_onnx
 from chainer_caption.functions.memory import enough_memory
 from chainer_caption.models import ARCHITECTURES
 from chainer_caption.parallel import Processes
@@ -78,22 +79,30 @@ def benchmark_decoding(dataset: Any, model: str, device: Any, split: str, images
 
 def benchmark_extraction(encoder: str, device: Any, batch_size: int, repeats: int, precision: str = 'float32',
                          say: Callable[[str], object] = lambda line: None) -> Figures:
-    """Speed of an image encoder (one of `ENCODERS`) with random weights on prepared images, by whatever computes it on
-    the device: `images_per_s`, the median of a number of repeated batches, `peak_mib` and the conditions of the
-    measurement. `precision` and `say` are as for `Extractor.load`."""
-    described, rng = ENCODERS[encoder], np.random.default_rng(0)
+    """Speed of an image encoder (one of `ENCODERS`, with random weights, or an ONNX file) on prepared images, by
+    whatever computes it on the device: `images_per_s`, the median of a number of repeated batches, `peak_mib` and the
+    conditions of the measurement. `precision` and `say` are as for `Extractor.load`."""
+    rng = np.random.default_rng(0)
+    if is_onnx(encoder):
+        extractor = Extractor.load(encoder, device=device, precision=precision, say=say)
+    else:
+        precision = usable_precision(precision, device, say)
+        extractor = _random_encoder(encoder, device, rng, precision)
+    batch = rng.random((batch_size, *extractor.input_shape), np.float32)
+    times = [_seconds(device, lambda: extractor(batch)) for _ in range(1 + repeats)]
+    return {'images_per_s': round(batch_size / statistics.median(times[1:]), 2), 'peak_mib': _peak_mib(device),
+            'encoder': extractor.encoder, 'batch_size': batch_size, 'encoder_precision': precision}
+
+
+def _random_encoder(encoder: str, device: Any, rng: np.random.Generator, precision: str) -> Extractor:
+    described = ENCODERS[encoder]
     link = described.link()
     for param in link.params():
         # Scaled so that activations stay in range through all layers, as with trained weights.
         rng.standard_normal(dtype=np.float32, out=param.array)
         param.array *= (2 / np.prod(param.shape[1:])) ** 0.5 if param.ndim > 1 else 0.1
     link.to_device(device)
-    precision = usable_precision(precision, device, say)
-    extractor = Extractor(encoder, described.preprocessing, link, precision=precision)
-    batch = rng.random((batch_size, 3, described.size, described.size), np.float32)
-    times = [_seconds(device, lambda: extractor(batch)) for _ in range(1 + repeats)]
-    return {'images_per_s': round(batch_size / statistics.median(times[1:]), 2), 'peak_mib': _peak_mib(device),
-            'encoder': encoder, 'batch_size': batch_size, 'encoder_precision': precision}
+    return Extractor(encoder, described.preprocessing, link, precision=precision)
 
 
 def _wait(device: Any) -> None:

@@ -18,6 +18,7 @@ from chainer_caption.errors import InputError
 from chainer_caption.features.encoders import ENCODERS, base_encoder
 from chainer_caption.features.extractor import Extractor
 from chainer_caption.features.images import MAX_PIXELS
+from chainer_caption.features.onnx_names import is_onnx, is_onnx_file
 from chainer_caption.features.prefetch import prepared_batches
 from chainer_caption.features.preprocessing import PREPROCESSINGS
 from chainer_caption.functions.inputs import map_inputs
@@ -70,7 +71,7 @@ class Captioner:
         self.max_positions = min(filter(None, bounds), default=None)
         self.reads = self.bundle.model.reads
         if extractor is not None:
-            _check_images(self.bundle, self.names[0])
+            _check_images(self.bundle, self.names[0], getattr(extractor, 'grid', False))
         self.device = chainer.get_device(device)
         self.extractor = extractor
         with enough_memory(self.device), _overflowing():
@@ -93,7 +94,8 @@ class Captioner:
             folders: The model directory; several are an ensemble. None is the pretrained model, trained on Flickr8k.
             device: As `chainer.get_device` takes it: `'@numpy'`, `'@cupy:0'`.
             encoder_weights: By default those in the model directory, or else those where Chainer keeps its models.
-            encoder, preprocessing: Only for a model that does not record them.
+            encoder, preprocessing: Only for a model that does not record them; or the ONNX file of the encoder, which
+                `encoder_weights` may be, too.
             images: False loads no encoder, which is enough for stored features.
             honour_exif, max_pixels: Turn images by their EXIF orientation; images of more pixels are refused.
             say: Called with each notice, one line; by default a warning of the logger `chainer_caption`.
@@ -110,8 +112,13 @@ class Captioner:
         bundles, names = [Bundle.load(folder) for folder in folders], [str(folder) for folder in folders]
         if not images:
             return cls(bundles, device, names=names)
-        _check_images(bundles[0], names[0])
         known, folder = bundles[0].provenance, folders[0]
+        if encoder is None and is_onnx_file(encoder_weights):
+            encoder, encoder_weights = os.fspath(encoder_weights or ''), None
+        grid = is_onnx(known['encoder'] if known else encoder) and bundles[0].model.reads == 'grids'
+        _check_images(bundles[0], names[0], grid)
+        if known and is_onnx(known['encoder']) and is_onnx_file(encoder):
+            encoder, encoder_weights = None, encoder    # its digest is compared with the recorded one
         # An encoder that was named without a preprocessing has one of its own.
         provenance: dict[str, Any] = known or ({'encoder': encoder, 'preprocessing': preprocessing} if encoder else
                                {**ASSUMED, 'preprocessing': preprocessing or ASSUMED['preprocessing']})
@@ -119,15 +126,17 @@ class Captioner:
             if known and given not in (None, provenance[key]):
                 raise InputError.of(key, given, f'the model {folder} was trained on features of the {key} '
                                     f'{provenance[key]} and captions no others; leave {key} out')
-        if known and (base_encoder(known['encoder']) not in ENCODERS or known['preprocessing'] not in PREPROCESSINGS):
+        if known and not is_onnx(known['encoder']) and (
+                base_encoder(known['encoder']) not in ENCODERS or known['preprocessing'] not in PREPROCESSINGS):
             raise InputError(f'{folder}: trained on features of {known["encoder"]} with the preprocessing '
                              f'{known["preprocessing"]}, which cannot be computed here; caption the stored features of '
                              'a dataset')
-        if known is None and None in (encoder, preprocessing):
+        if known is None and None in (encoder, preprocessing) and not is_onnx_file(encoder):
             say(f'{folder}: does not record what made its features; assuming the encoder {provenance["encoder"]} and '
                 f'the preprocessing {provenance["preprocessing"] or "of its weights"} (--encoder, --preprocessing)')
         extractor = Extractor.load(**provenance, weights=encoder_weights or bundles[0].encoder_path, device=device,
-                                   honour_exif=honour_exif, max_pixels=max_pixels, precision=encoder_precision, say=say)
+                                   honour_exif=honour_exif, max_pixels=max_pixels, precision=encoder_precision, say=say,
+                                   grid=grid)
         return cls(bundles, device, extractor, names)
 
     def _check_size(self, size: int, what: str) -> None:
@@ -257,9 +266,9 @@ class Captioner:
                 for best in found]
 
 
-def _check_images(bundle: Bundle, name: str) -> None:
+def _check_images(bundle: Bundle, name: str, grid: bool) -> None:
     reads = bundle.model.reads
-    if reads != 'vectors':
+    if reads != ('grids' if grid else 'vectors'):
         raise InputError(f'{name}: the model reads {reads}, and grids are not computed from images here; caption the '
                          'stored grids of a dataset (--dataset)')
 

@@ -40,8 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     common.add_precision(train)
     common.add_precision(decode)
     extract = kinds.add_parser('extract', help='images a second through the image encoder')
-    extract.add_argument('--encoder', default='vgg19', metavar='ENCODER',
-                         help='the image encoder, with random weights (default: %(default)s)')
+    extract.add_argument('--encoder', default='vgg19', **common.ENCODER,
+                         help='the image encoder, with random weights unless it is an ONNX file: %(choices)s '
+                         '(default: %(default)s)')
     extract.add_argument('--batch-size', type=int, default=8, metavar='N', help='images a batch (default: %(default)s)')
     extract.add_argument('--repeats', type=int, default=5, metavar='N', help='batches to time (default: %(default)s)')
     common.add_encoder_precision(extract)

@@ -1,10 +1,9 @@
 """check-features: the encoder and preprocessing that made a dataset's features."""
 import argparse
 
-from chainer_caption.cli.common import add_device, add_encoder_precision, device, say
+from chainer_caption.cli.common import ENCODER, add_device, add_encoder_precision, device, say
 from chainer_caption.data import Dataset
 from chainer_caption.errors import InputError, printable
-from chainer_caption.features.encoders import ENCODERS
 
 EXAMPLES = '''\
   check_features.py features/flickr8k Flicker8k_Dataset/ -i VGG_ILSVRC_16_layers.caffemodel
@@ -23,8 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add('folder', metavar='FOLDER', help='folder of its images, in any order and subfolders')
     add('-i', '--encoder-weights', action='append', default=[], metavar='WEIGHTS', help="an encoder's weights; once "
         'for each encoder to try (default: all that are where Chainer keeps its models)')
-    add('--encoder', action='append', default=[], choices=sorted(ENCODERS),
-        help='the encoder of each -i (default: found out); without -i, the encoders to try')
+    add('--encoder', action='append', default=[], **ENCODER,
+        help='the encoder of each -i (default: found out); without -i, the encoders to try: %(choices)s')
     add('--limit', type=int, default=16, metavar='N', help='compare at most N images (%(default)s)')
     add('--seed', type=int, default=0, metavar='N', help='random seed of their choice (%(default)s)')
     add('--no-exif', dest='exif', action='store_false', help='ignore the EXIF orientation of images')
@@ -48,9 +47,12 @@ def run(args: argparse.Namespace) -> int:
     features = features if features.ndim == 2 else features.astype('float32').mean(axis=1)
     check = check_features(features, paths, find_extractors(args.encoder_weights, args.encoder, device(args.gpu),
                                                             args.exif, say, args.encoder_precision or 'float32'))
-    print(f'{"encoder":<10}{"preprocessing":<14}cosine similarity, mean of {check.images} images')
-    for (encoder, preprocessing), similarity in sorted(check.similarities.items(), key=lambda item: -item[1]):
-        print(f'{encoder:<10}{preprocessing:<14}{similarity:.5f}')
+    rows = [(printable(encoder), printable(preprocessing), f'{similarity:.5f}') for (encoder, preprocessing), similarity
+            in sorted(check.similarities.items(), key=lambda item: -item[1])]
+    rows.insert(0, ('encoder', 'preprocessing', f'cosine similarity, mean of {check.images} images'))
+    widths = [2 + max(len(row[column]) for row in rows) for column in (0, 1)]
+    for encoder, preprocessing, similarity in rows:
+        print(f'{encoder:<{widths[0]}}{preprocessing:<{widths[1]}}{similarity}')
     if dataset.provenance:
         print(printable('recorded: {encoder}, {preprocessing}'.format(**dataset.provenance)))
     path = dataset.features_path
@@ -58,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
         print(f'verdict: none of these made {path}, or these images cannot tell')
         return 1
     encoder, preprocessing = check.verdict
-    print(f'verdict: {encoder} with the preprocessing {preprocessing} made {path}')
+    print(printable(f'verdict: {encoder} with the preprocessing {preprocessing} made {path}'))
     if args.write:
         record_provenance(path, encoder, preprocessing, stored.shape)
         print(f'recorded in {path}.json')

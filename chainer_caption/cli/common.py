@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from chainer_caption.cli import progress
 from chainer_caption.errors import InputError
 from chainer_caption.features.encoders import ENCODERS
+from chainer_caption.features.onnx_names import is_onnx_file
 from chainer_caption.features.preprocessing import PREPROCESSINGS
 from chainer_caption.parallel import Processes
 
@@ -57,13 +58,35 @@ def add_models(parser: Any) -> None:
 
 def add_encoder_weights(parser: Any) -> None:
     parser.add_argument('-i', '--encoder-weights', metavar='WEIGHTS',
-                        help="the image encoder's weights: .caffemodel, .npz, .pth or .safetensors (default: those in "
-                        'the model directory, or where Chainer keeps its models)')
+                        help="the image encoder's weights: .caffemodel, .npz, .pth, .safetensors, or an encoder as "
+                        '.onnx (default: those in the model directory, or where Chainer keeps its models)')
+
+
+class _Encoders(list):
+    """The choices of `--encoder`: a name of the table, or an ONNX file."""
+
+    def __contains__(self, name: object) -> bool:
+        return super().__contains__(name) or is_onnx_file(name)
+
+
+#: Arguments of `add_argument` for `--encoder`.
+ENCODER: dict[str, Any] = {'choices': _Encoders([*sorted(ENCODERS), 'FILE.onnx']), 'metavar': 'ENCODER'}
+
+
+def declared_provenance(args: argparse.Namespace) -> dict[str, str] | None:
+    """The provenance that `--encoder` and `--preprocessing` declare; None without them."""
+    if is_onnx_file(args.encoder):
+        from chainer_caption.features.extractor import Extractor
+        extractor = Extractor.load(args.encoder, args.preprocessing, say=say)
+        return {'encoder': extractor.encoder, 'preprocessing': extractor.preprocessing}
+    if (args.encoder is None) != (args.preprocessing is None):
+        raise InputError('--encoder and --preprocessing belong together: name both or neither')
+    return {'encoder': args.encoder, 'preprocessing': args.preprocessing} if args.encoder else None
 
 
 def add_provenance(parser: Any, of: str) -> None:
     add = parser.add_argument
-    add('--encoder', choices=sorted(ENCODERS), metavar='ENCODER', help=f'the image encoder that {of}: %(choices)s')
+    add('--encoder', **ENCODER, help=f'the image encoder that {of}: %(choices)s')
     add('--preprocessing', choices=sorted(PREPROCESSINGS), metavar='P',
         help='how the images were preprocessed for it: %(choices)s')
 

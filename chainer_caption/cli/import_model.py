@@ -2,7 +2,7 @@
 import argparse
 import pathlib
 
-from chainer_caption.cli.common import add_provenance, say
+from chainer_caption.cli.common import add_provenance, declared_provenance, say
 from chainer_caption.errors import InputError
 
 EXAMPLES = '''\
@@ -23,15 +23,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    if (args.encoder is None) != (args.preprocessing is None):
-        raise InputError('--encoder and --preprocessing belong together: name both or neither')
+    given = declared_provenance(args)
     from chainer_caption.models.bundle import CONFIG, clear
     from chainer_caption.models.checkpoints import read_checkpoint
     from chainer_caption.training.extensions import WATCHED
     output = pathlib.Path(args.output)
     if (output / CONFIG).exists() and not args.overwrite:
         raise InputError(f'{output}: already holds a model; --overwrite replaces it')
-    given = {'encoder': args.encoder, 'preprocessing': args.preprocessing} if args.encoder else None
     bundle = read_checkpoint(args.checkpoint, given)
     if output.is_dir():                                 # only after the checkpoint was read without errors
         clear(output, WATCHED)

@@ -4,7 +4,7 @@ import dataclasses
 import inspect
 import sys
 
-from chainer_caption.cli.common import add_device, add_provenance, device, say
+from chainer_caption.cli.common import add_device, add_provenance, declared_provenance, device, say
 from chainer_caption.cli.stopping import Stopping
 from chainer_caption.data import Dataset
 from chainer_caption.errors import InputError
@@ -60,18 +60,16 @@ def _add_option(options: argparse._ArgumentGroup, name: str, default: object, ru
 def run(args: argparse.Namespace) -> int:
     if args.resume and args.overwrite:
         raise InputError('--resume and --overwrite exclude each other')
-    if (args.encoder is None) != (args.preprocessing is None):
-        raise InputError('--encoder and --preprocessing belong together: name both or neither')
     for name in ('images', 'encoder_weights'):
         if args.finetune is None and getattr(args, name) is not None:
             raise InputError(f'--{name.replace("_", "-")} belongs to --finetune')
+    provenance = declared_provenance(args)
     # Imported here, so that -h and wrong calls are answered at once.
     from chainer_caption.training.run import train
     settings = Settings(**{name: getattr(args, name) for name in rules()})
     processes = Processes.started()
     where = device(args.gpu, processes)
     dataset = processes.one_after_another(lambda: Dataset(args.dataset, args.sentences, args.features))
-    provenance = {'encoder': args.encoder, 'preprocessing': args.preprocessing} if args.encoder else None
     with Stopping() as stop:
         train(dataset, args.output, settings, where, args.resume, args.overwrite, args.model, provenance,
               progress=sys.stderr if sys.stderr.isatty() else None, say=say if processes.first else lambda line: None,

@@ -1,10 +1,11 @@
 """Builds a dataset from a folder of images: features, file names, and captions if there are any.
 
-While it is built, the folder holds `feats.npy.LIST.part`, named after the list of images, and a journal of its rows;
-`feats.npy` and `dataset.json` appear at the end. An image is known by its name, size and time of change: rows of images
-that are the same are kept, whatever else was added, changed or removed. Batches begin at fixed places, so that the
-matrix of unchanged images is the same to the last byte however often its making was stopped; rows that are added to a
-matrix later may differ from those of a fresh one as far as the encoder's last bits depend on the batch.
+While it is built, the folder holds `feats.npy.LIST.part` (of grids, `grids.npy.LIST.part`), named after the list of
+images, and a journal of its rows; `feats.npy` and `dataset.json` appear at the end. An image is known by its name, size
+and time of change: rows of images that are the same are kept, whatever else was added, changed or removed. Batches
+begin at fixed places, so that the matrix of unchanged images is the same to the last byte however often its making was
+stopped; rows that are added to a matrix later may differ from those of a fresh one as far as the encoder's last bits
+depend on the batch.
 """
 from __future__ import annotations
 
@@ -14,6 +15,7 @@ import dataclasses
 import hashlib
 import io
 import json
+import math
 import os
 import pathlib
 from collections.abc import Callable
@@ -31,8 +33,8 @@ from chainer_caption.storage.files import read_json, reserve, unwritable, with_f
 from chainer_caption.storage.journal import Journal, check_same, stamp
 from chainer_caption.storage.legacy import current_keys
 
-MATRIX, RECORD, DATASET = 'feats.npy', 'feats.npy.json', 'dataset.json'
-_JOURNAL = f'{MATRIX}.part.jsonl'
+VECTORS, GRIDS, DATASET = 'feats.npy', 'grids.npy', 'dataset.json'
+_RECORD, _JOURNAL = '.json', '.part.jsonl'              # after the name of the matrix
 
 # Hexadecimal digits of an image's stamp, and bytes of a record, which has a stamp for each image, at most.
 _DIGITS, _LARGEST = 16, 2 ** 28
@@ -79,9 +81,9 @@ def extract_features(folder: Path, output: Path, extractor: Any, captions: Path 
 
     Args:
         folder: The images, as `find_images` finds them.
-        output: The folder to write: `feats.npy`, (N, D), a row for each image in sorted order, zero for those that
-            cannot be read; `feats.npy.json`, which records what made it; and `dataset.json`, with the images that can
-            be read and, if captions are given, have some.
+        output: The folder to write: `feats.npy`, (N, D), or `grids.npy`, (N, L, D), as the extractor computes, a row
+            for each image in sorted order, zero for those that cannot be read; `feats.npy.json`, which records what
+            made it; and `dataset.json`, with the images that can be read and, if captions are given, have some.
         extractor: The `Extractor`; its features are stored as `dtype`, `'float32'` or `'float16'`.
         captions: As for `read_caption_file`. Without it no image has a sentence, and all are of the split `test`.
         splitting: For captions without splits; None for the defaults.
@@ -106,11 +108,12 @@ def extract_features(folder: Path, output: Path, extractor: Any, captions: Path 
     stamps = [_digest([name, stamp(path)])[:_DIGITS] for name, path in zip(names, paths, strict=True)]
     try:
         output.mkdir(parents=True, exist_ok=True)
-        finished = _finished(output, settings, names, paths, stamps)
-        if not (output / _JOURNAL).exists() and [of for of, _ in finished] == stamps:
+        matrix = output / (VECTORS if len(_shape(extractor)) == 1 else GRIDS)
+        finished = _finished(matrix, settings, names, paths, stamps)
+        if not _beside(matrix, _JOURNAL).exists() and [of for of, _ in finished] == stamps:
             failed = _failures(names, dict(enumerate(finished)), report)
         else:
-            failed = _extract(paths, names, output, extractor, settings, stamps, finished, progress, report, say)
+            failed = _extract(paths, names, matrix, extractor, settings, stamps, finished, progress, report, say)
         images = [image for image in images if image['filename'] not in failed]
         write_json(output / DATASET, {'dataset': output.resolve().name, 'tokenizer': tokenizer, 'images': images},
                    indent=None)
@@ -131,11 +134,20 @@ def _failures(names: list[str], rows: dict[int, _Row],
     return failed
 
 
-def _finished(output: pathlib.Path, settings: dict[str, Any], names: list[str], paths: list[str],
+def _shape(extractor: Any) -> tuple[int, ...]:          # of an image's features
+    return getattr(extractor, 'shape', (extractor.dim,))
+
+
+def _beside(matrix: pathlib.Path, suffix: str) -> pathlib.Path:
+    return matrix.with_name(matrix.name + suffix)
+
+
+def _finished(matrix: pathlib.Path, settings: dict[str, Any], names: list[str], paths: list[str],
               stamps: list[str]) -> list[_Row]:
     """What is known of the rows of the finished matrix; nothing where there is none."""
-    if (output / MATRIX).exists() and (output / RECORD).exists():
-        record = current_keys(read_json(output / RECORD, _LARGEST))
+    output = matrix.parent
+    if matrix.exists() and _beside(matrix, _RECORD).exists():
+        record = current_keys(read_json(_beside(matrix, _RECORD), _LARGEST))
         if isinstance(record, dict) and isinstance(record.get('failed'), dict):
             check_same(output, record, settings)
             before, failed = record.get('stamps'), record['failed']
@@ -149,30 +161,31 @@ def _finished(output: pathlib.Path, settings: dict[str, Any], names: list[str], 
             before = before if isinstance(before, list) and len(before) == len(now) else now
             return [(of if before[i // BATCH] == now[i // BATCH] else '', failed.get(name))
                     for i, (of, name) in enumerate(zip(stamps, names, strict=True))]
-    for name in () if (output / _JOURNAL).exists() else (MATRIX, DATASET, 'vgg_feats.mat'):
+    for name in () if _beside(matrix, _JOURNAL).exists() else (VECTORS, GRIDS, DATASET, 'vgg_feats.mat'):
         if (output / name).exists():
             raise InputError(f'{output}: has a {name} that this command did not write; choose another folder')
     return []
 
 
-def _extract(paths: list[str], names: list[str], output: pathlib.Path, extractor: Any, settings: dict[str, Any],
+def _extract(paths: list[str], names: list[str], matrix: pathlib.Path, extractor: Any, settings: dict[str, Any],
              stamps: list[str], finished: list[_Row], progress: Progress, report: Report, say: Say) -> dict[str, str]:
-    layout, shape, dtype = _digest(names)[:_DIGITS], (len(paths), extractor.dim), np.dtype(settings['dtype'])
-    part, size = output / f'{MATRIX}.{layout}.part', shape[1] * dtype.itemsize
-    with Journal(output / _JOURNAL, settings) as journal:
+    output, layout, dtype = matrix.parent, _digest(names)[:_DIGITS], np.dtype(settings['dtype'])
+    shape = len(paths), *_shape(extractor)
+    part, size = _beside(matrix, f'.{layout}.part'), math.prod(shape[1:]) * dtype.itemsize
+    with Journal(_beside(matrix, _JOURNAL), settings) as journal:
         logged = list(journal.rows())
         journal.cut(len(logged))
-        parts = sorted(output.glob(f'{MATRIX}*.part'))
+        parts = sorted(output.glob(f'{matrix.name}*.part'))
         if not parts and [of for of, _ in finished] == stamps:
             # The matrix has got its name, and the run was stopped right then.
             journal.remove()
             return _failures(names, dict(enumerate(finished)))
-        if part in parts and part.stat().st_size == len(_header(*shape, dtype)) + len(paths) * size:
+        if part in parts and part.stat().st_size == len(_header(shape, dtype)) + len(paths) * size:
             done = _done(logged, layout)
         else:
             # A record may be newer than its matrix only while there is a part, which has all of its rows then.
             sources = {other: _done(logged, other.name.split('.')[-2]) for other in parts if other != part} \
-                if parts else {output / MATRIX: dict(enumerate(finished))}
+                if parts else {matrix: dict(enumerate(finished))}
             done = _create(part.with_suffix('.new'), shape, dtype, stamps, sources)
             if done:
                 say(f'{output}: {len(done):,} of {len(names):,} images are there already; '
@@ -182,7 +195,7 @@ def _extract(paths: list[str], names: list[str], output: pathlib.Path, extractor
                 if rows := {i: done[i] for i in range(at, at + BATCH) if i in done}:
                     journal.append({'of': layout, 'rows': rows})
             os.replace(part.with_suffix('.new'), part)
-            for other in (*(sources.keys() & set(parts)), *output.glob(f'{MATRIX}.*.new')):
+            for other in (*(sources.keys() & set(parts)), *output.glob(f'{matrix.name}.*.new')):
                 other.unlink()
         done = {i: row for i, row in done.items() if i < len(stamps) and row[0] == stamps[i]}
         _failures(names, done, report)
@@ -193,7 +206,7 @@ def _extract(paths: list[str], names: list[str], output: pathlib.Path, extractor
             start = f.seek(0, os.SEEK_END) - len(paths) * size
             prepared = prepared_batches(extractor, [paths[i] for places in left for i in places], map(len, left))
             for places, batch in zip(left, prepared, strict=True):
-                values = compute_batch(extractor, batch, (extractor.dim,)).astype(dtype)
+                values = compute_batch(extractor, batch, shape[1:]).astype(dtype)
                 # The rows have to be on the disk before the journal lists them.
                 for i, row in zip(places, values, strict=True):
                     f.seek(start + i * size)
@@ -207,8 +220,8 @@ def _extract(paths: list[str], names: list[str], output: pathlib.Path, extractor
                 _failures(names, rows, report)
                 progress(len(done), len(paths))
         failed = _failures(names, done)
-        write_json(output / RECORD, {**settings, 'failed': failed, 'stamps': ''.join(stamps)})
-        os.replace(part, output / MATRIX)
+        write_json(_beside(matrix, _RECORD), {**settings, 'failed': failed, 'stamps': ''.join(stamps)})
+        os.replace(part, matrix)
         journal.remove()
     return failed
 
@@ -225,17 +238,17 @@ def _done(logged: list[dict[str, Any]], layout: str) -> dict[int, _Row]:
     return done
 
 
-def _header(rows: int, width: int, dtype: np.dtype) -> bytes:
+def _header(shape: tuple[int, ...], dtype: np.dtype) -> bytes:
     f = io.BytesIO()
-    np.lib.format.write_array_header_1_0(f, {'shape': (rows, width), 'fortran_order': False, 'descr': dtype.str})
+    np.lib.format.write_array_header_1_0(f, {'shape': shape, 'fortran_order': False, 'descr': dtype.str})
     return f.getvalue()
 
 
-def _create(path: pathlib.Path, shape: tuple[int, int], dtype: np.dtype, stamps: list[str],
+def _create(path: pathlib.Path, shape: tuple[int, ...], dtype: np.dtype, stamps: list[str],
             sources: dict[pathlib.Path, dict[int, _Row]]) -> dict[int, _Row]:
     """Creates a matrix with the rows that other files have already; returns what is known of these."""
     where = {of: (source, row, reason) for source, rows in sources.items() for row, (of, reason) in rows.items()}
-    size, header = shape[1] * dtype.itemsize, _header(*shape, dtype)
+    size, header = math.prod(shape[1:]) * dtype.itemsize, _header(shape, dtype)
     start, done, opened = len(header), {}, {}
     with contextlib.ExitStack() as stack, with_filename(path), open(path, 'wb') as f:
         f.write(header)
@@ -245,7 +258,7 @@ def _create(path: pathlib.Path, shape: tuple[int, int], dtype: np.dtype, stamps:
             other = stack.enter_context(open(source, 'rb'))
             # Its rows, if it is a matrix of this width and type.
             count, rest = divmod(os.fstat(other.fileno()).st_size - start, size)
-            if count >= 0 and not rest and other.read(start) == _header(count, shape[1], dtype):
+            if count >= 0 and not rest and other.read(start) == _header((count, *shape[1:]), dtype):
                 opened[source] = other
         for i, of in enumerate(stamps):
             if of in where and where[of][0] in opened:

@@ -13,6 +13,7 @@ from chainer_caption.data.captions import SPLITS, read_captions
 from chainer_caption.data.matrix import grid_means, open_matrix, opening_matrix, provenance_path, read_provenance
 from chainer_caption.errors import InputError
 from chainer_caption.features.encoders import ENCODERS, base_encoder
+from chainer_caption.features.onnx_names import is_onnx
 from chainer_caption.storage.cache import forget_unused
 from chainer_caption.storage.files import Path, sample_digest
 
@@ -101,8 +102,9 @@ class Dataset:
         other = copy.copy(self)
         other._reads = reads
         if self.features is None and self.grids is not None and reads == 'vectors':
-            encoder = ENCODERS.get(base_encoder(self.provenance['encoder'])) if self.provenance else None
-            if encoder is None or not encoder.grid_mean:
+            name = self.provenance['encoder'] if self.provenance else ''
+            encoder = ENCODERS.get(base_encoder(name))
+            if not is_onnx(name) and (encoder is None or not encoder.grid_mean):
                 raise InputError(f'{self.features_path}: holds grids, but the architecture reads vectors; add '
                                  f'{_VECTORS[2]}, or choose an architecture that reads grids (their mean is used only '
                                  f'where {provenance_path(self.features_path)} records an encoder that is known to '

@@ -12,11 +12,11 @@ import chainer
 import numpy as np
 
 from chainer_caption.errors import InputError
-from chainer_caption.features.encoders import ENCODERS, Encoder
+from chainer_caption.features.encoders import ENCODERS
 from chainer_caption.features.extractor import Extractor
 from chainer_caption.features.folders import find_in_folder
 from chainer_caption.features.images import ImageError
-from chainer_caption.features.preprocessing import PREPROCESSINGS
+from chainer_caption.features.onnx_names import is_onnx_file
 from chainer_caption.features.weights import find_weights
 from chainer_caption.storage.files import Path
 
@@ -59,17 +59,12 @@ def check_features(features: np.ndarray, paths: Sequence[Path], extractors: Iter
         raise InputError(f'{len(features)} rows of features for {len(paths)} images')
     similarities, rows = {}, list[int]()
     for extractor in extractors:
-        for preprocessing in preprocessings or _usual_preprocessings(ENCODERS[extractor.encoder]):
+        for preprocessing in preprocessings or extractor.usual_preprocessings:
             made, rows = _extract(extractor.with_preprocessing(preprocessing), paths)
             similarities[extractor.encoder, preprocessing] = _mean_cosine(made, features[rows])
     (pair, best), *others = sorted(similarities.items(), key=lambda item: -item[1])
     clear = best >= THRESHOLD and all(1 - other >= MARGIN * (1 - best) for _, other in others)
     return FeatureCheck(similarities, pair if clear else None, len(rows))
-
-
-def _usual_preprocessings(encoder: Encoder) -> list[str]:
-    return [name for name, preprocessing in PREPROCESSINGS.items() if preprocessing.size in (encoder.size, None)
-            and (not preprocessing.encoders or encoder.name in preprocessing.encoders)]
 
 
 def sample_images(filenames: Sequence[str], folder: Path, limit: int = 16,
@@ -92,15 +87,22 @@ def find_extractors(weights: Sequence[Path] = (), encoders: Sequence[str] = (),
     Args:
         weights: Weights files; by default they are looked for where Chainer keeps its models.
         encoders: The encoder of each file; by default each file's encoder is found out. Without files, the encoders to
-            load; by default all whose weights are found.
+            load; by default all whose weights are found. An ONNX file may be in either list, and is its own weights.
         device, honour_exif, precision: As for `Extractor.load`.
         say: Takes notices, one line each, also about an encoder that is left out.
 
     Raises:
         InputError: A file is missing, damaged, or of no known encoder; or no encoder is found."""
+    options: dict[str, Any] = {'device': device, 'honour_exif': honour_exif, 'precision': precision, 'say': say}
+    onnx_files = [os.fspath(path) for path in (*weights, *encoders) if is_onnx_file(path)]
+    for file in onnx_files:
+        yield Extractor.load(file, **options)
+    weights = [path for path in weights if not is_onnx_file(path)]
+    encoders = [encoder for encoder in encoders if not is_onnx_file(encoder)]
+    if onnx_files and not weights and not encoders:
+        return
     if weights and encoders and len(weights) != len(encoders):
         raise InputError(f'{len(weights)} files of weights for {len(encoders)} encoders')
-    options: dict[str, Any] = {'device': device, 'honour_exif': honour_exif, 'precision': precision, 'say': say}
     for path, encoder in itertools.zip_longest(weights, encoders) if weights else ():
         yield _load(path, [encoder] if encoder else list(ENCODERS), **options)
     for encoder in (encoders or ENCODERS) if not weights else ():

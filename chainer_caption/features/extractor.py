@@ -18,6 +18,7 @@ from chainer_caption.features.encoders import get_encoder, matches_digest
 from chainer_caption.features.images import MAX_PIXELS, open_image
 from chainer_caption.features.inference import Engine, cached_engine, make_engine, usable_precision
 from chainer_caption.features.micro_batches import MicroBatches
+from chainer_caption.features.onnx_names import is_onnx
 from chainer_caption.features.preprocessing import PREPROCESSINGS, Preprocessing
 from chainer_caption.features.weights import find_weights, load_weights
 from chainer_caption.functions.memory import enough_memory
@@ -25,7 +26,8 @@ from chainer_caption.storage.files import Path, sample_digest
 
 
 class Extractor:
-    """Computes the features of images, of dimension `dim`, by an `encoder` on a `device` and a `preprocessing`.
+    """Computes the features of images, of dimension `dim`, by an `encoder` on a `device` and a `preprocessing`. `grid`
+    tells whether they are grids, which only the subclass `OnnxExtractor` computes.
 
     On the CPU, VGG runs in compiled loops and any other encoder in ONNX Runtime; without that, and on a GPU, in
     Chainer. `prepare` reads one image and may run in several threads; a call runs the encoder on a batch::
@@ -34,6 +36,8 @@ class Extractor:
         features = extractor([extractor.prepare(path) for path in paths])
 
     `link` is the encoder's Chain, or an `Engine` with it; the other arguments are as for `load`."""
+
+    grid = False
 
     def __init__(self, encoder: str, preprocessing: str, link: Any, honour_exif: bool = True,
                  max_pixels: int = MAX_PIXELS, precision: str = 'float32') -> None:
@@ -63,23 +67,34 @@ class Extractor:
     @classmethod
     def load(cls, encoder: str = 'vgg19', preprocessing: str | None = None, weights: Path | None = None,
              device: Any = '@numpy', honour_exif: bool = True, max_pixels: int = MAX_PIXELS,
-             precision: str = 'float32', say: Callable[[str], object] | None = None) -> Extractor:
+             precision: str = 'float32', say: Callable[[str], object] | None = None, output: str | None = None,
+             grid: bool = False) -> Extractor:
         """Loads an encoder from weights on the disk.
 
         Args:
-            encoder: One of `ENCODERS`, or the name of an encoder fine-tuned from it.
+            encoder: One of `ENCODERS`, or the name of an encoder fine-tuned from it; or an ONNX file.
             preprocessing: One of `PREPROCESSINGS`, by default that of the weights (`torchvision` for VGG's from there),
                 or else the encoder's (`karpathy` for VGG).
             weights, device: A file for `load_weights`, by default that of `find_weights`; for `chainer.get_device`.
             honour_exif, max_pixels: Turn images by their EXIF orientation; refuse images of more pixels.
             precision: One of `inference.PRECISIONS`; bf16, which OpenVINO computes, is faster on CPUs that have it.
             say: Called with each notice, one line; by default a warning of the logger `chainer_caption`.
+            output, grid: Of an ONNX file: see `OnnxExtractor.open`.
 
         Raises:
             InputError: Unknown encoder or preprocessing, a preprocessing of another size or colour order than the
                 encoder's, or weights that are missing, damaged or another encoder's."""
         _return_large_blocks()
         device, say = chainer.get_device(device), say or logging.getLogger('chainer_caption').warning
+        if is_onnx(encoder):
+            from chainer_caption.features.onnx_extractor import OnnxExtractor
+            if precision != 'float32':
+                raise InputError.of('encoder_precision', precision, 'an ONNX file is computed in its own data types')
+            return OnnxExtractor.open(encoder, preprocessing, weights, device, honour_exif, max_pixels, output, grid,
+                                      say)
+        if grid or output is not None:
+            raise InputError(f'encoder {encoder}: gives vectors; grids and other outputs are those of an ONNX file '
+                             '(--encoder FILE.onnx)')
         precision = usable_precision(precision, device, say)
         path, digest = find_encoder(encoder, weights)
         link, wanted = _load(encoder, path, device, precision, say)
@@ -99,6 +114,24 @@ class Extractor:
         return {'encoder': self.encoder, 'preprocessing': self.preprocessing, 'weights': self._weights,
                 'EXIF': self._honour_exif, 'max-pixels': self._max_pixels, 'device': self.device.xp.__name__,
                 'encoder-precision': self._precision}
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of an image's features: (D,), or (L, D) for grids."""
+        return (self.dim,)
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """The shape of a prepared image, unless the preprocessing has no size."""
+        size = get_encoder(self.encoder).size
+        return 3, size, size
+
+    @property
+    def usual_preprocessings(self) -> list[str]:
+        """The preprocessings that the encoder may have been used with."""
+        known = get_encoder(self.encoder)
+        return [name for name, preprocessing in PREPROCESSINGS.items() if preprocessing.size in (known.size, None)
+                and (not preprocessing.encoders or known.name in preprocessing.encoders)]
 
     def with_preprocessing(self, preprocessing: str) -> Extractor:
         """An extractor of another preprocessing that shares the encoder; InputError if that is unknown or of another

@@ -17,7 +17,7 @@ class Preprocessing:
     """A way to prepare images for an encoder."""
 
     name: str                               #: as recorded with features and models
-    size: int | None                        #: side S of the output, in pixels; None for images at their own size
+    size: Any                               #: side S of the output, or (height, width), in pixels; None for any
     #: Takes RGB uint8 (H, W, 3) and `size`; returns RGB (S, S, 3) of any dtype, in grey levels 0 to 255.
     fit: Callable[[Any, Any], Any]
     channels: str                           #: `'RGB'` or `'BGR'`, the order of the output's channels
@@ -90,18 +90,37 @@ def _squash_matlab(rgb: Any, size: int) -> np.ndarray:
 
 
 def _squash(resample: Image.Resampling, rgb: Any, size: int) -> Image.Image:
-    return _image(rgb).resize((size, size), resample)
+    return squash(resample, rgb, size, size)
 
 
 def _crop_nearest(rgb: Any, size: int) -> Image.Image:
     height, width = _with_short_side(rgb, size)
-    return _crop(rgb, (height, width), (height - size) // 2, (width - size) // 2, size, Image.Resampling.NEAREST)
+    top, left = (height - size) // 2, (width - size) // 2
+    return _crop(rgb, (height, width), top, left, (size, size), Image.Resampling.NEAREST)
 
 
 def _crop_bilinear(rgb: Any, size: int) -> Image.Image:
     height, width = _with_short_side(rgb, round(size * 256 / 224))
     top, left = round((height - size) / 2), round((width - size) / 2)
-    return _crop(rgb, (height, width), top, left, size, Image.Resampling.BILINEAR)
+    return _crop(rgb, (height, width), top, left, (size, size), Image.Resampling.BILINEAR)
+
+
+def center_crop(resample: Image.Resampling, crop_pct: float, rgb: Any, height: int, width: int) -> Image.Image:
+    """The centre of an image RGB (H, W, 3), height x width pixels of it after it was resized, without changing its
+    shape, to cover `1 / crop_pct` of both; timm's name for that."""
+    old_height, old_width = rgb.shape[:2]
+    high, wide = int(height / crop_pct), int(width / crop_pct)
+    if high * old_width >= wide * old_height:
+        wide = max(width, high * old_width // old_height)
+    else:
+        high = max(height, wide * old_height // old_width)
+    top, left = round((high - height) / 2), round((wide - width) / 2)
+    return _crop(rgb, (high, wide), top, left, (height, width), resample)
+
+
+def squash(resample: Image.Resampling, rgb: Any, height: int, width: int) -> Image.Image:
+    """The whole of an image RGB (H, W, 3), resized to height x width pixels."""
+    return _image(rgb).resize((width, height), resample)
 
 
 def _own_size(rgb: Any, size: None) -> Any:
@@ -115,12 +134,13 @@ def _with_short_side(rgb: Any, side: int) -> tuple[int, int]:
     return side * height // min(height, width), side * width // min(height, width)
 
 
-def _crop(rgb: Any, shape: tuple[int, int], top: int, left: int, size: int, resample: Image.Resampling) -> Image.Image:
-    # A square of the image resized to `shape` (height, width), without resizing the rest, which could take any amount
-    # of memory for a long and thin image.
-    down, across = rgb.shape[0] / shape[0], rgb.shape[1] / shape[1]
-    box = left * across, top * down, (left + size) * across, (top + size) * down
-    return _image(rgb).resize((size, size), resample, box)
+def _crop(rgb: Any, shape: tuple[int, int], top: int, left: int, size: tuple[int, int],
+          resample: Image.Resampling) -> Image.Image:
+    # A part, `size` (height, width), of the image resized to `shape`, without resizing the rest, which could take any
+    # amount of memory for a long and thin image.
+    (height, width), down, across = size, rgb.shape[0] / shape[0], rgb.shape[1] / shape[1]
+    box = left * across, top * down, (left + width) * across, (top + height) * down
+    return _image(rgb).resize((width, height), resample, box)
 
 
 def _image(rgb: Any) -> Image.Image:

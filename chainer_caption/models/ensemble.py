@@ -8,7 +8,7 @@ import numpy as np
 
 from chainer_caption.errors import InputError
 from chainer_caption.functions import Array, add_probabilities
-from chainer_caption.models.provenance import provenance_text
+from chainer_caption.models.provenance import compatible, provenance_text
 
 if TYPE_CHECKING:
     from chainer_caption.models.bundle import Bundle
@@ -49,6 +49,7 @@ def check_ensemble(bundles: Sequence[Bundle], names: Sequence[str]) -> None:
         if bundle.model.feature_size != first.model.feature_size:
             raise InputError(f'{name}: learned from features of {bundle.model.feature_size} numbers, but {names[0]} '
                              f'from {first.model.feature_size}; {through}')
-        if bundle.provenance != first.provenance:
+        known = bundle.provenance, first.provenance
+        if not (compatible(*known) if all(known) else known == (None, None)):
             raise InputError(f'{name}: learned from features of {provenance_text(bundle.provenance)}, but {names[0]} '
                              f'from those of {provenance_text(first.provenance)}; {through}')

@@ -1,5 +1,6 @@
 """Feature provenance: the names of an encoder and of a preprocessing, or None where they are unknown."""
 from chainer_caption.features.encoders import is_fine_tuned
+from chainer_caption.features.onnx_names import same_encoder
 
 
 def compatible(provenance: dict[str, str] | None, wanted: dict[str, str] | None) -> bool:
@@ -7,7 +8,8 @@ def compatible(provenance: dict[str, str] | None, wanted: dict[str, str] | None)
     that was not fine-tuned: the features of a fine-tuned encoder always record it."""
     if provenance is None or wanted is None:
         return not any(known and is_fine_tuned(known['encoder']) for known in (provenance, wanted))
-    return provenance == wanted
+    return same_encoder(provenance['encoder'], wanted['encoder']) and \
+        provenance['preprocessing'] == wanted['preprocessing']
 
 
 def provenance_text(provenance: dict[str, str] | None) -> str:

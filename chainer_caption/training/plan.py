@@ -119,7 +119,7 @@ def known_provenance(dataset: Any, declared: Provenance | None) -> Provenance | 
     """The `encoder` and `preprocessing` of a dataset's features, recorded or declared; None if unknown. Raises
     InputError where the recorded ones differ from the declared ones."""
     recorded = dataset.provenance
-    if declared is None or recorded is None or declared == recorded:
+    if declared is None or recorded is None or compatible(declared, recorded):
         return recorded or declared
     raise InputError(f'{dataset.features_path}: recorded as features of {recorded["encoder"]} with the preprocessing '
                      f'{recorded["preprocessing"]}, not of {declared["encoder"]} with {declared["preprocessing"]}; '

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from chainer_caption.errors import InputError
+from chainer_caption.features.onnx_names import is_onnx
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +100,9 @@ def is_fine_tuned(name: str) -> bool:
 
 
 def get_encoder(name: str) -> Encoder:
-    """The entry of `ENCODERS` for an encoder, fine-tuned or not; InputError for an unknown name."""
+    """The entry of `ENCODERS` for an encoder, fine-tuned or not; InputError for an unknown name, or an ONNX file."""
+    if is_onnx(name):
+        raise InputError(f'the encoder {name} is an ONNX file, which can be used as it is, but not fine-tuned')
     if base_encoder(name) not in ENCODERS:
         raise InputError(f'unknown encoder {name!r}: it is one of {", ".join(ENCODERS)}')
     return ENCODERS[base_encoder(name)]
