@@ -17,7 +17,7 @@ KIND = 'ONNX file'
 _MEMORY = 2 ** 31
 _LARGEST, _PIXELS = 4096, 2 ** 24           # pixels of an image's side, and of a batch
 _DOMAINS = '', 'ai.onnx', 'ai.onnx.ml', 'com.microsoft'
-_DTYPES = {'tensor(float)': 'float32', 'tensor(float16)': 'float16', 'tensor(double)': 'float64'}
+_DTYPES = {'tensor(float)': 'float32', 'tensor(float16)': 'float16'}
 
 
 def read(child: Any, path: str, request: str) -> None:
