@@ -12,6 +12,7 @@ import zipfile
 
 import chainer
 import fuzz_inputs as inputs
+import fuzz_onnx
 import h5py
 import numpy as np
 import scipy.io
@@ -206,7 +207,8 @@ def _of_weights(folder):
             **{f'torch {style}': Reader([_torch_file(folder, torch, style, rebuild) for rebuild in REBUILD],
                                         functools.partial(_use_torch_file, link), inputs.torch_file, '.pth', 1.5)
                for style in WRITERS},
-            'encoder weights': Reader(archives, read, inputs.npz, '.npz')}
+            'encoder weights': Reader(archives, read, inputs.npz, '.npz'),
+            'onnx': Reader(fuzz_onnx.onnx_seeds(folder), fuzz_onnx.use, fuzz_onnx.hostile, '.onnx')}
 
 
 def _of_models(place, dataset, model):
