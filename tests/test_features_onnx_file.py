@@ -109,7 +109,7 @@ def test_half_precision(tmp_path):
 
 
 def test_a_batch_that_is_not_declared(tmp_path):
-    # It declares any number of images, and reshapes as if there were one.
+    # It declares any number of images, but reshapes as if there were one.
     path = network(tmp_path / 'a.onnx', ['one'], declared={'one': [1, 5]}, weights=[
         constant('to', [1, 5])], nodes=[make('Reshape', ['pooled', 'to'], ['one'])])
     np.testing.assert_allclose(load(path)(IMAGES), grids(IMAGES).mean(axis=1), rtol=1e-4, atol=1e-6)
@@ -256,9 +256,9 @@ def adding(output, *nodes, shape=('N', 5), **options):
     (adding('own', make('Twice', ['features'], ['own'], domain='mine'), opsets=[helper.make_opsetid('mine', 1)]),
      "uses the operator 'Twice' of the domain 'mine'"),
     (adding('own', make('Nonsense', ['features'], ['own'])), 'not a sound ONNX file, or one cut short'),
-    ({'declared': {'features': ['N', 7]}}, "'features' has the shape (2, 5), not ('?', 7) as it declares"),
+    ({'declared': {'features': ['N', 7]}}, "'features' has the shape (1, 5), not ('?', 7) as it declares"),
     (adding('own', make('Shape', ['features'], ['to']), make('Reshape', ['features', 'to'], ['own']), shape=['N', 7]),
-     "'own' has the shape (2, 5), not ('?', 7) as it declares"),
+     "'own' has the shape (1, 5), not ('?', 7) as it declares"),
     ({'layout': 'NHWC', 'size': 3, 'batch': 10 ** 9}, 'takes 1000000000 images'),
     ({'size': 5000}, 'takes images of 5000 x 5000 pixels'),
     (adding('own', make('ArgMax', ['features'], ['own'], axis=1)), 'ONNX Runtime cannot load it'),

@@ -3,7 +3,7 @@
 REQUEST is JSON: `size`, [height, width] or null, and `layout`, "NCHW", "NHWC" or null; null is what the network's
 input declares. The network is parsed, checked, loaded, and run on zeros. The one frame is JSON: `digest`, the SHA-256
 of the file, followed by those with its external data, sorted by name; `input`, `dtype`, `layout` and `size` of the
-images; `batch`, the number of images that it takes at a time, null for any; and `outputs`, objects of `name`, `shape`
+images; `batch`, the images that it takes at a time, 1 if it takes any; and `outputs`, objects of `name`, `shape`
 (after the batch axis; null where the first axis is no batch), and `finite`."""
 import hashlib
 import json
@@ -113,18 +113,16 @@ def _tried(child: Any, path: str, declared: dict, wanted: dict) -> dict[str, Any
     failure = None
     for layout in _layouts(child, inputs[0].shape, wanted['layout']):
         size = _size(child, inputs[0].shape, layout, wanted['size'])
-        for batch in _batches(child, inputs[0].shape[0], size):
-            try:
-                outputs = _run(child, session, layout, size, batch, declared)
-            except child.Refusal:
-                raise
-            except Exception as e:
-                failure = e
-                continue
-            if batch == 1 or any(output['shape'] is not None for output in outputs):
-                fixed = None if batch == 2 and not isinstance(inputs[0].shape[0], int) else batch
-                return {'input': inputs[0].name, 'dtype': _DTYPES[inputs[0].type], 'layout': layout, 'size': size,
-                        'batch': fixed, 'outputs': outputs}
+        batch = inputs[0].shape[0] if isinstance(inputs[0].shape[0], int) else 1
+        if not 1 <= batch * size[0] * size[1] <= _PIXELS:
+            raise child.Refusal(f'takes {batch} images of {size[0]} x {size[1]} pixels at a time')
+        try:
+            return {'input': inputs[0].name, 'dtype': _DTYPES[inputs[0].type], 'layout': layout, 'size': size,
+                    'batch': batch, 'outputs': _run(child, session, layout, size, batch, declared)}
+        except child.Refusal:
+            raise
+        except Exception as e:
+            failure = e
     raise child.Refusal(f'fails on a black image ({failure})')
 
 
@@ -152,14 +150,6 @@ def _size(child: Any, shape: list, layout: str, wanted: list[int] | None) -> lis
     if not all(1 <= side <= _LARGEST for side in size):
         raise child.Refusal(f'takes images of {size[0]} x {size[1]} pixels; an encoder takes 1 to {_LARGEST} a side')
     return size
-
-
-def _batches(child: Any, declared: Any, size: list[int]) -> tuple[int, ...]:
-    if not isinstance(declared, int):
-        return 2, 1                                     # a network that takes one image at a time need not say so
-    if not 1 <= declared * size[0] * size[1] <= _PIXELS:
-        raise child.Refusal(f'takes {declared} images of {size[0]} x {size[1]} pixels at a time')
-    return (declared,)
 
 
 def _run(child: Any, session: Any, layout: str, size: list[int], batch: int, declared: dict) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from chainer_caption.errors import InputError
 from chainer_caption.features.onnx_child import KIND
-from chainer_caption.functions.cpu_count import thread_count
+from chainer_caption.functions.compiled import parallel_for
 from chainer_caption.storage.children import reading
 from chainer_caption.storage.files import Path, open_regular, unreadable
 
@@ -84,16 +84,22 @@ class OnnxFile:
         return candidates[0]
 
     def compute(self, images: np.ndarray, output: Output) -> np.ndarray:
-        """The features of prepared images (N, 3, H, W), N >= 1: (N, L, D) float32. InputError where the network fails,
-        or gives values that are not finite or of another shape."""
+        """The features of prepared images (N, 3, H, W), N >= 1: (N, L, D) float32. They depend neither on the other
+        images, if the network takes any number, nor on the number of threads. InputError where the network fails, or
+        gives values that are not finite or of another shape."""
         if self._session is None:
             self._session = self._load()
         if self._last:
             images = images.transpose(0, 2, 3, 1)
         with np.errstate(over='ignore'):
             images = np.ascontiguousarray(images, self._dtype)
-        batch = self._batch or len(images)
-        made = [self._run(images[at:at + batch], batch, output) for at in range(0, len(images), batch)]
+        made: list[Any] = [None] * -(-len(images) // self._batch)
+
+        def part(start: int, stop: int) -> None:
+            for i in range(start, stop):
+                made[i] = self._run(images[i * self._batch:(i + 1) * self._batch], output)
+
+        parallel_for(part, len(made))
         features = np.concatenate(made).astype(np.float32)
         if not np.isfinite(features).all():
             raise InputError(f'{self.path}: its output {output.name!r} is not finite on an image')
@@ -107,14 +113,14 @@ class OnnxFile:
         import onnxruntime
         onnxruntime.set_default_logger_severity(4)
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads, options.inter_op_num_threads = thread_count(), 1
+        options.intra_op_num_threads = options.inter_op_num_threads = 1     # no threads that spin beside ours
         try:
             return onnxruntime.InferenceSession(self.path, options, providers=['CPUExecutionProvider'])
         except Exception as e:                          # it may have changed since it was checked
             raise InputError(f'{self.path}: ONNX Runtime cannot load it ({e})') from e
 
-    def _run(self, images: np.ndarray, batch: int, output: Output) -> np.ndarray:
-        count = len(images)
+    def _run(self, images: np.ndarray, output: Output) -> np.ndarray:
+        count, batch = len(images), self._batch
         if count < batch:                               # a network with a fixed number of images
             images = np.concatenate([images, np.zeros((batch - count, *images.shape[1:]), images.dtype)])
         try:
