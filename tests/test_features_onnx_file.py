@@ -265,6 +265,8 @@ def adding(output, *nodes, shape=('N', 5), **options):
     (adding('own', make('Div', ['features', 'zero'], ['own']), weights=[constant('zero', np.float32(0))]),
      "'own' is not finite on a black image"),
     (adding('own', make('Exp', ['features'], ['big']), make('Exp', ['big'], ['own'])), 'is not finite on an image'),
+    (adding('own', make('Exp', ['tokens'], ['big']), make('Mul', ['big', 'huge'], ['own']), shape=['N', 16, 5],
+            weights=[constant('huge', np.float32(1e38))]), 'is not finite on an image'),
     (adding('own', make('ReduceSum', ['features', 'axis'], ['own'], keepdims=0), shape=['N'], weights=[
         constant('axis', [1])]), 'has no output with features (its outputs: own)')], ids=lambda value: str(value)[-60:])
 def test_networks_that_are_refused(options, message, tmp_path):
@@ -375,6 +377,12 @@ def test_grids_of_the_command_line(folder, call, monkeypatch):
     np.testing.assert_allclose(dataset.inputs('vectors'), vectors, atol=2e-3)
     status, _, err = call('extract-features', 'images', '--encoder', 'net.onnx', '-o', 'dataset')
     assert status == 2 and 'grids.npy that this command did not write' in err
+    # 65504 is the largest number of float16.
+    pathlib.Path('net.json').write_text('{"size": 8, "std": [1e-4, 1e-4, 1e-4]}')
+    network('net.onnx', ['big'], declared={'big': ['N', 16, 5]}, weights=[constant('k', np.float32(100))], nodes=[
+        make('Mul', ['tokens', 'k'], ['big'])])
+    status, _, err = call('extract-features', 'images', '--encoder', 'net.onnx', '--grid', '-o', 'large', '--quiet')
+    assert status == 2 and '00.png: has features that are no numbers in float16' in err and err.count('\n') == 1
     status, _, err = call('extract-features', 'images', '--encoder', 'demo', '--grid', '-o', 'other')
     assert status == 2 and 'gives vectors' in err and not os.path.exists('other')
 
@@ -437,6 +445,7 @@ def test_commands_that_name_an_encoder(folder, call, monkeypatch):
 
 # ---- Other programs
 
+@pytest.mark.filterwarnings('ignore')                   # PyTorch's own
 def test_a_network_of_pytorch(tmp_path):
     torch = pytest.importorskip('torch')
     net = torch.nn.Sequential(torch.nn.Conv2d(3, 6, 3, 2, 1), torch.nn.BatchNorm2d(6), torch.nn.SiLU(),

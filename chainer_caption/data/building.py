@@ -206,7 +206,11 @@ def _extract(paths: list[str], names: list[str], matrix: pathlib.Path, extractor
             start = f.seek(0, os.SEEK_END) - len(paths) * size
             prepared = prepared_batches(extractor, [paths[i] for places in left for i in places], map(len, left))
             for places, batch in zip(left, prepared, strict=True):
-                values = compute_batch(extractor, batch, shape[1:]).astype(dtype)
+                with np.errstate(over='ignore'):
+                    values = compute_batch(extractor, batch, shape[1:]).astype(dtype)
+                if not np.isfinite(values).all():
+                    bad = names[places[np.argwhere(~np.isfinite(values))[0][0]]]
+                    raise InputError(f'{bad}: has features that are no numbers in {dtype}; try --dtype float32')
                 # The rows have to be on the disk before the journal lists them.
                 for i, row in zip(places, values, strict=True):
                     f.seek(start + i * size)

@@ -103,9 +103,13 @@ class OnnxExtractor(Extractor):
 
     def __call__(self, images: np.ndarray | Sequence[np.ndarray]) -> Any:
         """Computes the features, (N, D) or (N, L, D) float32 on the device, of N >= 1 prepared images; InputError where
-        the network fails on them."""
+        the network fails on them, or their features are not finite."""
         grids = self._file.compute(np.asarray(images, np.float32), self._output)
-        return self.device.send(grids if self.grid else grids.mean(axis=1))
+        with np.errstate(over='ignore', invalid='ignore'):
+            features = grids if self.grid else grids.mean(axis=1)
+        if not np.isfinite(features).all():
+            raise InputError(f'{self._file.path}: its output {self._output.name!r} is not finite on an image')
+        return self.device.send(features)
 
 
 def _size(preprocessing: Preprocessing) -> tuple[int, int] | None:

@@ -86,7 +86,7 @@ class OnnxFile:
     def compute(self, images: np.ndarray, output: Output) -> np.ndarray:
         """The features of prepared images (N, 3, H, W), N >= 1: (N, L, D) float32. They depend neither on the other
         images, if the network takes any number, nor on the number of threads. InputError where the network fails, or
-        gives values that are not finite or of another shape."""
+        gives another shape."""
         if self._session is None:
             self._session = self._load()
         if self._last:
@@ -101,8 +101,6 @@ class OnnxFile:
 
         parallel_for(part, len(made))
         features = np.concatenate(made).astype(np.float32)
-        if not np.isfinite(features).all():
-            raise InputError(f'{self.path}: its output {output.name!r} is not finite on an image')
         shape = len(features), *((output.locations, output.dim) if self._last or len(output.shape) < 3 else
                                  (output.dim, output.locations))
         features = features.reshape(shape)
