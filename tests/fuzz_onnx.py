@@ -10,6 +10,8 @@ from onnx import TensorProto, helper
 from onnx_networks import network
 
 from chainer_caption.features.extractor import Extractor
+from chainer_caption.features.onnx_settings import checked, find_preprocessing, preprocessing_of
+from chainer_caption.storage.files import read_json
 
 _IMAGES = np.random.default_rng(0).normal(size=(3, 3, 8, 8)).astype(np.float32)
 _TEXTS = [text for text in inputs.TEXTS if text.isascii() and len(text) < 300]
@@ -33,6 +35,19 @@ def onnx_seeds(folder):
 def use(path):
     """Opens a file as an encoder and computes features."""
     Extractor.load(str(path), say=lambda line: None)(_IMAGES)
+
+
+SETTINGS = [b'{"size": 8, "crop_pct": 1, "mean": [0.5, 0.5, 0.5], "std": [1, 1, 1], "layout": "NCHW", "output": "a"}',
+            b'{"size": [9, 8], "resize": "squash", "pixel_max": 255, "channels": "BGR", "interpolation": "lanczos"}',
+            b'{"preprocessing": "demo"}']
+
+
+def use_settings(path):
+    """Prepares an image by the settings of a file, and again by what is recorded of them."""
+    found = preprocessing_of(checked(read_json(path), path), (8, 8))
+    if np.max(found.size) < 500:
+        image = np.full((9, 7, 3), 200, np.uint8)
+        np.testing.assert_array_equal(found.prepare(image), find_preprocessing(found.name).prepare(image))
 
 
 def hostile(rng, seeds):

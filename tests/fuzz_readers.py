@@ -208,7 +208,8 @@ def _of_weights(folder):
                                         functools.partial(_use_torch_file, link), inputs.torch_file, '.pth', 1.5)
                for style in WRITERS},
             'encoder weights': Reader(archives, read, inputs.npz, '.npz'),
-            'onnx': Reader(fuzz_onnx.onnx_seeds(folder), fuzz_onnx.use, fuzz_onnx.hostile, '.onnx')}
+            'onnx': Reader(fuzz_onnx.onnx_seeds(folder), fuzz_onnx.use, fuzz_onnx.hostile, '.onnx'),
+            'onnx settings': Reader(fuzz_onnx.SETTINGS, fuzz_onnx.use_settings, inputs.hostile_json, share=0.5)}
 
 
 def _of_models(place, dataset, model):

@@ -14,8 +14,9 @@ import pytest
 from onnx import TensorProto, external_data_helper, helper, numpy_helper
 from onnx_networks import grids, network, value
 from PIL import Image
+from test_models_grids import Attend
 
-from chainer_caption import Captioner, Dataset, InputError
+from chainer_caption import Captioner, Dataset, InputError, models
 from chainer_caption.features.extractor import Extractor
 from chainer_caption.features.onnx_names import OnnxName, is_onnx, same_encoder
 from chainer_caption.features.onnx_settings import find_preprocessing, read_settings
@@ -375,6 +376,14 @@ def test_grids_of_the_command_line(folder, call, monkeypatch):
     extractor = load('net.onnx')
     vectors = extractor([extractor.prepare(f'images/{i:02}.png') for i in range(30)])
     np.testing.assert_allclose(dataset.inputs('vectors'), vectors, atol=2e-3)
+    # A model that reads grids captions images, as it captions the stored grids.
+    monkeypatch.setitem(models.ARCHITECTURES, 'attend', Attend)
+    assert call('train', 'dataset', '-o', 'model', '--architecture', 'attend', '--min-count', 1, '--epochs', 1,
+                '--hidden', 4, '--quiet')[0] == 0
+    captioner = Captioner.load('model', encoder='net.onnx')
+    found = [result.captions[0] for result in captioner.caption('images')]
+    same = captioner.caption_features(stored[:30].astype(np.float32))
+    np.testing.assert_allclose([one.log_prob for one in found], [best[0].log_prob for best in same], atol=1e-2)
     status, _, err = call('extract-features', 'images', '--encoder', 'net.onnx', '-o', 'dataset')
     assert status == 2 and 'grids.npy that this command did not write' in err
     # 65504 is the largest number of float16.

@@ -21,7 +21,11 @@ _DTYPES = {'tensor(float)': 'float32', 'tensor(float16)': 'float16'}
 
 
 def read(child: Any, path: str, request: str) -> None:
-    import onnx
+    try:
+        import onnx
+        import onnxruntime  # noqa: F401 (used later)
+    except ImportError as e:
+        raise child.Refusal(f'needs {e.name}, which is not installed: pip install onnx onnxruntime') from e
     wanted = json.loads(request)
     model = onnx.load(path, format='protobuf', load_external_data=False)
     external = _external_files(child, path, model)

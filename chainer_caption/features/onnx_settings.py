@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import difflib
 import functools
-import math
 import os
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -55,7 +54,7 @@ def checked(settings: Any, where: Path) -> dict[str, Any]:
 
 
 def preprocessing_of(settings: Mapping[str, Any], size: tuple[int, int]) -> Preprocessing:
-    """The preprocessing that settings describe, for images of a size (height, width)."""
+    """The preprocessing that settings describe, for images of a size (height, width) unless they have one."""
     if 'preprocessing' in settings:
         return PREPROCESSINGS[settings['preprocessing']]
     full = {'size': size, **_DEFAULTS, **(_NORMALIZES if settings.get('pixel_max') == 255 else {}),
@@ -69,7 +68,7 @@ def preprocessing_of(settings: Mapping[str, Any], size: tuple[int, int]) -> Prep
     else:
         del full['crop_pct']
     mean, std = (tuple(255 / full['pixel_max'] * value for value in full[key]) for key in ('mean', 'std'))
-    return Preprocessing(' '.join(f'{key}={_text(value)}' for key, value in full.items()), size,
+    return Preprocessing(' '.join(f'{key}={_text(value)}' for key, value in full.items()), full['size'],
                          lambda rgb, size: fit(rgb, *size), full['channels'], mean, std)
 
 
@@ -101,8 +100,8 @@ def _text(value: Any) -> str:
 
 
 def _number(value: Any, low: float, high: float) -> float | None:
-    good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    return float(value) if good and low <= value <= high else None
+    good = isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
+    return float(value) if good else None
 
 
 def _size_of(value: Any) -> tuple[int, int] | None:
