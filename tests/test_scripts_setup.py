@@ -65,7 +65,7 @@ def test_what_is_no_extra_is_refused_with_those_there_are(extra, set_up):
     status, out, err = set_up('mpi', extra, python3='3, 11')
     assert (status, out, err.count('\n')) == (2, '', 1)
     assert err.startswith(f"setup: unknown extra '{extra}'")
-    assert 'completion cuda12x cuda13x heif japanese mpi serve tensorboard test' in err
+    assert 'completion cuda12x cuda13x heif japanese mpi openvino serve tensorboard test' in err
 
 
 def test_the_first_python_that_suits_is_taken(set_up):
