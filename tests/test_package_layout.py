@@ -161,7 +161,7 @@ def test_importing_the_package_imports_nothing_heavy(package_environment):
 
 
 @pytest.mark.parametrize('name', ['train', 'generate', 'evaluate', 'describe', 'neighbours', 'import_model',
-                                  'extract_features', 'check_features', 'serve', 'benchmark', 'download', ''])
+                                  'extract_features', 'check_features', 'serve', 'benchmark', 'download', 'export', ''])
 def test_help_imports_nothing_heavy(name, package_environment):
     program = f'''if True:
         import sys

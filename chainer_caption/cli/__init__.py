@@ -24,6 +24,7 @@ COMMANDS = {
     'import-model': "Convert another program's trained model into a model directory.",
     'extract-features': 'Make a dataset from a folder of images: their features, and captions if there are any.',
     'check-features': "Find out which encoder and preprocessing made a dataset's features.",
+    'export': 'Write a model as ONNX files that caption without Chainer, also in a browser.',
     'serve': 'Caption images over HTTP, with a web page and an API.',
     'benchmark': 'Measure the speed of training, decoding or feature extraction on this machine.',
     'download': 'Download a dataset with its features, or the weights of an encoder.',

@@ -36,6 +36,18 @@ class Preprocessing:
         mean, scale = (np.array(values, np.float32) for values in (self.mean, self.scale))
         return np.ascontiguousarray(((pixels - mean) / scale).transpose(2, 0, 1))
 
+    def to_json(self) -> dict[str, Any]:
+        """What it does in JSON values, for other programs: `resize` is `squash` (the whole image to S x S), `crop` (the
+        short side to `short_side`, then the middle S x S) or null (the image's own size), and `filter` one of Pillow's
+        resampling filters, `matlab` or null."""
+        how = {_squash_matlab: ('squash', 'matlab'), _crop_nearest: ('crop', 'nearest'),
+               _crop_bilinear: ('crop', 'bilinear'), _own_size: (None, None)}
+        fit: Any = self.fit
+        resize, name = how[fit] if fit in how else ('squash', fit.args[0].name.lower())
+        side = {'short_side': self.size if name == 'nearest' else _short_side(self.size)} if resize == 'crop' else {}
+        return {'name': self.name, 'size': self.size, 'resize': resize, **side, 'filter': name,
+                'channels': self.channels, 'mean': list(self.mean), 'scale': list(self.scale)}
+
 
 def imresize(image: DecodedImage | np.ndarray, height: int, width: int) -> np.ndarray:
     """Resizes an image as MATLAB's `imresize(image, [height width])` does in floating point.
@@ -100,7 +112,7 @@ def _crop_nearest(rgb: Any, size: int) -> Image.Image:
 
 
 def _crop_bilinear(rgb: Any, size: int) -> Image.Image:
-    height, width = _with_short_side(rgb, round(size * 256 / 224))
+    height, width = _with_short_side(rgb, _short_side(size))
     top, left = round((height - size) / 2), round((width - size) / 2)
     return _crop(rgb, (height, width), top, left, (size, size), Image.Resampling.BILINEAR)
 
@@ -121,6 +133,10 @@ def center_crop(resample: Image.Resampling, crop_pct: float, rgb: Any, height: i
 def squash(resample: Image.Resampling, rgb: Any, height: int, width: int) -> Image.Image:
     """The whole of an image RGB (H, W, 3), resized to height x width pixels."""
     return _image(rgb).resize((width, height), resample)
+
+
+def _short_side(size: Any) -> int:
+    return round(size * 256 / 224)
 
 
 def _own_size(rgb: Any, size: None) -> Any:

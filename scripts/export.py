@@ -1,0 +1,4 @@
+#!/usr/bin/env python3
+from _command import main
+
+main('export')
