@@ -9,6 +9,7 @@ import onnx
 
 import chainer_caption
 from chainer_caption.captioning.captioner import Captioner
+from chainer_caption.captioning.export_page import check_package, write_page
 from chainer_caption.captioning.onnx_precision import with_precision
 from chainer_caption.errors import InputError
 from chainer_caption.features.encoders import get_encoder, is_fine_tuned
@@ -24,7 +25,8 @@ ENCODER, START, STEP, PREPROCESSING = 'encoder.onnx', 'decoder_start.onnx', 'dec
 LICENSE = 'LICENSE'
 
 
-def export(captioner: Captioner, link: Any, folder: Path, precision: str = 'float32', overwrite: bool = False) -> None:
+def export(captioner: Captioner, link: Any, folder: Path, precision: str = 'float32', web: Path | None = None,
+           overwrite: bool = False) -> None:
     """Writes a captioner, of one model with its encoder, to a folder, which is created if necessary.
 
     Args:
@@ -33,16 +35,21 @@ def export(captioner: Captioner, link: Any, folder: Path, precision: str = 'floa
             `decoder_step.onnx` (see `models.onnx_graph`); `vocabulary.json`, `preprocessing.json`, `config.json` with
             the default search; the model directory's LICENSE, if it has one; and `caption.py`.
         precision: Of the weights, one of `onnx_precision.PRECISIONS`.
+        web: The folder of npm's onnxruntime-web, of which the parts that are needed are copied, to make the folder a
+            page that captions in the browser.
         overwrite: Replace an earlier export.
 
     Raises:
-        InputError: The folder holds something else or cannot be written, or encoder or architecture have no ONNX form.
+        InputError: The folder holds another model or cannot be written, the encoder or the architecture has no ONNX
+            form, or `web` is another folder.
     """
     folder = pathlib.Path(folder)
     if (folder / WEIGHTS).exists():
         raise InputError(f'{folder}: holds a model directory; export to another folder')
     if (folder / CONFIG).exists() and not overwrite:
         raise InputError(f'{folder}: there is a model in it already; --overwrite replaces it')
+    if web is not None:
+        check_package(web)
     bundle, extractor = captioner.bundle, captioner.extractor
     preprocessing, text = PREPROCESSINGS[extractor.preprocessing], _read(pathlib.Path(captioner.names[0]) / LICENSE)
     try:
@@ -66,11 +73,14 @@ def export(captioner: Captioner, link: Any, folder: Path, precision: str = 'floa
         folder.mkdir(parents=True, exist_ok=True)
         # Without its configuration the folder holds no model: it is written last.
         (folder / CONFIG).unlink(missing_ok=True)
-        for name, graph, facts in ((ENCODER, encoder, of_encoder), (START, start, of_model), (STEP, step, of_model)):
-            _write(folder / name, with_precision(graph, precision), {**facts, 'precision': precision})
-        for name, content in texts.items():
-            with atomic_write(folder / name, 'w') as f:
+        for path, graph, facts in ((ENCODER, encoder, of_encoder), (START, start, of_model), (STEP, step, of_model)):
+            _write(folder / path, with_precision(graph, precision), {**facts, 'precision': precision})
+        for path, content in texts.items():
+            with atomic_write(folder / path, 'w') as f:
                 f.write(content)
+        if web is not None:
+            write_page(folder, web, {'Model': pathlib.Path(captioner.names[0]).resolve().name, 'Encoder': name,
+                                     'Preprocessing': extractor.preprocessing, 'Search': str(search)})
         write_json(folder / VOCABULARY, bundle.vocabulary.to_json(), indent=None)
         write_json(folder / PREPROCESSING, recipe)
         write_json(folder / CONFIG, config)

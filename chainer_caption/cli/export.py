@@ -32,5 +32,5 @@ def run(args: argparse.Namespace) -> int:
     captioner = Captioner.load(args.model, '@numpy', args.encoder_weights, args.encoder, args.preprocessing,
                                say=common.say)
     link, *_ = load_encoder(captioner.extractor.encoder, args.encoder_weights or captioner.bundle.encoder_path)
-    export(captioner, link, args.output, args.precision, args.overwrite)
+    export(captioner, link, args.output, args.precision, args.web, args.overwrite)
     return 0

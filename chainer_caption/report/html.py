@@ -3,6 +3,7 @@ import base64
 import hashlib
 import html
 import importlib.resources
+import string
 from collections.abc import Mapping
 
 
@@ -24,6 +25,19 @@ def escape(value: object) -> str:
 def fact_items(facts: Mapping[str, object]) -> str:
     """The items of a `dl` element with facts: `{'Model': 'demo', 'Search': 'beam 20'}`."""
     return ''.join(f'<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>' for name, value in facts.items())
+
+
+def caption_page(head: str, facts: Mapping[str, object], private: str, form: str = '') -> str:
+    """The page on which images are captioned, which needs `gallery.css`, `page.css`, `cards.js` and `page.js`.
+
+    Args:
+        head: HTML for its head: style and scripts.
+        facts: About the model.
+        private: Where its images go, a sentence.
+        form: More HTML, above the captions.
+    """
+    return string.Template(resource('page.html')).substitute(
+        head=head, facts=fact_items(facts), private=escape(private), form=form)
 
 
 def well_formed(text: str) -> str:
