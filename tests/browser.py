@@ -15,6 +15,27 @@ _OPTIONS = ('--headless=new', '--no-sandbox', '--disable-gpu', '--disable-quic',
             '--disable-background-networking', '--disable-component-update', '--remote-debugging-pipe',
             '--use-fake-device-for-media-stream', '--use-fake-ui-for-media-stream')
 
+# The lowest contrast of a text to its background, by WCAG 2.
+CONTRAST = '''{
+    const canvas = new OffscreenCanvas(1, 1).getContext('2d', {willReadFrequently: true});
+    const linear = c => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4;
+    const light = colour => {
+        canvas.fillStyle = colour;
+        canvas.fillRect(0, 0, 1, 1);
+        const [r, g, b] = [...canvas.getImageData(0, 0, 1, 1).data].map(c => linear(c / 255));
+        return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+    };
+    const behind = element => {
+        const colour = getComputedStyle(element).backgroundColor;
+        return colour === 'rgba(0, 0, 0, 0)' ? behind(element.parentElement) : colour;
+    };
+    Math.min(...[...document.querySelectorAll('body *')].filter(
+        e => e.offsetHeight && [...e.childNodes].some(n => n.nodeType === 3 && n.data.trim())).map(e => {
+            const [a, b] = [light(getComputedStyle(e).color), light(behind(e))].sort((a, b) => b - a);
+            return (a + 0.05) / (b + 0.05);
+        }));
+}'''
+
 
 class Browser:
     """A browser with one page; a context manager.
