@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from scipy.special import log_softmax
 
-from chainer_caption import Bundle, Captioner, Vocabulary
+from chainer_caption import Bundle, Captioner, InputError, Vocabulary
 from chainer_caption.captioning.captioner import PRETRAINED
 from chainer_caption.captioning.export import export
 from chainer_caption.features.extractor import load_encoder
@@ -221,6 +221,14 @@ def test_architectures_without_a_right_onnx_form_are_refused(own, tmp_path, refu
         model = save(randomized(own(architecture)(DIM, WORDS, 8)), tmp_path / architecture.__name__)
         assert why in refused('export', model, '-o', tmp_path / 'out')
         assert not (tmp_path / 'out').exists()
+
+
+def test_a_model_that_reads_grids_is_refused(own, tmp_path, refused, monkeypatch):
+    monkeypatch.setattr(own(Sum), 'reads', 'grids')
+    with pytest.raises(InputError, match='reads grids; only models that read vectors'):
+        decoder_graphs(Sum(DIM, WORDS))
+    model = save(Sum(DIM, WORDS), tmp_path / 'model')
+    assert 'the model reads grids' in refused('export', model, '-o', tmp_path / 'out')
 
 
 # ---- The files

@@ -60,7 +60,9 @@ class Graph:
 
 def decoder_graphs(model: Any) -> tuple[onnx.ModelProto, onnx.ModelProto]:
     """The graphs `start` and `step` of a model on the CPU, checked by `onnx.checker`; InputError where its architecture
-    has no ONNX form."""
+    reads grids or has no ONNX form."""
+    if model.reads != 'vectors':
+        raise InputError(f'the model reads {model.reads}; only models that read vectors can be exported')
     if type(model) in DECODERS:                         # a subclass may have another decoder
         start, step = DECODERS[type(model)]
     elif hasattr(model, 'onnx_start') and hasattr(model, 'onnx_step'):
