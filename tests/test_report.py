@@ -1,5 +1,6 @@
 """What is written is read back by the formats' own readers, whatever the names and captions hold."""
 import csv
+import dataclasses
 import io
 import json
 import os
@@ -26,12 +27,13 @@ def caption(text, log_prob=-3.5, finished=True):
                                  log_prob_per_token=log_prob / (len(tokens) + 1), finished=finished)
 
 
-def captioned(filename, *captions, image_id=None, path=None):
-    return types.SimpleNamespace(path=path, filename=filename, image_id=image_id, error=None, captions=list(captions))
+def captioned(filename, *captions, image_id=None, path=None, familiarity=None, confidence=None, skipped=None):
+    return types.SimpleNamespace(path=path, filename=filename, image_id=image_id, error=None, captions=list(captions),
+                                 familiarity=familiarity, confidence=confidence, skipped=skipped)
 
 
 def failed(filename, error='cannot be read (No such file or directory)'):
-    return types.SimpleNamespace(path=filename, filename=filename, image_id=None, error=error, captions=None)
+    return Result(filename, filename, error=error)
 
 
 def written(format, results, **settings):
@@ -95,10 +97,41 @@ def test_csv_has_a_row_for_each_caption_and_each_error():
                failed('b.jpg', 'cut\nshort')]
     rows = list(csv.DictReader(io.StringIO(written('csv', results), newline='')))
     assert [list(row.values()) for row in rows] == [
-        ['a.jpg', '1', 'a "dog", he said', '-3.0', '-0.6', 'true', ''],
-        ['a.jpg', '2', 'a', '-4.0', '-2.0', 'false', ''],
-        ['b.jpg', '', '', '', '', '', 'cut\nshort']]
-    assert list(rows[0]) == ['filename', 'rank', 'caption', 'log_prob', 'log_prob_per_token', 'finished', 'error']
+        ['a.jpg', '1', 'a "dog", he said', '-3.0', '-0.6', 'true', '', '', '', ''],
+        ['a.jpg', '2', 'a', '-4.0', '-2.0', 'false', '', '', '', ''],
+        ['b.jpg', '', '', '', '', '', 'cut\nshort', '', '', '']]
+    assert list(rows[0]) == ['filename', 'rank', 'caption', 'log_prob', 'log_prob_per_token', 'finished', 'error',
+                             'familiarity', 'confidence', 'skipped']
+
+
+TRUSTED = Result('a.jpg', 'a.jpg', 7, [Caption(['a', 'dog'], -3.0, -1.0, True)], familiarity=0.25, confidence=0.5)
+SKIPPED = TRUSTED.if_confident(0.75)
+
+
+def test_every_format_says_how_sure_it_is_and_what_it_skips():
+    assert SKIPPED.skipped == 'confidence 0.50 < 0.75' and TRUSTED.if_confident(0.5) is TRUSTED
+    rows = [json.loads(line) for line in written('jsonl', [TRUSTED, SKIPPED]).splitlines()]
+    captions = [{'caption': 'a dog', 'tokens': ['a', 'dog'], 'log_prob': -3.0, 'log_prob_per_token': -1.0,
+                 'finished': True}]
+    known = {'filename': 'a.jpg', 'image_id': 7, 'familiarity': 0.25, 'confidence': 0.5}
+    assert rows == [{**known, 'captions': captions},
+                    {**known, 'captions': [], 'skipped': 'confidence 0.50 < 0.75'}]
+    assert json.loads(written('json', [TRUSTED, SKIPPED])) == rows
+    for format, delimiter in ('csv', ','), ('tsv', '\t'):
+        table = csv.reader(io.StringIO(written(format, [TRUSTED, SKIPPED]), newline=''), delimiter=delimiter)
+        assert [*table][1:] == [['a.jpg', '1', 'a dog', '-3.0', '-1.0', 'true', '', '0.25', '0.5', ''],
+                                ['a.jpg', '', '', '', '', '', '', '0.25', '0.5', 'confidence 0.50 < 0.75']]
+    assert written('text', [SKIPPED]) == '# a.jpg\n! skipped: confidence 0.50 < 0.75\n'
+    assert written('metadata', [SKIPPED]) == ''
+    assert 'confidence 50%, familiarity 25%' in TRUSTED._repr_html_()
+    assert 'Skipped: confidence 0.50 &lt; 0.75' in SKIPPED._repr_html_()
+
+
+@pytest.mark.parametrize(('confidence', 'least', 'why'), [
+    (0.12, 0.3, 'confidence 0.12 < 0.30'), (0.2999, 0.3, 'confidence 0.2999 < 0.3000'), (0.0, 1e-5,
+                                                                                       'confidence 0.00000 < 0.00001')])
+def test_what_is_skipped_reads_as_true(confidence, least, why):
+    assert dataclasses.replace(TRUSTED, confidence=confidence).if_confident(least).skipped == why
 
 
 @pytest.mark.parametrize('cell', ['=1+1', '+1', '-1', '@SUM(1)', '\t=1', '\r=1', '\n=1'])
@@ -146,7 +179,7 @@ def test_csv_reads_back_names_with_line_breaks_and_quotes():
 
 
 def test_csv_goes_on_without_a_second_header():
-    assert written('csv', [failed('a.jpg', 'no')], header=False) == 'a.jpg,,,,,,no\r\n'
+    assert written('csv', [failed('a.jpg', 'no')], header=False) == 'a.jpg,,,,,,no,,,\r\n'
 
 
 @pytest.mark.parametrize('format', ['text', 'jsonl', 'json', 'csv', 'tsv'])

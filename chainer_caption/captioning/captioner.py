@@ -11,6 +11,7 @@ import numpy as np
 
 from chainer_caption.captioning.results import Caption, Result
 from chainer_caption.captioning.sources import Source, read_source, sources
+from chainer_caption.captioning.trust import Trust
 from chainer_caption.data.batches import take_rows
 from chainer_caption.data.dataset import Dataset
 from chainer_caption.decoding import BeamSearch, DiverseBeamSearch
@@ -54,6 +55,7 @@ class Captioner:
         bundles, names: The models, a list of `Bundle`, and their names.
         bundle (Bundle): The first of them. All share its vocabulary and features; its search is the default.
         decoder: The decoder that searches call, of the model or of the ensemble.
+        trust: Familiarity of images and confidence of captions.
         max_positions (int or None): Tokens in a caption at most, `</S>` included, where the architecture has a limit.
 
     Raises:
@@ -67,6 +69,7 @@ class Captioner:
         self.bundle = self.bundles[0]
         self.names = names or [f'model {i}' for i in range(1, 1 + len(self.bundles))]
         check_ensemble(self.bundles, self.names)
+        self.trust = Trust(self.bundles, self.names)
         bounds = (bundle.model.max_positions for bundle in self.bundles)
         self.max_positions = min(filter(None, bounds), default=None)
         self.reads = self.bundle.model.reads
@@ -167,7 +170,8 @@ class Captioner:
                                 f'{self.max_positions - 1} words and </S>')
         return search
 
-    def caption(self, images: Any, search: Any = None, **options: Any) -> Iterator[Result]:
+    def caption(self, images: Any, search: Any = None, min_confidence: float | None = None,
+                **options: Any) -> Iterator[Result]:
         """Captions images.
 
         Args:
@@ -175,39 +179,44 @@ class Captioner:
                 (`find_images`); PIL images; arrays (H, W, 3) or (N, H, W, 3), RGB, uint8; the bytes of an image file;
                 open binary files.
             search, **options: As for the method `search`: `caption('holiday/', width=5)`.
+            min_confidence: Images whose confidence is lower are `skipped`: their results have no captions.
 
         Yields:
             A result for each image as soon as it is done, in the order given, within a folder in sorted order. An image
             that cannot be read has a result with an `error`.
 
         Raises:
-            TypeError, InputError: Something is no image; an option is impossible; an array has another shape or type.
+            TypeError, InputError: Something is no image; an option is impossible; an array has another shape or type;
+                the model has no confidence.
         """
-        return self._caption_sources(sources(images), search, **options)
+        return self._caption_sources(sources(images), search, min_confidence, **options)
 
-    def caption_files(self, paths: Iterable[Path], search: Any = None, **options: Any) -> Iterator[Result]:
+    def caption_files(self, paths: Iterable[Path], search: Any = None, min_confidence: float | None = None,
+                      **options: Any) -> Iterator[Result]:
         """Captions the images of a list of paths, without looking for folders in it; otherwise as `caption`."""
-        return self._caption_sources((Source(os.fspath(path)) for path in paths), search, **options)
+        return self._caption_sources((Source(os.fspath(path)) for path in paths), search, min_confidence, **options)
 
-    def _caption_sources(self, images: Iterable[Source], search: Any, **options: Any) -> Iterator[Result]:
+    def _caption_sources(self, images: Iterable[Source], search: Any, least: float | None,
+                         **options: Any) -> Iterator[Result]:
         if self.extractor is None:
             raise InputError('this captioner was loaded without an encoder, so it captions stored features only')
-        return self._caption_batches(images, self.search(search, **options))
+        self.trust.check(least)
+        return self._caption_batches(images, self.search(search, **options), least)
 
-    def _caption_batches(self, images: Iterable[Source], search: Any) -> Iterator[Result]:
+    def _caption_batches(self, images: Iterable[Source], search: Any, least: float | None) -> Iterator[Result]:
         for batch in prepared_batches(_Reader(self.extractor), images):
             pairs: list[tuple[Any, Any]] = list(batch)
             results = self.caption_prepared([(source.filename, image) for source, image in pairs], search)
             for (source, _), result in zip(pairs, results, strict=True):
-                yield dataclasses.replace(result, path=source.path)
+                yield dataclasses.replace(result, path=source.path).if_confident(least)
 
     def caption_prepared(self, batch: Sequence[tuple[str, Any]], search: Any) -> Iterator[Result]:
         """Captions images that are computed together, pairs of a path and its image as from `prepared_batches`."""
         good = [image for _, image in batch if isinstance(image, np.ndarray)]
-        found = iter(self._captions(self.extractor(good), search) if good else ())
+        found = self._captions(self.extractor(good), search) if good else iter(())
         for path, image in batch:
             if isinstance(image, np.ndarray):
-                yield _result(path, path, None, next(found), search)
+                yield _result(path, path, None, *next(found), search)
             else:
                 yield Result(path, path, error=str(image))
 
@@ -228,23 +237,26 @@ class Captioner:
         for array in arrays:
             self._check_size(array.shape[-1], 'the matrix')
         features = tuple(arrays) if len(arrays) > 1 else arrays[0]
-        return self._caption_rows(features, np.arange(len(arrays[0])), self.search(search, **options))
+        found = self._caption_rows(features, np.arange(len(arrays[0])), self.search(search, **options))
+        return (captions for captions, _ in found)
 
-    def _caption_rows(self, features: Any, rows: np.ndarray, search: Any) -> Iterator[list[Caption]]:
+    def _caption_rows(self, features: Any, rows: np.ndarray, search: Any) -> Iterator[tuple[list[Caption], Any]]:
         size = ROWS if self.reads == 'vectors' else ROWS // 16      # a grid is 49 vectors and more
         for start in range(0, len(rows), size):
             yield from self._captions(take_rows(features, rows[start:start + size], self.device), search)
 
-    def caption_dataset(self, dataset: Dataset, split: str, search: Any = None, **options: Any) -> Iterator[Result]:
+    def caption_dataset(self, dataset: Dataset, split: str, search: Any = None, min_confidence: float | None = None,
+                        **options: Any) -> Iterator[Result]:
         """Captions a dataset's split (`train`, `restval`, `val` or `test`) by stored features, otherwise as `caption`.
 
         Raises InputError: the split is empty, or the features are not those that the model was trained on."""
-        return self.caption_images(dataset, dataset.images(split), search, **options)
+        return self.caption_images(dataset, dataset.images(split), search, min_confidence, **options)
 
-    def caption_images(self, dataset: Dataset, images: np.ndarray, search: Any = None, **options: Any) \
-            -> Iterator[Result]:
+    def caption_images(self, dataset: Dataset, images: np.ndarray, search: Any = None,
+                       min_confidence: float | None = None, **options: Any) -> Iterator[Result]:
         """As `caption_dataset`; `images` are their indices in `dataset.captions.filenames`, (n,) int."""
         search = self.search(search, **options)
+        self.trust.check(min_confidence)
         dataset = dataset.reading(self.reads)
         self._check_size(dataset.feature_size, str(dataset.features_path))
         known = self.bundle.provenance
@@ -253,17 +265,19 @@ class Captioner:
                              f'model was trained on {provenance_text(known)}')
         captions, rows = dataset.captions, dataset.captions.image_ids[images]
         found = self._caption_rows(dataset.inputs(self.reads), rows, search)
-        return (_result(None, captions.filenames[image], int(row), best, search)
+        return (_result(None, captions.filenames[image], int(row), *best, search).if_confident(min_confidence)
                 for image, row, best in zip(images, rows, found, strict=True))
 
-    def _captions(self, features: Any, search: Any) -> list[list[Caption]]:
+    def _captions(self, features: Any, search: Any) -> Iterator[tuple[list[Caption], dict[str, float]]]:
+        """The captions of each image, and its familiarity and confidence."""
         with chainer.using_device(self.device), one_blas_thread(), _overflowing(), \
                 enough_memory(self.device, getattr(search, 'lighter', 'lower --beam-width')):
             # Features in another memory order would be captioned differently in the last bits.
             found = search(self.decoder, map_inputs(self.device.xp.ascontiguousarray, features))
         decode, tokenizer = self.bundle.vocabulary.decode, self.bundle.tokenizer
-        return [[Caption(decode(h.words), h.log_prob, h.log_prob_per_token, h.finished, tokenizer) for h in best]
-                for best in found]
+        captions = [[Caption(decode(h.words), h.log_prob, h.log_prob_per_token, h.finished, tokenizer) for h in best]
+                    for best in found]
+        return zip(captions, self.trust.of(features, captions), strict=True)
 
 
 def _check_images(bundle: Bundle, name: str, grid: bool) -> None:
@@ -287,6 +301,7 @@ def _overflowing() -> np.errstate:                      # the image's result rep
     return np.errstate(over='ignore', invalid='ignore')
 
 
-def _result(path: str | None, filename: str, image_id: int | None, captions: list[Caption], search: Any) -> Result:
+def _result(path: str | None, filename: str, image_id: int | None, captions: list[Caption], trust: dict[str, Any],
+            search: Any) -> Result:
     why = _OVERFLOW + (_NOTHING_LEFT if getattr(search, 'no_repeat_ngram', 0) else '')
-    return Result(path, filename, image_id, captions, None if captions else why)
+    return Result(path, filename, image_id, captions, None if captions else why, **trust)

@@ -27,21 +27,22 @@ from chainer_caption.storage.serializers import arrays_digest, to_arrays
 
 
 class Images:
-    """Images to be captioned, by a captioner with an encoder. `items` are their paths; `batch` of them are computed
-    together."""
+    """Images to be captioned, by a captioner with an encoder, or skipped by a `min_confidence`. `items` are their
+    paths; `batch` of them are computed together."""
     batch = BATCH
 
-    def __init__(self, captioner: Captioner, paths: list[str]) -> None:
-        self.captioner, self.items = captioner, paths
+    def __init__(self, captioner: Captioner, paths: list[str], min_confidence: float | None = None) -> None:
+        self.captioner, self.items, self._least = captioner, paths, min_confidence
 
     @property
     def settings(self) -> dict[str, Any]:
         """What the captions depend on besides the model, the search and the images; as `Journal` takes it."""
-        return {**self.captioner.extractor.identity, 'device': arithmetic(self.captioner.device)}
+        return {**self.captioner.extractor.identity, 'device': arithmetic(self.captioner.device),
+                'min-confidence': self._least}
 
     def caption(self, items: list[str], search: Any) -> Iterator[Result]:
         """An iterator of a result for each of the items; raises at once what the captioner refuses."""
-        return self.captioner.caption_files(items, search)
+        return self.captioner.caption_files(items, search, self._least)
 
     def result(self, item: str) -> Result:
         """The result of an image before it has captions."""
@@ -58,15 +59,17 @@ class StoredFeatures:
     `items` are their indices in `dataset.captions.filenames`. An empty split raises InputError."""
     batch = ROWS
 
-    def __init__(self, captioner: Captioner, dataset: Dataset, split: str, limit: int | None = None) -> None:
-        self.captioner, self._dataset = captioner, dataset
+    def __init__(self, captioner: Captioner, dataset: Dataset, split: str, limit: int | None = None,
+                 min_confidence: float | None = None) -> None:
+        self.captioner, self._dataset, self._least = captioner, dataset, min_confidence
         self.items: list[int] = dataset.images(split).tolist()[:limit]
         digest = dataset.reading(captioner.reads).digest
         digests = ' '.join(digest[key] for key in ('features', 'grids') if key in digest)
-        self.settings = {'split': split, 'feature matrix': digests, 'device': arithmetic(captioner.device)}
+        self.settings = {'split': split, 'feature matrix': digests, 'device': arithmetic(captioner.device),
+                         'min-confidence': min_confidence}
 
     def caption(self, items: list[int], search: Any) -> Iterator[Result]:
-        return self.captioner.caption_images(self._dataset, np.array(items, int), search)
+        return self.captioner.caption_images(self._dataset, np.array(items, int), search, self._least)
 
     def result(self, item: int) -> Result:
         captions = self._dataset.captions
@@ -161,7 +164,10 @@ def _is_result(found: Any, expected: Result) -> bool:
     return (isinstance(found, dict) and found.keys() == {field.name for field in dataclasses.fields(Result)}
             and all(found[name] == getattr(expected, name) for name in ('path', 'filename', 'image_id'))
             and isinstance(found['error'], str | None) and isinstance(found['captions'], list)
-            and (found['error'] is None) == bool(found['captions']) and all(map(_is_caption, found['captions'])))
+            and isinstance(found['skipped'], str | None)
+            and (found['error'] is found['skipped'] is None) == bool(found['captions'])
+            and all(isinstance(found[name], float | None) for name in ('familiarity', 'confidence'))
+            and all(map(_is_caption, found['captions'])))
 
 
 def _is_caption(caption: Any) -> bool:
@@ -174,4 +180,6 @@ def _is_caption(caption: Any) -> bool:
 def _digest(bundles: list[Any]) -> str:
     words = repr(bundles[0].vocabulary.words).encode(errors='backslashreplace')
     weights = ''.join(arrays_digest(to_arrays(bundle.model)) for bundle in bundles)
+    # Rows have the familiarity and the confidence.
+    weights += ''.join(arrays_digest(bundle.familiarity.to_arrays()) for bundle in bundles if bundle.familiarity)
     return hashlib.sha256(words + weights.encode()).hexdigest()

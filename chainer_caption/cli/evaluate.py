@@ -5,7 +5,7 @@ import argparse
 import contextlib
 import json
 import os
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from chainer_caption.cli import common
 from chainer_caption.cli.progress import track
@@ -14,6 +14,7 @@ from chainer_caption.errors import InputError
 from chainer_caption.storage.files import atomic_write, unwritable
 
 if TYPE_CHECKING:
+    from chainer_caption.captioning.captioner import Captioner
     from chainer_caption.evaluation.evaluator import Evaluation, Evaluator
 
 DESCRIPTION = "Score a model, or captions made by any system, against a dataset's own."
@@ -24,16 +25,17 @@ EXAMPLES = '''\
   evaluate.py features/flickr8k -m model --sample --top-p 0.9 --top 5      and how much five captions differ
   evaluate.py features/flickr8k -m model -m model2                an ensemble of two models
   evaluate.py features/coco -m model --coco-results results.json --html report.html
+  evaluate.py features/mine -m model --split val --calibrate      fit the confidence that the model directory has
 
 captions files, one row an image, of which the first caption counts; text is split on white space:
   what generate.py writes (JSON lines, CSV, text, metadata.jsonl), the COCO results format [{"image_id" (the cocoid, or
   the imgid if the dataset has no cocoids), "caption"}, ...], and every format that extract_features.py --captions reads
 
 --json prints {"BLEU-1", ..., "BLEU-4", "ROUGE-L", "CIDEr", "METEOR" (with WordNet's data), "perplexity" (of a model;
-null if it is infinite), "distinct", "vocabulary", "mean_length", "novel", "unfinished" (if it is known), "name",
-"images", "split"}, a model's also with "beam_width", "length_normalization" and whatever else the search was made of,
-and with --top above 1 with "distinct-1", "distinct-2", "best-CIDEr"; for several files, widths or normalizations
-{"results": [such an object for each]}'''
+null if it is infinite), "distinct", "vocabulary", "mean_length", "novel", "unfinished" (if it is known),
+"ECE" (of a model with confidence: its expected calibration error), "name", "images", "split"}, a model's also with
+"beam_width", "length_normalization" and whatever else the search was made of, and with --top above 1 with "distinct-1",
+"distinct-2", "best-CIDEr"; for several files, widths or normalizations {"results": [such an object for each]}'''
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -57,6 +59,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                              '2-grams of all and the CIDEr of the best')
     common.add_limits(parser)
     common.add_ways(parser)
+    parser.add_argument('--calibrate', action='store_true',
+                        help='first fit the confidence of the model to its captions of the split (val, not test), and '
+                             'write it into the model directory')
     parser.add_argument('--json', action='store_true', help='print one JSON object')
     parser.add_argument('--per-image', metavar='OUT.jsonl', help='write the scores of each image as JSON lines')
     parser.add_argument('--coco-results', metavar='OUT.json', help='write the captions in the COCO results format')
@@ -111,12 +116,16 @@ def _check(args: argparse.Namespace) -> None:
             if getattr(args, name, None) not in (None, 'float32'):
                 raise InputError(f'--{name.replace("_", "-")} is for a model; --captions are as they are')
     common.check_ways(args)
+    if args.calibrate and (not args.model or len(args.model) > 1 or args.split == 'test' or args.limit is not None):
+        raise InputError('--calibrate is for one model (-m) and a split that scores are not taken of: --split val')
     if args.images is not None:
         if args.html is None:
             raise InputError('--images belongs to --html')
         if not os.path.isdir(args.images):
             raise InputError(f'{args.images}: no such folder')
     sets = len(args.captions or ()) or len(args.beam_widths or [None]) * len(args.length_normalization or [None])
+    if args.calibrate and sets > 1:
+        raise InputError(f'--calibrate is for one search, these are {sets}')
     if args.coco_results is not None and sets > 1:
         raise InputError(f'--coco-results holds one set of captions, these are {sets}; name one file or beam width')
 
@@ -137,6 +146,8 @@ def _evaluate_model(args: argparse.Namespace, evaluator: Evaluator) -> tuple[lis
         captioner = Captioner.load(args.model, where, images=False)
         searches = [common.search_of(args, captioner, **common.given(width=width, length_normalization=normalization))
                     for width in args.beam_widths or [None] for normalization in args.length_normalization or [None]]
+        if args.calibrate:
+            captioner = _calibrated(args.model[0], captioner, evaluator, searches[0])
         evaluations = evaluator.evaluate_model(
             ' + '.join(os.path.basename(os.path.normpath(model)) for model in args.model), captioner, searches,
             1 if args.top is None else args.top, lambda results: track(results, 'evaluate', len(evaluator.images)))
@@ -145,3 +156,17 @@ def _evaluate_model(args: argparse.Namespace, evaluator: Evaluator) -> tuple[lis
                          'preprocessing': provenance.get('preprocessing', 'unknown'),
                          'vocabulary': f'{len(captioner.bundle.vocabulary):,} words',
                          'greatest length': f'{searches[0].max_length} words'}
+
+
+def _calibrated(folder: str, captioner: Captioner, evaluator: Evaluator, search: Any) -> Captioner:
+    """The captioner with a confidence that is fitted to its captions, and kept in the model directory."""
+    from chainer_caption.evaluation.calibration import FEWEST, calibrate
+    model, device = captioner.bundle, captioner.device
+    if not calibrate(model, evaluator.dataset, evaluator.split, search, device):
+        raise InputError(f'{evaluator.dataset.dataset_path}: {len(evaluator.images):,} images of the split '
+                         f'{evaluator.split} have captions; --calibrate needs {FEWEST}')
+    try:
+        model.save_familiarity(folder)
+    except OSError as e:
+        raise unwritable(e.filename or folder, e) from e
+    return type(captioner)(model, device, names=captioner.names)

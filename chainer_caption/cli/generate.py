@@ -31,6 +31,7 @@ EXAMPLES = '''\
   chainer-caption generate holiday/ --sample --top-p 0.9 --seed 1          sampled captions
   chainer-caption generate holiday/ --beam-groups 5 --diversity-penalty 0.5          captions that differ more
   chainer-caption generate -m model -m model2 holiday/           an ensemble of two models
+  chainer-caption generate holiday/ --min-confidence 0.3 -o captions.csv         nothing of images it does not know
   chainer-caption generate holiday/ --sidecar txt                holiday/dog.txt beside holiday/dog.jpg
   chainer-caption generate holiday/ --format metadata -o holiday/metadata.jsonl'''
 
@@ -70,6 +71,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the output's format (default: by the suffix of OUT, else text); metadata is the metadata.jsonl of "
         "Hugging Face's ImageFolder, which belongs into the images' folder")
     add('--scores', action='store_true', help='in text, show the probability of each caption')
+    add('--min-confidence', type=float, metavar='P', help='skip images whose confidence is below P, from 0 to 1: the '
+        'probability that the best caption is good (its CIDEr at least 0.5), which the model estimates')
     add('--sidecar', metavar='SUFFIX',
         help="in place of OUT: write each image's best caption beside it, as photo.txt for txt or any other suffix, "
         'as photo.jpg.xmp for xmp. Existing ones are kept, so the same command continues a run')
@@ -107,11 +110,11 @@ def _caption(args: argparse.Namespace, paths: list[str], sidecars: 'Sidecars | N
     if args.dataset is not None:
         dataset = processes.one_after_another(lambda: Dataset(args.dataset))
         captioner = Captioner.load(args.model, where, images=False, say=tell)
-        work = StoredFeatures(captioner, dataset, args.split or 'test', args.limit)
+        work = StoredFeatures(captioner, dataset, args.split or 'test', args.limit, args.min_confidence)
     else:
         work = Images(Captioner.load(args.model, where, args.encoder_weights, args.encoder, args.preprocessing,
                                      honour_exif=args.exif, max_pixels=args.max_pixels, say=tell,
-                                     encoder_precision=args.encoder_precision or 'float32'), paths)
+                                     encoder_precision=args.encoder_precision or 'float32'), paths, args.min_confidence)
     search = common.search_of(args, work.captioner, **common.beam_options(args))
     # Only a file can be continued, not a pipe or a device.
     if processes.first and sidecars is None and args.output is not None and not is_stream(args.output):
@@ -202,7 +205,7 @@ def _write(args: argparse.Namespace, work: Any, search: Any, results: Iterable[A
 def _write_sidecars(sidecars: 'Sidecars', work: Any, results: Iterable[Any]) -> int:
     def write(result: Any) -> str | None:
         try:
-            if result.error is None:
+            if result.captions:
                 sidecars.write(result)
         except OSError as e:
             if e.errno in _FULL:

@@ -140,7 +140,7 @@ def _row(where: str, record: Any, columns: Columns, empty: bool) -> Row:
         raise InputError(f'{where}: the split "{split}" is none of train, restval, val, test')
     if record.get('is_rejected') in (True, 'true', 'True'):
         problem = _REJECTED
-    elif (error := record.get('error')) or not content.captions:
+    elif (error := record.get('error') or record.get('skipped')) or not content.captions:
         problem = f'{_EMPTY} of {name or image_id}' + (f' ({error})' if error else '')
     rank = name_of(record.get('rank'))
     return Row(where, problem, name, image_id, int(rank) if rank and rank.isdecimal() else 1, finished, content)

@@ -20,6 +20,7 @@ from chainer_caption.data.batches import CaptionDataset, CaptionIterator, PackCa
 from chainer_caption.data.vocabulary import SPECIAL, UNK
 from chainer_caption.errors import InputError
 from chainer_caption.evaluation import metrics
+from chainer_caption.evaluation.calibration import GOOD, calibration_error
 from chainer_caption.evaluation.metrics.cider import SINGLE, CiderScorer
 from chainer_caption.evaluation.metrics.scorer import DEFAULT
 from chainer_caption.evaluation.perplexity import stepped_perplexity, token_means
@@ -45,7 +46,8 @@ class Evaluation:
     predictions: list[Prediction]                       #: a caption for each image, in the order of `Evaluator.images`
     #: `BLEU-1` to `BLEU-4`, `ROUGE-L`, `CIDEr` and perhaps `METEOR`, as fractions (CIDEr may exceed 1); `perplexity` of
     #: a model; those of `metrics.diversity`; and for several captions an image `distinct-1` and `distinct-2`
-    #: (`metrics.distinct_ngrams`) and `best-CIDEr`, that of the best of them.
+    #: (`metrics.distinct_ngrams`) and `best-CIDEr`, that of the best of them; `ECE`, the calibration error of a model
+    #: that has confidence.
     figures: dict[str, float]
     #: The scores of each image by itself, arrays (images,); a corpus's BLEU is not their mean.
     each: dict[str, np.ndarray]
@@ -115,6 +117,9 @@ class Evaluator:
             figures['perplexity'] = perplexity
         finished = [prediction.finished for prediction in predictions if prediction.finished is not None]
         figures |= metrics.diversity(tokens, self._training, finished if len(finished) == len(tokens) else None)
+        sure = [prediction.confidence for prediction in predictions if prediction.confidence is not None]
+        if len(sure) == len(tokens):
+            figures['ECE'] = calibration_error(np.array(sure), each['CIDEr'] >= GOOD)
         if more is not None:
             figures |= self._spread(more)
         return Evaluation(name, search, predictions, figures, each, self.dataset.captions.tokenizer)
@@ -157,22 +162,21 @@ class Evaluator:
         # A search begins when its results are asked for, but an error in any of them is found here.
         searches = [captioner.search(search, top=top) for search in searches]
         found = [captioner.caption_dataset(self.dataset, self.split, search) for search in searches]
-        captions = [self._captions(name, watch(results)) for results in found]
+        kept = [self._results(name, watch(results)) for results in found]
         perplexity = self._perplexity(captioner)
-        return [self.score(name, [Prediction(likeliest.tokens, likeliest.finished) for likeliest, *_ in of_search],
-                           search, perplexity,
-                           [[caption.tokens for caption in of_image] for of_image in of_search] if top > 1 else None)
-                for search, of_search in zip(searches, captions, strict=True)]
+        return [self.score(name, list(map(_prediction, results)), search, perplexity,
+                           [[caption.tokens for caption in result.captions] for result in results] if top > 1 else None)
+                for search, results in zip(searches, kept, strict=True)]
 
-    def _captions(self, name: str, results: Iterable[Any]) -> list[Any]:
-        """The captions of each image that is scored."""
-        captions = []
+    def _results(self, name: str, results: Iterable[Any]) -> list[Any]:
+        """The result of each image that is scored."""
+        kept = []
         for result, described in zip(results, self._described, strict=True):
             if result.error is not None:
                 raise InputError(f'{name}: {result.filename}: {result.error}')
             if described:
-                captions.append(result.captions)
-        return captions
+                kept.append(result)
+        return kept
 
     def _perplexity(self, captioner: Captioner) -> float | None:
         models = [bundle.model for bundle in captioner.bundles]
@@ -192,6 +196,11 @@ class Evaluator:
                 packed = (converter(batch, captioner.device) for batch in batches)
                 return token_means(models[0], packed)['perplexity']
             return stepped_perplexity(captioner.decoder, (converter(batch, None) for batch in batches))
+
+
+def _prediction(result: Any) -> Prediction:
+    likeliest = result.captions[0]
+    return Prediction(likeliest.tokens, likeliest.finished, result.familiarity, result.confidence)
 
 
 def _training_captions(dataset: Dataset) -> set[tuple[str, ...]] | None:

@@ -42,6 +42,8 @@ class Prediction:
     """A caption to be scored."""
     tokens: list[str]                                   #: its words
     finished: bool | None = None                        #: whether it ended with `</S>`; None if that is not known
+    familiarity: float | None = None                    #: of its image (`captioning.Result`); None if it is not known
+    confidence: float | None = None                     #: that it is good, in the same way
 
 
 def read_predictions(path: Path, dataset: Dataset, images: np.ndarray,

@@ -2,8 +2,8 @@
 
 `config.json` (architecture, its arguments, feature provenance, training settings, library versions), `vocabulary.json`
 (words in id order, and their counts), `weights.npz` (the layout of Chainer's `save_npz`), `encoder.npz` in the same
-layout if the image encoder was fine-tuned, and from training `log.json` and snapshots. No pickle is written or read:
-Chainer's `load_npz` would execute one."""
+layout if the image encoder was fine-tuned, `familiarity.npz` (see `models.familiarity`), and from training `log.json`
+and snapshots. No pickle is written or read: Chainer's `load_npz` would execute one."""
 from __future__ import annotations
 
 import contextlib
@@ -26,6 +26,7 @@ from chainer_caption.errors import InputError
 from chainer_caption.features.encoders import fine_tuned_name, is_fine_tuned
 from chainer_caption.models import fine_tuned_encoder
 from chainer_caption.models.architecture import Architecture, find_architecture
+from chainer_caption.models.familiarity import FAMILIARITY, Familiarity
 from chainer_caption.storage import files
 from chainer_caption.storage.archives import npz_shapes, read_npz
 from chainer_caption.storage.files import Path, read_json, unwritable, write_json, write_npz
@@ -53,14 +54,16 @@ class Bundle:
         tokenizer: The tokenizer of its captions, one of `data.captions.TOKENIZERS`.
         encoder: The image encoder that is fine-tuned and saved with the model.
         encoder_path: The weights of the fine-tuned image encoder of a loaded model.
+        familiarity: Statistics of the training images; None for models of older versions and imported ones.
     """
 
     def __init__(self, model: Any, vocabulary: Vocabulary, provenance: dict[str, str] | None = None,
                  training: dict[str, Any] | None = None, search: dict[str, Any] | None = None,
-                 tokenizer: str = 'words', encoder: Any = None, encoder_path: pathlib.Path | None = None) -> None:
+                 tokenizer: str = 'words', encoder: Any = None, encoder_path: pathlib.Path | None = None,
+                 familiarity: Familiarity | None = None) -> None:
         self.model, self.vocabulary, self.tokenizer, self.provenance = model, vocabulary, tokenizer, provenance
         self.training, self.search = training or {}, search or {}
-        self.encoder, self.encoder_path = encoder, encoder_path
+        self.encoder, self.encoder_path, self.familiarity = encoder, encoder_path, familiarity
 
     def save(self, folder: Path, dtype: Any = None) -> None:
         """Writes the model directory, which is created if necessary: configuration, vocabulary and weights, the latter
@@ -69,9 +72,11 @@ class Bundle:
         folder = pathlib.Path(folder)
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            (folder / FAMILIARITY).unlink(missing_ok=True)      # never beside the weights of another model
             self.save_config(folder)
             write_json(folder / VOCABULARY, self.vocabulary.to_json(), indent=None)
             self.save_weights(folder, dtype)
+            self.save_familiarity(folder)
         except OSError as e:
             raise unwritable(e.filename or folder, e) from e
 
@@ -100,6 +105,11 @@ class Bundle:
     def save_encoder(self, folder: Path) -> None:
         """Writes the fine-tuned encoder, before there are weights that belong to it."""
         write_npz(pathlib.Path(folder) / fine_tuned_encoder.ENCODER, to_arrays(self.encoder))
+
+    def save_familiarity(self, folder: Path) -> None:
+        """Writes the statistics of the training images, if there are any."""
+        if self.familiarity is not None:
+            self.familiarity.save(pathlib.Path(folder) / FAMILIARITY)
 
     @classmethod
     def load(cls, folder: Path) -> Bundle:
@@ -133,8 +143,10 @@ class Bundle:
             path = fine_tuned_encoder.find(folder / WEIGHTS, arrays.get(fine_tuned_encoder.DIGEST))
             if path is not None:
                 provenance['encoder'] = fine_tuned_name(provenance['encoder'], files.sample_digest(path))
+        familiarity = Familiarity.load(folder / FAMILIARITY, model.feature_size) \
+            if (folder / FAMILIARITY).exists() else None
         return cls(model, vocabulary, provenance, config.get('training'), config.get('search'),
-                   checked_tokenizer(config, folder / CONFIG), encoder_path=path)
+                   checked_tokenizer(config, folder / CONFIG), encoder_path=path, familiarity=familiarity)
 
 
 def read_provenance(folder: Path) -> dict[str, str] | None:
@@ -264,7 +276,7 @@ def clear(folder: pathlib.Path, others: Sequence[str] = (), keep_model: bool = F
     if not keep_model:
         (folder / CONFIG).unlink(missing_ok=True)
         files.sync_folder(folder)
-        for name in (WEIGHTS, VOCABULARY, fine_tuned_encoder.ENCODER, fine_tuned_encoder.NEXT):
+        for name in (WEIGHTS, VOCABULARY, FAMILIARITY, fine_tuned_encoder.ENCODER, fine_tuned_encoder.NEXT):
             (folder / name).unlink(missing_ok=True)
     for pattern in (LOG, SNAPSHOTS, *others):
         for path in folder.glob(pattern):

@@ -17,6 +17,8 @@ function cardText(row, untrusted) {
     text.append(p, make('p', {className: 'scores'},
       `${nats(best.log_prob)} nats, ${nats(best.log_prob_per_token)} a token`));
   }
+  if (row.skipped !== undefined) text.append(make('p', {className: 'problem'}, `Skipped: ${row.skipped}`));
+  if (row.familiarity !== undefined) text.append(trust(row));
   if (others.length) text.append(make('ol', {start: 2}, ...others.map(other => alternative(other, best, untrusted))));
   if (row.error !== undefined) {
     text.append(make('p', {className: 'problem'}, 'No captions: ', untrusted('span', {lang: ''}, row.error)));
@@ -24,6 +26,19 @@ function cardText(row, untrusted) {
   const id = row.image_id === undefined ? '' : `#${row.image_id} `;
   text.append(make('p', {className: 'name', translate: false}, id, untrusted('span', {lang: ''}, row.filename)));
   return text;
+}
+
+// How far a caption can be trusted, and how near the image is to the training images.
+function trust({confidence, familiarity}) {
+  const line = make('p', {className: 'scores trust'});
+  const add = (name, value, title) => {
+    const bar = make('i');
+    bar.style.setProperty('--share', 100 * value + '%');
+    line.append(make('span', {title}, `${name} ${Math.round(100 * value)} %`, bar));
+  };
+  if (confidence !== undefined) add('Confidence', confidence, 'Probability that the first caption is good');
+  add('Familiarity', familiarity, 'Share of held-out training images that are less like the others than this image');
+  return line;
 }
 
 function alternative(caption, best, untrusted) {

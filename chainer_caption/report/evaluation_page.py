@@ -22,7 +22,8 @@ _SCORES: _Figures = {
     **{name: (name, '{:.4f}', max) for name in ('BLEU-1', 'BLEU-2', 'BLEU-3', 'BLEU-4', 'ROUGE-L', 'CIDEr')},
     'best-CIDEr': ('best CIDEr', '{:.4f}', max),
     # Not the Java program's, as in published figures.
-    'METEOR': ('METEOR (NLTK)', '{:.4f}', max), 'perplexity': ('perplexity', '{:.2f}', min)}
+    'METEOR': ('METEOR (NLTK)', '{:.4f}', max), 'perplexity': ('perplexity', '{:.2f}', min),
+    'ECE': ('calibration error', '{:.3f}', min)}
 _HABITS: _Figures = {
     'distinct': ('distinct', '{:.1%}', None), 'novel': ('novel', '{:.1%}', None),
     'distinct-1': ('distinct 1-grams', '{:.1%}', None), 'distinct-2': ('distinct 2-grams', '{:.1%}', None),
@@ -60,6 +61,8 @@ def write_image_scores(f: TextIO, evaluations: Sequence[Any], filenames: Sequenc
             caption = detokenize(prediction.tokens, evaluation.tokenizer)
             f.write(json_line({'name': evaluation.name, **evaluation.settings, 'filename': filenames[i],
                                'image_id': int(image_ids[i]), 'caption': caption,
+                               **{name: value for name in ('familiarity', 'confidence')
+                                  if (value := getattr(prediction, name)) is not None},
                                **{name: float(own[i]) for name, own in evaluation.each.items()}}))
 
 

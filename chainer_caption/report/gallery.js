@@ -17,11 +17,12 @@
     rows = Array.from(document.querySelectorAll('script[type="application/json"]'), element => {
       const row = JSON.parse(element.textContent);
       row.data = element.nextElementSibling;
-      row.texts = [row.filename, ...(row.captions || []).map(caption => caption.caption), row.error || '']
+      row.texts = [row.filename, ...(row.captions || []).map(caption => caption.caption), row.error || row.skipped || '']
         .map(text => text.normalize());
       row.score = row.captions?.[0]?.log_prob ?? -Infinity;
       return row;
     });
+    if (!rows.some(sure)) for (const option of order.querySelectorAll('[data-of=confidence]')) option.remove();
     query.form.hidden = false;
     query.form.addEventListener('submit', event => event.preventDefault());
     query.addEventListener('input', show);
@@ -94,11 +95,14 @@
 
   // ---- Results, in order
 
+  const sure = row => row.confidence !== undefined;
   const names = new Intl.Collator(undefined, {numeric: true});
   const orders = {
     name: (a, b) => names.compare(a.filename, b.filename),
     likely: (a, b) => b.score - a.score || 0,
-    unlikely: (a, b) => !a.captions - !b.captions || a.score - b.score || 0,
+    unlikely: (a, b) => !a.captions?.length - !b.captions?.length || a.score - b.score || 0,
+    confident: (a, b) => !sure(a) - !sure(b) || b.confidence - a.confidence || 0,
+    unsure: (a, b) => !sure(a) - !sure(b) || a.confidence - b.confidence || 0,
   };
 
   function show() {
@@ -133,8 +137,10 @@
   function tally(shown) {
     const number = n => n.toLocaleString('en');
     const failed = shown.filter(row => row.error !== undefined).length;
+    const skipped = shown.filter(row => row.skipped !== undefined).length;
     return (shown.length < rows.length ? number(shown.length) + ' of ' : '') + number(rows.length)
-      + (rows.length === 1 ? ' image' : ' images') + (failed ? `, ${number(failed)} failed` : '');
+      + (rows.length === 1 ? ' image' : ' images') + (failed ? `, ${number(failed)} failed` : '')
+      + (skipped ? `, ${number(skipped)} skipped` : '');
   }
 
   function fill(block) {
@@ -165,12 +171,12 @@
     make(tag, {lang: gallery.dataset.lang, dir: 'auto', ...properties}, ...marked(text));
 
   function card(row) {
-    return make('article', {}, ...row.image ? [image(row, row.captions[0])] : [], cardText(row, untrusted));
+    return make('article', {}, ...row.image ? [image(row, row.captions[0]?.caption)] : [], cardText(row, untrusted));
   }
 
-  function image({image: {width, height, tint}, data}, best) {
+  function image({image: {width, height, tint}, data}, alt = '') {
     const img = make('img', {
-      width, height, alt: best.caption, lang: gallery.dataset.lang, decoding: 'async',
+      width, height, alt, lang: gallery.dataset.lang, decoding: 'async',
       src: 'data:image/webp;base64,' + data.textContent,
     });
     img.style.setProperty('--tint', tint);

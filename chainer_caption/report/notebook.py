@@ -20,11 +20,16 @@ def result_html(result: Any, size: int = 320) -> str:
     filename = escape(result.filename)
     if result.error is not None:
         return _FIGURE.format(image='', filename=filename, text=f'<p>No captions: {escape(result.error)}</p>')
-    best, image = result.captions[0], ''
+    best, image = result.captions[0] if result.captions else None, ''
     items = ''.join(_CAPTION.format(text=escape(caption.text), log_prob=caption.log_prob,
-                                    share=100 * math.exp(min(0.0, caption.log_prob - best.log_prob)))
+                                    share=100 * math.exp(min(0.0, caption.log_prob - result.captions[0].log_prob)))
                     for caption in result.captions)
+    known = ', '.join(f'{name} {value:.0%}' for name in ('confidence', 'familiarity')
+                      if (value := getattr(result, name)) is not None)
+    text = f'<ol>{items}</ol>' if best else f'<p>Skipped: {escape(result.skipped)}</p>'
+    text += f'<small style="opacity:.7">{known}</small>' if known else ''
     shown = thumbnail(result.path, size) if result.path is not None else None
     if shown is not None:
-        image = _IMAGE.format(alt=escape(best.text), data=base64.b64encode(shown[1]).decode('ascii'), **shown[0])
-    return _FIGURE.format(image=image, filename=filename, text=f'<ol>{items}</ol>')
+        image = _IMAGE.format(alt=escape(best.text) if best else '', data=base64.b64encode(shown[1]).decode('ascii'),
+                              **shown[0])
+    return _FIGURE.format(image=image, filename=filename, text=text)

@@ -87,8 +87,8 @@ function captionPage(caption, atOnce) {
     card.ariaBusy = 'false';
     card.querySelector('.text').replaceWith(cardText(row, textElement));
     const img = card.querySelector('img');
-    if (!row.captions) {
-      img?.remove();
+    if (!row.captions?.length) {
+      if (!row.captions) img?.remove();
       return;
     }
     if (img) img.alt = row.captions[0].caption;
@@ -210,13 +210,14 @@ function captionPage(caption, atOnce) {
 
   // As generate.py writes it, with formulas made text.
   function csv(some) {
-    const lines = ['filename,rank,caption,log_prob,log_prob_per_token,finished,error'];
-    for (const {filename, captions, error} of some) {
+    const lines = ['filename,rank,caption,log_prob,log_prob_per_token,finished,error,familiarity,confidence,skipped'];
+    for (const {filename, captions, error, familiarity, confidence, skipped} of some) {
       const name = filename.search(FORMULA) === 0 ? `./${filename}` : filename;
       const special = name.search(FORMULA) < 0 ? /[",\r\n]/ : /^/;
       const quoted = value => special.test(value) ? `"${String(value).replaceAll('"', '""')}"` : String(value);
-      const add = (...cells) => lines.push([name, ...cells].map(value => quoted(value ?? '')).join(','));
-      if (error !== undefined) add('', '', '', '', '', cell(error));
+      const add = (...cells) => lines.push([name, ...cells, familiarity, confidence, skipped]
+        .map(value => quoted(value ?? '')).join(','));
+      if (!captions?.length) add('', '', '', '', '', cell(error ?? ''));
       else captions.forEach((c, i) => add(i + 1, cell(c.caption), c.log_prob, c.log_prob_per_token, c.finished, ''));
     }
     return lines.map(line => `${line}\r\n`).join('');

@@ -22,14 +22,17 @@ _NOT_IN_JSON_LINES = re.compile('[\x7f-\x9f\u2028\u2029\ud800-\udfff]')
 _FORMULA = re.compile('(^|[;|\t\r\n] *)([=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20])')
 
 
+_TRUST = 'familiarity', 'confidence'
+
+
 def one_line(text: str) -> str:
     """`text` on one line: backslashes, control characters and line ends are escaped as in Python, `'\\n'`."""
     return _UNPRINTABLE.sub(_backslash_escape, text)
 
 
 def row_of(result: Any) -> dict[str, Any]:
-    """The row of a result as a dict: `{'filename', 'image_id'?, 'captions'}` or `{'filename', 'error'}`. A score that
-    is not finite becomes None, because JSON has no infinity."""
+    """The row of a result as a dict: `{'filename', 'image_id'?, 'familiarity'?, 'confidence'?, 'captions', 'skipped'?}`
+    or `{'filename', 'error'}`. A score that is not finite becomes None, because JSON has no infinity."""
     if result.error is not None:
         return {'filename': result.filename, 'error': result.error}
     image_id = {} if result.image_id is None else {'image_id': int(result.image_id)}
@@ -37,7 +40,9 @@ def row_of(result: Any) -> dict[str, Any]:
     captions = [{'caption': caption.text, 'tokens': list(caption.tokens),
                  **{name: files.json_number(float(getattr(caption, name))) for name in scores},
                  'finished': bool(caption.finished)} for caption in result.captions]
-    return {'filename': result.filename, **image_id, 'captions': captions}
+    trust = {name: value for name in _TRUST if (value := getattr(result, name)) is not None}
+    skipped = {} if result.skipped is None else {'skipped': result.skipped}
+    return {'filename': result.filename, **image_id, **trust, 'captions': captions, **skipped}
 
 
 def json_line(value: Any) -> str:
@@ -78,7 +83,8 @@ class Writer(contextlib.AbstractContextManager['Writer']):
 
 
 class TextWriter(Writer):
-    """A line `# filename`, then one caption a line, best first; in place of captions a line `! reason` on error.
+    """A line `# filename`, then one caption a line, best first; in place of captions a line `! reason` on error, and
+    `! skipped: reason` where they are left out.
 
     Backslashes and line breaks within a name are escaped (`one_line`). With `scores` each caption is followed by its
     probability, ` (p=0.040413)`, as in im2txt."""
@@ -89,7 +95,7 @@ class TextWriter(Writer):
 
     def write(self, result: Any) -> None:
         lines = [one_line(c.text) + (f' (p={math.exp(c.log_prob):.6f})' if self._scores else '')
-                 for c in result.captions] if result.error is None else ['! ' + one_line(result.error)]
+                 for c in result.captions] or ['! ' + one_line(result.error or f'skipped: {result.skipped}')]
         self._put(''.join(line + '\n' for line in ['# ' + one_line(result.filename), *lines]))
 
 
@@ -126,7 +132,7 @@ class MetadataWriter(Writer):
         self._folder = folder
 
     def write(self, result: Any) -> None:
-        if result.error is None:
+        if result.captions:
             self._put(json_line({'file_name': metadata_name(result.path or result.filename, self._folder),
                                  'text': well_formed(result.captions[0].text)}))
 
@@ -143,7 +149,8 @@ def metadata_name(path: str, folder: str) -> str:
 
 
 class CsvWriter(Writer):
-    """One caption a row under the columns of `COLUMNS`; an image without captions has one row, with its `error`.
+    """One caption a row under the columns of `COLUMNS`; an image without captions has one row, with its `error` or why
+    it is `skipped`. `familiarity` and `confidence` are the image's, in each of its rows.
 
     Rows are those of RFC 4180. No spreadsheet runs a cell as a formula (OWASP, "CSV Injection"): a name that would
     begin one gets `./` in front, which names the same file to every program, and a row is quoted in all cells where
@@ -151,7 +158,7 @@ class CsvWriter(Writer):
     what would be a formula. Characters that UTF-8 cannot hold, and control characters, are escaped as by `one_line`.
     Without `header` the row of column names is left out, to continue a file."""
 
-    COLUMNS = ('filename', 'rank', 'caption', 'log_prob', 'log_prob_per_token', 'finished', 'error')
+    COLUMNS = ('filename', 'rank', 'caption', 'log_prob', 'log_prob_per_token', 'finished', 'error', *_TRUST, 'skipped')
     delimiter = ','
 
     def __init__(self, target: Any, header: bool = True) -> None:
@@ -169,10 +176,11 @@ class CsvWriter(Writer):
         filename = _NOT_IN_CELLS.sub(_backslash_escape, result.filename)
         if _FORMULA.match(filename):
             filename = os.path.join(os.curdir, filename)
-        rows: list[list[Any]] = [[filename, *[''] * 5, _cell(result.error or '')]]
-        if result.error is None:
-            rows = [[filename, rank, _cell(caption.text), float(caption.log_prob), float(caption.log_prob_per_token),
-                     'true' if caption.finished else 'false', ''] for rank, caption in enumerate(result.captions, 1)]
+        trust = ['' if (value := getattr(result, name)) is None else value for name in _TRUST]
+        rows: list[list[Any]] = [
+            [filename, rank, _cell(caption.text), float(caption.log_prob), float(caption.log_prob_per_token),
+             'true' if caption.finished else 'false', '', *trust, ''] for rank, caption in enumerate(result.captions, 1)
+        ] or [[filename, *[''] * 5, _cell(result.error or ''), *trust, result.skipped or '']]
         # A quoted first column is one cell by any separator; of the others that is not sure.
         (self._quoted if _FORMULA.search(filename) else self._plain).writerows(rows)
         self._stream.flush()

@@ -13,7 +13,7 @@ from chainer_caption.errors import InputError
 from chainer_caption.report.rows import json_line, row_of
 from chainer_caption.service.limits import Limits
 from chainer_caption.service.openapi import describe
-from chainer_caption.service.options import search_of
+from chainer_caption.service.options import read_options
 from chainer_caption.service.page import make_page
 from chainer_caption.service.queue import CaptionQueue, steps_of
 from chainer_caption.service.uploads import Uploads
@@ -26,14 +26,14 @@ def make_app(captioner: Any, queue: CaptionQueue, limits: Limits, facts: dict[st
     (page, headers), description = make_page(facts, limits), describe(limits)
 
     async def captions(request: Request) -> Response:
-        search = search_of(captioner, request.query_params.multi_items())
+        search, least = read_options(captioner, request.query_params.multi_items())
         _check_steps(search, limits, 1)
         async with uploads.read(request) as (images, large):
             _check_steps(search, limits, len(images))
             client = request.client.host if request.client else ''
             futures = queue.submit(images, search, client, limits.answer_seconds, large)
             results = await _results(request, queue, futures, limits.answer_seconds)
-        rows = [row_of(result) for result in results]
+        rows = [row_of(result.if_confident(least)) for result in results]
         if all(result.error is not None for result in results):
             error = rows[0]['error'] if len(rows) == 1 else \
                 f'none of the {len(rows)} images could be captioned; {rows[0]["filename"]}: {rows[0]["error"]}'

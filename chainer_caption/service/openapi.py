@@ -9,6 +9,7 @@ _TYPES = {bool: 'boolean', int: 'integer', float: 'number'}
 
 _TEXT, _NUMBER, _ROWS = {'type': 'string'}, {'type': ['number', 'null']}, {
     'type': 'array', 'items': {'$ref': '#/components/schemas/Row'}}
+_SHARE = {'type': 'number', 'minimum': 0, 'maximum': 1}
 
 _SCHEMAS = {
     'Caption': {
@@ -24,6 +25,11 @@ _SCHEMAS = {
         'description': 'One image: its captions, best first, or why it has none.',
         'properties': {
             'filename': _TEXT, 'error': _TEXT,
+            'familiarity': {**_SHARE, 'description': 'How near the image is to the training images: the share of those '
+                                                     'held out that are less near. Absent if the model has none.'},
+            'confidence': {**_SHARE, 'description': 'Probability that the first caption is good (CIDEr at least 0.5). '
+                                                    'Absent if the model has none.'},
+            'skipped': {**_TEXT, 'description': 'Why captions are left out: the confidence is below `min_confidence`.'},
             'captions': {'type': 'array', 'items': {'$ref': '#/components/schemas/Caption'}}},
         'required': ['filename'], 'oneOf': [{'required': ['captions']}, {'required': ['error']}]},
     'Error': {'type': 'object', 'properties': {'error': _TEXT, 'rows': _ROWS}, 'required': ['error']},

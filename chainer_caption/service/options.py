@@ -34,15 +34,18 @@ OPTIONS = {
     'min_length': Option(int, 'Minimum number of words.', 0, 200),
     'no_repeat_ngram': Option(int, 'No N words in a row occur twice in a caption; 0 allows it.', 0, 200),
     'allow_unk': Option(bool, 'Allow <UNK> in captions.'),
+    'min_confidence': Option(float, 'Skip images whose confidence is lower; of a model that has one.', 0, 1),
 }
 
 
-def search_of(captioner: Any, query: Iterable[tuple[str, str]]) -> Any:
-    """The search that a query, pairs of an option and its value, asks for: BeamSearch, DiverseBeamSearch or Sampling.
+def read_options(captioner: Any, query: Iterable[tuple[str, str]]) -> tuple[Any, float | None]:
+    """What a query, pairs of an option and its value, asks for: the search (BeamSearch, DiverseBeamSearch or Sampling),
+    and the least confidence or None.
 
     The captioner's defaults hold for what the query leaves out.
 
-    Raises InputError: an option is unknown or given twice, its value is invalid, or two exclude each other."""
+    Raises InputError: an option is unknown or given twice, its value is invalid, two exclude each other, or the model
+    has no confidence."""
     given: dict[str, Any] = {}
     for name, text in query:
         if name not in OPTIONS:
@@ -58,8 +61,10 @@ def search_of(captioner: Any, query: Iterable[tuple[str, str]]) -> Any:
         raise InputError('diversity_penalty: only with beam_groups')
     if 'beam_width' in given:
         given['width'] = given.pop('beam_width')
+    least = given.pop('min_confidence', None)
     try:
-        return Sampling(**given) if samples else captioner.search(**given)
+        captioner.trust.check(least)
+        return Sampling(**given) if samples else captioner.search(**given), least
     except InputError as e:
         # Messages may name options of the command line, or fields of the search.
         message = re.sub('--([a-z-]+)', lambda match: match[1].replace('-', '_'), str(e))

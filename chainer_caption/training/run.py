@@ -11,10 +11,12 @@ from chainer_caption.functions.matmul import using_precision
 from chainer_caption.functions.memory import enough_memory
 from chainer_caption.models import bundle
 from chainer_caption.models.bundle import Bundle
+from chainer_caption.models.familiarity import FAMILIARITY
 from chainer_caption.parallel import Processes
 from chainer_caption.storage.files import Path, unwritable, write_json
 from chainer_caption.training import plan as planning
 from chainer_caption.training.extensions import WATCHED
+from chainer_caption.training.familiarity import add_familiarity
 from chainer_caption.training.objectives import choose_objective
 from chainer_caption.training.online_features import OnlineFeatures, find_training_images
 from chainer_caption.training.settings import Settings
@@ -85,6 +87,7 @@ def train(dataset: Any, output: Path, settings: Settings | None = None, device: 
         if going_on:
             taking.snapshots.load_latest(trainer, say, processes)
         if processes.first:
+            (output / FAMILIARITY).unlink(missing_ok=True)      # the weights are going to change
             write_json(output / bundle.VOCABULARY, current.vocabulary.to_json(), indent=None)
             if current.encoder is not None and not going_on:
                 current.save_encoder(output)
@@ -100,6 +103,7 @@ def train(dataset: Any, output: Path, settings: Settings | None = None, device: 
             if taking.stopped:
                 early = '' if measured else ', before the end of an epoch; the model is that of this update'
                 say(f'stopped at update {trainer.updater.iteration}{early}; --resume goes on')
+            add_familiarity(output, dataset, device, settings.seed, paths, say)
             best = Bundle.load(output)
         return processes.broadcast(best)
 
