@@ -19,6 +19,10 @@ GOOD = 0.5
 FEWEST, MOST = 100, 1000
 _BINS = 10
 
+# Images of `val` are like those of training, so nothing measured on them tells how bad captions of others are. So many
+# more captions, a share of those measured, stand for images that are near nothing: all of them are bad.
+_UNLIKE = 0.05
+
 
 def calibrate(bundle: Bundle, dataset: Dataset, split: str = 'val', search: Any = None, device: Any = '@numpy') -> bool:
     """Fits the confidence of a model to its captions of a split, by stored features; `Bundle.save` or
@@ -49,8 +53,10 @@ def calibrate(bundle: Bundle, dataset: Dataset, split: str = 'val', search: Any 
     cider = CiderScorer([dataset.references(image) for image in chosen[found]]).score(
         [caption.tokens for caption in best])[1]['CIDEr']
     nearness = bundle.familiarity.nearness(_vectors(dataset, bundle.model.reads, captions.image_ids[chosen[found]]))
+    scores, more = np.array([caption.log_prob_per_token for caption in best]), round(_UNLIKE * len(best))
     bundle.familiarity = bundle.familiarity.calibrate(
-        nearness, np.array([caption.log_prob_per_token for caption in best]), cider >= GOOD)
+        np.append(nearness, np.zeros(more)), np.append(scores, scores[::len(best) // more][:more]),
+        np.append(cider >= GOOD, np.zeros(more, bool)))
     return True
 
 
