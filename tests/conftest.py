@@ -102,7 +102,8 @@ def left_by_training(folder):
             'vocabulary.json': read_json(folder / 'vocabulary.json'),
             'log.json': [{key: value for key, value in entry.items() if key != 'elapsed_time'}
                          for entry in read_json(folder / 'log.json')]}
-    for path in [folder / 'weights.npz', *folder.glob('encoder*.npz'), *folder.glob('snapshot-*.npz')]:
+    for path in [folder / 'weights.npz', *folder.glob('familiarity.npz'), *folder.glob('encoder*.npz'),
+                 *folder.glob('snapshot-*.npz')]:
         for name, array in read_npz(path).items():
             if name != 'checksum' and not name.endswith(('elapsed_time', '/_log')):
                 left[f'{path.name} {name}'] = array.dtype.str, array.shape, array.tobytes()

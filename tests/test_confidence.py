@@ -9,7 +9,7 @@ import shutil
 import numpy as np
 import pytest
 from conftest import write_dataset
-from serving import IMAGES
+from serving import IMAGES, ask, running
 
 from chainer_caption import Bundle, Captioner, Dataset, Settings, train
 from chainer_caption.errors import InputError
@@ -235,3 +235,29 @@ def test_calibrating_needs_captions(large, trained, tmp_path):
     assert not calibrate(bundle, few) and bundle.familiarity is before
     assert calibrate(bundle, Dataset(large), search=Captioner(bundle).search(width=2))
     assert not np.array_equal(bundle.familiarity.calibration, before.calibration)
+
+
+# ---- The service
+
+@pytest.fixture
+def port(confident):
+    with running(Captioner.load(confident)) as port:
+        yield port
+
+
+def test_the_service_says_it_and_skips(port, results, least):
+    for path, result in zip(IMAGES[:4], results, strict=False):
+        row, = ask(port, '/v1/captions', path.read_bytes())[2]
+        assert (row['familiarity'], row['confidence']) == (result.familiarity, result.confidence)
+        assert 'skipped' not in row and row['captions']
+        status, _, (row,) = ask(port, f'/v1/captions?min_confidence={least}', path.read_bytes())
+        assert status == 200 and (row['captions'] == []) == ('skipped' in row) == (result.confidence < least)
+    schema = ask(port, '/openapi.json')[2]['components']['schemas']['Row']['properties']
+    assert row.keys() <= schema.keys() and schema['confidence']['maximum'] == 1
+
+
+def test_a_service_without_confidence_refuses_the_option(served_captioner):
+    with running(served_captioner) as port:
+        status, _, answer = ask(port, '/v1/captions?min_confidence=0.5', IMAGES[0].read_bytes())
+        assert (status, answer) == (400, {'error': 'min_confidence: the model has no confidence'})
+        assert {'familiarity', 'confidence'}.isdisjoint(ask(port, '/v1/captions', IMAGES[0].read_bytes())[2][0])

@@ -66,7 +66,7 @@ def test_round_trip(model_dir, dataset_dir, tmp_path):
     first.provenance = {'encoder': 'vgg16', 'preprocessing': 'karpathy'}
     first.save(tmp_path / 'deep' / 'model')
     second = Bundle.load(tmp_path / 'deep' / 'model')
-    assert sorted(os.listdir(tmp_path / 'deep' / 'model')) == FILES
+    assert sorted(os.listdir(tmp_path / 'deep' / 'model')) == sorted([*FILES, 'familiarity.npz'])
     assert (second.vocabulary.words, second.vocabulary.counts) == (first.vocabulary.words, first.vocabulary.counts)
     assert (second.provenance, second.training) == (first.provenance, first.training)
     assert second.model.dropout == first.model.dropout == 0.5
@@ -141,7 +141,7 @@ def test_the_seeds_chain_loads_our_weights_and_we_load_its(model_dir, copy):
 
 def test_nothing_in_a_model_directory_is_a_pickle(model_dir):
     archives = sorted(path.name for path in model_dir.glob('*.npz'))
-    assert archives == ['snapshot-3.npz', 'snapshot-6.npz', 'weights.npz']
+    assert archives == ['familiarity.npz', 'snapshot-3.npz', 'snapshot-6.npz', 'weights.npz']
     for name in archives:
         for array in arrays_of(model_dir / name).values():     # allow_pickle=False would refuse
             assert not array.dtype.hasobject

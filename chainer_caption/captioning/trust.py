@@ -32,7 +32,7 @@ class Trust:
         nearness = [model.nearness(features) for model in self._models]
         means = {'familiarity': np.mean([model.familiarity(near) for model, near in
                                          zip(self._models, nearness, strict=True)], axis=0)}
-        if self._uncertain is None:
+        if self.fitted:
             # An image without captions gets none of its own confidence.
             scores = np.array([best[0].log_prob_per_token if best else np.nan for best in captions], float)
             means['confidence'] = np.mean([model.confidence(near, scores) for model, near in
@@ -41,12 +41,17 @@ class Trust:
         return ({name: round(float(value), _DIGITS) for name, value in zip(means, row, strict=True)
                  if not np.isnan(value)} for row in rows)
 
+    @property
+    def fitted(self) -> bool:
+        """Whether there are confidences."""
+        return self._uncertain is None
+
     def check(self, least: float | None) -> None:
         """Raises InputError where captions cannot be chosen by a least confidence."""
         if least is None:
             return
         if not 0 <= least <= 1:
             raise InputError.of('min_confidence', least, 'must be from 0 to 1')
-        if self._uncertain is not None:
+        if not self.fitted:
             raise InputError.of('min_confidence', least, f'the confidence of {self._uncertain} has not been fitted; '
                                 'evaluate DATASET -m MODEL --split val --calibrate fits it')

@@ -62,8 +62,9 @@ def read_options(captioner: Any, query: Iterable[tuple[str, str]]) -> tuple[Any,
     if 'beam_width' in given:
         given['width'] = given.pop('beam_width')
     least = given.pop('min_confidence', None)
+    if least is not None and not captioner.trust.fitted:
+        raise InputError('min_confidence: the model has no confidence')
     try:
-        captioner.trust.check(least)
         return Sampling(**given) if samples else captioner.search(**given), least
     except InputError as e:
         # Messages may name options of the command line, or fields of the search.
