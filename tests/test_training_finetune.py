@@ -20,6 +20,7 @@ from chainer_caption.features.extractor import Extractor, load_encoder, prepare
 from chainer_caption.features.preprocessing import PREPROCESSINGS
 from chainer_caption.functions.word_loss import word_loss
 from chainer_caption.models.bundle import WEIGHTS
+from chainer_caption.models.familiarity import Familiarity, sample_rows
 from chainer_caption.models.fine_tuned_encoder import ENCODER, NEXT
 from chainer_caption.parallel import Processes
 from chainer_caption.storage.archives import read_npz
@@ -86,6 +87,19 @@ def gradients(work, update, numbers):
         work.objective.loss(update, numbers).backward()
     return ({name: param.grad.copy() for name, param in work.online_features.target.namedparams()},
             {name: float(getattr(value, 'array', value)) for name, value in reported.items()})
+
+
+def test_the_familiarity_is_that_of_the_fine_tuned_encoder(undisturbed, home):
+    dataset, folder = Dataset(home / 'dataset'), home / 'images' / 'in'
+    images = sample_rows(dataset.images('train', 'restval'))        # their rows have the same numbers
+    found = Bundle.load(undisturbed).familiarity
+
+    def expected(weights):
+        extractor = Extractor.load('demo', 'demo', weights)
+        return Familiarity.fit(extractor([extractor.prepare(folder / f'{image:04}.png') for image in images]))
+    own = expected(undisturbed / ENCODER)
+    assert np.allclose(found.centers, own.centers, atol=1e-3) and np.allclose(found.levels, own.levels, atol=1e-4)
+    assert not np.allclose(found.centers, expected(None).centers, atol=1e-3)
 
 
 # ---- What it learns
