@@ -15,6 +15,7 @@ from chainer_caption import Bundle, Captioner, Dataset, Settings, train
 from chainer_caption.errors import InputError
 from chainer_caption.evaluation.calibration import GOOD, calibrate, calibration_error
 from chainer_caption.evaluation.evaluator import Evaluator
+from chainer_caption.models import Architecture, ShowAndTell
 from chainer_caption.models.familiarity import FAMILIARITY, Familiarity
 from chainer_caption.storage.archives import read_npz
 
@@ -109,6 +110,15 @@ def test_a_training_that_begins_has_none_of_the_one_before(large, trained, tmp_p
         raise KeyboardInterrupt
     with pytest.raises(KeyboardInterrupt):
         train(Dataset(large), folder, dataclasses.replace(SETTINGS, epochs=5), resume=True, stop=killed)
+
+
+def test_a_model_that_cannot_caption_is_kept_without_confidence(large, tmp_path, monkeypatch):
+    monkeypatch.setattr(ShowAndTell, 'decoder', Architecture.decoder)
+    notices = []
+    train(Dataset(large), tmp_path, dataclasses.replace(SETTINGS, epochs=1), say=notices.append)
+    assert notices[-1] == (f'{tmp_path}: its confidence is not fitted (ShowAndTell generates no captions: it has no '
+                           'decoder())')
+    assert Bundle.load(tmp_path).familiarity.calibration is None
 
 
 def test_evaluate_fits_it_again(call, refused, large, trained, model_dir, tmp_path):

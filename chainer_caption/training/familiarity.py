@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from chainer_caption.errors import InputError
 from chainer_caption.evaluation.calibration import FEWEST, MOST, calibrate, fit_familiarity
 from chainer_caption.features.extractor import Extractor
 from chainer_caption.features.prefetch import compute_batch, prepared_batches
@@ -30,9 +31,12 @@ def add_familiarity(folder: pathlib.Path, dataset: Any, device: Any, seed: int, 
     if paths is not None:
         dataset = _with_features(dataset, best, paths, device, seed)
     best.familiarity = fit_familiarity(dataset, best.model.reads, seed)
-    if len(scored_images(dataset)) >= FEWEST and best.model.trainable:
+    if len(scored_images(dataset)) >= FEWEST:
         say('fitting the confidence to captions of val')
-        calibrate(best, dataset, device=device)
+        try:
+            calibrate(best, dataset, device=device)
+        except (InputError, NotImplementedError) as e:  # too little memory; a model of one's own without a decoder
+            say(f'{folder}: its confidence is not fitted ({e})')
     best.save_familiarity(folder)
 
 
