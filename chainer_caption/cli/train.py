@@ -18,6 +18,7 @@ EXAMPLES = '''\
   chainer-caption train features/coco -o model -g 0 --resume                  go on where it was stopped
   mpiexec -n 4 chainer-caption train features/coco -o model -g 0              on four GPUs
   chainer-caption train features/coco -o model --keep-best cider --patience 5     stop when captions get no better
+  chainer-caption train features/mine -o model --architecture merge --text captions.txt.gz     after text alone
   chainer-caption train features/coco -o scst -m model --objective self-critical --epochs 5     then with SCST
   chainer-caption train features/coco -o fine -m model --finetune conv5_1 --images train2014/   and the encoder, too
   chainer-caption train features/stair -o model --architecture encoder_decoder --max-positions 60

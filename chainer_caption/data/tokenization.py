@@ -8,6 +8,8 @@ from typing import Any
 
 from chainer_caption.errors import InputError
 
+_SHORT = 64     # characters: the words of longer parts are not remembered, so that the memory is bounded
+
 
 def tokenize(caption: str, tokenizer: str) -> list[str]:
     """Splits a caption, as it was written, into tokens.
@@ -52,7 +54,14 @@ def tokenize_words(caption: str) -> list[str]:
     The tokens equal those of Karpathy's files (all of Flickr8k's). The pattern is that of NLTK's `WordPunctTokenizer`
     without punctuation; combining vowel signs and accents belong to their words, as in Hindi.
     """
-    return _tokenizer().tokenize(unicodedata.normalize('NFC', caption).lower())
+    # Neither a word, nor lower case, nor NFC depends on anything beyond a space, and the same parts come again.
+    return [word for part in caption.split()
+            for word in (_words_of if len(part) <= _SHORT else _words_of.__wrapped__)(part)]
+
+
+@functools.lru_cache(maxsize=2 ** 16)
+def _words_of(part: str) -> tuple[str, ...]:
+    return tuple(_tokenizer().tokenize(unicodedata.normalize('NFC', part).lower()))
 
 
 @functools.lru_cache(maxsize=1)

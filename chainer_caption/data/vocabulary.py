@@ -1,4 +1,5 @@
 """Words and their ids."""
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -13,8 +14,8 @@ SPECIAL = ('<S>', '</S>', '<UNK>')
 class Vocabulary:
     """The words of a model, in the order of their ids: `<S>`, `</S>`, `<UNK>`, then the others in code-point order.
 
-    `counts` is how often each occurs in the training captions; `<S>` and `</S>` count captions, `<UNK>` counts the
-    words left out."""
+    `counts` is how often each occurs in the captions that the model learns from; `<S>` and `</S>` count captions,
+    `<UNK>` counts the words left out."""
 
     def __init__(self, words: Sequence[str], counts: Sequence[int]) -> None:
         if tuple(words[:3]) != SPECIAL or len(counts) != len(words) or len(set(words)) != len(words):
@@ -23,13 +24,21 @@ class Vocabulary:
         self._ids = {word: i for i, word in enumerate(self.words)}
 
     @classmethod
-    def from_counts(cls, counts: Mapping[str, int], captions: int, min_count: int = 5) -> 'Vocabulary':
-        """The words that occur `min_count` times or more, by how often each occurs in the training captions
-        (`counts`) and the number of those captions."""
+    def from_counts(cls, counts: Mapping[str, int], captions: int, min_count: int = 5,
+                    text: Mapping[str, int] | None = None, text_min_count: int | None = None) -> 'Vocabulary':
+        """The words that occur `min_count` times or more, by how often each occurs in the training captions (`counts`)
+        and the number of those captions.
+
+        `text` has the counts of a text without images, whose captions are among the `captions`, too. They add to those
+        of the training captions' words. Other words are kept if they occur `text_min_count` times, None for never:
+        nothing shows the model what they look like."""
+        text = text or {}
+        total = {word: counts.get(word, 0) + text.get(word, 0) for word in {**counts, **text}}
         # "<S>" and "</S>" in a caption's text are no marks, and "<UNK>" is no word.
-        kept = sorted(word for word, count in counts.items() if count >= min_count and word not in SPECIAL)
-        left_out = sum(counts.values()) - sum(counts[word] for word in kept)
-        return cls([*SPECIAL, *kept], [captions, captions, left_out, *(counts[word] for word in kept)])
+        kept = sorted(word for word, count in total.items() if word not in SPECIAL and (
+            (word in counts and count >= min_count) or (text_min_count or math.inf) <= text.get(word, 0)))
+        left_out = sum(total.values()) - sum(total[word] for word in kept)
+        return cls([*SPECIAL, *kept], [captions, captions, left_out, *(total[word] for word in kept)])
 
     @property
     def unknown_share(self) -> float:

@@ -106,6 +106,8 @@ class Architecture(chainer.Chain):
     #: Whether the captions of an image share most of the work, so that a minibatch should have them together;
     #: `outputs` then takes `images`, the row of `features` of each caption, (B,) int on the host, or None.
     per_image: bool = False
+    #: Whether it reads the words before the one to predict, and so can learn from text without images.
+    reads_words: bool = True
     #: Maximum number of tokens in a caption, `</S>` included; None for no limit.
     max_positions: Any = None
     #: Constructor arguments that are whole numbers from 1, and those that users choose with their defaults.

@@ -32,6 +32,7 @@ class EncoderDecoder(Architecture):
         max_positions: T, the maximum number of tokens of a caption, `</S>` included; places after it are not trained.
     """
     per_image = True
+    reads_words = False
     max_positions: int = 50
 
     def __init__(self, feature_size: int, vocabulary_size: int, hidden: int = 768, dropout: float = 0.5,

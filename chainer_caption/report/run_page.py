@@ -18,7 +18,8 @@ _CHARTS = [('Loss', 'nats per token', {'train': 'main/loss', 'val': 'validation/
            ('BLEU-4', 'fraction, of captions of val', {'val': 'validation/main/bleu4'})]
 
 # The columns of the table: key, heading, format.
-_COLUMNS = [('main/loss', 'train loss', '{:.3f}'), ('main/reward', 'reward', '{:.3f}'),
+_COLUMNS = [('main/text_loss', 'text loss', '{:.3f}'), ('main/loss', 'train loss', '{:.3f}'),
+            ('main/reward', 'reward', '{:.3f}'),
             ('main/length', 'words sampled', '{:.1f}'), ('main/perplexity', 'train perplexity', '{:.2f}'),
             ('main/accuracy', 'train accuracy', '{:.1%}'), ('validation/main/loss', 'val loss', '{:.3f}'),
             ('validation/main/perplexity', 'val perplexity', '{:.2f}'),

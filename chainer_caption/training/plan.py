@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from chainer.serializers import NpzDeserializer
 
+from chainer_caption.data.text import Text
 from chainer_caption.data.vocabulary import SPECIAL, UNK, Vocabulary
 from chainer_caption.errors import InputError
 from chainer_caption.features.encoders import fine_tuned_name, get_encoder
@@ -126,11 +127,12 @@ def known_provenance(dataset: Any, declared: Provenance | None) -> Provenance | 
                      'leave out the encoder and the preprocessing')
 
 
-def make_vocabulary(plan: Plan, dataset: Any, notice: Say) -> tuple[Vocabulary, int]:
+def make_vocabulary(plan: Plan, dataset: Any, notice: Say, text: Text | None = None) -> tuple[Vocabulary, int]:
     """The vocabulary, and the `min_count` that it is made with. Raises InputError where no word is left.
 
     Where `min_count` is None it is 5; with fewer than 10,000 training captions it is the largest number up to 5 that
-    leaves out at most 20 % of the tokens.
+    leaves out at most 20 % of their tokens. How often a word occurs, in a text counts, too; words of the text alone
+    join by `text_min_count`.
     """
     min_count = plan.settings.min_count or 5
     if plan.model is not None:
@@ -140,15 +142,18 @@ def make_vocabulary(plan: Plan, dataset: Any, notice: Say) -> tuple[Vocabulary, 
         return Vocabulary.from_json(read_json(path), path), min_count
     counts, captions = dataset.word_counts(*dataset.training_splits)
     tokens, numbers = sum(counts.values()), np.array([*counts.values()])
+    of_text = text.word_counts() if text is not None else {}
+    together = numbers + np.array([of_text.get(word, 0) for word in counts])
     if plan.model is None:
         if plan.settings.min_count is None and captions < _SMALL:
             min_count = next((count for count in range(5, 1, -1)
-                              if numbers[numbers < count].sum() <= MOST_UNKNOWN * tokens), 1)
+                              if numbers[together < count].sum() <= MOST_UNKNOWN * tokens), 1)
             if min_count < 5:
                 notice(f'{dataset.dataset_path}: {captions:,} training captions are few: the vocabulary has the words '
                        f'that occur {min_count} times or more (min_count {min_count}, not 5)'
                        + '; they have one word each: split them with another --tokenizer' * (tokens < 2 * captions))
-        vocabulary = Vocabulary.from_counts(counts, captions, min_count=min_count)
+        vocabulary = Vocabulary.from_counts(counts, captions + len(text or ()), min_count, of_text,
+                                            plan.settings.text_min_count)
     if len(vocabulary) == len(SPECIAL):
         raise InputError(f'{dataset.dataset_path}: no word occurs {min_count} times or more in the {captions:,} '
                          'training captions; lower min_count or add captions')
@@ -161,12 +166,17 @@ def make_vocabulary(plan: Plan, dataset: Any, notice: Say) -> tuple[Vocabulary, 
 
 
 def make_model(plan: Plan, dataset: Any, vocabulary: Vocabulary, min_count: int,
-               provenance: Provenance | None) -> Bundle:
+               provenance: Provenance | None, text: Text | None = None) -> Bundle:
     """The model with its initial weights, and the record of its training."""
     settings, architecture = plan.settings, plan.architecture
     training = {**dataclasses.asdict(settings.resolved()), **plan.objective.parameters(), 'dataset': dataset.digest,
                 'min_count': min_count, 'architecture': architecture.architecture}
     training.update(chosen_sizes(architecture, settings, plan.model.model.configuration if plan.model else None))
+    if text is not None:
+        if not architecture.reads_words:
+            raise InputError.of('text', settings.text, f'the architecture {architecture.architecture} does not read '
+                                'words, so it cannot learn from them alone')
+        training['text'] = f'{len(text)} captions ({text.digest[:12]})'
     feature_size = dataset.feature_size
     if settings.finetune is not None:
         if architecture.reads != 'vectors':

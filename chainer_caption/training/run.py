@@ -6,6 +6,7 @@ from typing import Any
 
 import chainer
 
+from chainer_caption.data.text import Text, read_text
 from chainer_caption.errors import InputError
 from chainer_caption.functions.matmul import using_precision
 from chainer_caption.functions.memory import enough_memory
@@ -65,6 +66,7 @@ def train(dataset: Any, output: Path, settings: Settings | None = None, device: 
                                 'needs the images of the dataset: name their folder with --images')
         dataset, paths, chosen = find_training_images(dataset, images, say)
     check_possible(dataset, settings)
+    text = None if settings.text is None else read_text(settings.text, dataset.captions.tokenizer)
     with contextlib.ExitStack() as stack:
         stack.enter_context(_with_filename(output))
         stack.enter_context(enough_memory(device, 'lower --batch-size or --hidden'))
@@ -74,7 +76,7 @@ def train(dataset: Any, output: Path, settings: Settings | None = None, device: 
             bundle.check_new(output, resume, overwrite)
             stack.enter_context(sole_training(output))
             plan = planning.make_plan(output, settings, objective, start_from, resume, chosen, encoder_weights)
-            prepared = _prepare(plan, dataset, output, provenance, start_from, say)
+            prepared = _prepare(plan, dataset, output, provenance, start_from, say, text)
         current, going_on = processes.broadcast(prepared)
         online_features = None
         if paths is not None:
@@ -82,7 +84,7 @@ def train(dataset: Any, output: Path, settings: Settings | None = None, device: 
                 online_features = OnlineFeatures(dataset, current, settings, paths, device, processes, progress, say)
             dataset = online_features.dataset
         trainer = make_trainer(dataset, current, output, settings, device, extensions, progress, say, stop, processes,
-                               online_features, objective)
+                               online_features, objective, text)
         taking = trainer.get_extension('TakeSnapshots')
         if going_on:
             taking.snapshots.load_latest(trainer, say, processes)
@@ -120,13 +122,13 @@ def _with_filename(output: pathlib.Path) -> Iterator[None]:
 
 
 def _prepare(plan: planning.Plan, dataset: Any, output: pathlib.Path, declared: dict[str, str] | None,
-             start_from: Path | None, say: Say) -> tuple[Bundle, bool]:
+             start_from: Path | None, say: Say, text: Text | None) -> tuple[Bundle, bool]:
     """What is trained, and whether there is a snapshot to go on from. Clears the folder for a new training."""
     dataset = dataset.reading(plan.architecture.reads)
     provenance = planning.known_provenance(dataset, declared)
     plan.check(dataset, provenance)
-    vocabulary, min_count = planning.make_vocabulary(plan, dataset, say)
-    current = planning.make_model(plan, dataset, vocabulary, min_count, provenance)
+    vocabulary, min_count = planning.make_vocabulary(plan, dataset, say, text)
+    current = planning.make_model(plan, dataset, vocabulary, min_count, provenance, text)
     planning.add_encoder(plan, current)
     check_model(dataset, current, plan.objective)
     if plan.before is None:

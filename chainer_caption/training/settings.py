@@ -101,6 +101,19 @@ class ObjectiveSettings:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class TextSettings:
+    """text without images"""
+    text: str | None = setting(
+        None, 'learn from captions without images first: a file with one a line as people wrote them, plain or .gz; '
+        'merge learns most from it, as its LSTM reads words alone', str, metavar='FILE', unset='images alone')
+    text_epochs: int = setting(1, 'passes over the text, before the first over the images', metavar='N', least=1,
+                               only_for=('text', None))
+    text_min_count: int | None = setting(
+        None, 'words of no training image join the vocabulary if the text has them at least N times', int, metavar='N',
+        least=1, only_for=('text', None), unset='none do; those of the training captions count together with the text')
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class FineTuningSettings:
     """fine-tuning of the image encoder"""
     finetune: str | None = setting(
@@ -128,12 +141,12 @@ class OutputSettings:
     keep_snapshots: int = setting(2, 'snapshots to keep', metavar='K', least=1, may_change=True)
 
 
-GROUPS = ModelSettings, OptimizerSettings, ObjectiveSettings, FineTuningSettings, OutputSettings
+GROUPS = ModelSettings, OptimizerSettings, ObjectiveSettings, TextSettings, FineTuningSettings, OutputSettings
 
 
 # Dataclass fields are collected from the last base to the first.
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Settings(OutputSettings, FineTuningSettings, ObjectiveSettings, OptimizerSettings, ModelSettings):
+class Settings(OutputSettings, FineTuningSettings, TextSettings, ObjectiveSettings, OptimizerSettings, ModelSettings):
     """Settings of a training, by name: `Settings(epochs=5, hidden=32)`. Raises InputError where a value is impossible,
     or belongs to another objective or mode.
 
@@ -152,7 +165,11 @@ class Settings(OutputSettings, FineTuningSettings, ObjectiveSettings, OptimizerS
                                 f'(known are {", ".join(ARCHITECTURES)})')
         if name is not None and not ARCHITECTURES[name].trainable:
             raise InputError.of('architecture', name, 'cannot be trained')
-        taken = self.make_objective().parameters()
+        objective = self.make_objective()
+        taken = objective.parameters()
+        if self.text is not None and (self.finetune is not None or objective.requires_model):
+            raise InputError.of('text', self.text, 'only for cross-entropy of stored features; train with it first, '
+                                'then start from that model (-m)')
         for field in dataclasses.fields(self):
             value, only_for = getattr(self, field.name), rules()[field.name].only_for
             if only_for is None or value == field.default:

@@ -11,6 +11,7 @@ from chainer.backends import cuda
 
 from chainer_caption.data import SPLITS
 from chainer_caption.data.batches import CaptionDataset, CaptionIterator, PackCaptions, PackShare
+from chainer_caption.data.text import Text
 from chainer_caption.errors import InputError
 from chainer_caption.evaluation.metrics.cider import SINGLE
 from chainer_caption.functions import Adam
@@ -32,7 +33,8 @@ _FEATURES_SHARE = 0.5       # of a GPU's free memory, which the features may tak
 def make_trainer(dataset: Any, current: Bundle, output: Path, settings: Settings | None = None, device: Any = '@numpy',
                  extensions: Sequence[Any] = (), progress: Any = None, say: Say = lambda line: None,
                  stop: Callable[[], bool] = lambda: False, processes: Processes | None = None,
-                 online_features: OnlineFeatures | None = None, objective: Objective | str | None = None) -> Any:
+                 online_features: OnlineFeatures | None = None, objective: Objective | str | None = None,
+                 text: Text | None = None) -> Any:
     """A Chainer trainer that trains a captioner, validates it, keeps the best epoch's weights, logs, takes snapshots.
 
     `train` runs it in a model directory. By itself it trains a model of your own, with extensions of your own::
@@ -68,6 +70,7 @@ def make_trainer(dataset: Any, current: Bundle, output: Path, settings: Settings
         extensions: Further extensions, which act when their `trigger` fires, after ours of the same `priority`. One
             that changes the training is passed in all processes, one that prints or writes where `processes.first`.
         online_features: Fine-tuning: computes the features of its dataset's images.
+        text: The captions without images of `settings.text` (`read_text`).
         dataset, progress, say, stop, processes, objective: As for `train`.
 
     Raises InputError where the dataset or the model lacks what the settings ask for.
@@ -77,6 +80,8 @@ def make_trainer(dataset: Any, current: Bundle, output: Path, settings: Settings
     check_possible(dataset, settings)
     if (settings.finetune is None) != (online_features is None):
         raise InputError('finetune and online_features belong together; train() makes both')
+    if (settings.text is None) != (text is None):
+        raise InputError('the setting text and the argument text belong together; train() reads it')
     check_model(dataset, current, objective)
     settings, model = settings.resolved(), current.model
     model.to_device(device)
@@ -85,7 +90,7 @@ def make_trainer(dataset: Any, current: Bundle, output: Path, settings: Settings
         reads, per_image = reading_of(model)
         converter = make_converter(dataset.inputs(reads), device, processes, per_image)
         converter.vocabulary_size = len(current.vocabulary)
-    objective = set_up(objective, dataset, current, settings, converter, processes, say)
+    objective = set_up(objective, dataset, current, settings, converter, processes, say, text)
 
     target, encoder = (model, None) if online_features is None else (online_features.target, online_features.encoder)
     optimizer = make_optimizer(target, device, processes, settings, encoder)
@@ -137,7 +142,8 @@ def _own_extensions(trainer: Any, objective: Objective, dataset: Any, current: B
 
 def _has_ended(settings: Settings, trainer: Any) -> bool:
     patience = math.inf if settings.patience is None else settings.patience
-    return (trainer.get_extension('TakeSnapshots').stopped or trainer.updater.epoch >= settings.epochs
+    in_text = getattr(trainer.updater.get_iterator('main'), 'in_text', False)
+    return (trainer.get_extension('TakeSnapshots').stopped or (trainer.updater.epoch >= settings.epochs and not in_text)
             or trainer.get_extension('KeepBest').epochs_since >= patience)
 
 

@@ -29,6 +29,14 @@ class EveryEpochs:
         return trainer.updater.is_new_epoch and trainer.updater.epoch % self.period == 0
 
 
+class _EntryEnds(EveryEpochs):
+    """Trigger at the end of every epoch, also of one of text without images."""
+
+    def __call__(self, trainer: Any) -> bool:
+        iterator = trainer.updater.get_iterator('main')
+        return super().__call__(trainer) or getattr(iterator, 'text_epoch_ended', False)
+
+
 class Log(extensions.LogReport):
     """Chainer's LogReport with atomic writes and exact means.
 
@@ -43,7 +51,7 @@ class Log(extensions.LogReport):
 
     def __init__(self, output: Path, processes: Processes, shared: Sequence[str] = ('main/loss', 'main/accuracy'),
                  per_token: bool = True) -> None:
-        super().__init__(log_name=None, postprocess=self._complete)
+        super().__init__(trigger=_EntryEnds(), log_name=None, postprocess=self._complete)
         self._shared, self._per_token = shared, per_token
         self._path, self._processes, self._samples = os.path.join(output, LOG), processes, None
 
@@ -66,7 +74,7 @@ class Log(extensions.LogReport):
         shared = [name for name in self._shared if name in entry]       # a model need not report its accuracy
         means = self._processes.sum([entry[name] for name in shared]) / self._processes.size
         entry.update(zip(shared, means.tolist(), strict=True))
-        if self._per_token:
+        if self._per_token and 'main/loss' in entry:    # an epoch of text has another
             entry['main/perplexity'] = perplexity(entry['main/loss'])
         _blank(entry)
         if self._samples is not None:

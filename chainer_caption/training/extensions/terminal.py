@@ -7,8 +7,9 @@ from tqdm import tqdm
 
 
 class ProgressBar(chainer.training.Extension):
-    """A bar on the terminal `out` with captions a second and the time left, of `epochs` with `captions` each. Chainer
-    7.8.1's ProgressBar ignores its arguments, and fails where a training ends otherwise than after some epochs."""
+    """A bar on the terminal `out` with captions a second and the time left, of `epochs` with `captions` each, and of
+    the text before them, if the iterator has one (`TextThenImages`). Chainer 7.8.1's ProgressBar ignores its arguments,
+    and fails where a training ends otherwise than after some epochs."""
     trigger = 1, 'iteration'
     priority = chainer.training.PRIORITY_READER - 1     # after the table, which is printed above the bar
 
@@ -17,14 +18,16 @@ class ProgressBar(chainer.training.Extension):
         self._bar: Any = None
 
     def initialize(self, trainer: Any) -> None:
-        self._bar = tqdm(total=self._epochs * self._captions, initial=self._done(trainer), file=self._out,
+        before = getattr(trainer.updater.get_iterator('main'), 'captions_before', 0)
+        self._bar = tqdm(total=before + self._epochs * self._captions, initial=self._done(trainer), file=self._out,
                          unit=' captions', unit_scale=True, dynamic_ncols=True, leave=False)
 
     def __call__(self, trainer: Any) -> None:
         self._bar.update(self._done(trainer) - self._bar.n)
 
     def _done(self, trainer: Any) -> int:
-        return round(trainer.updater.epoch_detail * self._captions)
+        before = getattr(trainer.updater.get_iterator('main'), 'captions_done', 0)
+        return before + round(trainer.updater.epoch_detail * self._captions)
 
     def finalize(self) -> None:
         if self._bar is not None:

@@ -2,10 +2,12 @@
 import dataclasses
 from typing import Any
 
+from chainer_caption.data.text import Text
 from chainer_caption.errors import InputError
 from chainer_caption.training.objectives.cross_entropy import CrossEntropy
 from chainer_caption.training.objectives.image_batches import ImageMinibatches
 from chainer_caption.training.objectives.self_critical import SelfCritical
+from chainer_caption.training.objectives.text_first import TextFirst
 from chainer_caption.training.settings import Settings, rules
 from chainer_caption.training.updater import OBJECTIVES, Objective, Say, find_objective, register_objective
 
@@ -27,9 +29,12 @@ def choose_objective(settings: Settings, objective: Objective | str | None) -> t
 
 
 def set_up(objective: Objective, dataset: Any, bundle: Any, settings: Any, converter: Any, processes: Any,
-           notice: Say) -> Objective:
-    """Sets an objective up; where the encoder is fine-tuned, it takes minibatches of images, each encoded once."""
+           notice: Say, text: Text | None = None) -> Objective:
+    """Sets an objective up; where the encoder is fine-tuned, it takes minibatches of images, each encoded once; with a
+    text, it is preceded by that."""
     if settings.finetune is not None and not objective.by_image:
         objective = ImageMinibatches(objective)
+    if text is not None:
+        objective = TextFirst(objective, text)
     objective.setup(dataset, bundle, settings, converter, processes, notice)
     return objective
