@@ -35,11 +35,13 @@ captions files, one row an image, of which the first caption counts; text is spl
 null if it is infinite), "distinct", "vocabulary", "mean_length", "novel", "unfinished" (if it is known),
 "ECE" (of a model with confidence: its expected calibration error), "name", "images", "split"}, a model's also with
 "beam_width", "length_normalization" and whatever else the search was made of, and with --top above 1 with "distinct-1",
-"distinct-2", "best-CIDEr"; for several files, widths or normalizations {"results": [such an object for each]}'''
+"distinct-2", "best-CIDEr"; for several files, widths or normalizations {"results": [such an object for each]}, as for
+several datasets, whose objects have "dataset"'''
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('dataset', metavar='DATASET', help='folder with dataset.json and vgg_feats.mat')
+    parser.add_argument('dataset', nargs='+', metavar='DATASET',
+                        help='folder with dataset.json and vgg_feats.mat; several are evaluated one after another')
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument('-m', '--model', action='append', metavar='MODEL',
                       help='model directory that train.py wrote; several, each with -m, are an ensemble')
@@ -71,11 +73,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     _check(args)
+    results = [result for folder, dataset in [(folder, Dataset(folder)) for folder in args.dataset]
+               for result in _evaluate(args, folder, dataset)]
+    if args.json:
+        print(json.dumps(results[0] if len(results) == 1 else {'results': results}))
+    return 0
+
+
+def _evaluate(args: argparse.Namespace, folder: str, dataset: Dataset) -> list[dict[str, object]]:
+    """Evaluates on one dataset; returns the results, of which it prints a table unless they are wanted as JSON."""
     from chainer_caption.evaluation.evaluator import Evaluator
     from chainer_caption.evaluation.metrics import meteor_missing
     from chainer_caption.evaluation.predictions import write_coco_results
     from chainer_caption.report.evaluation_page import score_tables, write_evaluation_page, write_image_scores
-    dataset = Dataset(args.dataset)
     with contextlib.ExitStack() as stack:
         # An output that cannot be written is found out before the first image is captioned.
         out = {name: _open(stack, path) for name, path in common.options(
@@ -83,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
         if missing := meteor_missing():
             common.say(missing)
         evaluator = Evaluator(dataset, args.split, meteor=not missing, say=common.say, limit=args.limit)
-        facts = {'dataset': os.path.basename(os.path.normpath(args.dataset)), 'split': args.split,
+        facts = {'dataset': os.path.basename(os.path.normpath(folder)), 'split': args.split,
                  'images': f'{len(evaluator.images):,}'}
         if args.model is not None:
             evaluations, more = _evaluate_model(args, evaluator)
@@ -100,12 +110,11 @@ def run(args: argparse.Namespace) -> int:
             title = f'{facts["model"] if args.model else "Captions"} on {facts["dataset"]}, {args.split}'
             write_evaluation_page(out['html'], evaluations, filenames, evaluator.references, title,
                                   {**facts, 'date': datetime.date.today().isoformat()}, args.images)
-    if args.json:
-        results = [{**evaluation.to_json(), 'split': args.split} for evaluation in evaluations]
-        print(json.dumps(results[0] if len(results) == 1 else {'results': results}))
-    else:
-        print(f'{args.dataset}, {args.split}: {len(filenames):,} images\n\n{score_tables(evaluations)}', end='')
-    return 0
+    if not args.json:
+        between = '' if folder == args.dataset[0] else '\n'
+        print(f'{between}{folder}, {args.split}: {len(filenames):,} images\n\n{score_tables(evaluations)}', end='')
+    of_dataset = {} if len(args.dataset) == 1 else {'dataset': folder}
+    return [{**evaluation.to_json(), 'split': args.split, **of_dataset} for evaluation in evaluations]
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -115,6 +124,10 @@ def _check(args: argparse.Namespace) -> None:
         for name in ('precision', 'sample', *common.LIMITS, *common.OF_SAMPLES, *common.OF_BEAMS):
             if getattr(args, name, None) not in (None, 'float32'):
                 raise InputError(f'--{name.replace("_", "-")} is for a model; --captions are as they are')
+    if len(args.dataset) > 1:
+        for name in ('captions', 'per_image', 'coco_results', 'html'):
+            if getattr(args, name) is not None:
+                raise InputError(f'--{name.replace("_", "-")} is of one dataset; evaluate each by itself')
     common.check_ways(args)
     if args.calibrate and (not args.model or len(args.model) > 1 or args.split == 'test' or args.limit is not None):
         raise InputError('--calibrate is for one model (-m) and a split that scores are not taken of: --split val')

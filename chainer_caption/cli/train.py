@@ -6,7 +6,7 @@ import sys
 
 from chainer_caption.cli.common import add_device, add_provenance, declared_provenance, device, say
 from chainer_caption.cli.stopping import Stopping
-from chainer_caption.data import Dataset
+from chainer_caption.data import Dataset, combine
 from chainer_caption.errors import InputError
 from chainer_caption.parallel import Processes
 from chainer_caption.training.settings import GROUPS, FineTuningSettings, Rule, Settings, rules
@@ -19,6 +19,7 @@ EXAMPLES = '''\
   mpiexec -n 4 chainer-caption train features/coco -o model -g 0              on four GPUs
   chainer-caption train features/coco -o model --keep-best cider --patience 5     stop when captions get no better
   chainer-caption train features/mine -o model --architecture merge --text captions.txt.gz     after text alone
+  chainer-caption train features/coco features/mine -o model --dataset-weights 1,10     two datasets as one
   chainer-caption train features/coco -o scst -m model --objective self-critical --epochs 5     then with SCST
   chainer-caption train features/coco -o fine -m model --finetune conv5_1 --images train2014/   and the encoder, too
   chainer-caption train features/stair -o model --architecture encoder_decoder --max-positions 60
@@ -28,7 +29,8 @@ EXAMPLES = '''\
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('dataset', nargs='?', metavar='DATASET', help='folder with dataset.json and vgg_feats.mat')
+    parser.add_argument('dataset', nargs='*', metavar='DATASET', help='folder with dataset.json and vgg_feats.mat; '
+                        'several are trained on as one')
     parser.add_argument('-s', '--sentences', metavar='FILE', help='dataset.json, in place of the one in DATASET')
     parser.add_argument('-i', '--features', metavar='FILE', help='feature matrix, in place of the one in DATASET')
     parser.add_argument('-o', '--output', required=True, metavar='MODEL', help='model directory to write')
@@ -61,6 +63,8 @@ def _add_option(options: argparse._ArgumentGroup, name: str, default: object, ru
 def run(args: argparse.Namespace) -> int:
     if args.resume and args.overwrite:
         raise InputError('--resume and --overwrite exclude each other')
+    if len(args.dataset) > 1 and (args.sentences or args.features):
+        raise InputError('-s and -i are files of one dataset; name several as folders')
     for name in ('images', 'encoder_weights'):
         if args.finetune is None and getattr(args, name) is not None:
             raise InputError(f'--{name.replace("_", "-")} belongs to --finetune')
@@ -70,7 +74,8 @@ def run(args: argparse.Namespace) -> int:
     settings = Settings(**{name: getattr(args, name) for name in rules()})
     processes = Processes.started()
     where = device(args.gpu, processes)
-    dataset = processes.one_after_another(lambda: Dataset(args.dataset, args.sentences, args.features))
+    dataset = processes.one_after_another(lambda: combine([
+        Dataset(folder, args.sentences, args.features) for folder in args.dataset or [None]]))
     with Stopping() as stop:
         train(dataset, args.output, settings, where, args.resume, args.overwrite, args.model, provenance,
               progress=sys.stderr if sys.stderr.isatty() else None, say=say if processes.first else lambda line: None,

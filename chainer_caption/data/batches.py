@@ -4,6 +4,7 @@ from typing import Any
 
 import chainer
 import numpy as np
+from chainer.backends import cuda
 
 from chainer_caption.data.vocabulary import BOS, EOS, UNK
 from chainer_caption.errors import InputError
@@ -56,11 +57,17 @@ class CaptionIterator(chainer.dataset.Iterator):
     The dataset is a `CaptionDataset`, or another one with `lengths`. `repeat` tells whether epochs follow the first.
     `shuffle=False` takes the captions in the order of their length, which is fastest for validation. `per_image` keeps
     the captions of an image together, for models that share work between them; those of the last image in a minibatch
-    may continue in the next."""
+    may continue in the next. `weights`, (captions,) float, is how often an epoch has each caption, None for once; of
+    2.4, four tenths of the captions with that weight are drawn a third time, others in every epoch.
+    `examples` is the number of captions in an epoch."""
 
     def __init__(self, dataset: Any, batch_size: int, repeat: bool = True, shuffle: bool = True, seed: int = 0,
-                 per_image: bool = False) -> None:
+                 per_image: bool = False, weights: np.ndarray | None = None) -> None:
         self.dataset, self.batch_size = dataset, batch_size
+        # Distinct weights, each with its captions.
+        self._weights = [] if weights is None else [(weight, np.flatnonzero(weights == weight))
+                                                    for weight in np.unique(weights).tolist()]
+        self.examples = sum(round(weight * len(own)) for weight, own in self._weights) or len(dataset)
         self._images = np.unique(dataset.rows, return_inverse=True)[1] if per_image else None   # of each caption
         self._repeat, self._shuffle, self._seed = repeat, shuffle, seed
         self.reset()
@@ -71,7 +78,7 @@ class CaptionIterator(chainer.dataset.Iterator):
 
     @property
     def batches_per_epoch(self) -> int:
-        return -(-len(self.dataset) // self.batch_size)
+        return -(-self.examples // self.batch_size)
 
     @property
     def upcoming(self) -> np.ndarray:
@@ -89,8 +96,9 @@ class CaptionIterator(chainer.dataset.Iterator):
     def _make_order(self) -> list[np.ndarray]:
         lengths, images, rng = self.dataset.lengths, self._images, np.random.default_rng((self._seed, self.epoch))
         if self._shuffle:
-            keys = rng.permutation(len(lengths) if images is None else images.max() + 1)
-            order = keys if images is None else np.argsort(keys[images], kind='stable')
+            drawn = self._drawn(rng)
+            keys = rng.permutation(len(drawn) if images is None else images.max() + 1)
+            order = drawn[keys if images is None else np.argsort(keys[images[drawn]], kind='stable')]
         else:
             order = np.argsort(-lengths if images is None else images, kind='stable')
         batches = [order[i:i + self.batch_size] for i in range(0, len(order), self.batch_size)]
@@ -98,6 +106,14 @@ class CaptionIterator(chainer.dataset.Iterator):
             return batches
         # The second shuffle puts the smaller minibatch anywhere.
         return [batches[i][np.argsort(-lengths[batches[i]], kind='stable')] for i in rng.permutation(len(batches))]
+
+    def _drawn(self, rng: np.random.Generator) -> np.ndarray:
+        """The captions of an epoch, each as often as it is drawn, (examples,) int."""
+        times = np.ones(len(self.dataset), np.int64)
+        for weight, own in self._weights:
+            times[own] = int(weight)
+            times[rng.permutation(own)[:round(weight * len(own)) - int(weight) * len(own)]] += 1
+        return np.repeat(np.arange(len(times)), times)
 
     def __next__(self) -> list:
         if not self._repeat and self.epoch > 0:
@@ -224,7 +240,7 @@ def take_rows(features: Features, rows: np.ndarray, device: Any = None) -> Featu
     float16 becomes float32 on the device."""
     if isinstance(features, tuple):
         return tuple(take_rows(part, rows, device) for part in features)
-    if not isinstance(features, np.ndarray):
+    if isinstance(features, cuda.ndarray):
         return features[device.send(rows)].astype(np.float32, copy=False)
     taken = np.asarray(features[rows])
     if taken.dtype != np.float16:

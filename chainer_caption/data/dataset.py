@@ -86,7 +86,7 @@ class Dataset:
             self.provenance = self.provenance and other
         digests = {{'vectors': 'features'}.get(kind, kind): sample_digest(path)
                    for kind, path in self._paths.items() if path in paths}
-        self.digest = {'captions': self.captions.digest, **digests}
+        self.digest: dict[str, Any] = {'captions': self.captions.digest, **digests}
 
     def reading(self, reads: str) -> 'Dataset':
         """The dataset as an architecture reads it: `features_path`, `provenance`, `digest` and `feature_size` are those
@@ -129,6 +129,11 @@ class Dataset:
         dataset = self.reading(reads)
         arrays: Any = {'vectors': dataset.features, 'grids': dataset.grids, 'both': (dataset.features, dataset.grids)}
         return arrays[reads]
+
+    @property
+    def cache_path(self) -> pathlib.Path:
+        """The file whose cache entry (`storage.cache`) has what is made of the captions."""
+        return self.dataset_path
 
     @property
     def feature_size(self) -> int:

@@ -34,7 +34,8 @@ def train(dataset: Any, output: Path, settings: Settings | None = None, device: 
     """Trains a captioner, writes its model directory, and returns the model of the best epoch, which it keeps.
 
     Args:
-        dataset: Dataset to train on: its splits `train` and `restval`; `val` chooses the best epoch.
+        dataset: Dataset to train on, or several as one (`data.combine`): its splits `train` and `restval`; `val`
+            chooses the best epoch.
         output, device: The model directory, and the Chainer device to train on.
         settings: None for the defaults.
         resume: Go on with the training of the model directory, if there is one.
@@ -64,6 +65,9 @@ def train(dataset: Any, output: Path, settings: Settings | None = None, device: 
         if images is None:
             raise InputError.of('finetune', settings.finetune,
                                 'needs the images of the dataset: name their folder with --images')
+        if hasattr(dataset, 'parts'):
+            raise InputError.of('finetune', settings.finetune,
+                                'takes one dataset: images of several may have the same names')
         dataset, paths, chosen = find_training_images(dataset, images, say)
     check_possible(dataset, settings)
     text = None if settings.text is None else read_text(settings.text, dataset.captions.tokenizer)

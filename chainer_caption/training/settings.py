@@ -77,6 +77,9 @@ class OptimizerSettings:
     batch_size: int = setting(128, 'captions an update, of all processes together', metavar='N', least=1, most=2 ** 31)
     learning_rate: float | None = setting(None, "Adam's learning rate", float, metavar='R', above=0, options=('--lr',),
                                           unset='0.001 for cross-entropy, 2e-4 for self-critical')
+    dataset_weights: str | None = setting(
+        None, 'several datasets: how often an epoch has the captions of each, as 1,3; the least stands for once', str,
+        metavar='W,W', unset='every caption once')
     average: int | None = setting(
         None, 'validate, score and keep the mean of the weights over about K updates', int, metavar='K', least=1,
         most=2 ** 53, unset='the weights of the last update')
@@ -177,8 +180,23 @@ class Settings(OutputSettings, FineTuningSettings, TextSettings, ObjectiveSettin
             mode, needed = only_for
             if (field.name not in taken) if needed else getattr(self, mode) is None:
                 raise InputError.of(field.name, value, f'only for {mode}{f" {needed}" if needed else ""}')
+        _ = self.weights                                # raises where they are no numbers
         if self.keep_best == 'cider' and not self.score_every:
             raise InputError.of('keep_best', 'cider', 'needs scored captions; score_every is 0')
+
+    @property
+    def weights(self) -> list[float] | None:
+        """The numbers of `dataset_weights`."""
+        if self.dataset_weights is None:
+            return None
+        try:
+            found = [float(number) for number in self.dataset_weights.split(',')]
+        except ValueError:
+            found = []
+        if not found or not all(0 < number < math.inf for number in found):
+            raise InputError.of('dataset_weights', self.dataset_weights,
+                                'must be a number above 0 for each dataset, with commas between them')
+        return found
 
     def make_objective(self) -> Objective:
         """The objective, with its parameters taken from the settings of the same names."""

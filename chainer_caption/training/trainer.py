@@ -151,6 +151,10 @@ def check_possible(dataset: Any, settings: Settings) -> None:
     """Checks, before anything is written, that a dataset has what the settings ask for; raises InputError otherwise."""
     if settings.tensorboard:
         ours.check_tensorboard()
+    parts = len(getattr(dataset, 'parts', [dataset]))
+    if settings.weights is not None and len(settings.weights) != parts:
+        raise InputError.of('dataset_weights', settings.dataset_weights,
+                            f'needs a number for each dataset, of which there {"is" if parts == 1 else "are"} {parts}')
     scored = len(ours.scored_images(dataset))
     # Without images to score, self-critical training keeps the last epoch, as any training does.
     if (settings.keep_best == 'cider' and not scored) or (settings.resolved().keep_best == 'cider' and scored == 1):

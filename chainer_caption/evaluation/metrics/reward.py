@@ -40,13 +40,13 @@ def _cached(dataset: Any, words: np.ndarray, lengths: np.ndarray, references: np
         digest.update(array.tobytes())
     entry = None
     with contextlib.suppress(OSError):
-        entry = entry_folder(dataset.dataset_path)
+        entry = entry_folder(dataset.cache_path)
         path = entry / f'cider-{digest.hexdigest()[:16]}.npz'
         with contextlib.suppress(InputError):           # missing or damaged
             return read_npz(path)
     arrays = CiderTables.build(words, lengths, references)
     with contextlib.suppress(OSError):                  # a full disk costs the preparation the next time, nothing else
-        if entry is not None and prepare_entry(entry, dataset.dataset_path):
+        if entry is not None and prepare_entry(entry, dataset.cache_path):
             for old in entry.glob('cider-*'):
                 old.unlink(missing_ok=True)
             write_npz(path, arrays)

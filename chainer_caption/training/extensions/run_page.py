@@ -59,7 +59,8 @@ def _settings_facts(training: dict) -> dict:
 
 def _dataset_facts(current: Bundle, dataset: Any) -> dict:
     captions = dataset.captions
-    facts = {'folder': os.path.basename(os.path.dirname(os.path.abspath(dataset.dataset_path)))}
+    paths = [part.dataset_path for part in getattr(dataset, 'parts', [dataset])]
+    facts = {'folder': ' + '.join(os.path.basename(os.path.dirname(os.path.abspath(path))) for path in paths)}
     per_image = np.diff(captions.sentences)
     for i, split in enumerate(SPLITS):
         there = captions.splits == i

@@ -17,8 +17,10 @@ class CrossEntropy(Objective):
         data = CaptionDataset.from_dataset(dataset, bundle.vocabulary, *dataset.training_splits)
         if data.overlong:
             notice(f'{data.overlong} captions have more than {MAX_WORDS} words; they are cut to that length')
-        self.iterator = CaptionIterator(data, settings.batch_size, seed=settings.seed, per_image=converter.per_image)
-        self.converter, self.captions = converter, len(data)
+        weights = dataset.weights(data.rows, settings.weights) if settings.weights else None
+        self.iterator = CaptionIterator(data, settings.batch_size, seed=settings.seed, per_image=converter.per_image,
+                                        weights=weights)
+        self.converter, self.captions = converter, self.iterator.examples
         self.model, self._seed, self._processes = bundle.model, settings.seed, processes
 
     def loss(self, update: int, *batch: Any) -> chainer.Variable:

@@ -28,9 +28,10 @@ class Images:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def begin(self, batch_size: int, seed: int) -> None:
-        """Makes the iterator, with `batch_size` images a minibatch, at least one."""
-        self.iterator = CaptionIterator(_Numbers(range(len(self))), max(1, batch_size), seed=seed)
+    def begin(self, batch_size: int, seed: int, weights: np.ndarray | None = None) -> None:
+        """Makes the iterator, with `batch_size` images a minibatch, at least one. `weights`, (n,) float, is how often
+        an epoch has each image, None for once."""
+        self.iterator = CaptionIterator(_Numbers(range(len(self))), max(1, batch_size), seed=seed, weights=weights)
 
     @staticmethod
     @chainer.dataset.converter()

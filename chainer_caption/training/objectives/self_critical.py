@@ -71,9 +71,10 @@ class SelfCritical(Objective):
         self._model, self._settings, self._processes = bundle.model, settings, processes
         self._images = Images(dataset, bundle, converter, processes)
         self._reward = processes.one_after_another(lambda: training_reward(dataset, bundle.vocabulary.words))
-        self._images.begin(settings.batch_size // self.samples, settings.seed)
+        weights = dataset.weights(self._images.rows, settings.weights) if settings.weights else None
+        self._images.begin(settings.batch_size // self.samples, settings.seed, weights)
         self.iterator, self.converter = self._images.iterator, self._images.converter
-        self.captions = len(self._images) * self.samples
+        self.captions = self._images.iterator.examples * self.samples
 
     def loss(self, update: int, *batch: Any) -> chainer.Variable:
         images, model, samples = batch[0], self._model, self.samples
