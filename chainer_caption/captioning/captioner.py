@@ -43,6 +43,11 @@ ROWS = 512                                              # rows of stored feature
 Path = str | os.PathLike[str]
 
 
+def model_folder(name: Path) -> pathlib.Path:
+    """The model directory of a name: `pretrained` is the pretrained model, unless there is a folder of that name."""
+    return PRETRAINED if os.fspath(name) == PRETRAINED.name and not os.path.exists(name) else pathlib.Path(name)
+
+
 class Captioner:
     """A trained model ready to caption, or an ensemble, which averages the models' probabilities of each word.
 
@@ -111,7 +116,7 @@ class Captioner:
         if folders is None:
             say('Using the pretrained model (Flickr8k); choose another with -m.')
             folders = PRETRAINED
-        folders = [folders] if isinstance(folders, str | os.PathLike) else list(folders)
+        folders = [*map(model_folder, [folders] if isinstance(folders, str | os.PathLike) else folders)]
         bundles, names = [Bundle.load(folder) for folder in folders], [str(folder) for folder in folders]
         if not images:
             return cls(bundles, device, names=names)

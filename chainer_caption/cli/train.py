@@ -20,6 +20,7 @@ EXAMPLES = '''\
   chainer-caption train features/coco -o model --keep-best cider --patience 5     stop when captions get no better
   chainer-caption train features/mine -o model --architecture merge --text captions.txt.gz     after text alone
   chainer-caption train features/coco features/mine -o model --dataset-weights 1,10     two datasets as one
+  chainer-caption train features/mine -o mine -m pretrained --extend-vocabulary    go on from a model, with new words
   chainer-caption train features/coco -o scst -m model --objective self-critical --epochs 5     then with SCST
   chainer-caption train features/coco -o fine -m model --finetune conv5_1 --images train2014/   and the encoder, too
   chainer-caption train features/stair -o model --architecture encoder_decoder --max-positions 60
@@ -34,7 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('-s', '--sentences', metavar='FILE', help='dataset.json, in place of the one in DATASET')
     parser.add_argument('-i', '--features', metavar='FILE', help='feature matrix, in place of the one in DATASET')
     parser.add_argument('-o', '--output', required=True, metavar='MODEL', help='model directory to write')
-    parser.add_argument('-m', '--model', metavar='MODEL', help='model directory or weights.npz to start from')
+    parser.add_argument('-m', '--model', metavar='MODEL', help='model directory or weights.npz to start from; '
+                        'pretrained: the pretrained model')
     parser.add_argument('--resume', action='store_true', help='go on with the training of MODEL')
     parser.add_argument('--overwrite', action='store_true', help='replace MODEL if it is there')
     add_device(parser)

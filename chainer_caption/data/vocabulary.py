@@ -12,7 +12,8 @@ SPECIAL = ('<S>', '</S>', '<UNK>')
 
 
 class Vocabulary:
-    """The words of a model, in the order of their ids: `<S>`, `</S>`, `<UNK>`, then the others in code-point order.
+    """The words of a model, in the order of their ids: `<S>`, `</S>`, `<UNK>`, then the others in code-point order;
+    words that were added later (`extended`) come last.
 
     `counts` is how often each occurs in the captions that the model learns from; `<S>` and `</S>` count captions,
     `<UNK>` counts the words left out."""
@@ -39,6 +40,17 @@ class Vocabulary:
             (word in counts and count >= min_count) or (text_min_count or math.inf) <= text.get(word, 0)))
         left_out = sum(total.values()) - sum(total[word] for word in kept)
         return cls([*SPECIAL, *kept], [captions, captions, left_out, *(total[word] for word in kept)])
+
+    def extended(self, counts: Mapping[str, int], captions: int, min_count: int = 2,
+                 text: Mapping[str, int] | None = None, text_min_count: int | None = None) -> 'Vocabulary':
+        """This vocabulary with the words of more captions behind its own, whose ids stay; arguments as for
+        `from_counts`. Counts are those of all captions together."""
+        more, text = Vocabulary.from_counts(counts, captions, min_count, text, text_min_count), text or {}
+        words = [*self.words, *(word for word in more.words if word not in self._ids)]
+        found = [0 if word in SPECIAL else counts.get(word, 0) + text.get(word, 0) for word in words]
+        found[:3] = captions, captions, sum(counts.values()) + sum(text.values()) - sum(found)
+        return Vocabulary(words, [one + other for one, other in zip(
+            [*self.counts, *[0] * (len(words) - len(self))], found, strict=True)])
 
     @property
     def unknown_share(self) -> float:

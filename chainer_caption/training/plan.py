@@ -1,18 +1,18 @@
 """Plan of a training: where its settings, vocabulary, weights and encoder come from.
 
 `make_plan` makes a plan, which is checked before anything is written. Then its parts are made in order:
-`make_vocabulary`, `make_model`, `add_encoder`.
+`training.vocabulary.make_vocabulary`, `make_model`, `add_encoder`.
 """
 import dataclasses
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 from chainer.serializers import NpzDeserializer
 
+from chainer_caption.captioning.captioner import model_folder
 from chainer_caption.data.text import Text
-from chainer_caption.data.vocabulary import SPECIAL, UNK, Vocabulary
+from chainer_caption.data.vocabulary import Vocabulary
 from chainer_caption.errors import InputError
 from chainer_caption.features.encoders import fine_tuned_name, get_encoder
 from chainer_caption.features.encoders.stages import split
@@ -27,13 +27,10 @@ from chainer_caption.storage.files import Path, read_json, sample_digest
 from chainer_caption.storage.legacy import current_keys
 from chainer_caption.storage.serializers import arrays_digest
 from chainer_caption.training.settings import Settings, rules
-from chainer_caption.training.updater import Objective, Say
+from chainer_caption.training.updater import Objective
+from chainer_caption.training.vocabulary import with_new_words
 
 Provenance = dict[str, str]
-
-MOST_UNKNOWN = 0.2      #: of the training tokens, the share of <UNK> above which a vocabulary is too small
-_SMALL = 10_000         # a training set of fewer captions is small: its min_count is chosen by MOST_UNKNOWN
-
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
@@ -78,6 +75,9 @@ def make_plan(folder: pathlib.Path, settings: Settings, objective: Objective, st
             if value:
                 raise InputError.of(field, value, 'starts from a trained model: name it with -m (start_from)')
         plan = Plan(settings, objective)
+    if settings.extend_vocabulary and plan.model is None and plan.before is None:
+        raise InputError('--extend-vocabulary extends that of a model directory: name one to start from (-m)' + (
+            f'; {start_from} has weights alone' if start_from else ''))
     if settings.finetune is None:
         return plan
     if plan.before is not None and plan.folder is not None:
@@ -88,7 +88,7 @@ def make_plan(folder: pathlib.Path, settings: Settings, objective: Objective, st
 def from_model(settings: Settings, objective: Objective, start_from: Path) -> Plan:
     """The weights and the vocabulary of a model directory; or the weights of a file, which fit the vocabulary of the
     training captions."""
-    path = pathlib.Path(start_from)
+    path = model_folder(start_from)
     if not path.is_dir():
         return Plan(settings, objective, path)
     model = Bundle.load(path)
@@ -127,44 +127,6 @@ def known_provenance(dataset: Any, declared: Provenance | None) -> Provenance | 
                      'leave out the encoder and the preprocessing')
 
 
-def make_vocabulary(plan: Plan, dataset: Any, notice: Say, text: Text | None = None) -> tuple[Vocabulary, int]:
-    """The vocabulary, and the `min_count` that it is made with. Raises InputError where no word is left.
-
-    Where `min_count` is None it is 5; with fewer than 10,000 training captions it is the largest number up to 5 that
-    leaves out at most 20 % of their tokens. How often a word occurs, in a text counts, too; words of the text alone
-    join by `text_min_count`.
-    """
-    min_count = plan.settings.min_count or 5
-    if plan.model is not None:
-        vocabulary = plan.model.vocabulary
-    elif plan.folder is not None and (plan.folder / bundle.VOCABULARY).exists():
-        path = plan.folder / bundle.VOCABULARY
-        return Vocabulary.from_json(read_json(path), path), min_count
-    counts, captions = dataset.word_counts(*dataset.training_splits)
-    tokens, numbers = sum(counts.values()), np.array([*counts.values()])
-    of_text = text.word_counts() if text is not None else {}
-    together = numbers + np.array([of_text.get(word, 0) for word in counts])
-    if plan.model is None:
-        if plan.settings.min_count is None and captions < _SMALL:
-            min_count = next((count for count in range(5, 1, -1)
-                              if numbers[together < count].sum() <= MOST_UNKNOWN * tokens), 1)
-            if min_count < 5:
-                notice(f'{dataset.dataset_path}: {captions:,} training captions are few: the vocabulary has the words '
-                       f'that occur {min_count} times or more (min_count {min_count}, not 5)'
-                       + '; they have one word each: split them with another --tokenizer' * (tokens < 2 * captions))
-        vocabulary = Vocabulary.from_counts(counts, captions + len(text or ()), min_count, of_text,
-                                            plan.settings.text_min_count)
-    if len(vocabulary) == len(SPECIAL):
-        raise InputError(f'{dataset.dataset_path}: no word occurs {min_count} times or more in the {captions:,} '
-                         'training captions; lower min_count or add captions')
-    unknown = sum(count for word, count in counts.items() if vocabulary.encode([word])[0] == UNK) / tokens
-    if unknown > MOST_UNKNOWN:
-        notice(f'{dataset.dataset_path}: {unknown:.0%} of the training tokens are not in the vocabulary (<UNK>); '
-               + ('train a new model, without -m' if plan.model is not None else 'lower --min-count, add captions, or '
-                  'check that the captions are split into words (--tokenizer)'))
-    return vocabulary, min_count
-
-
 def make_model(plan: Plan, dataset: Any, vocabulary: Vocabulary, min_count: int,
                provenance: Provenance | None, text: Text | None = None) -> Bundle:
     """The model with its initial weights, and the record of its training."""
@@ -191,12 +153,13 @@ def make_model(plan: Plan, dataset: Any, vocabulary: Vocabulary, min_count: int,
             raise InputError(f'{plan.weights}: has hidden size {hidden}; leave out hidden {settings.hidden} to '
                              'train it')
         training['hidden'] = hidden
-        bundle.check_shapes(plan.weights, architecture, **_sizes(architecture, feature_size, vocabulary, training))
+        old = plan.model.vocabulary if plan.model else vocabulary
+        bundle.check_shapes(plan.weights, architecture, **_sizes(architecture, feature_size, old, training))
         arrays, initial = bundle.read_weights(plan.weights), {'initialW': 0}
         training['start_from'] = arrays_digest(arrays)
     model = fresh_model(architecture, feature_size, vocabulary, training, **initial)
     if arrays is not None:
-        NpzDeserializer(arrays).load(model)
+        NpzDeserializer(with_new_words(arrays, model, old, vocabulary)).load(model)
     return Bundle(model, vocabulary, provenance, training, tokenizer=dataset.captions.tokenizer)
 
 

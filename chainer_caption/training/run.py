@@ -24,6 +24,7 @@ from chainer_caption.training.settings import Settings
 from chainer_caption.training.snapshots import Snapshots, sole_training
 from chainer_caption.training.trainer import check_model, check_possible, make_trainer
 from chainer_caption.training.updater import Objective, Say
+from chainer_caption.training.vocabulary import make_vocabulary
 
 
 def train(dataset: Any, output: Path, settings: Settings | None = None, device: Any = '@numpy', resume: bool = False,
@@ -131,15 +132,19 @@ def _prepare(plan: planning.Plan, dataset: Any, output: pathlib.Path, declared: 
     dataset = dataset.reading(plan.architecture.reads)
     provenance = planning.known_provenance(dataset, declared)
     plan.check(dataset, provenance)
-    vocabulary, min_count = planning.make_vocabulary(plan, dataset, say, text)
+    own = output / bundle.WEIGHTS
+    keep = plan.weights is not None and own.exists() and own.samefile(plan.weights)
+    if keep and plan.settings.extend_vocabulary:
+        raise InputError(f'{output}: a model with a longer vocabulary cannot replace the one that it starts from; '
+                         'choose another folder')
+    vocabulary, min_count = make_vocabulary(plan, dataset, say, text)
     current = planning.make_model(plan, dataset, vocabulary, min_count, provenance, text)
     planning.add_encoder(plan, current)
     check_model(dataset, current, plan.objective)
     if plan.before is None:
         # Only now, when all that was asked for is possible. A model that the training starts from, and replaces, stays
         # until there is a better one.
-        bundle.clear(output, WATCHED, keep_model=start_from is not None and any(
-            path.exists() and path.samefile(start_from) for path in (output, output / bundle.WEIGHTS)))
+        bundle.clear(output, WATCHED, keep_model=keep)
         return current, False
     planning.check_same(plan, current.training)
     if Snapshots(output).updates():

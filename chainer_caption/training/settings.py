@@ -67,6 +67,9 @@ class ModelSettings:
     min_count: int | None = setting(
         None, 'the vocabulary has the words that occur at least N times in the training captions', int, metavar='N',
         least=1, unset='5; less for a small dataset in which that leaves out more than 20 %% of the tokens')
+    extend_vocabulary: bool = setting(
+        False, 'with -m MODEL: add the words of the training captions that its vocabulary lacks; those that occur '
+        'twice or more, or --min-count times')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -180,6 +183,9 @@ class Settings(OutputSettings, FineTuningSettings, TextSettings, ObjectiveSettin
             mode, needed = only_for
             if (field.name not in taken) if needed else getattr(self, mode) is None:
                 raise InputError.of(field.name, value, f'only for {mode}{f" {needed}" if needed else ""}')
+        if self.extend_vocabulary and objective.requires_model:
+            raise InputError.of('extend_vocabulary', True, f'{self.objective} cannot teach new words; train with '
+                                'cross-entropy first, then start from that model (-m)')
         _ = self.weights                                # raises where they are no numbers
         if self.keep_best == 'cider' and not self.score_every:
             raise InputError.of('keep_best', 'cider', 'needs scored captions; score_every is 0')
