@@ -59,7 +59,17 @@ def test_it_is_training_on_images_without_features(dataset, settings, tmp_path):
     assert [entry['main/text_loss'] for entry in log(tmp_path / 'got')] == pytest.approx(losses, rel=1e-6)
 
 
-@pytest.mark.parametrize('update', [3, 5, 7, 10, 13])
+@pytest.mark.parametrize('average', [None, 4])
+def test_images_are_learned_as_from_a_model_of_the_text(average, dataset, settings, tmp_path):
+    # The optimizer starts again with the images; only the numbers of the updates, keys of the masks, are others.
+    plain = Settings(batch_size=16, epochs=2, dropout=0.0, average=average)
+    train(dataset, tmp_path / 'text', dataclasses.replace(settings, epochs=0, dropout=0.0))
+    train(dataset, tmp_path / 'images', plain, start_from=tmp_path / 'text')
+    train(dataset, tmp_path / 'both', dataclasses.replace(settings, dropout=0.0, average=average))
+    assert_equal_weights(tmp_path / 'images', tmp_path / 'both')
+
+
+@pytest.mark.parametrize('update', [3, 9, 10, 11, 13])
 def test_resumed_anywhere_it_is_equal_to_never_stopped(update, dataset, settings, tmp_path):
     train(dataset, tmp_path / 'whole', settings)
     train(dataset, tmp_path / 'parts', settings, stop=stop_after(update))

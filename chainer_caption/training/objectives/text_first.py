@@ -16,9 +16,9 @@ class TextFirst(Objective):
     compositional captioning", CVPR 2016, train the language model of theirs).
 
     Where there is no image its features are zero, of which the image's embedding keeps its bias only: its weights do
-    not change, those of the words, the LSTM and the output layer learn. One optimizer goes on through both. Epochs are
-    those of the other objective; the log has an entry of epoch 0 for each epoch of the text, with `text_loss` in nats
-    per token.
+    not change, those of the words, the LSTM and the output layer learn. The optimizer, and its mean of the weights,
+    start again with the images. Epochs are those of the other objective; the log has an entry of epoch 0 for each
+    epoch of the text, with `text_loss` in nats per token.
     """
 
     def __init__(self, objective: Objective, text: Text) -> None:
@@ -38,6 +38,8 @@ class TextFirst(Objective):
         self.converter, self.captions = _Converter(converter, self._objective.converter), self._objective.captions
 
     def loss(self, update: int, *batch: Any) -> chainer.Variable:
+        if update == self.iterator.text_updates:
+            self._restart()
         if update >= self.iterator.text_updates:
             return self._objective.loss(update, *batch)
         # The model reports it as the loss that it has on images.
@@ -45,6 +47,14 @@ class TextFirst(Objective):
             loss = self._model(*batch, update_key=(self._seed, self._processes.number(update)))
         chainer.report({'text_loss': loss}, self._model)
         return loss
+
+    def _restart(self) -> None:
+        # Adam corrects its means for the number of updates. With those of the text, in which the image's weights have
+        # no gradient, their first steps on images would be up to 6.5 times too large.
+        for rule, param in ((param.update_rule, param) for param in self._model.params()):
+            if rule is not None:
+                rule.t = 0
+                rule.init_state(param)
 
 
 class TextThenImages(chainer.dataset.Iterator):
