@@ -5,16 +5,15 @@ import argparse
 import contextlib
 import json
 import os
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from chainer_caption.cli import common
 from chainer_caption.cli.progress import track
-from chainer_caption.data import SPLITS, Dataset
+from chainer_caption.data import SPLITS, Dataset, combine
 from chainer_caption.errors import InputError
 from chainer_caption.storage.files import atomic_write, unwritable
 
 if TYPE_CHECKING:
-    from chainer_caption.captioning.captioner import Captioner
     from chainer_caption.evaluation.evaluator import Evaluation, Evaluator
 
 DESCRIPTION = "Score a model, or captions made by any system, against a dataset's own."
@@ -73,7 +72,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     _check(args)
-    results = [result for folder, dataset in [(folder, Dataset(folder)) for folder in args.dataset]
+    datasets = [Dataset(folder) for folder in args.dataset]
+    if args.calibrate:
+        _calibrate(args, combine(datasets))
+    results = [result for folder, dataset in zip(args.dataset, datasets, strict=True)
                for result in _evaluate(args, folder, dataset)]
     if args.json:
         print(json.dumps(results[0] if len(results) == 1 else {'results': results}))
@@ -129,18 +131,23 @@ def _check(args: argparse.Namespace) -> None:
             if getattr(args, name) is not None:
                 raise InputError(f'--{name.replace("_", "-")} is of one dataset; evaluate each by itself')
     common.check_ways(args)
-    if args.calibrate and (not args.model or len(args.model) > 1 or args.split == 'test' or args.limit is not None):
-        raise InputError('--calibrate is for one model (-m) and a split that scores are not taken of: --split val')
     if args.images is not None:
         if args.html is None:
             raise InputError('--images belongs to --html')
         if not os.path.isdir(args.images):
             raise InputError(f'{args.images}: no such folder')
     sets = len(args.captions or ()) or len(args.beam_widths or [None]) * len(args.length_normalization or [None])
-    if args.calibrate and sets > 1:
-        raise InputError(f'--calibrate is for one search, these are {sets}')
+    if args.calibrate:
+        _check_calibration(args, sets)
     if args.coco_results is not None and sets > 1:
         raise InputError(f'--coco-results holds one set of captions, these are {sets}; name one file or beam width')
+
+
+def _check_calibration(args: argparse.Namespace, sets: int) -> None:
+    if not args.model or len(args.model) > 1 or args.split == 'test' or args.limit is not None:
+        raise InputError('--calibrate is for one model (-m) and a split that scores are not taken of: --split val')
+    if sets > 1:
+        raise InputError(f'--calibrate is for one search, these are {sets}')
 
 
 def _open(stack: contextlib.ExitStack, path: str) -> TextIO:
@@ -159,8 +166,6 @@ def _evaluate_model(args: argparse.Namespace, evaluator: Evaluator) -> tuple[lis
         captioner = Captioner.load(args.model, where, images=False)
         searches = [common.search_of(args, captioner, **common.given(width=width, length_normalization=normalization))
                     for width in args.beam_widths or [None] for normalization in args.length_normalization or [None]]
-        if args.calibrate:
-            captioner = _calibrated(args.model[0], captioner, evaluator, searches[0])
         evaluations = evaluator.evaluate_model(
             ' + '.join(os.path.basename(os.path.normpath(model)) for model in args.model), captioner, searches,
             1 if args.top is None else args.top, lambda results: track(results, 'evaluate', len(evaluator.images)))
@@ -171,15 +176,20 @@ def _evaluate_model(args: argparse.Namespace, evaluator: Evaluator) -> tuple[lis
                          'greatest length': f'{searches[0].max_length} words'}
 
 
-def _calibrated(folder: str, captioner: Captioner, evaluator: Evaluator, search: Any) -> Captioner:
-    """The captioner with a confidence that is fitted to its captions, and kept in the model directory."""
+def _calibrate(args: argparse.Namespace, dataset: Dataset) -> None:
+    """Fits the confidence of the model to its captions of all datasets, and writes it into the model directory."""
+    from chainer_caption.captioning.captioner import Captioner
     from chainer_caption.evaluation.calibration import FEWEST, calibrate
-    model, device = captioner.bundle, captioner.device
-    if not calibrate(model, evaluator.dataset, evaluator.split, search, device):
-        raise InputError(f'{evaluator.dataset.dataset_path}: {len(evaluator.images):,} images of the split '
-                         f'{evaluator.split} have captions; --calibrate needs {FEWEST}')
+    from chainer_caption.functions.matmul import using_precision
+    where, folder = common.device(args.gpu), args.model[0]
+    with using_precision(args.precision, where, common.say):
+        captioner = Captioner.load(folder, where, images=False)
+        (width,), (normalization,) = args.beam_widths or [None], args.length_normalization or [None]
+        search = common.search_of(args, captioner, **common.given(width=width, length_normalization=normalization))
+        if not calibrate(captioner.bundle, dataset, args.split, search, where):
+            raise InputError(f'{dataset.dataset_path}: --calibrate needs {FEWEST} images of the split {args.split} '
+                             'with captions')
     try:
-        model.save_familiarity(folder)
+        captioner.bundle.save_familiarity(folder)
     except OSError as e:
         raise unwritable(e.filename or folder, e) from e
-    return type(captioner)(model, device, names=captioner.names)

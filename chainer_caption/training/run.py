@@ -63,13 +63,7 @@ def train(dataset: Any, output: Path, settings: Settings | None = None, device: 
     processes, device = processes or Processes(), chainer.get_device(device)
     paths = chosen = None
     if settings.finetune is not None:
-        if images is None:
-            raise InputError.of('finetune', settings.finetune,
-                                'needs the images of the dataset: name their folder with --images')
-        if hasattr(dataset, 'parts'):
-            raise InputError.of('finetune', settings.finetune,
-                                'takes one dataset: images of several may have the same names')
-        dataset, paths, chosen = find_training_images(dataset, images, say)
+        dataset, paths, chosen = _find_images(dataset, settings, images, say)
     check_possible(dataset, settings)
     text = None if settings.text is None else read_text(settings.text, dataset.captions.tokenizer)
     with contextlib.ExitStack() as stack:
@@ -113,6 +107,17 @@ def train(dataset: Any, output: Path, settings: Settings | None = None, device: 
             add_familiarity(output, dataset, device, settings.seed, paths, say)
             best = Bundle.load(output)
         return processes.broadcast(best)
+
+
+def _find_images(dataset: Any, settings: Settings, images: Path | None, say: Say) -> Any:
+    """As `find_training_images`, for fine-tuning."""
+    if images is None:
+        raise InputError.of('finetune', settings.finetune,
+                            'needs the images of the dataset: name their folder with --images')
+    if hasattr(dataset, 'parts'):
+        raise InputError.of('finetune', settings.finetune,
+                            'takes one dataset: images of several may have the same names')
+    return find_training_images(dataset, images, say)
 
 
 @contextlib.contextmanager
