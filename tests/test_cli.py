@@ -100,7 +100,7 @@ def test_json_lines(call, model_dir, dataset_dir, tmp_path):
     assert (status, out, err) == (0, '', '')
     rows = [json.loads(line) for line in (tmp_path / 'captions.jsonl').read_text(encoding='utf-8').splitlines()]
     results = expected_captions(model_dir, dataset_dir, 'val', top=2, width=3)
-    assert rows == [{'filename': r.filename, 'image_id': r.image_id, 'captions': [
+    assert rows == [{'filename': r.filename, 'image_id': r.image_id, 'familiarity': r.familiarity, 'captions': [
         {'caption': ' '.join(c.tokens), 'tokens': c.tokens, 'log_prob': c.log_prob,
          'log_prob_per_token': c.log_prob_per_token, 'finished': c.finished} for c in r.captions]} for r in results]
 

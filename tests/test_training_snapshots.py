@@ -124,7 +124,8 @@ def test_old_snapshots_are_deleted_after_the_new_one_is_on_the_disk(dataset, mod
     train(dataset, model, ONE_KEPT, resume=True)
     at = done.index(('replace', 'snapshot-6.npz'))
     assert done[at - 1][0] == 'fsync' and done[at - 1][1].startswith('.snapshot-6.npz')
-    assert done[at + 1:] == [('fsync', 'model'), ('unlink', 'snapshot-5.npz')]
+    assert done[at + 1:at + 3] == [('fsync', 'model'), ('unlink', 'snapshot-5.npz')]
+    assert ('replace', 'familiarity.npz') in done[at + 3:], 'of the best weights, when the training is over'
 
 
 @pytest.mark.parametrize('option', ['--snapshot-every', '--keep-snapshots'])
