@@ -290,7 +290,7 @@ class _StandIn:
     def search(self, search):
         return search or BeamSearch()
 
-    def caption_files(self, paths, search):
+    def caption_files(self, paths, search, min_confidence=None):
         return (Result(path, path, captions=[Caption(['a'], -1.0, -0.5, True)]) for path in paths)
 
     def prepare(self, path):

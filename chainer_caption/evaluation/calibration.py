@@ -79,6 +79,7 @@ def _vectors(dataset: Dataset, reads: str, rows: np.ndarray) -> np.ndarray:
     features = dataset.inputs(reads)
     array = features[0] if isinstance(features, tuple) else features
     found = np.empty((len(rows), array.shape[-1]), np.float32)
-    for i, row in enumerate(rows):                      # memory-mapped grids may be larger than the memory
-        found[i] = array[row] if array.ndim == 2 else array[row].mean(axis=0)
+    for i in range(len(rows)):                          # memory-mapped grids may be larger than the memory
+        vector = array[rows[i:i + 1]][0]
+        found[i] = vector if array.ndim == 2 else vector.mean(axis=0)
     return found
