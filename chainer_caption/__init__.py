@@ -8,8 +8,12 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from typing import TYPE_CHECKING, Any
+
+# ONNX Runtime reports its use to its makers unless this is set before it is imported, by a thread of its own.
+os.environ.setdefault('ORT_DISABLE_TELEMETRY', '1')
 
 if TYPE_CHECKING:
     from chainer_caption.captioning.captioner import Captioner
