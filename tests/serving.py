@@ -74,7 +74,7 @@ def assert_same(rows, expected):
     for row, other in zip(rows, expected, strict=True):
         for caption, alike in zip(row.get('captions', ()), other.get('captions', ()), strict=True):
             for score in 'log_prob', 'log_prob_per_token':
-                assert math.isclose(caption[score], alike[score], abs_tol=5e-5), (caption, alike)
+                assert math.isclose(caption[score], alike[score], abs_tol=1e-5), (caption, alike)
 
 
 def without_scores(row):

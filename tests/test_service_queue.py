@@ -63,7 +63,7 @@ def finish(held, futures):
 
 
 def test_images_of_several_requests_share_a_batch_and_their_captions_are_the_same(held, served_captioner):
-    search = served_captioner.search(width=4, max_length=12)
+    search = served_captioner.search(width=4, max_length=10)
     with CaptionQueue(held, 100) as queue:
         futures = [begin(queue, held, search)]
         for file in FILES[1:20]:                        # requests of one image each
