@@ -13,6 +13,7 @@ from chainer_caption.captioning.export_page import check_package, write_page
 from chainer_caption.captioning.onnx_precision import with_precision
 from chainer_caption.errors import InputError
 from chainer_caption.features.encoders import get_encoder, is_fine_tuned
+from chainer_caption.features.inference import open_session
 from chainer_caption.features.onnx_graph import encoder_graph
 from chainer_caption.features.preprocessing import PREPROCESSINGS
 from chainer_caption.models.bundle import CONFIG, VOCABULARY, WEIGHTS
@@ -110,10 +111,8 @@ def _write(path: pathlib.Path, graph: onnx.ModelProto, facts: dict[str, str]) ->
 
 def _check_decoder(captioner: Captioner, start: onnx.ModelProto, step: onnx.ModelProto) -> None:
     """Checks that the graphs do what the decoder does, which own architectures state twice: InputError if not."""
-    import onnxruntime
     rng, model, decoder = np.random.default_rng(0), captioner.bundle.model, captioner.decoder
-    first, following = (onnxruntime.InferenceSession(graph.SerializeToString(), providers=['CPUExecutionProvider'])
-                        for graph in (start, step))
+    first, following = (open_session(graph.SerializeToString()) for graph in (start, step))
     features = rng.random((3, model.feature_size), np.float32)
     expected, state = decoder.start(features), first.run(None, {'features': features})
     parents, tokens = np.arange(3), np.zeros(3, int)

@@ -48,13 +48,21 @@ _Images = np.ndarray | Sequence[np.ndarray]
 _Compute = Callable[[_Images], list[Any]]
 
 
-def _onnx_runtime(graph: bytes) -> _Compute:
+def open_session(graph: bytes | Path) -> Any:
+    """ONNX Runtime's session of a graph, serialized or in a file, each of whose runs takes one thread. Raises
+    ImportError where the runtime is not installed, and its own errors where it cannot load the graph."""
     import onnxruntime
+    onnxruntime.set_default_logger_severity(4)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1     # no threads that spin beside ours
-    options.log_severity_level = 4
+    return onnxruntime.InferenceSession(graph, options, providers=['CPUExecutionProvider'])
+
+
+def _onnx_runtime(graph: bytes) -> _Compute:
     try:
-        session = onnxruntime.InferenceSession(graph, options, providers=['CPUExecutionProvider'])
+        session = open_session(graph)
+    except ImportError:
+        raise
     except Exception as e:                              # of its own classes
         raise ValueError(f'ONNX Runtime cannot read the graph ({e})') from e
     name = session.get_inputs()[0].name

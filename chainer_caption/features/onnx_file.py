@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from chainer_caption.errors import InputError
+from chainer_caption.features.inference import open_session
 from chainer_caption.features.onnx_child import KIND
 from chainer_caption.functions.compiled import parallel_for
 from chainer_caption.storage.children import reading
@@ -88,7 +89,10 @@ class OnnxFile:
         images, if the network takes any number, nor on the number of threads. InputError where the network fails, or
         gives another shape."""
         if self._session is None:
-            self._session = self._load()
+            try:
+                self._session = open_session(self.path)
+            except Exception as e:                      # it may have changed since it was checked
+                raise InputError(f'{self.path}: ONNX Runtime cannot load it ({e})') from e
         if self._last:
             images = images.transpose(0, 2, 3, 1)
         with np.errstate(over='ignore'):
@@ -106,16 +110,6 @@ class OnnxFile:
         features = features.reshape(shape)
         return features if shape[1:] == (output.locations, output.dim) else \
             np.ascontiguousarray(features.transpose(0, 2, 1))
-
-    def _load(self) -> Any:
-        import onnxruntime
-        onnxruntime.set_default_logger_severity(4)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1     # no threads that spin beside ours
-        try:
-            return onnxruntime.InferenceSession(self.path, options, providers=['CPUExecutionProvider'])
-        except Exception as e:                          # it may have changed since it was checked
-            raise InputError(f'{self.path}: ONNX Runtime cannot load it ({e})') from e
 
     def _run(self, images: np.ndarray, output: Output) -> np.ndarray:
         count, batch = len(images), self._batch
