@@ -3,9 +3,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import json
 import os
-from typing import TYPE_CHECKING, TextIO
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TextIO
 
 from chainer_caption.cli import common
 from chainer_caption.cli.progress import track
@@ -14,7 +16,9 @@ from chainer_caption.errors import InputError
 from chainer_caption.storage.files import atomic_write, unwritable
 
 if TYPE_CHECKING:
+    from chainer_caption.captioning.captioner import Captioner
     from chainer_caption.evaluation.evaluator import Evaluation, Evaluator
+    _Load = Callable[[], tuple[Captioner, list[Any]]]       # the model and the searches to evaluate
 
 DESCRIPTION = "Score a model, or captions made by any system, against a dataset's own."
 EXAMPLES = '''\
@@ -73,16 +77,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     _check(args)
     datasets = [Dataset(folder) for folder in args.dataset]
-    if args.calibrate:
-        _calibrate(args, combine(datasets))
+    load = functools.cache(functools.partial(_load_model, args, datasets))      # once for all datasets
     results = [result for folder, dataset in zip(args.dataset, datasets, strict=True)
-               for result in _evaluate(args, folder, dataset)]
+               for result in _evaluate(args, folder, dataset, load)]
     if args.json:
         print(json.dumps(results[0] if len(results) == 1 else {'results': results}))
     return 0
 
 
-def _evaluate(args: argparse.Namespace, folder: str, dataset: Dataset) -> list[dict[str, object]]:
+def _evaluate(args: argparse.Namespace, folder: str, dataset: Dataset, load: _Load) -> list[dict[str, object]]:
     """Evaluates on one dataset; returns the results, of which it prints a table unless they are wanted as JSON."""
     from chainer_caption.evaluation.evaluator import Evaluator
     from chainer_caption.evaluation.metrics import meteor_missing
@@ -98,7 +101,7 @@ def _evaluate(args: argparse.Namespace, folder: str, dataset: Dataset) -> list[d
         facts = {'dataset': os.path.basename(os.path.normpath(folder)), 'split': args.split,
                  'images': f'{len(evaluator.images):,}'}
         if args.model is not None:
-            evaluations, more = _evaluate_model(args, evaluator)
+            evaluations, more = _evaluate_model(args, evaluator, load)
             facts.update(more)
         else:
             evaluations = [evaluator.evaluate_file(path) for path in args.captions]
@@ -157,15 +160,12 @@ def _open(stack: contextlib.ExitStack, path: str) -> TextIO:
         raise unwritable(path, e) from e
 
 
-def _evaluate_model(args: argparse.Namespace, evaluator: Evaluator) -> tuple[list[Evaluation], dict[str, str]]:
+def _evaluate_model(args: argparse.Namespace, evaluator: Evaluator,
+                    load: _Load) -> tuple[list[Evaluation], dict[str, str]]:
     """The evaluations of the model, and facts about it."""
-    from chainer_caption.captioning.captioner import Captioner
     from chainer_caption.functions.matmul import using_precision
-    where = common.device(args.gpu)
-    with using_precision(args.precision, where, common.say):
-        captioner = Captioner.load(args.model, where, images=False)
-        searches = [common.search_of(args, captioner, **common.given(width=width, length_normalization=normalization))
-                    for width in args.beam_widths or [None] for normalization in args.length_normalization or [None]]
+    with using_precision(args.precision, common.device(args.gpu), common.say):
+        captioner, searches = load()
         evaluations = evaluator.evaluate_model(
             ' + '.join(os.path.basename(os.path.normpath(model)) for model in args.model), captioner, searches,
             1 if args.top is None else args.top, lambda results: track(results, 'evaluate', len(evaluator.images)))
@@ -176,20 +176,26 @@ def _evaluate_model(args: argparse.Namespace, evaluator: Evaluator) -> tuple[lis
                          'greatest length': f'{searches[0].max_length} words'}
 
 
-def _calibrate(args: argparse.Namespace, dataset: Dataset) -> None:
-    """Fits the confidence of the model to its captions of all datasets, and writes it into the model directory."""
+def _load_model(args: argparse.Namespace, datasets: list[Dataset]) -> tuple[Captioner, list[Any]]:
+    """The captioner, with a confidence that is fitted to its captions of all datasets if that is asked for, and the
+    searches to evaluate."""
     from chainer_caption.captioning.captioner import Captioner
+    captioner = Captioner.load(args.model, common.device(args.gpu), images=False)
+    searches = [common.search_of(args, captioner, **common.given(width=width, length_normalization=normalization))
+                for width in args.beam_widths or [None] for normalization in args.length_normalization or [None]]
+    if args.calibrate:
+        _calibrate(captioner, combine(datasets), args.split, searches[0])
+        captioner = Captioner(captioner.bundle, captioner.device, names=captioner.names)
+    return captioner, searches
+
+
+def _calibrate(captioner: Captioner, dataset: Dataset, split: str, search: Any) -> None:
+    """Fits the confidence of the model to its captions, and writes it into the model directory."""
     from chainer_caption.evaluation.calibration import FEWEST, calibrate
-    from chainer_caption.functions.matmul import using_precision
-    where, folder = common.device(args.gpu), args.model[0]
-    with using_precision(args.precision, where, common.say):
-        captioner = Captioner.load(folder, where, images=False)
-        (width,), (normalization,) = args.beam_widths or [None], args.length_normalization or [None]
-        search = common.search_of(args, captioner, **common.given(width=width, length_normalization=normalization))
-        if not calibrate(captioner.bundle, dataset, args.split, search, where):
-            raise InputError(f'{dataset.dataset_path}: --calibrate needs {FEWEST} images of the split {args.split} '
-                             'with captions')
+    if not calibrate(captioner.bundle, dataset, split, search, captioner.device):
+        raise InputError(f'{dataset.dataset_path}: --calibrate needs {FEWEST} images of the split {split} '
+                         'with captions')
     try:
-        captioner.bundle.save_familiarity(folder)
+        captioner.bundle.save_familiarity(captioner.names[0])
     except OSError as e:
-        raise unwritable(e.filename or folder, e) from e
+        raise unwritable(e.filename or captioner.names[0], e) from e
