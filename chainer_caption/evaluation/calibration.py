@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from chainer_caption.captioning.captioner import Captioner
+from chainer_caption.data.batches import take_rows
 from chainer_caption.evaluation.metrics.cider import CiderScorer
 from chainer_caption.models.familiarity import Familiarity, sample_rows
 
@@ -78,8 +79,7 @@ def _vectors(dataset: Dataset, reads: str, rows: np.ndarray) -> np.ndarray:
     """A vector for each row of the features, (n, D) float32: of a grid the mean over its locations."""
     features = dataset.inputs(reads)
     array = features[0] if isinstance(features, tuple) else features
-    found = np.empty((len(rows), array.shape[-1]), np.float32)
-    for i in range(len(rows)):                          # memory-mapped grids may be larger than the memory
-        vector = array[rows[i:i + 1]][0]
-        found[i] = vector if array.ndim == 2 else vector.mean(axis=0)
-    return found
+    if array.ndim == 2:
+        return take_rows(array, rows)
+    # One after another: memory-mapped grids may be larger than the memory.
+    return np.concatenate([take_rows(array, row).mean(axis=1) for row in rows[:, None]])

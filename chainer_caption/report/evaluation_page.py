@@ -13,7 +13,7 @@ import numpy as np
 from chainer_caption.data.tokenization import detokenize
 from chainer_caption.report.gallery import thumbnail
 from chainer_caption.report.html import csp_hash, escape, fact_items, resource
-from chainer_caption.report.rows import json_line
+from chainer_caption.report.rows import json_line, known_trust
 from chainer_caption.report.tables import table
 
 # The figures in the order in which they are shown: heading, format, and which is better.
@@ -60,9 +60,7 @@ def write_image_scores(f: TextIO, evaluations: Sequence[Any], filenames: Sequenc
         for i, prediction in enumerate(evaluation.predictions):
             caption = detokenize(prediction.tokens, evaluation.tokenizer)
             f.write(json_line({'name': evaluation.name, **evaluation.settings, 'filename': filenames[i],
-                               'image_id': int(image_ids[i]), 'caption': caption,
-                               **{name: value for name in ('familiarity', 'confidence')
-                                  if (value := getattr(prediction, name)) is not None},
+                               'image_id': int(image_ids[i]), 'caption': caption, **known_trust(prediction),
                                **{name: float(own[i]) for name, own in evaluation.each.items()}}))
 
 

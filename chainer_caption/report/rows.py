@@ -25,6 +25,11 @@ _FORMULA = re.compile('(^|[;|\t\r\n] *)([=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20])'
 _TRUST = 'familiarity', 'confidence'
 
 
+def known_trust(of: Any) -> dict[str, float]:
+    """The familiarity and the confidence of a result or a prediction, where they are known."""
+    return {name: value for name in _TRUST if (value := getattr(of, name)) is not None}
+
+
 def one_line(text: str) -> str:
     """`text` on one line: backslashes, control characters and line ends are escaped as in Python, `'\\n'`."""
     return _UNPRINTABLE.sub(_backslash_escape, text)
@@ -40,9 +45,8 @@ def row_of(result: Any) -> dict[str, Any]:
     captions = [{'caption': caption.text, 'tokens': list(caption.tokens),
                  **{name: files.json_number(float(getattr(caption, name))) for name in scores},
                  'finished': bool(caption.finished)} for caption in result.captions]
-    trust = {name: value for name in _TRUST if (value := getattr(result, name)) is not None}
     skipped = {} if result.skipped is None else {'skipped': result.skipped}
-    return {'filename': result.filename, **image_id, **trust, 'captions': captions, **skipped}
+    return {'filename': result.filename, **image_id, **known_trust(result), 'captions': captions, **skipped}
 
 
 def json_line(value: Any) -> str:
@@ -176,7 +180,8 @@ class CsvWriter(Writer):
         filename = _NOT_IN_CELLS.sub(_backslash_escape, result.filename)
         if _FORMULA.match(filename):
             filename = os.path.join(os.curdir, filename)
-        trust = ['' if (value := getattr(result, name)) is None else value for name in _TRUST]
+        known = known_trust(result)
+        trust = [known.get(name, '') for name in _TRUST]
         rows: list[list[Any]] = [
             [filename, rank, _cell(caption.text), float(caption.log_prob), float(caption.log_prob_per_token),
              'true' if caption.finished else 'false', '', *trust, ''] for rank, caption in enumerate(result.captions, 1)
