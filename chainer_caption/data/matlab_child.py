@@ -41,7 +41,7 @@ def _mat(child: Any, path: str, key: str) -> tuple[dict, Any]:
 
     def rows():
         claimed = dtype.itemsize * shape[0] * shape[1]
-        _bound(child, path, 3 * claimed, claimed)              # as bytes, as an array, and as one of another type
+        _bound(child, path, 3 * claimed, claimed)       # as bytes, as an array, and as one of another type
         feats = scipy.io.loadmat(path, variable_names=[key])[key]
         if not isinstance(feats, np.ndarray) or feats.dtype.kind != 'f' or feats.shape != tuple(shape):
             raise child.Refusal(f'"{key}" is no full matrix of real numbers')

@@ -32,6 +32,7 @@ from chainer_caption.training.vocabulary import with_new_words
 
 Provenance = dict[str, str]
 
+
 @dataclasses.dataclass(frozen=True)
 class Plan:
     """Where the parts of a training come from."""
