@@ -195,9 +195,9 @@ def test_curves_are_drawn_and_removed_on_overwriting(dataset, tmp_path):
     (tmp_path / 'model' / 'events' / 'events.out.tfevents.1').touch()
     (tmp_path / 'model' / 'events' / 'mine').touch()
     train(dataset, tmp_path / 'model', Settings(epochs=1, score_every=0, **SMALL), overwrite=True)
-    assert sorted(os.listdir(tmp_path / 'model')) == ['config.json', 'events', 'log.json', 'loss.png', 'run.html',
-                                                      'snapshot-0.npz', 'snapshot-6.npz', 'vocabulary.json',
-                                                      'weights.npz']
+    assert sorted(os.listdir(tmp_path / 'model')) == ['config.json', 'events', 'familiarity.npz', 'log.json',
+                                                      'loss.png', 'run.html', 'snapshot-0.npz', 'snapshot-6.npz',
+                                                      'vocabulary.json', 'weights.npz']
     assert os.listdir(tmp_path / 'model' / 'events') == ['mine']
 
 
